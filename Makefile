@@ -1,0 +1,45 @@
+# Every target runs from this folder. Never start Python inside hear_transformers/: its ast.py would hide the standard one.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHARED ?= ../shared
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench memory measure clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(VENV)/.stamp-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(filter-out .,$(EXTRA))'
+	touch $@
+
+$(VENV)/.stamp-run: EXTRA =
+$(VENV)/.stamp-test: EXTRA = [test]
+$(VENV)/.stamp-dev: EXTRA = [dev]
+
+demo: $(VENV)/.stamp-run  ## install, then embed the example recording with layer 8 of the embedded model
+	$(BIN)/embed-audio tests/audio/example.wav --layer 8 --out demo_output --overwrite
+
+test: $(VENV)/.stamp-test  ## install with the test extra, then run every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.stamp-dev  ## formatting, lint, types, repeated code: all but the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pylint hear_transformers cli tests
+
+format: $(VENV)/.stamp-dev  ## reformat the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.stamp-test  ## PaSST beside hear21passt: equal numbers, speed ratio, share of the machine's GEMM peak
+	$(BIN)/python -m hear_transformers.benchmark
+
+measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
+	$(BIN)/python -m hear_transformers.training measure --data $(SHARED)/data
+
+clean:  ## remove the virtual environment and what was built
+	rm -rf $(VENV) build dist *.egg-info demo_output

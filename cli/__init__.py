@@ -1,0 +1,1 @@
+"""Command lines: they parse and call, the package does the work."""

@@ -1,0 +1,494 @@
+"""Front end, network, layers, pooling and windows behind one module: what every family's `load_model` returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import __version__, windows
+from .errors import AudioError, OptionError
+from .frontend import LogMel
+from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
+from .trunk import MEL_AXIS, Readout, TimeAxis, Trunk, Variant
+
+FRAMINGS = ("windowed", "native")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+BATCH_SECONDS = 64.0
+"""Audio per forward pass unless `Embedder.batch_size` says otherwise."""
+
+LOUDEST = 1e6
+"""Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
+
+
+class Embedder(nn.Module):
+    """Embeds waveforms: front end, network, the layers asked for, pooling, and where windows lie in time.
+
+    Timestamps come in two framings. ``windowed`` cuts one window around each timestamp, so `Readout.window_ms` is the
+    exact receptive field (Koutini et al., 2211.13956). ``native`` runs the network once over half-overlapping chunks
+    and interpolates its own time axis: 10 to 100 times cheaper.
+
+    Both a scene and timestamps are computed from blocks of audio as they arrive: memory does not grow with duration.
+
+    Parameters
+    ----------
+    trunk : the network
+    variant : what is read from it
+    name : of the family and the variant, for provenance and messages
+    precision : of the network, "float32" or "bfloat16"; front end and results are float32 always
+    weights_sha256 : hash of the checkpoint file, None for random weights
+
+    Attributes
+    ----------
+    sample_rate : of the waveforms it takes, in Hz
+    scene_embedding_size, timestamp_embedding_size : numbers per embedding
+    batch_size : windows per forward pass; None = as many as fill `BATCH_SECONDS`
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        variant: Variant,
+        *,
+        name: tuple[str, str],
+        precision: str = "float32",
+        weights_sha256: str | None = None,
+    ) -> None:
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise OptionError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+        self.trunk = trunk
+        self.frontend = LogMel(variant.frontend)
+        self.variant = variant
+        self.name = name
+        self.precision = precision
+        self.weights_sha256 = weights_sha256
+        self.sample_rate = variant.frontend.sample_rate
+        self.batch_size: int | None = None
+        self._fitting_samples = math.inf  # largest batch known to fit, set by running out of memory
+        self.eval()
+        self._check(variant)
+        self.scene_embedding_size = self._size(variant.scene)
+        self.timestamp_embedding_size = sum(self._size(readout) for readout in variant.timestamps)
+
+    # What is read
+
+    def layer_axis(self, layer: str) -> TimeAxis | None:
+        """Give the time axis of a layer, None for a vector."""
+        return MEL_AXIS if layer == "mel" else self.trunk.layers[layer]
+
+    @property
+    def min_samples(self) -> int:
+        """Shortest waveform the network takes; shorter ones are mirrored up to this length (`windows.reflect`)."""
+        return self.variant.frontend.n_samples(self.trunk.min_frames)
+
+    @property
+    def max_samples(self) -> int | None:
+        """Longest waveform the network takes in one pass, None if any."""
+        if self.trunk.max_frames is None:
+            return None
+        return self.trunk.max_frames * self.variant.frontend.hop_length
+
+    def _check(self, variant: Variant) -> None:
+        """Refuse values that this network cannot serve."""
+        if variant.framing not in FRAMINGS:
+            raise OptionError(f"framing={variant.framing!r} is unknown; choose one of {', '.join(FRAMINGS)}")
+        shortest_hop = 1000.0 / self.sample_rate
+        if not (math.isfinite(variant.hop_ms) and variant.hop_ms >= shortest_hop):
+            raise OptionError(f"hop_ms={variant.hop_ms} is too short; give at least one sample, {shortest_hop} ms")
+        for readout in (variant.scene, *variant.timestamps):
+            self._check_readout(readout)
+        if variant.framing == "native":
+            self._check_native(variant.timestamps[0])
+
+    def _check_readout(self, readout: Readout) -> None:
+        if readout.pool not in POOL_NAMES:
+            raise OptionError(f"pool={readout.pool!r} is unknown; choose one of {', '.join(POOL_NAMES)}")
+        grids = [layer for layer in readout.layers if self.layer_axis(layer) is not None]
+        if readout.pool == CLASS_TOKEN and ("mel" in grids or not self.trunk.prefix):
+            raise OptionError(
+                f"pool='cls' needs layers with a class token; layer {', '.join(readout.layers)} of "
+                f"{'/'.join(self.name)} has none"
+            )
+        shortest = self.variant.frontend.min_samples if set(readout.layers) == {"mel"} else self.min_samples
+        self._check_window(readout.window_ms, shortest)
+
+    def _check_window(self, window_ms: float, shortest: int) -> None:
+        ms = 1000.0 / self.sample_rate
+        longest = math.inf if self.max_samples is None else self.max_samples
+        if not (math.isfinite(window_ms) and shortest <= windows.samples_of(window_ms, self.sample_rate) <= longest):
+            raise OptionError(
+                f"window_ms={window_ms} is outside what {'/'.join(self.name)} takes; "
+                f"choose {shortest * ms:g} to {longest * ms:g} ms"
+            )
+
+    def _check_native(self, readout: Readout) -> None:
+        vectors = [layer for layer in readout.layers if self.layer_axis(layer) is None]
+        if vectors:
+            grids = [layer for layer, axis in self.trunk.layers.items() if axis is not None]
+            raise OptionError(
+                f"framing='native' needs layers with a time axis, {', '.join(vectors)} has none; "
+                f"choose layer=mel, {', '.join(grids)}"
+            )
+        if readout.pool not in POOLS or POOLS[readout.pool].whole_window:
+            frame_wise = [name for name, pool in POOLS.items() if not pool.whole_window]
+            raise OptionError(
+                f"pool={readout.pool!r} reads a whole window; framing='native' allows {', '.join(frame_wise)}"
+            )
+        shortest = 2 * self._token_multiple(readout)
+        self._check_window(readout.window_ms, max(shortest, self.min_samples))
+
+    @torch.no_grad()
+    def _size(self, readout: Readout) -> int:
+        """Measure the numbers per embedding, so that no table of sizes can go stale."""
+        length = self.min_samples
+        if readout.pool == "unroll":
+            length = windows.samples_of(readout.window_ms, self.sample_rate)
+        return self._read(torch.zeros(1, length, device=self.frontend.window.device), readout).shape[1]
+
+    # One batch of windows
+
+    def _taps(self, waveforms: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        """Run front end and network: (batch, samples) -> one float32 tensor for each layer, see `Trunk.forward`."""
+        mel = self.frontend(waveforms)
+        taps = {"mel": mel.transpose(1, 2).unsqueeze(2)}  # (batch, time, 1, n_mels): a mel band is a feature
+        wanted = [layer for layer in layers if layer != "mel"]
+        if wanted:
+            dtype = PRECISIONS[self.precision]
+            with torch.autocast(mel.device.type, dtype, enabled=dtype != torch.float32):
+                taps.update(self.trunk(mel, wanted))
+        return {layer: taps[layer].float() for layer in layers}
+
+    def _read(self, waveforms: Tensor, readout: Readout) -> Tensor:
+        """Read one vector per window: (batch, samples) -> (batch, size)."""
+        grids = {layer for layer in readout.layers if self.layer_axis(layer) is not None}
+        if readout.pool == CLASS_TOKEN:
+            keys = {layer: [f"{layer}.{token}" for token in self.trunk.prefix] for layer in grids}
+            taps = self._taps(waveforms, [*chain(*keys.values()), *(set(readout.layers) - grids)])
+            # PaSST and AST call the mean of class and distillation token their embedding.
+            taps.update({layer: torch.stack([taps[key] for key in keys[layer]]).mean(0) for layer in grids})
+        else:
+            taps = self._taps(waveforms, readout.layers)
+            taps.update({layer: POOLS[readout.pool].function(taps[layer]) for layer in grids})
+        return torch.cat([taps[layer] for layer in readout.layers], 1)
+
+    def _read_frames(self, waveforms: Tensor, readout: Readout) -> dict[str, Tensor]:
+        """Read every time position on its own: (batch, samples) -> (batch, time, size) for each layer."""
+        frames = {}
+        for layer, grid in self._taps(waveforms, readout.layers).items():
+            pooled = POOLS[readout.pool].function(grid.flatten(0, 1).unsqueeze(1))
+            frames[layer] = pooled.unflatten(0, grid.shape[:2])
+        return frames
+
+    # Many windows of many clips
+
+    def _batch_windows(self, length: int) -> int:
+        """How many windows of `length` samples go through the network at once."""
+        wanted = self.batch_size or int(BATCH_SECONDS * self.sample_rate / length)
+        return max(1, min(wanted, int(min(self._fitting_samples, 2**62) // length)))
+
+    def _in_batches(
+        self, buffer: windows.Buffer, starts: Tensor, length: int, read: Callable[[Tensor], Any]
+    ) -> Iterator[Any]:
+        """Read the same windows of every clip, batch by batch, clip after clip.
+
+        The batch is halved whenever it does not fit into memory; what fits is kept.
+        """
+        n_clips, n_starts = len(buffer.waveforms), len(starts)
+        first = 0
+        while first < n_clips * n_starts:
+            size = self._batch_windows(length)
+            item = torch.arange(first, min(first + size, n_clips * n_starts), device=buffer.waveforms.device)
+            try:
+                result = read(buffer.cut(item // n_starts, starts.to(item.device)[item % n_starts], length))
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                self._fitting_samples = size * length // 2
+                continue
+            yield result
+            first += size
+
+    def _embed_windows(self, buffer: windows.Buffer, starts: Tensor, length: int, readout: Readout) -> Tensor:
+        """Embed the same windows of every clip: -> (clips, starts, size)."""
+        embeddings = torch.cat(list(self._in_batches(buffer, starts, length, lambda batch: self._read(batch, readout))))
+        return embeddings.unflatten(0, (len(buffer.waveforms), len(starts)))
+
+    # Clips that arrive in blocks
+
+    def _collect(self, blocks: Iterable[Tensor]) -> Iterator[windows.Buffer]:
+        """Collect blocks into one growing buffer, given after every block; at the last one its length is known."""
+        device = next(self.parameters()).device
+        buffer: windows.Buffer | None = None
+        for block in blocks:
+            block = checked(block).to(device, torch.float32)
+            if buffer is None:
+                buffer = windows.Buffer(block)
+            else:
+                yield buffer
+                buffer.append(block)
+        if buffer is None or buffer.stop == 0:
+            raise AudioError("the waveform has 0 samples; give at least 1")
+        buffer.n_samples = buffer.stop
+        yield buffer
+
+    def _stream_windowed(
+        self, blocks: Iterable[Tensor], readouts: tuple[Readout, ...], hop_ms: float
+    ) -> Iterator[Tensor]:
+        """Embed one window around every centre: yields (clips, times, size), in order."""
+        grid = windows.Grid(hop_ms, self.sample_rate)
+        lengths = [windows.samples_of(readout.window_ms, self.sample_rate) for readout in readouts]
+        reach = max(lengths) // 2 + 2  # two more than a window's half: what its reflection at the end may touch
+        first = 0
+        for buffer in self._collect(blocks):
+            last = grid.count(buffer.stop - reach if buffer.n_samples is None else buffer.n_samples)
+            if last > first:
+                centres = grid.centres(first, last)
+                levels = [
+                    self._embed_windows(buffer, centres - length // 2, length, readout)
+                    for length, readout in zip(lengths, readouts, strict=True)
+                ]
+                yield torch.cat(levels, 2)
+                first = last
+            buffer.forget(grid.centre(first) - reach)
+
+    def _token_multiple(self, readout: Readout) -> int:
+        """Give the fewest samples that are a whole number of tokens of every layer."""
+        axes = [axis for layer in readout.layers if (axis := self.layer_axis(layer))]
+        return math.lcm(*(axis.hop for axis in axes)) * self.variant.frontend.hop_length
+
+    def _stream_native(self, blocks: Iterable[Tensor], readout: Readout, hop_ms: float) -> Iterator[Tensor]:
+        """Interpolate the network's own time axis at every centre: yields (clips, times, size), in order."""
+        grid = windows.Grid(hop_ms, self.sample_rate)
+        length = windows.samples_of(readout.window_ms, self.sample_rate)
+        chunks = windows.Chunks.half_overlapping(length, self._token_multiple(readout))
+        tracks: dict[str, windows.Track] = {}
+        chunk = first = 0
+        for buffer in self._collect(blocks):
+            ready = chunks.ready(buffer.stop)
+            self._add_tokens(tracks, buffer, chunks, range(chunk, ready), readout)
+            last = 0
+            if buffer.n_samples is not None:
+                self._add_last_tokens(tracks, buffer, chunks, ready, readout)
+                last = grid.count(buffer.n_samples)
+            elif tracks:
+                last = grid.count(math.floor(min(track.end() for track in tracks.values())))
+            chunk = ready
+            if last > first:
+                positions = torch.arange(first, last, dtype=torch.float64) * hop_ms * self.sample_rate / 1000.0
+                yield torch.cat([track.at(positions) for track in tracks.values()], 2)
+                first = last
+                for track in tracks.values():
+                    track.forget(grid.centre(first) - 1)
+            buffer.forget(chunk * chunks.hop)
+
+    def _add_tokens(
+        self,
+        tracks: dict[str, windows.Track],
+        buffer: windows.Buffer,
+        chunks: windows.Chunks,
+        numbers: range,
+        readout: Readout,
+    ) -> None:
+        """Run the chunks `numbers`, none of them the last, and append the tokens of their centres to the tracks."""
+        if not numbers:
+            return
+        starts = torch.tensor(numbers) * chunks.hop
+        batches = self._in_batches(buffer, starts, chunks.length, lambda batch: self._read_frames(batch, readout))
+        for layer, frames in _joined(batches).items():
+            per_clip = frames.unflatten(0, (-1, len(numbers)))  # (clips, chunks, time, size)
+            for i, number in enumerate(numbers):
+                self._append(tracks, layer, per_clip[:, i], chunks, number, is_last=False)
+
+    def _add_last_tokens(
+        self,
+        tracks: dict[str, windows.Track],
+        buffer: windows.Buffer,
+        chunks: windows.Chunks,
+        number: int,
+        readout: Readout,
+    ) -> None:
+        """Run the last chunk, which ends where the clip ends, and append its tokens to the tracks."""
+        start = number * chunks.hop
+        length = max(buffer.stop - start, self.min_samples)
+        batches = self._in_batches(
+            buffer, torch.tensor([start]), length, lambda batch: self._read_frames(batch, readout)
+        )
+        for layer, frames in _joined(batches).items():
+            self._append(tracks, layer, frames, chunks, number, is_last=True)
+
+    def _append(
+        self,
+        tracks: dict[str, windows.Track],
+        layer: str,
+        frames: Tensor,
+        chunks: windows.Chunks,
+        number: int,
+        *,
+        is_last: bool,
+    ) -> None:
+        """Append the tokens that one chunk contributes: frames (clips, time, size) of that chunk."""
+        axis = self.layer_axis(layer)
+        assert axis is not None
+        frame = self.variant.frontend.hop_length
+        hop, offset = axis.hop * frame, axis.offset * frame
+        origin = number * chunks.hop // hop
+        kept_from = chunks.kept_from(number, hop, offset) - origin
+        kept_to = frames.shape[1] if is_last else chunks.kept_from(number + 1, hop, offset) - origin
+        kept = frames[:, kept_from:kept_to]
+        if layer in tracks:
+            tracks[layer].append(kept)
+        else:
+            tracks[layer] = windows.Track(hop, offset, kept)
+
+    # What users call
+
+    @torch.no_grad()
+    def stream_timestamps(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Embed clips along time as their audio arrives, in memory that does not grow with their duration.
+
+        Parameters
+        ----------
+        blocks : (clips, samples) tensors that follow each other in time, any length each
+
+        Yields
+        ------
+        embeddings : (clips, times, timestamp_embedding_size) float32, the next in time
+        centres_ms : (times,) float64, centre of each embedding in ms: multiples of the hop, from 0 to the end
+
+        Raises
+        ------
+        AudioError : no samples, or samples that are not finite
+        """
+        self.eval()
+        variant = self.variant
+        if variant.framing == "native":
+            pieces = self._stream_native(blocks, variant.timestamps[0], variant.hop_ms)
+        else:
+            pieces = self._stream_windowed(blocks, variant.timestamps, variant.hop_ms)
+        grid = windows.Grid(variant.hop_ms, self.sample_rate)
+        first = 0
+        for embeddings in pieces:
+            last = first + embeddings.shape[1]
+            yield embeddings, grid.times_ms(first, last)
+            first = last
+
+    @torch.no_grad()
+    def stream_scene(self, blocks: Iterable[Tensor]) -> Tensor:
+        """Embed whole clips as their audio arrives, in memory that does not grow with their duration.
+
+        A clip of up to one window is read in one pass; the embedding of a longer one is the mean over windows centred
+        at every multiple of `Variant.scene_hop_ms`, as the authors of PaSST do.
+
+        Parameters
+        ----------
+        blocks : (clips, samples) tensors that follow each other in time, any length each
+
+        Returns
+        -------
+        embeddings : (clips, scene_embedding_size) float32
+
+        Raises
+        ------
+        AudioError : no samples, or samples that are not finite
+        """
+        self.eval()
+        scene = self.variant.scene
+        window = windows.samples_of(scene.window_ms, self.sample_rate)
+        later = iter(blocks)
+        held: list[Tensor] = []
+        while sum(block.shape[-1] for block in held) <= window and (block := next(later, None)) is not None:
+            held.append(block)
+        if sum(block.shape[-1] for block in held) <= window:
+            *_, buffer = self._collect(held)
+            length = max(buffer.stop, self.min_samples)
+            return self._embed_windows(buffer, torch.zeros(1, dtype=torch.int64), length, scene)[:, 0]
+        total, count = torch.zeros(()), 0
+        for embeddings in self._stream_windowed(chain(held, later), (scene,), self.variant.scene_hop_ms):
+            total = total.to(embeddings.device) + embeddings.double().sum(1)
+            count += embeddings.shape[1]
+        return (total / count).float()
+
+    def embed_timestamps(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed clips along time.
+
+        Parameters
+        ----------
+        waveforms : (clips, samples), floating point in [-1, 1], at `sample_rate`
+
+        Returns
+        -------
+        embeddings : (clips, times, timestamp_embedding_size) float32, on the device of the model
+        centres_ms : (times,) float64, centre of each embedding in ms
+
+        Raises
+        ------
+        AudioError : wrong shape, no samples, or samples that are not finite
+        """
+        embeddings, centres_ms = zip(*self.stream_timestamps([waveforms]), strict=True)
+        return torch.cat(embeddings, 1), torch.cat(centres_ms)
+
+    def embed_scenes(self, waveforms: Tensor) -> Tensor:
+        """Embed whole clips.
+
+        Parameters
+        ----------
+        waveforms : (clips, samples), floating point in [-1, 1], at `sample_rate`
+
+        Returns
+        -------
+        embeddings : (clips, scene_embedding_size) float32, on the device of the model
+
+        Raises
+        ------
+        AudioError : wrong shape, no samples, or samples that are not finite
+        """
+        return self.stream_scene([waveforms])
+
+    def provenance(self) -> dict[str, Any]:
+        """Say what made the embeddings, ready for JSON."""
+        variant = self.variant
+        return {
+            "package": f"hear_transformers {__version__}",
+            "family": self.name[0],
+            "variant": self.name[1],
+            "weights_sha256": self.weights_sha256,
+            "sample_rate": self.sample_rate,
+            "precision": self.precision,
+            "scene": _described(variant.scene) | {"hop_ms": variant.scene_hop_ms},
+            "timestamps": [_described(readout) for readout in variant.timestamps],
+            "hop_ms": variant.hop_ms,
+            "framing": variant.framing,
+        }
+
+
+def checked(waveforms: Tensor) -> Tensor:
+    """Give waveforms back if they are audio.
+
+    Raises
+    ------
+    AudioError : not (clips, samples), not floating point, not finite, or far outside [-1, 1]
+    """
+    if waveforms.ndim != 2 or not waveforms.is_floating_point():
+        raise AudioError(
+            f"expected floating-point waveforms of shape (clips, samples), got {waveforms.dtype} of shape "
+            f"{tuple(waveforms.shape)}; a single clip is waveform[None], integers are divided by their full scale"
+        )
+    if waveforms.numel() and not waveforms.abs().max() <= LOUDEST:  # also False for NaN
+        raise AudioError(f"the waveform holds NaN, Inf or values beyond {LOUDEST:g}; expected [-1, 1]")
+    return waveforms
+
+
+def _joined(batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Concatenate batches of layers along the batch."""
+    parts = list(batches)
+    return {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+
+
+def _described(readout: Readout) -> dict[str, Any]:
+    return {"layers": list(readout.layers), "pool": readout.pool, "window_ms": readout.window_ms}

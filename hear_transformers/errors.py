@@ -1,0 +1,25 @@
+"""Errors this package raises on purpose.
+
+HearTransformersError
++ OptionError      an option's name or value is not one the model knows
++ AudioError       a file or array cannot be read, or is not audio
++ WeightsError     a checkpoint is missing, damaged, or for another network
+
+Every message says what was given, what is allowed, and what to do.
+"""
+
+
+class HearTransformersError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class OptionError(HearTransformersError, ValueError):
+    """An option's name or value is not one the model knows."""
+
+
+class AudioError(HearTransformersError):
+    """A file or an array cannot be read, or is not audio."""
+
+
+class WeightsError(HearTransformersError):
+    """A checkpoint is missing, damaged, or belongs to another network."""

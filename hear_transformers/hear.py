@@ -1,0 +1,262 @@
+"""The HEAR API, written once: https://hearbenchmark.com/hear-api.html.
+
+A family module imports the two getters as they are and makes its `load_model` with `loader`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import checkpoints
+from .embedder import Embedder
+from .errors import OptionError, WeightsError
+from .frontend import MelSpec
+from .trunk import LayerRow, Readout, Trunk, Variant, layer_table
+
+Layer = int | str | Sequence[int | str]
+"""``8``, ``-1``, ``"8"``, ``"4,8,12"``, ``[4, 8, "features"]`` or ``"all"``."""
+
+
+def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
+    """Embed whole clips.
+
+    Parameters
+    ----------
+    audio : (n_sounds, n_samples) mono, floating point in [-1, 1], at ``model.sample_rate``
+    model : what `load_model` gave
+
+    Returns
+    -------
+    embeddings : (n_sounds, model.scene_embedding_size) float32
+
+    Raises
+    ------
+    AudioError : wrong shape, no samples, or samples that are not finite
+    """
+    return model.embed_scenes(audio)
+
+
+def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:
+    """Embed clips at regular times.
+
+    Parameters
+    ----------
+    audio : (n_sounds, n_samples) mono, floating point in [-1, 1], at ``model.sample_rate``
+    model : what `load_model` gave
+
+    Returns
+    -------
+    embeddings : (n_sounds, n_timestamps, model.timestamp_embedding_size) float32
+    timestamps : (n_sounds, n_timestamps) float32, centre of each embedding in ms: multiples of the hop, first 0
+
+    Raises
+    ------
+    AudioError : wrong shape, no samples, or samples that are not finite
+    """
+    embeddings, centres_ms = model.embed_timestamps(audio)
+    return embeddings, centres_ms.float().to(embeddings.device).expand(len(audio), -1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One family of networks.
+
+    Attributes
+    ----------
+    name : of its module
+    network : makes the network from `Variant.network`
+    variants : its variants by name, the default first
+    rename : authors' state dict -> ours
+    unused : keys of the authors' checkpoints (after `rename`) that the network has no use for
+    """
+
+    name: str
+    network: Callable[..., Trunk]
+    variants: Mapping[str, Variant]
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    unused: tuple[str, ...] = ()
+
+
+class LoadModel(Protocol):
+    """The HEAR function `load_model` of a family."""
+
+    def __call__(
+        self,
+        path: str | os.PathLike[str] = "",
+        variant: str | None = None,
+        *,
+        layer: Layer | None = None,
+        pool: str | None = None,
+        hop_ms: float | None = None,
+        window_ms: float | Sequence[float] | None = None,
+        framing: str | None = None,
+        precision: str = "float32",
+        pretrained: bool = True,
+    ) -> Embedder:
+        """Load one variant and choose what is read from it; None leaves the variant's own choice.
+
+        Parameters
+        ----------
+        path : checkpoint file in the authors' layout or ours; empty: the published one, downloaded at first use
+        variant : row of the family's table; None is its first
+        layer : 0 = output of the patch embedding or stem, i = output of block i, -1 = the last; names such as
+            "features" (what the authors call the embedding), "logits", "mel"; lists are concatenated, "all" is every
+            numbered one
+        pool : how a layer's time and frequency become one vector, a key of `pooling.POOLS` or "cls"; with a layer given
+            the default is "mean"
+        hop_ms : distance between timestamp embeddings, in ms
+        window_ms : receptive field of timestamp embeddings, in ms; several are concatenated. With ``framing="native"``
+            the length of the chunks
+        framing : "windowed" or "native", see `Embedder`
+        precision : of the network, "float32" or "bfloat16"; results are float32 always
+        pretrained : False gives seeded random weights, for tests and for training from scratch
+
+        Returns
+        -------
+        model : on the CPU; move it with ``.to(device)``
+
+        Raises
+        ------
+        OptionError : a value is not one this variant knows; the message lists what is
+        WeightsError : the checkpoint is missing, damaged, or for another network
+        """
+        ...
+
+
+def loader(family: Family) -> LoadModel:
+    """Make the HEAR function `load_model` of one family."""
+
+    def load_model(
+        path: str | os.PathLike[str] = "",
+        variant: str | None = None,
+        *,
+        layer: Layer | None = None,
+        pool: str | None = None,
+        hop_ms: float | None = None,
+        window_ms: float | Sequence[float] | None = None,
+        framing: str | None = None,
+        precision: str = "float32",
+        pretrained: bool = True,
+    ) -> Embedder:
+        name = next(iter(family.variants)) if variant is None else variant
+        if name not in family.variants:
+            raise OptionError(
+                f"variant={name!r} is unknown to {family.name}; choose one of {', '.join(family.variants)}"
+            )
+        row = family.variants[name]
+        trunk = random_trunk(family, row)
+        chosen = choose(row, trunk, layer=layer, pool=pool, hop_ms=hop_ms, window_ms=window_ms, framing=framing)
+        sha256 = _load_weights(trunk, family, row, os.fspath(path)) if path or pretrained else None
+        return Embedder(trunk, chosen, name=(family.name, name), precision=precision, weights_sha256=sha256)
+
+    load_model.__doc__ = LoadModel.__call__.__doc__
+    return load_model
+
+
+def random_trunk(family: Family, variant: Variant) -> Trunk:
+    """Build a variant's network with random weights, the same ones every time, without touching the global seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return family.network(**variant.network)
+
+
+def _load_weights(trunk: Trunk, family: Family, variant: Variant, path: str) -> str:
+    """Load a checkpoint strictly into the network; give the sha256 of its file."""
+    if not path and not variant.checkpoint:
+        raise WeightsError(
+            f"no weights are published for this variant of {family.name}; give a checkpoint as path, or "
+            "pretrained=False for random weights to train from"
+        )
+    file = path or os.fspath(checkpoints.fetch(checkpoints.row(family.name, variant.checkpoint)))
+    state_dict = family.rename(checkpoints.read_state_dict(file))
+    checkpoints.load_into(trunk, state_dict, file, unused=family.unused)
+    return checkpoints.sha256_of(file)
+
+
+def choose(
+    variant: Variant,
+    trunk: Trunk,
+    *,
+    layer: Layer | None,
+    pool: str | None,
+    hop_ms: float | None,
+    window_ms: float | Sequence[float] | None,
+    framing: str | None,
+) -> Variant:
+    """Apply a user's choices to a variant.
+
+    `layer` and `pool` replace those of every readout but a readout of the mel alone (the low level of the "mel" presets
+    of PaSST, which no layer of the network can stand for); `window_ms` replaces the windows and drops that readout.
+    """
+    levels = [readout for readout in variant.timestamps if readout.layers != ("mel",)]
+    framing = framing or variant.framing
+    if window_ms is not None:
+        lengths = [window_ms] if isinstance(window_ms, (int, float)) else list(window_ms)
+        timestamps = tuple(replace(levels[0], window_ms=float(length)) for length in lengths)
+    elif framing == "native" and variant.framing != "native":
+        timestamps = (replace(levels[0], window_ms=variant.scene.window_ms),)
+    else:
+        timestamps = variant.timestamps
+    changes: dict[str, object] = {}
+    if layer is not None:
+        changes["layers"] = parse_layers(layer, trunk, variant.frontend)
+        changes["pool"] = "mean"
+    if pool is not None:
+        changes["pool"] = pool
+
+    def changed(readout: Readout) -> Readout:
+        return readout if readout not in levels and readout.layers == ("mel",) else replace(readout, **changes)  # type: ignore[arg-type]
+
+    return replace(
+        variant,
+        scene=replace(variant.scene, **changes),  # type: ignore[arg-type]
+        timestamps=tuple(changed(readout) for readout in timestamps),
+        hop_ms=variant.hop_ms if hop_ms is None else float(hop_ms),
+        framing=framing,
+    )
+
+
+def parse_layers(layer: Layer, trunk: Trunk, spec: MelSpec) -> tuple[str, ...]:
+    """Turn a user's choice of layers into keys of `Trunk.layers` (or "mel"), in the order given.
+
+    Raises
+    ------
+    OptionError : a layer the network does not have; the message lists those it has
+    """
+    numbered = [key for key in trunk.layers if key.isdecimal()]
+    parts = layer.split(",") if isinstance(layer, str) else [layer] if isinstance(layer, int) else list(layer)
+    keys: list[str] = []
+    for part in parts:
+        text = str(part).strip()
+        if text == "all":
+            keys.extend(numbered)
+        elif text == "mel" or text in trunk.layers:
+            keys.append(text)
+        elif text.removeprefix("-").isdecimal() and -len(numbered) <= int(text) < 0:
+            keys.append(numbered[int(text)])
+        else:
+            raise OptionError(
+                f"layer={text!r} is unknown; choose from {_listed(layer_table(trunk.eval(), spec))}; "
+                f"-1 for the last block, all, or a list such as 0,{numbered[-1]}"
+            )
+    return tuple(keys)
+
+
+def _listed(rows: Iterable[LayerRow]) -> str:
+    """Write layers as a line, neighbours that differ only in their number together: "1..12 (768 numbers, 100 ms)"."""
+    texts = {}
+    for row in rows:
+        hop = "" if row.hop_ms is None else f", every {row.hop_ms:g} ms"
+        texts[row.name] = f"({row.size} numbers{hop})"
+    parts = []
+    for text, names in groupby(texts, key=lambda name: (texts[name], name.isdecimal())):
+        first, *_, last = [*names] * 2
+        parts.append(f"{first if first == last else f'{first}..{last}'} {text[0]}")
+    return ", ".join(parts)

@@ -1,0 +1,200 @@
+"""PaSST: Patchout faSt Spectrogram Transformer.
+
+Koutini, Schlüter, Eghbal-zadeh, Widmer: Efficient Training of Audio Transformers with Patchout, Interspeech 2022
+(2110.05069). Koutini, Masoudian, Schmid, Eghbal-zadeh, Schlüter, Widmer: Learning General Audio Representations with
+Large-Scale Training of Patchout Audio Transformers, HEAR 2021 proceedings (2211.13956). Code and weights of the
+authors: github.com/kkoutini/PaSST and github.com/kkoutini/passt_hear21, Apache-2.0.
+
+A Vision Transformer over 16 x 16 patches of a log-mel spectrogram, with separate position embeddings for time and
+frequency, so that shorter clips use the first time positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from . import hear
+from .frontend import CPJKU_MEL
+from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .transformer import Block
+from .trunk import Readout, TimeAxis, Trunk, Variant
+
+__all__ = ["VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+
+PATCH = 16  # mel bands and mel frames of a patch
+
+
+class PaSST(Trunk):
+    """The network of the authors' `models/passt.py`, without patchout, which is for training only.
+
+    Parameters
+    ----------
+    stride : of the patches, in mel bands and mel frames
+    time_positions : length of the time position table, patches
+    n_classes : logits
+    dim, depth, heads : of the transformer; DeiT-B (Touvron et al., 2012.12877) unless a variant says otherwise
+    n_mels : mel bands of the input
+    """
+
+    prefix = ("cls", "dist")
+    min_frames = PATCH
+
+    def __init__(
+        self,
+        *,
+        stride: int = 10,
+        time_positions: int = 99,
+        n_classes: int = 527,
+        dim: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        n_mels: int = 128,
+    ) -> None:
+        super().__init__()
+        # A patch more would need one time position more than there are.
+        self.max_frames = PATCH + stride * time_positions - 1
+        grid = TimeAxis(stride, (PATCH - 1) / 2, None)
+        self.layers = {
+            "0": replace(grid, field=PATCH),
+            **{str(i): grid for i in range(1, depth + 1)},
+            "features": None,
+            "logits": None,
+        }
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.new_pos_embed = nn.Parameter(torch.randn(1, 2, dim) * 0.02)
+        self.freq_new_pos_embed = nn.Parameter(torch.randn(1, dim, (n_mels - PATCH) // stride + 1, 1) * 0.02)
+        self.time_new_pos_embed = nn.Parameter(torch.randn(1, dim, 1, time_positions) * 0.02)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, dim, PATCH, stride)})
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        # The head's own LayerNorm has torch's default epsilon, unlike all others.
+        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, n_classes))
+
+    def forward(self, mel: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Run as many blocks as the wanted layers need, see `Trunk.forward`."""
+        tokens, (n_freq, n_time) = self._embed(mel)
+        taps: dict[str, Tensor] = {}
+        for i in range(self._depth_of(wanted) + 1):
+            if i > 0:
+                tokens = self.blocks[i - 1](tokens)
+            self._store(taps, wanted, str(i), tokens, (n_freq, n_time))
+        if "features" in wanted or "logits" in wanted:
+            features = self.norm(tokens[:, :2]).mean(1)
+            taps["features"] = features
+            if "logits" in wanted:
+                taps["logits"] = self.head(features)
+        return {layer: taps[layer] for layer in wanted}
+
+    def _embed(self, mel: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Make tokens: -> (batch, 2 + freq * time, dim), frequency-major, and the grid."""
+        patches = self.patch_embed["proj"](mel.unsqueeze(1))  # (batch, dim, freq, time)
+        n_freq, n_time = patches.shape[2:]
+        patches = patches + self.freq_new_pos_embed + self.time_new_pos_embed[..., :n_time]
+        prefix = torch.cat([self.cls_token, self.dist_token], 1) + self.new_pos_embed
+        tokens = torch.cat([prefix.expand(len(mel), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
+        return tokens, (n_freq, n_time)
+
+    def _depth_of(self, wanted: Collection[str]) -> int:
+        """Give the number of blocks that the wanted layers need."""
+        numbers = [layer.partition(".")[0] for layer in wanted]
+        return max(int(number) if number.isdecimal() else len(self.blocks) for number in numbers)
+
+    def _store(
+        self, taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens: Tensor, grid: tuple[int, int]
+    ) -> None:
+        """Keep of one layer what is wanted: the grid of patches, the prefix tokens."""
+        if layer in wanted:
+            taps[layer] = tokens[:, 2:].unflatten(1, grid).transpose(1, 2)  # (batch, time, freq, dim)
+        for i, name in enumerate(self.prefix):
+            if f"{layer}.{name}" in wanted:
+                taps[f"{layer}.{name}"] = tokens[:, i]
+
+
+EMBEDDING = ("logits", "features")  # what the authors submitted to HEAR, in their order: 527 + 768 numbers
+SHORT = Readout(160.0, EMBEDDING)  # 16 mel frames at hop 320: one patch in time
+LONG = Readout(800.0, EMBEDDING)
+
+
+def mel_frames(window_ms: float) -> Readout:
+    """Read six mel frames as they are, the low level of the "mel" presets: 6 * 128 numbers."""
+    return Readout(window_ms, ("mel",), "unroll")
+
+
+BASE = Variant(
+    checkpoint="passt_s_swa_p16_128_ap476",
+    network={},
+    frontend=CPJKU_MEL,
+    scene=Readout(10_000.0, EMBEDDING),
+    scene_hop_ms=2_500.0,
+    timestamps=(SHORT,),
+)
+STRIDE_16 = {"stride": 16, "time_positions": 62}
+
+
+def published(checkpoint: str, **network: int) -> Variant:
+    """Make the row of one released checkpoint, read as the authors read their base model."""
+    return replace(BASE, checkpoint=checkpoint, network=network)
+
+
+HOP160 = replace(published("stfthop160", time_positions=200), frontend=replace(CPJKU_MEL, hop_length=160))
+HOP100 = replace(published("stfthop100", time_positions=320), frontend=replace(CPJKU_MEL, hop_length=100))
+SECONDS_20 = replace(
+    published("passt_20sec", time_positions=200), scene=Readout(20_000.0, EMBEDDING), scene_hop_ms=5_000.0
+)
+SECONDS_30 = replace(
+    published("passt_30sec", time_positions=300), scene=Readout(30_000.0, EMBEDDING), scene_hop_ms=10_000.0
+)
+
+VARIANTS = {
+    # The authors' HEAR modules (hear21passt/*.py).
+    "base": BASE,
+    "base2level": replace(BASE, timestamps=(SHORT, LONG)),
+    # 640 ms here, 800 ms in every other two-level preset: so the authors' modules have it.
+    "base2levelmel": replace(BASE, timestamps=(SHORT, replace(LONG, window_ms=640.0), mel_frames(60.0))),
+    "base20sec": SECONDS_20,
+    "base30sec": SECONDS_30,
+    "hop160base": HOP160,
+    "hop160base2lvl": replace(HOP160, timestamps=(SHORT, LONG)),
+    "hop160base2lvlmel": replace(HOP160, timestamps=(SHORT, LONG, mel_frames(30.0))),
+    "hop100base": HOP100,
+    "hop100base2lvl": replace(HOP100, timestamps=(SHORT, LONG)),
+    "hop100base2lvlmel": replace(HOP100, timestamps=(SHORT, LONG, mel_frames(18.75))),
+    # The released checkpoints under the names of the authors' `get_model`.
+    "passt_s_swa_p16_128_ap476": BASE,
+    "passt_s_kd_p16_128_ap486": published("passt_s_kd_p16_128_ap486"),
+    "passt_l_kd_p16_128_ap47": published("passt_l_kd_p16_128_ap47", depth=7),
+    "passt_s_swa_p16_128_ap4761": published("passt_s_swa_p16_128_ap4761"),
+    "passt_s_p16_128_ap472": published("passt_s_p16_128_ap472"),
+    "passt_s_p16_s16_128_ap468": published("passt_s_p16_s16_128_ap468", **STRIDE_16),
+    "passt_s_swa_p16_s16_128_ap473": published("passt_s_swa_p16_s16_128_ap473", **STRIDE_16),
+    "passt_s_swa_p16_s14_128_ap471": published("passt_s_swa_p16_s14_128_ap471", stride=14, time_positions=71),
+    "passt_s_p16_s14_128_ap469": published("passt_s_p16_s14_128_ap469", stride=14, time_positions=71),
+    "passt_s_swa_p16_s12_128_ap473": published("passt_s_swa_p16_s12_128_ap473", stride=12, time_positions=83),
+    "passt_s_p16_s12_128_ap470": published("passt_s_p16_s12_128_ap470", stride=12, time_positions=83),
+    "passt_b_f128_p16_s16_ap_459": published("passt_b_f128_p16_s16_ap_459", **STRIDE_16),
+    "passt_u600_f128_p16_s16_ap_460": published("passt_u600_f128_p16_s16_ap_460", **STRIDE_16),
+    "passt_20sec": SECONDS_20,
+    "passt_30sec": SECONDS_30,
+    "stfthop160": HOP160,
+    "stfthop100": HOP100,
+    "openmic": published("openmic", n_classes=20),
+    "openmic2008_ap85_swa": published("openmic2008_ap85_swa", n_classes=20),
+    "openmic2008_ap85": published("openmic2008_ap85", n_classes=20),
+    "fsd50k": published("fsd50k", n_classes=200),
+    "fsd50k-n": published("fsd50k-n", n_classes=200, **STRIDE_16),
+}
+
+load_model = hear.loader(
+    hear.Family(
+        name="passt",
+        network=PaSST,
+        variants=VARIANTS,
+        # The head of the distillation token: in every file, unused by the authors' forward.
+        unused=("head_dist.weight", "head_dist.bias"),
+    )
+)

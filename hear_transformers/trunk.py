@@ -1,0 +1,140 @@
+"""What a family file declares: its network as a `Trunk`, its variants as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .frontend import MelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TimeAxis:
+    """How the time positions of a layer lie over the mel frames.
+
+    Attributes
+    ----------
+    hop : distance between two positions, in mel frames
+    offset : centre of position 0, in mel frames (0 = centre of the first frame)
+    field : mel frames that one position sees; None if it sees the whole window
+    """
+
+    hop: int
+    offset: float
+    field: int | None
+
+
+class Trunk(nn.Module):
+    """A network from log-mel to layers; every family derives its network from it.
+
+    Attributes
+    ----------
+    layers : every layer in order, "0" (patch embedding or stem) .. "N" (last block), then names such as "features" and
+        "logits"; its `TimeAxis` if it is a grid, None if it is a vector
+    prefix : names of the prefix tokens, ("cls",) or ("cls", "dist"); the vector "8.cls" goes with the grid "8"
+    min_frames : fewest mel frames the network takes
+    max_frames : most mel frames it takes; None if any number
+    """
+
+    layers: Mapping[str, TimeAxis | None]
+    prefix: tuple[str, ...] = ()
+    min_frames: int = 1
+    max_frames: int | None = None
+
+    def forward(self, mel: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Run the network just as deep as the wanted layers need.
+
+        Parameters
+        ----------
+        mel : (batch, n_mels, frames) float32
+        wanted : keys of `layers`, or a grid's key with a prefix token ("8.cls")
+
+        Returns
+        -------
+        taps : one tensor for every wanted key: (batch, time, freq, features) for a grid, (batch, features) for a vector
+        """
+        raise TypeError(f"{type(self).__name__} has no forward of its own")
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """One vector per window: how long the window is, which layers are read, how they are pooled.
+
+    Attributes
+    ----------
+    window_ms : length of the window; for scenes the longest clip that is read in one pass
+    layers : keys of `Trunk.layers` or "mel", concatenated in this order
+    pool : a key of `pooling.POOLS`, or "cls"; vectors pass unchanged
+    """
+
+    window_ms: float
+    layers: tuple[str, ...]
+    pool: str = "mean"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Everything that tells two models of one family apart.
+
+    Attributes
+    ----------
+    checkpoint : name of the family's row in weights/manifest.toml; empty if none is published
+    network : keyword arguments of the family's network
+    frontend : the mel dialect
+    scene : how a whole clip is read
+    scene_hop_ms : distance between the windows of a clip longer than one window
+    timestamps : what is read around each timestamp, concatenated
+    hop_ms : distance between timestamps
+    framing : "windowed" or "native", see `Embedder`
+    """
+
+    checkpoint: str
+    network: Mapping[str, Any]
+    frontend: MelSpec
+    scene: Readout
+    scene_hop_ms: float
+    timestamps: tuple[Readout, ...]
+    hop_ms: float = 50.0
+    framing: str = "windowed"
+
+
+MEL_AXIS = TimeAxis(1, 0.0, 1)
+"""The log-mel spectrogram itself, layer "mel" of every model."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer for people to choose from.
+
+    Attributes
+    ----------
+    name : what `load_model(layer=...)` takes
+    size : features of a position, or of the vector
+    n_freq : positions along frequency; 1 for a vector
+    hop_ms : distance between two positions in time; None for a vector
+    field_ms : audio that one position sees; None if all of the window
+    """
+
+    name: str
+    size: int
+    n_freq: int
+    hop_ms: float | None
+    field_ms: float | None
+
+
+@torch.no_grad()
+def layer_table(trunk: Trunk, spec: MelSpec) -> list[LayerRow]:
+    """Measure every layer on a few frames of zeros; the network must be in evaluation mode."""
+    device = next(trunk.parameters()).device
+    taps = trunk(torch.zeros(1, spec.n_mels, trunk.min_frames, device=device), list(trunk.layers))
+    rows = [LayerRow("mel", spec.n_mels, 1, spec.hop_ms, spec.field_ms)]
+    for name, axis in trunk.layers.items():
+        n_freq = 1 if axis is None else taps[name].shape[2]
+        hop_ms = None if axis is None else axis.hop * spec.hop_ms
+        field_ms = None if axis is None or axis.field is None else (axis.field - 1) * spec.hop_ms + spec.field_ms
+        rows.append(LayerRow(name, taps[name].shape[-1], n_freq, hop_ms, field_ms))
+    return rows

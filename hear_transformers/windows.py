@@ -1,0 +1,211 @@
+"""Where windows and chunks lie in time, and what they hold where the clip ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+
+def samples_of(duration_ms: float, sample_rate: int) -> int:
+    """Convert ms to whole samples, rounded down as the authors of PaSST do."""
+    return int(_exact(duration_ms) * sample_rate / 1000)
+
+
+def _exact(value: float) -> Fraction:
+    # Through the shortest decimal, so that 0.1 means one tenth and 33.3 means 333 / 10.
+    return Fraction(repr(float(value)))
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Centres at every multiple of a hop, from the first sample to the end of the clip.
+
+    Parameters
+    ----------
+    hop_ms : distance between two centres, in ms
+    sample_rate : in Hz
+    """
+
+    hop_ms: float
+    sample_rate: int
+
+    def count(self, n_samples: int) -> int:
+        """Count the centres from 0 to `n_samples`, both ends included; 0 if `n_samples` is negative."""
+        if n_samples < 0:
+            return 0
+        return math.floor(Fraction(1000 * n_samples, self.sample_rate) / _exact(self.hop_ms)) + 1
+
+    def centre(self, index: int) -> int:
+        """Give the sample nearest to the centre `index`.
+
+        The centre is rounded, the hop never is: at 44.1 kHz a rounded 25 ms hop drifts 25 ms in 37 minutes.
+        """
+        return math.floor(index * _exact(self.hop_ms) * self.sample_rate / 1000 + Fraction(1, 2))
+
+    def centres(self, first: int, last: int) -> Tensor:
+        """Give the centres ``first .. last - 1`` in samples: (last - first,) int64."""
+        return torch.tensor([self.centre(index) for index in range(first, last)], dtype=torch.int64)
+
+    def times_ms(self, first: int, last: int) -> Tensor:
+        """Give the centres ``first .. last - 1`` in ms: (last - first,) float64, never accumulated."""
+        return torch.arange(first, last, dtype=torch.float64) * self.hop_ms
+
+
+def reflect(index: Tensor, n_samples: int) -> Tensor:
+    """Fold positions outside a clip back into it.
+
+    This is the one rule for everything that lies outside a clip: the clip is mirrored at its first and last sample, as
+    often as needed. Where one reflection is enough it equals ``torch.nn.functional.pad(mode="reflect")``; a clip of one
+    sample is constant.
+
+    Parameters
+    ----------
+    index : positions in samples, any shape, int64
+    n_samples : length of the clip, at least 1
+
+    Returns
+    -------
+    folded : same shape, in ``0 .. n_samples - 1``
+    """
+    if n_samples == 1:
+        return torch.zeros_like(index)
+    period = 2 * (n_samples - 1)
+    folded = index.remainder(period)
+    return torch.minimum(folded, period - folded)
+
+
+@dataclass(slots=True)
+class Buffer:
+    """The part of some clips that is in memory; positions are those of the whole clips.
+
+    Attributes
+    ----------
+    waveforms : (clips, samples) float32
+    start : position of the first sample held
+    n_samples : length of the whole clips, None as long as it is not known
+    """
+
+    waveforms: Tensor
+    start: int = 0
+    n_samples: int | None = None
+
+    @property
+    def stop(self) -> int:
+        """Position after the last sample held."""
+        return self.start + self.waveforms.shape[1]
+
+    def append(self, block: Tensor) -> None:
+        """Add the next samples: (clips, samples)."""
+        self.waveforms = torch.cat([self.waveforms, block], 1)
+
+    def forget(self, position: int) -> None:
+        """Drop what lies before `position`."""
+        n_dropped = max(0, min(position, self.stop) - self.start)
+        self.waveforms = self.waveforms[:, n_dropped:].clone()
+        self.start += n_dropped
+
+    def cut(self, clips: Tensor, starts: Tensor, length: int) -> Tensor:
+        """Cut windows out of the clips.
+
+        Parameters
+        ----------
+        clips : (windows,) int64, which clip each window is from
+        starts : (windows,) int64, position of its first sample; may lie outside the clip, see `reflect`
+        length : of every window, in samples
+
+        Returns
+        -------
+        windows : (windows, length) float32
+        """
+        positions = starts[:, None] + torch.arange(length, device=starts.device)
+        # As long as the end is not in sight only the start can be reflected at.
+        positions = positions.abs() if self.n_samples is None else reflect(positions, self.n_samples)
+        return self.waveforms[clips[:, None], positions - self.start]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Overlapping chunks of a clip and the tokens that each contributes: those of its centre, so all have context.
+
+    Chunk k starts at ``k * hop``, a multiple of every layer's hop, so that the tokens of all chunks of a layer lie on
+    one grid. The first chunk contributes its start too, the last one its end.
+
+    Parameters
+    ----------
+    length : of a chunk, in samples
+    hop : distance between two chunks, in samples
+    """
+
+    length: int
+    hop: int
+
+    @classmethod
+    def half_overlapping(cls, length: int, multiple: int) -> Chunks:
+        """Make chunks that overlap by half, or a little more so that their hop is a multiple of `multiple`."""
+        return cls(length, max(1, length // 2 // multiple) * multiple)
+
+    def ready(self, n_samples: int) -> int:
+        """Count the chunks that are certain to be followed by another one once `n_samples` of the clip are known."""
+        return max(0, math.ceil((n_samples - self.length) / self.hop))
+
+    def kept_from(self, chunk: int, hop: int, offset: float) -> int:
+        """Give the first token that `chunk` contributes, counted from the start of the clip.
+
+        Parameters
+        ----------
+        chunk : its number
+        hop : distance between two tokens, in samples
+        offset : centre of token 0 of a chunk, in samples
+        """
+        if chunk == 0:
+            return 0
+        start_of_centre = chunk * self.hop + (self.length - self.hop) / 2
+        return math.ceil((start_of_centre - offset) / hop)
+
+
+@dataclass(slots=True)
+class Track:
+    """Tokens on a regular grid in time, read at any time by linear interpolation; used while tokens still arrive.
+
+    Before the first token and after the last one the nearest token stands.
+
+    Attributes
+    ----------
+    hop : distance between two tokens, in samples
+    offset : centre of token 0, in samples
+    tokens : (clips, tokens, size), those not yet forgotten
+    first : number of the first token held
+    """
+
+    hop: int
+    offset: float
+    tokens: Tensor
+    first: int = 0
+
+    def append(self, tokens: Tensor) -> None:
+        """Add the next tokens: (clips, tokens, size)."""
+        self.tokens = torch.cat([self.tokens, tokens], 1)
+
+    def end(self) -> float:
+        """Position of the last token, in samples: up to here `at` is certain."""
+        return self.offset + (self.first + self.tokens.shape[1] - 1) * self.hop
+
+    def at(self, positions: Tensor) -> Tensor:
+        """Interpolate: positions (times,) float64 in samples -> (clips, times, size)."""
+        last = self.tokens.shape[1] - 1
+        place = ((positions - self.offset) / self.hop - self.first).clamp(0, last)
+        left = place.floor().long()
+        weight = (place - left).to(self.tokens.dtype)[:, None].to(self.tokens.device)
+        left = left.to(self.tokens.device)
+        return torch.lerp(self.tokens[:, left], self.tokens[:, (left + 1).clamp(max=last)], weight)
+
+    def forget(self, position: float) -> None:
+        """Drop the tokens that no position from `position` on needs."""
+        n_dropped = math.floor((position - self.offset) / self.hop) - self.first
+        n_dropped = max(0, min(n_dropped, self.tokens.shape[1] - 1))
+        self.tokens = self.tokens[:, n_dropped:].clone()
+        self.first += n_dropped

@@ -1,0 +1,1 @@
+"""Checkpoint manifest, model cards and the embedded default model (data files)."""
