@@ -174,7 +174,7 @@ def _load_weights(trunk: Trunk, family: Family, variant: Variant, path: str) -> 
             f"no weights are published for this variant of {family.name}; give a checkpoint as path, or "
             "pretrained=False for random weights to train from"
         )
-    file = path or os.fspath(checkpoints.fetch(checkpoints.row(family.name, variant.checkpoint)))
+    file = path or os.fspath(checkpoints.fetch(checkpoints.find(family.name, variant.checkpoint)))
     state_dict = family.rename(checkpoints.read_state_dict(file))
     checkpoints.load_into(trunk, state_dict, file, unused=family.unused)
     return checkpoints.sha256_of(file)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import hear
 from .frontend import CPJKU_MEL
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .transformer import Block
+from .transformer import Block, PatchEmbed
 from .trunk import Readout, TimeAxis, Trunk, Variant
 
 __all__ = ["VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
@@ -69,7 +69,7 @@ class PaSST(Trunk):
         self.new_pos_embed = nn.Parameter(torch.randn(1, 2, dim) * 0.02)
         self.freq_new_pos_embed = nn.Parameter(torch.randn(1, dim, (n_mels - PATCH) // stride + 1, 1) * 0.02)
         self.time_new_pos_embed = nn.Parameter(torch.randn(1, dim, 1, time_positions) * 0.02)
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, dim, PATCH, stride)})
+        self.patch_embed = PatchEmbed(dim, PATCH, stride)
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         # The head's own LayerNorm has torch's default epsilon, unlike all others.
@@ -79,9 +79,12 @@ class PaSST(Trunk):
         """Run as many blocks as the wanted layers need, see `Trunk.forward`."""
         tokens, (n_freq, n_time) = self._embed(mel)
         taps: dict[str, Tensor] = {}
-        for i in range(self._depth_of(wanted) + 1):
+        depth = self._depth_of(wanted)
+        # Whoever reads no patch of the last block needs none of its work on patches.
+        n_last = None if str(depth) in wanted else len(self.prefix)
+        for i in range(depth + 1):
             if i > 0:
-                tokens = self.blocks[i - 1](tokens)
+                tokens = self.blocks[i - 1](tokens, n_last if i == depth else None)
             self._store(taps, wanted, str(i), tokens, (n_freq, n_time))
         if "features" in wanted or "logits" in wanted:
             features = self.norm(tokens[:, :2]).mean(1)
@@ -92,11 +95,12 @@ class PaSST(Trunk):
 
     def _embed(self, mel: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Make tokens: -> (batch, 2 + freq * time, dim), frequency-major, and the grid."""
-        patches = self.patch_embed["proj"](mel.unsqueeze(1))  # (batch, dim, freq, time)
-        n_freq, n_time = patches.shape[2:]
-        patches = patches + self.freq_new_pos_embed + self.time_new_pos_embed[..., :n_time]
+        patches = self.patch_embed(mel)  # (batch, freq, time, dim)
+        n_freq, n_time = patches.shape[1:3]
+        positions = self.freq_new_pos_embed + self.time_new_pos_embed[..., :n_time]  # (1, dim, freq, time)
+        patches = patches + positions.permute(0, 2, 3, 1)
         prefix = torch.cat([self.cls_token, self.dist_token], 1) + self.new_pos_embed
-        tokens = torch.cat([prefix.expand(len(mel), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
+        tokens = torch.cat([prefix.expand(len(mel), -1, -1), patches.flatten(1, 2)], 1)
         return tokens, (n_freq, n_time)
 
     def _depth_of(self, wanted: Collection[str]) -> int:
