@@ -217,9 +217,9 @@ class Embedder(nn.Module):
             try:
                 result = read(buffer.cut(item // n_starts, starts.to(item.device)[item % n_starts], length))
             except torch.OutOfMemoryError:
-                if size == 1:
+                if len(item) == 1:
                     raise
-                self._fitting_samples = size * length // 2
+                self._fitting_samples = len(item) * length // 2
                 continue
             yield result
             first += size

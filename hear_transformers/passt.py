@@ -23,7 +23,7 @@ from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .transformer import Block, PatchEmbed
 from .trunk import Readout, TimeAxis, Trunk, Variant
 
-__all__ = ["VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+__all__ = ["FAMILY", "VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 PATCH = 16  # mel bands and mel frames of a patch
 
@@ -193,12 +193,12 @@ VARIANTS = {
     "fsd50k-n": published("fsd50k-n", n_classes=200, **STRIDE_16),
 }
 
-load_model = hear.loader(
-    hear.Family(
-        name="passt",
-        network=PaSST,
-        variants=VARIANTS,
-        # The head of the distillation token: in every file, unused by the authors' forward.
-        unused=("head_dist.weight", "head_dist.bias"),
-    )
+FAMILY = hear.Family(
+    name="passt",
+    network=PaSST,
+    variants=VARIANTS,
+    # The head of the distillation token: in every file, unused by the authors' forward.
+    unused=("head_dist.weight", "head_dist.bias"),
 )
+
+load_model = hear.loader(FAMILY)

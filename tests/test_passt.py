@@ -1,0 +1,173 @@
+"""PaSST against what the authors' own code answers (tests/golden) and against the installed hear21passt."""
+
+import contextlib
+import importlib
+import io
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hear_transformers import checkpoints, hear, passt
+from tests.golden_weights import golden_audio, golden_state_dict
+
+GOLDEN = Path(__file__).parent / "golden"
+NETWORKS = sorted(path.stem.removeprefix("passt-") for path in GOLDEN.glob("passt-*.npz") if "hear" not in path.stem)
+PRESETS = sorted(path.stem.removeprefix("passt-hear-") for path in GOLDEN.glob("passt-hear-*.npz"))
+DEPTH = {"passt_l_kd_p16_128_ap47": 7}
+
+
+def golden_model(variant: str, name: str):
+    model = passt.load_model(variant=variant, pretrained=False)
+    state_dict = golden_state_dict(GOLDEN / f"{name}.json")
+    checkpoints.load_into(model.trunk, state_dict, name, unused=passt.FAMILY.unused)
+    return model
+
+
+def assert_equal(found, expected):
+    """Within 1e-4 of the largest magnitude, the tolerance of the golden answers."""
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    answers = np.load(GOLDEN / f"passt-{request.param}.npz")
+    model = golden_model(request.param, f"passt-{request.param}")
+    blocks = range(1, DEPTH.get(request.param, 12) + 1)
+    wanted = [f"{i}{part}" for i in blocks for part in ("", ".cls", ".dist")]
+    clips = golden_audio(32_000, int(answers["n_samples"]))
+    with torch.no_grad():
+        mel = model.frontend(clips)
+        taps = model.trunk(mel, [*wanted, "features", "logits"])
+        short = model.trunk(model.frontend(clips[:, :5_120]), ["logits"])["logits"]
+    return answers, {"mel": mel[:, :, ::64], "short160ms_logits": short, **taps}, blocks
+
+
+@pytest.mark.parametrize("layer", ["logits", "features", "short160ms_logits"])
+def test_network_gives_the_authors_numbers(network, layer):
+    answers, taps, _ = network
+    assert_equal(taps[layer], answers[layer])
+
+
+def test_mel_gives_the_authors_numbers(network):
+    answers, taps, _ = network
+    # 1e-3 dB; the spectrogram is (ln + 4.5) / 5.
+    tolerance = 1e-3 * np.log(10) / 10 / 5
+    np.testing.assert_allclose(taps["mel"].numpy(), answers["mel"], rtol=0, atol=tolerance)
+
+
+def test_every_block_gives_the_authors_tokens(network):
+    answers, taps, blocks = network
+    for i in blocks:
+        assert_equal(taps[f"{i}.cls"][:, :64], answers[f"tap_cls_block{i}"])
+        assert_equal(taps[f"{i}.dist"][:, :64], answers[f"tap_dist_block{i}"])
+        assert_equal(taps[str(i)].mean((1, 2))[:, :64], answers[f"tap_mean_block{i}"])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_gives_the_authors_hear_embeddings(preset):
+    answers = np.load(GOLDEN / f"passt-hear-{preset}.npz")
+    model = golden_model(preset, f"passt-hear-{preset}")
+    clips = golden_audio(32_000, int(answers["n_samples"]))
+    embeddings, timestamps = hear.get_timestamp_embeddings(clips, model)
+    assert embeddings.shape == tuple(answers["n_timestamps"])
+    assert_equal(embeddings[:, ::9], answers["timestamp_embeddings"])
+    assert_equal(timestamps, answers["timestamps"])
+    assert_equal(hear.get_scene_embeddings(clips, model), answers["scene"])
+    long_clips = golden_audio(32_000, int(answers["n_samples_long"]))
+    assert_equal(hear.get_scene_embeddings(long_clips, model), answers["scene_long"])
+
+
+PRESET_SIZES = {
+    "base": 1295,
+    "base2level": 2590,
+    "base2levelmel": 3358,
+    "base20sec": 1295,
+    "base30sec": 1295,
+    "hop160base": 1295,
+    "hop160base2lvl": 2590,
+    "hop160base2lvlmel": 3358,
+    "hop100base": 1295,
+    "hop100base2lvl": 2590,
+    "hop100base2lvlmel": 3358,
+}
+
+
+@pytest.mark.parametrize("preset", PRESET_SIZES)
+def test_preset_has_the_authors_size(preset):
+    small = replace(passt.VARIANTS[preset], network={**passt.VARIANTS[preset].network, "depth": 1})
+    model = hear.loader(replace(passt.FAMILY, variants={preset: small}))(pretrained=False)
+    assert (model.scene_embedding_size, model.timestamp_embedding_size) == (1295, PRESET_SIZES[preset])
+
+
+# Of the authors' own networks, without the head of the distillation token that they never use.
+PARAMETERS = {
+    "passt_s_swa_p16_128_ap476": 86_153_758,
+    "passt_l_kd_p16_128_ap47": 50_714_398,
+    "passt_s_p16_s16_128_ap468": 86_122_270,
+    "stfthop100": 86_323_486,
+    "stfthop160": 86_231_326,
+    "passt_30sec": 86_308_126,
+    "openmic": 85_373_992,
+    "fsd50k": 85_650_832,
+}
+
+
+@pytest.mark.parametrize("variant", PARAMETERS)
+def test_network_has_the_authors_number_of_parameters(variant):
+    network = passt.VARIANTS[variant].network
+    with torch.device("meta"):
+        trunk = passt.PaSST(**network)
+    unused = (768 + 1) * network.get("n_classes", 527)
+    assert sum(parameter.numel() for parameter in trunk.parameters()) == PARAMETERS[variant] - unused
+
+
+def test_a_checkpoint_of_the_authors_loads_from_its_path(tmp_path):
+    path = tmp_path / "passt-l-kd-ap.47.pt"
+    torch.save(golden_state_dict(GOLDEN / "passt-passt_l_kd_p16_128_ap47.json"), path)
+    model = passt.load_model(path, variant="passt_l_kd_p16_128_ap47")
+    answers = np.load(GOLDEN / "passt-passt_l_kd_p16_128_ap47.npz")
+    clips = golden_audio(32_000, int(answers["n_samples"]))
+    assert_equal(model.embed_scenes(clips)[:, :527], answers["logits"])
+    assert model.provenance()["weights_sha256"] == checkpoints.sha256_of(path)
+
+
+@pytest.fixture(scope="module")
+def authors():
+    """The authors' installed package with random weights, and those weights; it prints and warns on every call."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapper = importlib.import_module("hear21passt.wrapper")
+        preprocess = importlib.import_module("hear21passt.models.preprocess")
+        models = importlib.import_module("hear21passt.models.passt")
+        torch.manual_seed(0)
+        network = models.get_model("passt_s_swa_p16_128_ap476", pretrained=False)
+        mel = preprocess.AugmentMelSTFT(
+            n_mels=128, sr=32_000, win_length=800, hopsize=320, n_fft=1024, fmin=0.0, fmax=None, fmax_aug_range=2_000
+        )
+        yield wrapper.PasstBasicWrapper(mel=mel, net=network).eval(), network.state_dict()
+
+
+def authors_timestamps(preset: str, model, clips):
+    module = importlib.import_module(f"hear21passt.{preset}")
+    return module.get_timestamp_embeddings(clips, model)
+
+
+@pytest.mark.parametrize("seconds", [1.07, 2.74, 12.5, 21.0])
+@pytest.mark.parametrize("preset", ["base", "base2level", "base2levelmel"])
+def test_preset_equals_the_installed_hear21passt(authors, preset, seconds):
+    theirs, state_dict = authors
+    ours = passt.load_model(variant=preset, pretrained=False)
+    checkpoints.load_into(ours.trunk, state_dict, "hear21passt", unused=passt.FAMILY.unused)
+    clips = golden_audio(32_000, int(seconds * 32_000))[:1]
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        expected, expected_ms = authors_timestamps(preset, theirs, clips)
+        expected_scene = theirs.get_scene_embeddings(clips)
+    embeddings, timestamps = hear.get_timestamp_embeddings(clips, ours)
+    assert_equal(embeddings, expected.numpy())
+    assert_equal(timestamps, expected_ms.numpy())
+    assert_equal(hear.get_scene_embeddings(clips, ours), expected_scene.numpy())
