@@ -29,7 +29,7 @@ check: $(VENV)/.stamp-dev  ## formatting, lint, types, repeated code: all but th
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pylint hear_transformers cli tests
+	$(BIN)/pylint --recursive=y hear_transformers cli tests
 
 format: $(VENV)/.stamp-dev  ## reformat the code
 	$(BIN)/ruff format .

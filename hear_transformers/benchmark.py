@@ -1,17 +1,16 @@
 """PaSST beside the authors' hear21passt in one process: equal numbers first, then how much faster.
 
-Run ``make bench``, or ``python -m hear_transformers.benchmark --help``. Both sides hold the same random weights. Seconds
-on a shared machine say little; the ratio of two neighbours in one run does.
+Run ``make bench``, or ``python -m hear_transformers.benchmark --help``. Both sides hold the same random weights.
+Seconds on a shared machine say little; the ratio of two neighbours in one run does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import io
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import hear, passt
 from .embedder import Embedder
+from .foreign import silenced
 
 TOLERANCE = 1e-4  # of the largest magnitude, in float32; that of the golden answers
 GEMM_SHAPE = (2048, 768, 3072)  # the larger matrix product of a PaSST block's MLP, over 2048 tokens
@@ -81,16 +81,16 @@ TASKS = (
 
 
 @contextlib.contextmanager
-def _silenced() -> Any:
+def contained() -> Iterator[None]:
     """Contain the authors' package, which prints and warns on every call."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with silenced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def authors_model(device: str) -> Any:
     """Build the authors' base model with random weights."""
-    with _silenced():
+    with contained():
         wrapper = importlib.import_module("hear21passt.wrapper")
         preprocess = importlib.import_module("hear21passt.models.preprocess")
         models = importlib.import_module("hear21passt.models.passt")
@@ -135,7 +135,7 @@ def gemm_peak(precision: torch.dtype, device: str) -> float:
 def run(task: Task, theirs: Any, repeats: int, device: str) -> list[str]:
     """Compare and time one task; give the lines of the table."""
     audio = 0.1 * torch.randn(task.clips, int(task.seconds * 32_000), generator=torch.Generator().manual_seed(0))
-    with _silenced():
+    with contained():
         expected = task.theirs(theirs, audio)
         their_seconds = seconds_of(lambda: task.theirs(theirs, audio), repeats)
     lines = []

@@ -21,7 +21,7 @@ from . import hear
 from .frontend import CPJKU_MEL
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .transformer import Block, PatchEmbed
-from .trunk import Readout, TimeAxis, Trunk, Variant
+from .trunk import Readout, TimeAxis, Trunk, Variant, depth_of
 
 __all__ = ["FAMILY", "VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -79,7 +79,7 @@ class PaSST(Trunk):
         """Run as many blocks as the wanted layers need, see `Trunk.forward`."""
         tokens, (n_freq, n_time) = self._embed(mel)
         taps: dict[str, Tensor] = {}
-        depth = self._depth_of(wanted)
+        depth = depth_of(wanted, len(self.blocks))
         # Whoever reads no patch of the last block needs none of its work on patches.
         n_last = None if str(depth) in wanted else len(self.prefix)
         for i in range(depth + 1):
@@ -102,11 +102,6 @@ class PaSST(Trunk):
         prefix = torch.cat([self.cls_token, self.dist_token], 1) + self.new_pos_embed
         tokens = torch.cat([prefix.expand(len(mel), -1, -1), patches.flatten(1, 2)], 1)
         return tokens, (n_freq, n_time)
-
-    def _depth_of(self, wanted: Collection[str]) -> int:
-        """Give the number of blocks that the wanted layers need."""
-        numbers = [layer.partition(".")[0] for layer in wanted]
-        return max(int(number) if number.isdecimal() else len(self.blocks) for number in numbers)
 
     def _store(
         self, taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens: Tensor, grid: tuple[int, int]

@@ -60,6 +60,12 @@ class Trunk(nn.Module):
         raise TypeError(f"{type(self).__name__} has no forward of its own")
 
 
+def depth_of(wanted: Collection[str], n_blocks: int) -> int:
+    """Give the number of blocks that the wanted layers need; names such as "logits" need all `n_blocks`."""
+    numbers = [layer.partition(".")[0] for layer in wanted]
+    return max(int(number) if number.isdecimal() else n_blocks for number in numbers)
+
+
 @dataclass(frozen=True, slots=True)
 class Readout:
     """One vector per window: how long the window is, which layers are read, how they are pooled.

@@ -1,9 +1,6 @@
 """PaSST against what the authors' own code answers (tests/golden) and against the installed hear21passt."""
 
-import contextlib
 import importlib
-import io
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import checkpoints, hear, passt
+from hear_transformers import benchmark, checkpoints, hear, passt
 from tests.golden_weights import golden_audio, golden_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -136,37 +133,20 @@ def test_a_checkpoint_of_the_authors_loads_from_its_path(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def authors():
-    """The authors' installed package with random weights, and those weights; it prints and warns on every call."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wrapper = importlib.import_module("hear21passt.wrapper")
-        preprocess = importlib.import_module("hear21passt.models.preprocess")
-        models = importlib.import_module("hear21passt.models.passt")
-        torch.manual_seed(0)
-        network = models.get_model("passt_s_swa_p16_128_ap476", pretrained=False)
-        mel = preprocess.AugmentMelSTFT(
-            n_mels=128, sr=32_000, win_length=800, hopsize=320, n_fft=1024, fmin=0.0, fmax=None, fmax_aug_range=2_000
-        )
-        yield wrapper.PasstBasicWrapper(mel=mel, net=network).eval(), network.state_dict()
-
-
-def authors_timestamps(preset: str, model, clips):
-    module = importlib.import_module(f"hear21passt.{preset}")
-    return module.get_timestamp_embeddings(clips, model)
+def theirs():
+    """The authors' installed package with random weights."""
+    return benchmark.authors_model("cpu")
 
 
 @pytest.mark.parametrize("seconds", [1.07, 2.74, 12.5, 21.0])
 @pytest.mark.parametrize("preset", ["base", "base2level", "base2levelmel"])
-def test_preset_equals_the_installed_hear21passt(authors, preset, seconds):
-    theirs, state_dict = authors
-    ours = passt.load_model(variant=preset, pretrained=False)
-    checkpoints.load_into(ours.trunk, state_dict, "hear21passt", unused=passt.FAMILY.unused)
+def test_preset_equals_the_installed_hear21passt(theirs, preset, seconds):
+    ours = benchmark.our_model(preset, theirs, "float32", "cpu")
     clips = golden_audio(32_000, int(seconds * 32_000))[:1]
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        expected, expected_ms = authors_timestamps(preset, theirs, clips)
-        expected_scene = theirs.get_scene_embeddings(clips)
+    with benchmark.contained():
+        module = importlib.import_module(f"hear21passt.{preset}")
+        expected, expected_ms = module.get_timestamp_embeddings(clips, theirs)
+        expected_scene = module.get_scene_embeddings(clips, theirs)
     embeddings, timestamps = hear.get_timestamp_embeddings(clips, ours)
     assert_equal(embeddings, expected.numpy())
     assert_equal(timestamps, expected_ms.numpy())
