@@ -44,12 +44,12 @@ class Embedder(nn.Module):
     variant : what is read from it
     name : of the family and the variant, for provenance and messages
     precision : of the network, "float32" or "bfloat16"; front end and results are float32 always
-    weights_sha256 : hash of the checkpoint file, None for random weights
 
     Attributes
     ----------
     sample_rate : of the waveforms it takes, in Hz
     scene_embedding_size, timestamp_embedding_size : numbers per embedding
+    weights_sha256 : hash of the checkpoint file, None for random weights
     batch_size : windows per forward pass; None = as many as fill `BATCH_SECONDS`
     """
 
@@ -60,7 +60,6 @@ class Embedder(nn.Module):
         *,
         name: tuple[str, str],
         precision: str = "float32",
-        weights_sha256: str | None = None,
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
@@ -70,7 +69,7 @@ class Embedder(nn.Module):
         self.variant = variant
         self.name = name
         self.precision = precision
-        self.weights_sha256 = weights_sha256
+        self.weights_sha256: str | None = None
         self.sample_rate = variant.frontend.sample_rate
         self.batch_size: int | None = None
         if precision != "float32":
@@ -113,7 +112,7 @@ class Embedder(nn.Module):
         for readout in (variant.scene, *variant.timestamps):
             self._check_readout(readout)
         if variant.framing == "native":
-            self._check_native(variant.timestamps[0])
+            self._check_native(variant.timestamps)
 
     def _check_readout(self, readout: Readout) -> None:
         if readout.pool not in POOL_NAMES:
@@ -136,7 +135,10 @@ class Embedder(nn.Module):
                 f"choose {shortest * ms:g} to {longest * ms:g} ms"
             )
 
-    def _check_native(self, readout: Readout) -> None:
+    def _check_native(self, readouts: tuple[Readout, ...]) -> None:
+        readout, *others = readouts
+        if others:
+            raise OptionError("framing='native' reads chunks of one length; give one window_ms, or framing='windowed'")
         vectors = [layer for layer in readout.layers if self.layer_axis(layer) is None]
         if vectors:
             grids = [layer for layer, axis in self.trunk.layers.items() if axis is not None]
@@ -417,11 +419,11 @@ class Embedder(nn.Module):
             *_, buffer = self._collect(held)
             length = max(buffer.stop, self.min_samples)
             return self._embed_windows(buffer, torch.zeros(1, dtype=torch.int64), length, scene)[:, 0]
-        total, count = torch.zeros(()), 0
+        total, count = torch.zeros((), dtype=torch.float64), 0
         for embeddings in self._stream_windowed(chain(held, later), (scene,), self.variant.scene_hop_ms):
-            total = total.to(embeddings.device) + embeddings.double().sum(1)
+            total = total + embeddings.sum(1).cpu().double()
             count += embeddings.shape[1]
-        return (total / count).float()
+        return (total / count).to(self._device, torch.float32)
 
     def embed_timestamps(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """Embed clips along time.

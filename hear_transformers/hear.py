@@ -153,8 +153,11 @@ def loader(family: Family) -> LoadModel:
         row = family.variants[name]
         trunk = random_trunk(family, row)
         chosen = choose(row, trunk, layer=layer, pool=pool, hop_ms=hop_ms, window_ms=window_ms, framing=framing)
-        sha256 = _load_weights(trunk, family, row, os.fspath(path)) if path or pretrained else None
-        return Embedder(trunk, chosen, name=(family.name, name), precision=precision, weights_sha256=sha256)
+        # The options are checked before a file is fetched for them.
+        model = Embedder(trunk, chosen, name=(family.name, name), precision=precision)
+        if path or pretrained:
+            model.weights_sha256 = _load_weights(trunk, family, row, os.fspath(path))
+        return model
 
     load_model.__doc__ = LoadModel.__call__.__doc__
     return load_model

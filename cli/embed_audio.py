@@ -1,0 +1,184 @@
+"""The command `embed-audio`: audio files -> embeddings."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hear_transformers import FAMILIES, __version__
+
+from .failures import guarded, printable
+
+if TYPE_CHECKING:
+    from hear_transformers.extract import Outcome, Report
+
+FEW_FILES = 10
+"""Up to so many files each gets a line of its own at the end."""
+
+FEW_WARNINGS = 3
+
+TIME_OPTIONS = ("hop_ms", "window_ms", "framing")
+"""Options that only embeddings along time know."""
+
+EXAMPLES = """\b
+Examples:
+  embed-audio input.wav                        one vector: input.npz
+  embed-audio input.wav --layer 8              of the eighth block
+  embed-audio clips/ --hop-ms 50 --out table.parquet
+                                               a vector every 50 ms, all in one table
+  embed-audio "clips/**/*.flac" --model passt --layer 4,8,12 --pool meanmax --out embeddings
+  find . -name "*.ogg" | embed-audio - --json
+
+Files that are there already are skipped, so an interrupted run is taken up by the same command.
+What can be chosen: hear-transformers list, hear-transformers info MODEL.
+"""
+
+
+def milliseconds(context: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
+    """Read one or several numbers: "160" or "160,800"."""
+    if value is None:
+        return None
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a number in ms, nor a list such as 160,800") from error
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "--model",
+    default=next(iter(FAMILIES)),
+    show_default=True,
+    metavar="NAME",
+    help=f"{', '.join(FAMILIES)}, or a Python module that follows the HEAR API.",
+)
+@click.option("--variant", metavar="NAME", help="Which network of that family.  [default: its first]")
+@click.option("--weights", metavar="FILE", help="Checkpoint to use instead of the published one.")
+@click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")
+@click.option("--pool", metavar="NAME", help="How a layer becomes a vector: mean, max, meanmax, flat, cls, ...")
+@click.option("--scene/--timestamps", default=None, help="One vector per file (the default), or vectors along time.")
+@click.option("--hop-ms", type=float, metavar="MS", help="Time between two vectors; implies --timestamps.")
+@click.option("--window-ms", callback=milliseconds, metavar="MS", help="Audio that one vector sees; several: 160,800.")
+@click.option(
+    "--framing", metavar="NAME", help="windowed: a window around each time; native: the network's own frames."
+)
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
+@click.option("--precision", metavar="NAME", help="Of the network: float32 or bfloat16; results are float32 always.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Windows that go through it at once.")
+@click.option("--out", default=".", show_default=True, metavar="PATH", help="Folder, or a .npz, .npy or .parquet file.")
+@click.option(
+    "--format", metavar="NAME", help="npz, npy or parquet (one table for all).  [default: by --out, else npz]"
+)
+@click.option("--overwrite", is_flag=True, help="Make outputs anew that are there already.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file on stdout.")
+@click.version_option(__version__)
+@guarded
+def main(
+    inputs: tuple[str, ...],
+    model: str,
+    weights: str | None,
+    scene: bool | None,
+    device: str,
+    out: str,
+    format: str | None,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Embed audio files: numbers that say what is heard, from any layer, for whole files or along time.
+
+    INPUT is an audio file, a folder (searched for audio with all its subfolders), a pattern in quotes, or - for a list
+    of paths on stdin.
+    """
+    # Imported here because PyTorch takes seconds and --help must not.
+    from hear_transformers import catalogue, extract, sources, writers
+
+    given = {name: value for name, value in options.items() if value is not None}
+    timestamps = wants_timestamps(scene, given)
+    format = writers.choose_format(Path(out), format)
+    found = sources.find(inputs, sys.stdin)
+    if not found:
+        raise click.UsageError("nothing to embed: the list on stdin is empty")
+    embedder = catalogue.load(model, weights or "", device, given)
+    with Progress(len(found), quiet=quiet, as_json=as_json) as progress:
+        report = extract.extract(
+            embedder, found, Path(out), format, timestamps=timestamps, overwrite=overwrite, on_outcome=progress.show
+        )
+    if not (quiet or as_json):
+        summarise(report)
+    sys.exit(1 if report.failed else 0)
+
+
+def wants_timestamps(scene: bool | None, given: dict[str, Any]) -> bool:
+    """Decide between one vector per file and vectors along time, which options about time imply."""
+    about_time = [f"--{name.replace('_', '-')}" for name in TIME_OPTIONS if name in given]
+    if scene and about_time:
+        raise click.UsageError(
+            f"--scene gives one vector per file, so {', '.join(about_time)} would do nothing; "
+            "use --timestamps for vectors along time, or leave it out"
+        )
+    return not scene if scene is not None else bool(about_time)
+
+
+class Progress:
+    """Shows outcomes as they come: a bar and errors on stderr, JSON on stdout."""
+
+    def __init__(self, total: int, *, quiet: bool, as_json: bool) -> None:
+        from tqdm import tqdm
+
+        hidden = quiet or as_json or not sys.stderr.isatty()
+        self.bar = tqdm(total=total, unit="file", disable=hidden, file=sys.stderr)
+        self.as_json = as_json
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+
+    def show(self, outcome: Outcome) -> None:
+        """Show what became of one source."""
+        if outcome.status == "failed":
+            self.bar.write(printable(f"Error: {outcome.message}"), file=sys.stderr)
+        if self.as_json:
+            click.echo(json.dumps(as_record(outcome)))
+        self.bar.update()
+
+
+def as_record(outcome: Outcome) -> dict[str, Any]:
+    """Make the JSON object of one source."""
+    failed = outcome.status == "failed"
+    return {
+        "input": outcome.source,
+        "output": None if outcome.output is None else str(outcome.output),
+        "status": outcome.status,
+        "shape": outcome.shape,
+        "seconds": outcome.seconds,
+        "error": outcome.message if failed else None,
+        "warning": None if failed else outcome.message or None,
+    }
+
+
+def summarise(report: Report) -> None:
+    """Say what was written, and what is doubtful about what was not."""
+    if len(report.written) <= FEW_FILES:
+        for outcome in report.written:
+            click.echo(printable(f"{outcome.source} -> {outcome.output}  {outcome.shape} float32"))
+    doubts = [outcome.message for outcome in report.skipped if outcome.message]
+    for doubt in doubts[:FEW_WARNINGS]:
+        click.echo(printable(f"Warning: {doubt}"), err=True)
+    if len(doubts) > FEW_WARNINGS:
+        click.echo(f"Warning: the same of {len(doubts) - FEW_WARNINGS} more files", err=True)
+    parts = [f"{len(report.written)} written"]
+    if report.skipped:
+        parts.append(f"{len(report.skipped)} skipped, already there (--overwrite makes them anew)")
+    if report.failed:
+        parts.append(f"{len(report.failed)} failed")
+    click.echo(", ".join(parts))

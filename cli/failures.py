@@ -1,0 +1,50 @@
+"""How command lines fail: one line on stderr and an exit code, never a traceback.
+
+1: some or all of the work failed. 2: the command itself is wrong. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
+import click
+
+from hear_transformers.errors import HearTransformersError, OptionError
+
+P = ParamSpec("P")
+
+
+class Failure(click.ClickException):
+    """One line on stderr, then the end."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(printable(message))
+        self.exit_code = exit_code
+
+
+def printable(text: str) -> str:
+    """Replace what no terminal can print: a file name need not be text."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn every exception of a command into a message and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except OptionError as error:
+            raise Failure(str(error), 2) from error
+        except HearTransformersError as error:
+            raise Failure(str(error), 1) from error
+        except KeyboardInterrupt as error:
+            raise Failure("interrupted", 130) from error
+        except Exception as error:
+            raise Failure(f"{type(error).__name__}: {error}", 1) from error
+
+    return run

@@ -1,0 +1,138 @@
+"""The command `hear-transformers`: which models there are, their weights, and whether a module follows HEAR."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from hear_transformers import __version__
+
+from .failures import guarded, printable
+
+
+@click.group()
+@click.version_option(__version__)
+def main() -> None:
+    """Know the models of this package; to embed audio, use embed-audio."""
+
+
+@main.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+@guarded
+def list_command(as_json: bool) -> None:
+    """List every family and variant."""
+    from hear_transformers import catalogue
+
+    models = catalogue.list_models()
+    if as_json:
+        click.echo(json.dumps(models, indent=2))
+        return
+    rows = [("MODEL", "VARIANT", "PARAMETERS", "MB", "LICENCE", "METRIC", "HERE")]
+    for model in models:
+        here = {True: "yes", False: "no", None: "-"}[model.get("on_this_machine")]
+        cells = (str(model.get(key) or "-") for key in ("megabytes", "licence", "metric"))
+        rows.append((model["family"], model["variant"], f"{model['parameters'] / 1e6:.1f} M", *cells, here))
+    echo_table(rows)
+
+
+@main.command()
+@click.argument("name", metavar="[MODEL] VARIANT")
+@click.argument("variant", required=False, metavar="")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@guarded
+def info(name: str, variant: str | None, as_json: bool) -> None:
+    """Say what can be read from one network: its layers, its own choices, its lengths, its weights.
+
+    A MODEL alone means its first variant.
+    """
+    from hear_transformers import catalogue
+
+    description = catalogue.describe(*catalogue.resolve(name, variant))
+    if as_json:
+        click.echo(json.dumps(description, indent=2))
+        return
+    layers = description.pop("layers")
+    for key, value in description.items():
+        if isinstance(value, dict):
+            click.echo(f"{key}:")
+            echo_table([(f"  {name}", as_text(value[name])) for name in value if value[name] is not None])
+        else:
+            click.echo(f"{key}: {as_text(value)}")
+    click.echo()
+    rows = [("LAYER", "SIZE", "BANDS", "HOP MS", "SEES MS")]
+    for layer in layers:
+        whole = "window" if layer["field_ms"] is None else f"{layer['field_ms']:g}"
+        hop = "-" if layer["hop_ms"] is None else f"{layer['hop_ms']:g}"
+        rows.append((layer["layer"], str(layer["size"]), str(layer["n_freq"]), hop, whole))
+    echo_table(rows)
+
+
+@main.command()
+@click.argument("name", metavar="[MODEL] VARIANT|all")
+@click.argument("variant", required=False, metavar="")
+@guarded
+def download(name: str, variant: str | None) -> None:
+    """Download the weights of a variant, or of all variants of a model, and verify them."""
+    from hear_transformers import catalogue, checkpoints
+
+    failed = False
+    for row in catalogue.downloads(*catalogue.resolve(name, variant)):
+        try:
+            click.echo(printable(str(checkpoints.fetch(row, progress=sys.stderr.isatty()))))
+        except checkpoints.WeightsError as error:
+            click.echo(printable(f"Error: {error}"), err=True)
+            failed = True
+    sys.exit(1 if failed else 0)
+
+
+@main.command()
+@click.argument("module")
+@click.option("--weights", default="", metavar="FILE", help="Checkpoint for its load_model.")
+@click.option("--options", default="{}", metavar="JSON", help='More for its load_model: \'{"variant": "base"}\'.')
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
+@guarded
+def validate(module: str, weights: str, options: str, device: str) -> None:
+    """Check that a Python MODULE follows the HEAR API: one of ours, of another package, or of your own."""
+    from hear_transformers import catalogue, contract
+
+    # As `python -m` does: a module of your own lies in the current folder. Last, so that it hides nothing.
+    sys.path.append(os.getcwd())
+    for finding in contract.check(module, weights, parse_options(options), catalogue.pick_device(device)):
+        click.echo(finding)
+    click.echo("Looks good!")
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(f"{text!r} is not JSON ({error})", param_hint="--options") from error
+    if not isinstance(options, dict):
+        raise click.BadParameter(f'{text!r} is not a JSON object; an example: {{"layer": 8}}', param_hint="--options")
+    return options
+
+
+def as_text(value: Any) -> str:
+    """Write a value of JSON for people."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {as_text(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return " + ".join(map(as_text, value))
+    if value is None:
+        return "no limit"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def echo_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

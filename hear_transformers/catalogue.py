@@ -1,0 +1,185 @@
+"""Which models there are, what can be read from each, and loading one by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from . import FAMILIES, checkpoints
+from .checkpoints import Checkpoint
+from .embedder import Embedder
+from .errors import OptionError
+from .extract import Model
+from .foreign import ForeignModel, import_hear
+from .trunk import Variant, layer_table
+
+DEVICES = ("cuda", "mps", "cpu")
+"""Types of devices, in the order in which "auto" prefers them."""
+
+
+def family(name: str) -> ModuleType:
+    """Import the module of a family; raise OptionError that lists the families there are."""
+    if name not in FAMILIES:
+        raise OptionError(f"model={name!r} is unknown; choose one of {', '.join(FAMILIES)}")
+    return importlib.import_module(f"hear_transformers.{name}")
+
+
+def resolve(name: str, variant_name: str | None = None) -> tuple[str, str | None]:
+    """Give family and variant of what a user names: a family, a family and a variant, or a variant alone.
+
+    Raises
+    ------
+    OptionError : neither a family nor a variant has this name, or variants of several families have it
+    """
+    if name in FAMILIES or variant_name is not None:
+        return name, variant_name
+    owners = [owner for owner in FAMILIES if name in family(owner).VARIANTS]
+    if len(owners) != 1:
+        reason = f"is a variant of {' and '.join(owners)}; name the family too" if owners else "is unknown"
+        raise OptionError(f"{name!r} {reason}; choose {', '.join(FAMILIES)}, or a variant of hear-transformers list")
+    return owners[0], name
+
+
+def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, Any] | None = None) -> Model:
+    """Load a model onto a device.
+
+    Parameters
+    ----------
+    name : of a family, or of any other module that follows the HEAR API
+    path : checkpoint; empty for the published one
+    device : "auto", or what PyTorch calls one ("cuda:1")
+    options : for the family's `load_model`, and "batch_size"; other modules take none
+
+    Raises
+    ------
+    OptionError : model, device or an option is unknown
+    WeightsError : the checkpoint is missing, damaged, or for another network
+    """
+    place = pick_device(device)
+    chosen = dict(options or {})
+    own = name.removeprefix("hear_transformers.")
+    if own not in FAMILIES:
+        return _load_foreign(name, path, place, chosen)
+    batch_size = chosen.pop("batch_size", None)
+    model: Embedder = family(own).load_model(path, **chosen)
+    model.batch_size = batch_size
+    return model.to(place)
+
+
+def _load_foreign(name: str, path: str, device: torch.device, options: Mapping[str, Any]) -> ForeignModel:
+    try:
+        import_hear(name)
+    except OptionError as error:
+        raise OptionError(f"{error}; model is one of {', '.join(FAMILIES)}, or a module that follows HEAR") from error
+    if options:
+        raise OptionError(
+            f"{', '.join(options)}: the HEAR API has no such options, so the module {name!r} cannot take them; "
+            f"they are for {', '.join(FAMILIES)}"
+        )
+    return ForeignModel(name, path, device)
+
+
+def pick_device(name: str) -> torch.device:
+    """Give the device of a name, "auto" for the fastest there is; raise OptionError if it cannot be used."""
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    known = [kind for kind in DEVICES if usable[kind]]
+    if name == "auto":
+        return torch.device(known[0])
+    try:
+        device = torch.device(name)
+        if device.type not in known:
+            raise RuntimeError("not there")
+        torch.zeros(1, device=device)  # the only way to learn that the number of a device is too high
+    except RuntimeError as error:
+        raise OptionError(f"device={name!r} cannot be used here; choose auto or {', '.join(known)}") from error
+    return device
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Give one row for every variant of every family, ready for JSON."""
+    parameters: dict[str, int] = {}  # many variants share a network
+    rows = []
+    for name in FAMILIES:
+        for variant_name, variant in family(name).VARIANTS.items():
+            network = f"{name} {variant.network}"
+            if network not in parameters:
+                parameters[network] = count_parameters(name, variant)
+            row = {"family": name, "variant": variant_name, "parameters": parameters[network]}
+            rows.append(row | _published(name, variant))
+    return rows
+
+
+def count_parameters(name: str, variant: Variant) -> int:
+    """Count the parameters of a variant's network, without the memory for it."""
+    with torch.device("meta"):
+        trunk = family(name).FAMILY.network(**variant.network)
+    return sum(parameter.numel() for parameter in trunk.parameters())
+
+
+def _checkpoint(name: str, variant: Variant) -> Checkpoint | None:
+    return checkpoints.find(name, variant.checkpoint) if variant.checkpoint else None
+
+
+def _published(name: str, variant: Variant) -> dict[str, Any]:
+    """Describe the checkpoint of a variant."""
+    row = _checkpoint(name, variant)
+    if row is None:
+        return {"checkpoint": None}
+    path = checkpoints.locate(row)
+    size = path.stat().st_size if path else row.bytes
+    return {
+        "checkpoint": row.file,
+        "megabytes": None if size is None else round(size / 1e6, 1),
+        "licence": row.licence,
+        "trained_on": row.trained_on,
+        "metric": row.metric,
+        "source": row.source,
+        "url": row.url,
+        "on_this_machine": path is not None,
+    }
+
+
+def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
+    """Say all about one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON."""
+    model: Embedder = family(name).load_model(variant=variant_name, pretrained=False)
+    variant = model.variant
+    ms = 1000 / model.sample_rate
+    return {
+        "family": name,
+        "variant": model.name[1],
+        "about": FAMILIES[name],
+        "parameters": count_parameters(name, variant),
+        "sample_rate": model.sample_rate,
+        "shortest_window_ms": model.min_samples * ms,
+        "longest_window_ms": None if model.max_samples is None else model.max_samples * ms,
+        "scene_embedding_size": model.scene_embedding_size,
+        "timestamp_embedding_size": model.timestamp_embedding_size,
+        "defaults": {key: model.provenance()[key] for key in ("scene", "timestamps", "hop_ms", "framing", "precision")},
+        "layers": [
+            {"layer": row.name, "size": row.size, "n_freq": row.n_freq, "hop_ms": row.hop_ms, "field_ms": row.field_ms}
+            for row in layer_table(model.trunk, variant.frontend)
+        ],
+        "weights": _published(name, variant),
+    }
+
+
+def downloads(name: str, variant_name: str | None = None) -> list[Checkpoint]:
+    """Give the checkpoints of one variant (None: the family's first), or of "all" of a family, each once.
+
+    Raises
+    ------
+    OptionError : family or variant is unknown, or no weights are published for it
+    """
+    variants: Mapping[str, Variant] = family(name).VARIANTS
+    variant_name = next(iter(variants)) if variant_name is None else variant_name
+    if variant_name != "all" and variant_name not in variants:
+        raise OptionError(f"variant={variant_name!r} is unknown to {name}; choose all or one of {', '.join(variants)}")
+    chosen = variants.values() if variant_name == "all" else [variants[variant_name]]
+    rows = dict.fromkeys(row for variant in chosen if (row := _checkpoint(name, variant)))
+    if not rows:
+        raise OptionError(f"no weights are published for {name} {variant_name}; train some, or give a file of your own")
+    return list(rows)

@@ -1,0 +1,102 @@
+"""Decoding, downmixing and resampling; what is refused is in test_bad_input.py."""
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from hear_transformers import audio
+
+RATES = [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000]
+
+
+@pytest.mark.parametrize("sample_rate", RATES)
+def test_any_rate_becomes_the_wanted_one(audio_file, sample_rate):
+    path = audio_file(sample_rate=sample_rate)
+    expected = soxr.resample(soundfile.read(path, dtype="float32")[0], sample_rate, 32_000, quality="HQ")
+    waveform = audio.read(path, 32_000)
+    assert waveform.dtype == torch.float32
+    np.testing.assert_array_equal(waveform, expected)
+
+
+@pytest.mark.parametrize("block_seconds", [0.001, 0.37, 5.0])
+def test_blocks_of_any_length_join_to_the_whole(audio_file, block_seconds):
+    path = audio_file(sample_rate=44_100, seconds=2.01)
+    joined = torch.cat(list(audio.blocks(path, 32_000, block_seconds)))
+    assert torch.equal(joined, audio.read(path, 32_000))
+
+
+def test_the_same_rate_is_left_alone(audio_file):
+    path = audio_file(subtype="FLOAT")
+    np.testing.assert_array_equal(audio.read(path, 32_000), soundfile.read(path, dtype="float32")[0])
+
+
+def test_a_tone_above_the_new_nyquist_is_removed(audio_file):
+    t = np.arange(44_100) / 44_100
+    path = audio_file(samples=0.5 * np.sin(2 * np.pi * 17_000 * t), sample_rate=44_100, subtype="FLOAT")
+    assert audio.read(path, 32_000)[2_000:-2_000].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_channels_are_averaged(audio_file, channels):
+    samples = np.linspace(-0.5, 0.5, 3_200 * channels).reshape(-1, channels).astype("float32")
+    path = audio_file(samples=samples, subtype="FLOAT")
+    np.testing.assert_allclose(audio.read(path, 32_000), samples.mean(1), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [
+        ("a.wav", {"subtype": "PCM_U8"}, 0.01),
+        ("a.wav", {"subtype": "PCM_16"}, 1e-4),
+        ("a.wav", {"subtype": "PCM_24"}, 1e-6),
+        ("a.wav", {"subtype": "PCM_32"}, 1e-6),
+        ("a.wav", {"subtype": "DOUBLE"}, 1e-6),
+        ("a.flac", {}, 1e-4),
+        ("a.aiff", {}, 1e-4),
+        ("a.au", {}, 1e-4),
+        ("a.caf", {}, 1e-4),
+        ("a.w64", {}, 1e-4),
+        ("a.rf64", {}, 1e-4),
+        ("a.ogg", {}, 0.05),
+        ("a.mp3", {}, 0.05),
+    ],
+)
+def test_formats_and_widths_give_the_same_waveform(audio_file, name, options, tolerance):
+    expected = audio.read(audio_file("expected.wav", subtype="FLOAT"), 32_000)
+    waveform = audio.read(audio_file(name, **options), 32_000)
+    assert len(waveform) == len(expected)
+    assert (waveform - expected)[1_000:-1_000].abs().max() < tolerance
+
+
+def test_opus_is_read(audio_file):
+    path = audio_file("a.opus", sample_rate=48_000, format="OGG", subtype="OPUS")
+    assert len(audio.read(path, 32_000)) == 32_000
+
+
+def test_a_wav_written_into_a_pipe_is_read_whole(audio_file):
+    path = audio_file()
+    content = bytearray(path.read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"  # what FFmpeg leaves where it cannot go back
+    path.write_bytes(content)
+    assert len(audio.read(path, 32_000)) == 32_000
+
+
+def test_a_flac_of_unknown_length_is_read_whole(audio_file):
+    path = audio_file("a.flac")
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # total samples, the last 36 bits of bytes 18 to 25, 0 if unknown
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    assert len(audio.read(path, 32_000)) == 32_000
+
+
+def test_a_clip_too_short_for_one_new_sample_becomes_one(audio_file):
+    path = audio_file(samples=np.array([0.25, 0.75]), sample_rate=192_000, subtype="FLOAT")
+    assert audio.read(path, 16_000).tolist() == [0.5]
+
+
+def test_decoding_stops_where_the_reader_stops(audio_file):
+    first = next(audio.blocks(audio_file(seconds=3), 32_000, block_seconds=0.5))
+    assert len(first) == 16_000

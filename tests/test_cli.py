@@ -1,0 +1,347 @@
+"""The two commands as they are installed: what they print where, exit codes, what follows from the options."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hear_transformers import FAMILIES, __version__, catalogue
+
+
+@pytest.mark.parametrize("name", ["embed-audio", "hear-transformers"])
+def test_help_and_version_need_no_torch(name):
+    """Seconds of start-up are PyTorch's, so its absence stands for speed."""
+    code = f"""
+import sys
+from importlib.metadata import entry_points
+(entry,) = entry_points(group="console_scripts", name={name!r})
+entry.load()(["--help"], standalone_mode=False)
+sys.exit("torch" in sys.modules or "numpy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("name", ["embed-audio", "hear-transformers"])
+def test_version_is_that_of_the_package(installed_command, name):
+    assert __version__ in installed_command(name)("--version").stdout
+
+
+# embed-audio
+
+
+def test_one_file_becomes_one_npz(embed_audio, audio_file, tmp_path):
+    audio_file()
+    result = embed_audio("tone.wav")
+    assert result.exit_code == 0
+    assert result.stdout == "tone.wav -> tone.npz  (96,) float32\n1 written\n"
+    assert result.stderr == ""
+    with np.load(tmp_path / "tone.npz") as archive:
+        provenance = json.loads(str(archive["provenance"]))
+    assert provenance["family"] == "efficientat"
+    assert provenance["variant"] == "mn01_as"
+    assert provenance["embedding"] == "scene"
+    assert len(provenance["weights_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        ([], (96,)),
+        (["--scene"], (96,)),
+        (["--timestamps"], (21, 96)),
+        (["--hop-ms=100"], (11, 96)),
+        (["--window-ms=320"], (21, 96)),
+        (["--window-ms=160,320"], (21, 192)),
+        (["--framing=windowed"], (21, 96)),
+        (["--layer=2"], (8,)),
+        (["--layer=2,-1", "--pool=meanmax"], (208,)),
+        (["--precision=bfloat16"], (96,)),
+        (["--batch-size=3", "--timestamps"], (21, 96)),
+        (["--device=cpu"], (96,)),
+    ],
+)
+def test_options_say_what_is_embedded(embed_audio, audio_file, tmp_path, arguments, shape):
+    audio_file()
+    result = embed_audio("tone.wav", *arguments)
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "tone.npz") as archive:
+        assert archive["embedding"].shape == shape
+        assert ("timestamps" in archive) == (len(shape) == 2)
+
+
+@pytest.mark.parametrize("option", ["--hop-ms=50", "--window-ms=160", "--framing=windowed"])
+def test_scene_with_an_option_about_time_is_refused(embed_audio, audio_file, option):
+    result = embed_audio(audio_file(), "--scene", option)
+    assert result.exit_code == 2
+    assert f"{option.partition('=')[0]} would do nothing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "outputs"),
+    [
+        (["--out=x"], ["x/a.npz", "x/sub/b.npz"]),
+        (["--format=npy"], ["a.npy", "a.npy.json", "sub/b.npy", "sub/b.npy.json"]),
+        (["--format=parquet"], ["embeddings.parquet"]),
+        (["--out=x/table.parquet"], ["x/table.parquet"]),
+    ],
+)
+def test_outputs_go_where_they_are_asked_for(embed_audio, audio_file, tmp_path, arguments, outputs):
+    audio_file("in/a.wav")
+    audio_file("in/sub/b.wav")
+    assert embed_audio("in", *arguments).exit_code == 0
+    written = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(set(written) - {"in/a.wav", "in/sub/b.wav"}) == outputs
+
+
+def test_a_list_of_paths_comes_on_stdin(embed_audio, audio_file, tmp_path):
+    audio_file("a.wav")
+    audio_file("b.wav")
+    assert embed_audio("-", stdin="a.wav\nb.wav\n").exit_code == 0
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+
+
+def test_an_empty_list_is_an_error(embed_audio):
+    result = embed_audio("-", stdin="\n")
+    assert result.exit_code == 2
+    assert "the list on stdin is empty" in result.stderr
+
+
+def test_json_says_what_became_of_every_file(embed_audio, audio_file):
+    audio_file("a.wav")
+    audio_file("b.wav")
+    embed_audio("b.wav")
+    result = embed_audio("a.wav", "b.wav", "c.wav", "--json")
+    assert result.exit_code == 1
+    records = {record["input"]: record for record in map(json.loads, result.stdout.splitlines())}
+    nothing = {"output": None, "shape": None, "seconds": None, "error": None, "warning": None}
+    assert records == {
+        "a.wav": nothing | {"input": "a.wav", "status": "written", "output": "a.npz", "shape": [96], "seconds": 1.0},
+        "b.wav": nothing | {"input": "b.wav", "status": "skipped", "output": "b.npz"},
+        "c.wav": nothing | {"input": "c.wav", "status": "failed", "error": "c.wav: no such file"},
+    }
+
+
+def test_quiet_prints_errors_only(embed_audio, audio_file):
+    audio_file()
+    result = embed_audio("tone.wav", "missing.wav", "--quiet")
+    assert result.stdout == ""
+    assert result.stderr == "Error: missing.wav: no such file\n"
+
+
+def test_many_files_are_counted_not_listed(embed_audio, audio_file):
+    for i in range(11):
+        audio_file(f"{i}.wav", seconds=0.1)
+    assert embed_audio(".").stdout == "11 written\n"
+    assert embed_audio(".").stdout == "0 written, 11 skipped, already there (--overwrite makes them anew)\n"
+
+
+def test_a_few_warnings_about_kept_outputs_are_enough(embed_audio, audio_file):
+    for i in range(5):
+        audio_file(f"{i}.wav", seconds=0.1)
+    embed_audio(".")
+    warnings = embed_audio(".", "--layer=2").stderr.splitlines()
+    assert warnings[0].startswith("Warning: 0.npz is kept, but was made with other settings (scene, timestamps)")
+    assert warnings[3:] == ["Warning: the same of 2 more files"]
+
+
+def test_interruption_ends_with_130_and_keeps_what_is_written(embed_audio, audio_file, tmp_path, monkeypatch):
+    def interrupt(self, outcome):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hear_transformers.cli.embed_audio.Progress.show", interrupt)
+    audio_file()
+    result = embed_audio("tone.wav")
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+    assert (tmp_path / "tone.npz").exists()
+
+
+def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("unforeseen")
+
+    monkeypatch.setattr(catalogue, "load", fail)
+    result = embed_audio(audio_file())
+    assert result.exit_code == 1
+    assert result.stderr == "Error: ZeroDivisionError: unforeseen\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=pasta"], "model is one of tiny, passt"),
+        (["--device=tpu"], "device='tpu' cannot be used here; choose auto or"),
+        (["--device=cuda:99"], "device='cuda:99' cannot be used here; choose auto or"),
+        (["--batch-size=0"], "0 is not in the range"),
+        (["--window-ms=long"], "'long' is not a number in ms"),
+        (["--format=csv"], "format='csv' is unknown; choose one of npz"),
+        (["--out=x.npz", "--format=npy"], "does not go with the file name x.npz"),
+        (["--out=x.npz", "other.wav"], "one file for 2 inputs"),
+        (["--model=json"], "does not follow the HEAR API: it has no load_model"),
+        (["--model=hear21passt.base", "--layer=3"], "layer: the HEAR API has no such options"),
+    ],
+)
+def test_a_wrong_command_says_what_is_right(embed_audio, audio_file, arguments, message):
+    result = embed_audio(audio_file(), *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr.replace("\n", " ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("format", ["npz", "npy", "parquet"])
+def test_a_file_name_need_not_be_text(embed_audio, audio_file, tmp_path, format):
+    audio_file().rename(tmp_path / "t\udcffne.wav")
+    result = embed_audio("t\udcffne.wav", "miss\udcffng.wav", "--format", format)
+    assert result.stdout.startswith("t?ne.wav -> ")
+    assert result.stderr == "Error: miss?ng.wav: no such file\n"
+
+
+# Modules of others
+
+FOREIGN = """
+import torch
+
+class Model(torch.nn.Module):
+    sample_rate = {sample_rate}
+    scene_embedding_size = 2
+    timestamp_embedding_size = 3
+
+def load_model(path=""):
+    print("noise on stdout")
+    return Model()
+
+def get_scene_embeddings(audio, model):
+    return torch.stack([audio.mean(1), audio.std(1)], 1).to({dtype})
+
+def get_timestamp_embeddings(audio, model):
+    n = 1 + audio.shape[1] * 20 // model.sample_rate
+    times = torch.arange(n) * {hop_ms}
+    return torch.ones(len(audio), n, {size}), times.expand(len(audio), n)
+"""
+HONEST = {"sample_rate": 16_000, "dtype": "torch.float32", "hop_ms": 50.0, "size": 3}
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """Write a module that follows HEAR, or not quite."""
+
+    def write(**changes) -> str:
+        name = f"foreign_{len(list(tmp_path.iterdir()))}_{abs(hash(str(changes)))}"
+        (tmp_path / f"{name}.py").write_text(FOREIGN.format(**HONEST | changes))
+        return name
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return write
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("--scene", (2,)), ("--timestamps", (21, 3))])
+def test_any_module_that_follows_hear_embeds(installed_command, foreign, audio_file, tmp_path, kind, shape):
+    audio_file()
+    result = installed_command("embed-audio")("tone.wav", "--model", foreign(), kind)
+    assert result.stdout == f"tone.wav -> tone.npz  {shape} float32\n1 written\n"
+    with np.load(tmp_path / "tone.npz") as archive:
+        assert archive["embedding"].shape == shape
+
+
+def test_validate_says_what_was_checked(installed_command, foreign):
+    result = installed_command("hear-transformers")("validate", foreign())
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1] == "sample_rate is 16000"
+    assert result.stdout.endswith("Looks good!\n")
+
+
+def test_validate_accepts_our_own(installed_command):
+    options = json.dumps({"variant": "mn01_as", "pretrained": False})
+    result = installed_command("hear-transformers")("validate", "hear_transformers.efficientat", "--options", options)
+    assert result.stdout.endswith("Looks good!\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_rate": 8_000}, "sample_rate is an integer, one of 16000, .*; found 8000"),
+        ({"dtype": "torch.float64"}, "scene embeddings are float32; found torch.float64"),
+        ({"size": 4}, r"timestamp embeddings have shape \(4, n_timestamps, 3\); found"),
+        ({"hop_ms": 60.0}, "timestamps lie within 0 and 1070 ms"),
+        ({"hop_ms": 0.0}, "timestamps rise"),
+        ({"hop_ms": "50.0 + 2.0 * (torch.arange(n) == 3)"}, "timestamps are regular within 1 ms"),
+        ({"hop_ms": "torch.nan"}, "timestamps are finite"),
+    ],
+)
+def test_validate_names_the_broken_rule(installed_command, foreign, changes, message):
+    result = installed_command("hear-transformers")("validate", foreign(**changes))
+    assert result.exit_code == 1
+    assert "Looks good" not in result.stdout
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(result.stderr)
+
+
+@pytest.mark.parametrize("options", ["{", "[]"])
+def test_validate_refuses_options_that_are_not_an_object(installed_command, options):
+    result = installed_command("hear-transformers")("validate", "json", "--options", options)
+    assert result.exit_code == 2
+    assert "--options" in result.stderr
+
+
+# hear-transformers
+
+
+def test_list_names_every_variant(installed_command):
+    result = installed_command("hear-transformers")("list")
+    assert result.exit_code == 0
+    names = {tuple(line.split()[:2]) for line in result.stdout.splitlines()[1:]}
+    assert names == {(name, variant) for name in FAMILIES for variant in catalogue.family(name).VARIANTS}
+
+
+def test_list_as_json_says_where_weights_come_from(installed_command):
+    rows = json.loads(installed_command("hear-transformers")("list", "--json").stdout)
+    (row,) = [row for row in rows if row["variant"] == "mn04_as"]
+    assert row["licence"] == "MIT"
+    assert row["url"].startswith("https://")
+
+
+def test_info_lists_layers_with_size_and_time(installed_command):
+    command = installed_command("hear-transformers")
+    assert ["2", "8", "32", "40", "125.031"] in [
+        line.split() for line in command("info", "efficientat", "mn01_as").stdout.splitlines()
+    ]
+    description = json.loads(command("info", "efficientat", "mn01_as", "--json").stdout)
+    assert description["sample_rate"] == 32_000
+    assert description["layers"][-1]["layer"] == "logits"
+
+
+def test_info_takes_the_first_variant_unless_told(installed_command):
+    description = json.loads(installed_command("hear-transformers")("info", "efficientat", "--json").stdout)
+    assert description["variant"] == next(iter(catalogue.family("efficientat").VARIANTS))
+
+
+def test_info_finds_the_model_of_a_variant(installed_command):
+    description = json.loads(installed_command("hear-transformers")("info", "mn01_as", "--json").stdout)
+    assert (description["family"], description["variant"]) == ("efficientat", "mn01_as")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "pasta"], "'pasta' is unknown; choose tiny, passt, efficientat, or a variant"),
+        (["info", "pasta", "base"], "model='pasta' is unknown; choose one of tiny"),
+        (["info", "efficientat", "mn99"], "variant='mn99' is unknown"),
+        (["download", "efficientat", "mn99"], "choose all or one of mn10_as"),
+    ],
+)
+def test_unknown_models_are_answered_with_known_ones(installed_command, arguments, message):
+    result = installed_command("hear-transformers")(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_download_prints_where_the_file_is(installed_command, monkeypatch):
+    monkeypatch.setattr(catalogue.checkpoints, "fetch", lambda row, progress: Path("cache") / row.file)
+    result = installed_command("hear-transformers")("download", "efficientat", "mn04_as")
+    assert result.stdout.startswith("cache/mn04_as")
