@@ -1,0 +1,551 @@
+"""EfficientAT: MobileNets (MN) and dynamic MobileNets (DyMN) that learned AudioSet from transformers.
+
+Schmid, Koutini, Widmer: Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation, ICASSP 2023
+(2211.04772). Schmid, Koutini, Widmer: Dynamic Convolutional Neural Networks as Efficient Pre-trained Audio Models,
+TASLP 2024 (2310.15648). Code and weights of the authors: github.com/fschmid56/EfficientAT, MIT.
+
+MN is MobileNetV3-Large (Howard et al., 1905.02244) over a log-mel spectrogram, every width times 0.1 to 4. In DyMN a
+vector drawn from the whole window chooses each block's kernels and activation.
+
+The default embedding is "features", the mean of the last map. The embedding of the authors' HEAR modules, the means of
+the mel and of four blocks (Low-Complexity Audio Embedding Extractors, EUSIPCO 2023, 2303.01879; `mn10_all_b_mel_avgs`
+and its like in github.com/fschmid56/EfficientAT_HEAR), is ``load_model(layer="mel,5,11,13,15")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import hear
+from .frontend import CPJKU_MEL, MelSpec
+from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .trunk import Readout, TimeAxis, Trunk, Variant
+
+__all__ = ["FAMILY", "VARIANTS", "EfficientAT", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+
+STEM_KERNEL = 3  # in time and frequency (MobileNetV3, table 1)
+STEM_STRIDE = 2
+LAST_EXPANSION = 6  # features of the last map per feature of the last block (table 1: 960 of 160)
+HIDDEN_WIDTH = 1280  # of the MLP head at width 1 (table 1)
+DROPOUT = 0.2  # of the MLP head (authors' models/mn/model.py)
+EPSILON = 1e-3  # of every BatchNorm but the convolutional head's (authors' models/mn/model.py)
+MOMENTUM = 0.01  # of the same, in PyTorch's sense
+SQUEEZE_RATIO = 4  # squeeze-and-excitation (authors' se_r)
+N_KERNELS = 4  # that a dynamic convolution mixes (authors' dyconv_k)
+N_LINES = 2  # that a dynamic ReLU takes the maximum of (authors' dyrelu_k)
+CONTEXT_RATIO = 4  # expanded features per number of the context (authors' context_ratio)
+CONTEXT_WIDTHS = (32, 128)  # shortest and longest context at width 1 (authors' min_ and max_context_size)
+FEW_POSITIONS = 16  # of a map, up to which CPUs convolve depthwise up to 30 times faster with the features innermost
+
+
+def divisible(width: float) -> int:
+    """Round to the nearest multiple of 8, up where that loses more than 10 %: widths fit the hardware's vectors."""
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * width else rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One inverted residual block.
+
+    Attributes
+    ----------
+    inputs, expanded, outputs : features before, within and after the block
+    kernel : of the depthwise convolution, in time and frequency
+    squeezes : True if it has a squeeze-and-excitation
+    activation : of the expansion and, unless the block is dynamic, of the depthwise convolution
+    stride : of the depthwise convolution, in time and frequency
+    """
+
+    inputs: int
+    kernel: int
+    expanded: int
+    outputs: int
+    squeezes: bool
+    activation: type[nn.ReLU] | type[nn.Hardswish]
+    stride: int
+
+    def scaled(self, width: float) -> Row:
+        """Multiply every number of features by `width`."""
+        inputs, expanded, outputs = (divisible(n * width) for n in (self.inputs, self.expanded, self.outputs))
+        return replace(self, inputs=inputs, expanded=expanded, outputs=outputs)
+
+
+ROWS = (
+    Row(16, 3, 16, 16, False, nn.ReLU, 1),
+    Row(16, 3, 64, 24, False, nn.ReLU, 2),
+    Row(24, 3, 72, 24, False, nn.ReLU, 1),
+    Row(24, 5, 72, 40, True, nn.ReLU, 2),
+    Row(40, 5, 120, 40, True, nn.ReLU, 1),
+    Row(40, 5, 120, 40, True, nn.ReLU, 1),
+    Row(40, 3, 240, 80, False, nn.Hardswish, 2),
+    Row(80, 3, 200, 80, False, nn.Hardswish, 1),
+    Row(80, 3, 184, 80, False, nn.Hardswish, 1),
+    Row(80, 3, 184, 80, False, nn.Hardswish, 1),
+    Row(80, 3, 480, 112, True, nn.Hardswish, 1),
+    Row(112, 3, 672, 112, True, nn.Hardswish, 1),
+    Row(112, 5, 672, 160, True, nn.Hardswish, 2),
+    Row(160, 5, 960, 160, True, nn.Hardswish, 1),
+    Row(160, 5, 960, 160, True, nn.Hardswish, 1),
+)
+"""The blocks at width 1 (MobileNetV3, table 1, rows 2 to 16)."""
+
+EVERY_BLOCK = tuple(range(1, len(ROWS) + 1))
+"""Numbers of the dynamic blocks of a DyMN."""
+
+SQUEEZING_BLOCKS = tuple(number for number, row in enumerate(ROWS, 1) if row.squeezes)
+"""Numbers of the dynamic blocks of a "replace_se" DyMN, whose other blocks are those of MN."""
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, batch normalisation, activation.
+
+    Parameters
+    ----------
+    inputs, outputs : features
+    kernel, stride : in time and frequency; padded so that positions stay centred
+    groups : 1, or `inputs` for a depthwise convolution
+    activation : None for none
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        activation: type[nn.ReLU] | type[nn.Hardswish] | None = None,
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(outputs, EPSILON, MOMENTUM),
+        )
+        if activation is not None:
+            self.append(activation(inplace=True))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
+        if self.training or torch.is_autocast_enabled(maps.device.type):
+            return super().forward(maps)
+        # Folding the normalisation into the kernel saves a pass over the map, a third of the network's time on a CPU.
+        # Not in 16 bits: the bias would be rounded, alike for the whole map, which doubles the embedding's error.
+        conv, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
+        scale = norm.weight * (cast(Tensor, norm.running_var) + norm.eps).rsqrt()
+        bias = norm.bias - cast(Tensor, norm.running_mean) * scale
+        weight = conv.weight * scale[:, None, None, None]
+        maps = F.conv2d(maps, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+        return self[2](maps) if len(self) > 2 else maps
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale every feature by what the whole window holds (Hu et al., 1709.01507), with a sigmoid unlike MobileNetV3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = divisible(channels // SQUEEZE_RATIO)
+        self.fc1 = nn.Linear(channels, squeezed)
+        self.fc2 = nn.Linear(squeezed, channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Scale (batch, channels, freq, time)."""
+        scale = self.fc2(F.relu(self.fc1(maps.mean((2, 3))))).sigmoid()
+        return maps * scale[:, :, None, None]
+
+
+class Block(nn.Module):
+    """Inverted residual block: expand, depthwise convolution, squeeze-and-excitation, project.
+
+    Parameters
+    ----------
+    row : its shape
+    """
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        parts: list[nn.Module] = []
+        if row.expanded != row.inputs:
+            parts.append(ConvNorm(row.inputs, row.expanded, activation=row.activation))
+        parts.append(
+            ConvNorm(
+                row.expanded,
+                row.expanded,
+                row.kernel,
+                stride=row.stride,
+                groups=row.expanded,
+                activation=row.activation,
+            )
+        )
+        if row.squeezes:
+            parts.append(SqueezeExcitation(row.expanded))
+        parts.append(ConvNorm(row.expanded, row.outputs))
+        self.block = nn.Sequential(*parts)
+        self.is_residual = row.stride == 1 and row.inputs == row.outputs
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
+        if maps.device.type == "cpu":
+            # Features innermost: up to three times faster, the most where maps are small.
+            maps = maps.contiguous(memory_format=torch.channels_last)
+        return maps + self.block(maps) if self.is_residual else self.block(maps)
+
+
+class Context(nn.Module):
+    """What a dynamic block knows of the whole window (authors' ContextGen).
+
+    Parameters
+    ----------
+    inputs, expanded : features before and within the block
+    size : of the context
+    stride : of the block
+    """
+
+    def __init__(self, inputs: int, expanded: int, size: int, stride: int) -> None:
+        super().__init__()
+        self.joint_conv = nn.Conv2d(inputs, size, 1, bias=False)
+        self.joint_norm = nn.BatchNorm2d(size, EPSILON, MOMENTUM)
+        self.conv_f = nn.Conv2d(size, expanded, 1)
+        self.conv_t = nn.Conv2d(size, expanded, 1)
+        self.stride = stride
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Summarise maps.
+
+        Parameters
+        ----------
+        maps : (batch, inputs, freq, time)
+
+        Returns
+        -------
+        context : (batch, size)
+        attention : (batch, expanded, freq / stride, time / stride) in 0..1 (coordinate attention, 2103.02907)
+        """
+        profiles = torch.cat([maps.mean(3), maps.mean(2)], 2).unsqueeze(3)  # (batch, inputs, freq + time, 1)
+        profiles = F.hardswish(self.joint_norm(self.joint_conv(profiles)))  # (batch, size, freq + time, 1)
+        over_freq, over_time = profiles.split(list(maps.shape[2:]), 2)
+        attention_f = self.conv_f(self._strided(over_freq)).sigmoid()  # (batch, expanded, freq / stride, 1)
+        attention_t = self.conv_t(self._strided(over_time)).sigmoid()
+        return profiles.mean((2, 3)), attention_f * attention_t.transpose(2, 3)
+
+    def _strided(self, profile: Tensor) -> Tensor:
+        """Take a profile at the positions of the block's output; zeros beyond its ends count, as the authors' do."""
+        if self.stride == 1:
+            return profile
+        return F.avg_pool2d(profile, (3, 1), (self.stride, 1), (1, 0))
+
+
+class DynamicKernels(nn.Module):
+    """The kernels of a dynamic convolution (Chen et al., 1912.03458): for each window a mix of four, without bias.
+
+    The authors' softmax has a temperature that is not in their files. It is 1, its final value, for every network that
+    was trained on AudioSet, and 30 for those trained on ImageNet alone, which are no variants here.
+
+    Parameters
+    ----------
+    outputs : features
+    inputs : features that each output sees, times the kernel's area
+    context : size of the context
+    """
+
+    def __init__(self, outputs: int, inputs: int, context: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.residuals = nn.Linear(context, N_KERNELS)
+        self.weight = nn.Parameter(torch.randn(1, 1, N_KERNELS, outputs * inputs) * (2 / inputs) ** 0.5)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Mix kernels: (batch, size) -> (batch, outputs, inputs)."""
+        mix = self.residuals(context).softmax(1)
+        return (mix @ self.weight[0, 0]).unflatten(1, (self.outputs, -1))
+
+
+def pointwise(maps: Tensor, kernels: Tensor) -> Tensor:
+    """Apply to every window its own 1x1 convolution.
+
+    A batched product is up to ten times faster than the authors' convolution in groups.
+
+    Parameters
+    ----------
+    maps : (batch, inputs, freq, time)
+    kernels : (batch, outputs, inputs)
+
+    Returns
+    -------
+    maps : (batch, outputs, freq, time)
+    """
+    return (kernels @ maps.flatten(2)).unflatten(2, maps.shape[2:])
+
+
+def depthwise(maps: Tensor, kernels: Tensor, stride: int) -> Tensor:
+    """Apply to every window its own depthwise convolution.
+
+    Parameters
+    ----------
+    maps : (batch, channels, freq, time)
+    kernels : (batch, channels, area of the square kernel)
+    stride : in time and frequency
+
+    Returns
+    -------
+    maps : (batch, channels, freq / stride, time / stride)
+    """
+    size = round(kernels.shape[2] ** 0.5)
+    merged = maps.flatten(0, 1).unsqueeze(0)  # (1, batch * channels, freq, time)
+    if merged.shape[2] * merged.shape[3] <= FEW_POSITIONS:
+        merged = merged.contiguous(memory_format=torch.channels_last)
+    convolved = F.conv2d(
+        merged,
+        kernels.reshape(-1, 1, size, size),
+        stride=stride,
+        padding=size // 2,
+        groups=kernels.shape[0] * kernels.shape[1],
+    )  # (1, batch * channels, freq / stride, time / stride)
+    return convolved[0].unflatten(0, kernels.shape[:2])
+
+
+class DynamicReLU(nn.Module):
+    """For each window and feature the larger of two lines (DyReLU-B, Chen et al., 2003.10027)."""
+
+    lambdas: Tensor
+    init_v: Tensor
+
+    def __init__(self, channels: int, context: int) -> None:
+        super().__init__()
+        self.coef_net = nn.Linear(context, 2 * N_LINES * channels)
+        # Two slopes, two intercepts: how far they move, and from where (from ReLU, as in 2003.10027).
+        self.register_buffer("lambdas", torch.tensor([1.0, 1.0, 0.5, 0.5]))
+        self.register_buffer("init_v", torch.tensor([1.0, 0.0, 0.0, 0.0]))
+
+    def forward(self, maps: Tensor, context: Tensor) -> Tensor:
+        """Activate maps (batch, channels, freq, time) as the context (batch, size) says."""
+        moves = 2 * self.coef_net(context).sigmoid() - 1
+        lines = moves.unflatten(1, (-1, 2 * N_LINES)) * self.lambdas + self.init_v  # (batch, channels, 4)
+        slope_1, slope_2, intercept_1, intercept_2 = lines[..., None, None].unbind(2)
+        return torch.maximum(maps * slope_1 + intercept_1, maps * slope_2 + intercept_2)
+
+
+class DynamicBlock(nn.Module):
+    """Inverted residual block whose kernels and activation follow the window (authors' DY_Block).
+
+    Parameters
+    ----------
+    row : its shape
+    context : size of the context
+    """
+
+    def __init__(self, row: Row, context: int) -> None:
+        super().__init__()
+        self.context_gen = Context(row.inputs, row.expanded, context, row.stride)
+        self.expands = row.expanded != row.inputs
+        if self.expands:
+            self.exp_conv = DynamicKernels(row.expanded, row.inputs, context)
+            self.exp_norm = nn.BatchNorm2d(row.expanded, EPSILON, MOMENTUM)
+            self.exp_act = row.activation(inplace=True)
+        self.depth_conv = DynamicKernels(row.expanded, row.kernel**2, context)
+        self.depth_norm = nn.BatchNorm2d(row.expanded, EPSILON, MOMENTUM)
+        self.depth_act = DynamicReLU(row.expanded, context)
+        self.proj_conv = DynamicKernels(row.outputs, row.expanded, context)
+        self.proj_norm = nn.BatchNorm2d(row.outputs, EPSILON, MOMENTUM)
+        self.stride = row.stride
+        self.is_residual = row.stride == 1 and row.inputs == row.outputs
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
+        context, attention = self.context_gen(maps)
+        inner = maps
+        if self.expands:
+            inner = self.exp_act(self.exp_norm(pointwise(inner, self.exp_conv(context))))
+        inner = self.depth_norm(depthwise(inner, self.depth_conv(context), self.stride))
+        inner = self.depth_act(inner, context) * attention
+        inner = self.proj_norm(pointwise(inner, self.proj_conv(context)))
+        return maps + inner if self.is_residual else inner
+
+
+def mlp_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
+    """Make the head of most networks."""
+    hidden = divisible(HIDDEN_WIDTH * width)
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, hidden),
+        nn.Hardswish(inplace=True),
+        nn.Dropout(DROPOUT, inplace=True),
+        nn.Linear(hidden, n_classes),
+    )
+
+
+def convolutional_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
+    """Make the head of the "fc" networks, the same at any width; its BatchNorm has PyTorch's own epsilon."""
+    return nn.Sequential(
+        nn.Conv2d(channels, n_classes, 1, bias=False), nn.BatchNorm2d(n_classes), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+HEADS = {"mlp": mlp_head, "convolutional": convolutional_head}
+
+
+class EfficientAT(Trunk):
+    """The networks of the authors' `models/mn/model.py` and `models/dymn/model.py`: stem, 15 blocks, last map, head.
+
+    Parameters
+    ----------
+    width : multiplies every number of features
+    dynamic : numbers of the dynamic blocks; the others are MobileNetV3's
+    strides : of the four blocks that halve the map in MobileNetV3, in time and frequency
+    head : a key of `HEADS`
+    n_classes : logits
+    """
+
+    def __init__(
+        self,
+        *,
+        width: float = 1.0,
+        dynamic: Collection[int] = (),
+        strides: Sequence[int] = (2, 2, 2, 2),
+        head: str = "mlp",
+        n_classes: int = 527,
+    ) -> None:
+        super().__init__()
+        halving = iter(strides)
+        rows = [replace(row.scaled(width), stride=next(halving) if row.stride == 2 else 1) for row in ROWS]
+        self.layers = {**time_axes(rows, dynamic), "features": None, "logits": None}
+        narrowest, widest = (divisible(size * width) for size in CONTEXT_WIDTHS)
+        self.features = nn.ModuleList(
+            [ConvNorm(1, rows[0].inputs, STEM_KERNEL, stride=STEM_STRIDE, activation=nn.Hardswish)]
+        )
+        for number, row in enumerate(rows, 1):
+            if number in dynamic:
+                context = min(max(divisible(row.expanded // CONTEXT_RATIO), narrowest), widest)
+                self.features.append(DynamicBlock(row, context))
+            else:
+                self.features.append(Block(row))
+        channels = LAST_EXPANSION * rows[-1].outputs
+        self.features.append(ConvNorm(rows[-1].outputs, channels, activation=nn.Hardswish))
+        self.classifier = HEADS[head](channels, width, n_classes)
+        # He's: with PyTorch's own initialisation the features of a random network would be near 1e-8.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, mel: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Run as many blocks as the wanted layers need, see `Trunk.forward`."""
+        taps: dict[str, Tensor] = {}
+        maps = mel.unsqueeze(1)  # (batch, features, freq, time) from here on
+        for number, stage in enumerate(self.features):
+            maps = stage(maps)
+            if str(number) in wanted:
+                taps[str(number)] = maps.permute(0, 3, 2, 1)
+            if taps.keys() >= set(wanted):
+                return taps
+        if "features" in wanted:
+            taps["features"] = maps.mean((2, 3))
+        if "logits" in wanted:
+            taps["logits"] = self.classifier(maps)
+        return taps
+
+
+def time_axes(rows: Sequence[Row], dynamic: Collection[int]) -> dict[str, TimeAxis | None]:
+    """Give the time axis of the stem "0", of every block and of the last map.
+
+    Kernels are odd and padded alike on both sides, so position 0 lies on frame 0 in every layer. From the first block
+    with a squeeze-and-excitation or with dynamic kernels on, every position sees the whole window.
+    """
+    hop = STEM_STRIDE
+    field: int | None = STEM_KERNEL
+    axes: dict[str, TimeAxis | None] = {"0": TimeAxis(hop, 0.0, field)}
+    for number, row in enumerate(rows, 1):
+        if field is not None:
+            field = None if row.squeezes or number in dynamic else field + (row.kernel - 1) * hop
+        hop *= row.stride
+        axes[str(number)] = TimeAxis(hop, 0.0, field)
+    return {**axes, str(len(rows) + 1): TimeAxis(hop, 0.0, field)}
+
+
+RENAMED = {
+    "in_c.": "features.0.",
+    "out_c.": f"features.{len(ROWS) + 1}.",
+    # Containers that hold one module each.
+    ".conc_se_layers.0.": ".",
+    ".residuals.0.": ".residuals.",
+    ".coef_net.0.": ".coef_net.",
+}
+"""Parts of the authors' names and what they are here, where MN and DyMN are one network."""
+
+
+def rename(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of the authors' files the names they have in `EfficientAT`."""
+    return {_renamed(key): tensor for key, tensor in state_dict.items()}
+
+
+def _renamed(key: str) -> str:
+    for theirs, ours in RENAMED.items():
+        key = key.replace(theirs, ours)
+    if key.startswith("layers."):  # DyMN counts its blocks from 0
+        _, number, rest = key.split(".", 2)
+        key = f"features.{int(number) + 1}.{rest}"
+    return key
+
+
+def published(checkpoint: str, frontend: MelSpec = CPJKU_MEL, **network: Any) -> Variant:
+    """Make the row of one released checkpoint, read as the authors read theirs for HEAR (MNHearWrapper)."""
+    return Variant(
+        checkpoint=checkpoint,
+        network=network,
+        frontend=frontend,
+        scene=Readout(10_000.0, ("features",)),
+        scene_hop_ms=2_500.0,
+        timestamps=(Readout(160.0, ("features",)),),
+    )
+
+
+VARIANTS = {
+    row.checkpoint: row
+    for row in (
+        published("mn10_as"),
+        published("mn01_as", width=0.1),
+        published("mn02_as", width=0.2),
+        published("mn04_as", width=0.4),
+        published("mn05_as", width=0.5),
+        published("mn20_as", width=2.0),
+        published("mn30_as", width=3.0),
+        published("mn40_as", width=4.0),
+        published("mn40_as(2)", width=4.0),
+        published("mn40_as(3)", width=4.0),
+        published("mn40_as_no_im_pre", width=4.0),
+        published("mn40_as_no_im_pre(2)", width=4.0),
+        published("mn40_as_no_im_pre(3)", width=4.0),
+        published("mn40_as_ext", width=4.0),
+        published("mn40_as_ext(2)", width=4.0),
+        published("mn40_as_ext(3)", width=4.0),
+        published("mn10_as_hop_5", replace(CPJKU_MEL, hop_length=160)),
+        published("mn10_as_hop_15", replace(CPJKU_MEL, hop_length=480)),
+        published("mn10_as_hop_20", replace(CPJKU_MEL, hop_length=640)),
+        published("mn10_as_hop_25", replace(CPJKU_MEL, hop_length=800)),
+        published("mn10_as_mels_40", replace(CPJKU_MEL, n_mels=40)),
+        published("mn10_as_mels_64", replace(CPJKU_MEL, n_mels=64)),
+        published("mn10_as_mels_256", replace(CPJKU_MEL, n_mels=256)),
+        published("mn10_as_fc", head="convolutional"),
+        published("mn10_as_fc_s2221", head="convolutional", strides=(2, 2, 2, 1)),
+        published("mn10_as_fc_s2211", head="convolutional", strides=(2, 2, 1, 1)),
+        published("dymn04_as", width=0.4, dynamic=EVERY_BLOCK),
+        published("dymn10_as", dynamic=EVERY_BLOCK),
+        published("dymn20_as", width=2.0, dynamic=EVERY_BLOCK),
+        published("dymn20_as(1)", width=2.0, dynamic=EVERY_BLOCK),
+        published("dymn20_as(2)", width=2.0, dynamic=EVERY_BLOCK),
+        published("dymn20_as(3)", width=2.0, dynamic=EVERY_BLOCK),
+        published("dymn04_replace_se_as", width=0.4, dynamic=SQUEEZING_BLOCKS),
+        published("dymn10_replace_se_as", dynamic=SQUEEZING_BLOCKS),
+    )
+}
+"""The authors' AudioSet checkpoints under their own names."""
+
+FAMILY = hear.Family(name="efficientat", network=EfficientAT, variants=VARIANTS, rename=rename)
+
+load_model = hear.loader(FAMILY)
