@@ -60,7 +60,9 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
 @click.option("--variant", metavar="NAME", help="Which network of that family.  [default: its first]")
 @click.option("--weights", metavar="FILE", help="Checkpoint to use instead of the published one.")
 @click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")
-@click.option("--pool", metavar="NAME", help="How a layer becomes a vector: mean, max, meanmax, flat, cls, ...")
+@click.option(
+    "--pool", metavar="NAME", help="How a layer becomes a vector: mean, max, meanmax, meanstd, flat, unroll, cls."
+)
 @click.option("--scene/--timestamps", default=None, help="One vector per file (the default), or vectors along time.")
 @click.option("--hop-ms", type=float, metavar="MS", help="Time between two vectors; implies --timestamps.")
 @click.option("--window-ms", callback=milliseconds, metavar="MS", help="Audio that one vector sees; several: 160,800.")

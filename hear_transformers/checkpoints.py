@@ -64,8 +64,8 @@ AVERAGED_PREFIX = "net_swa."
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", AVERAGED_PREFIX)
 """What DataParallel, ``torch.compile`` and Lightning modules put before every key."""
 
-FRONT_END_PREFIX = "mel."
-"""Buffers of the log-mel front end, which Lightning checkpoints hold beside the network."""
+BESIDE = ("mel.", "device_proxy")
+"""What stands beside the network's own keys when a whole model is saved: its front end, its wrapper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ def _by_hand(row: Checkpoint) -> str:
     """Say what a user without a network can do."""
     return (
         f"get {row.url} by other means and put it into {weights_dir()} as {row.file}, "
-        f"set {FOLDER_VARIABLE} to the folder that holds it, or give a file of your own: load_model(path)"
+        f"set {FOLDER_VARIABLE} to the folder that holds it, or give a file of your own: load_model(path), --weights"
     )
 
 
@@ -356,12 +356,12 @@ def unwrap(loaded: Any) -> Any:
 def strip_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take a prefix of :data:`PREFIXES` off all keys whenever every key carries it.
 
-    Keys of the front end (``mel.``) may stand beside and stay as they are. Where PaSST's training code kept an averaged
+    Keys of :data:`BESIDE` may stand beside and stay as they are. Where PaSST's training code kept an averaged
     network (``net_swa.``) beside the trained one (``net.``), only the averaged one is returned.
     """
     if any(key.startswith(AVERAGED_PREFIX) for key in state_dict):
         state_dict = {key: value for key, value in state_dict.items() if not key.startswith("net.")}
-    while names := [key for key in state_dict if not key.startswith(FRONT_END_PREFIX)]:
+    while names := [key for key in state_dict if not key.startswith(BESIDE)]:
         prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in names)), None)
         if prefix is None:
             break

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import hear
-from .frontend import CPJKU_MEL, MelSpec
+from .frontend import CPJKU_BESIDE, CPJKU_MEL, MelSpec
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .trunk import Readout, TimeAxis, Trunk, Variant
 
@@ -546,6 +546,6 @@ VARIANTS = {
 }
 """The authors' AudioSet checkpoints under their own names."""
 
-FAMILY = hear.Family(name="efficientat", network=EfficientAT, variants=VARIANTS, rename=rename)
+FAMILY = hear.Family(name="efficientat", network=EfficientAT, variants=VARIANTS, rename=rename, unused=CPJKU_BESIDE)
 
 load_model = hear.loader(FAMILY)

@@ -72,6 +72,10 @@ CPJKU_MEL = MelSpec(
 trained with ``fmax_aug_range=2000``, hence the upper edge of 16000 - 2000 / 2 Hz."""
 
 
+CPJKU_BESIDE = ("mel.window", "mel.preemphasis_coefficient", "device_proxy")
+"""What the authors' front end and HEAR wrapper add to the tensors of a network when the whole model is saved."""
+
+
 def mel_filters(spec: MelSpec) -> Tensor:
     """Build Kaldi's triangular filters: linear in mel, peak 1, no area normalisation.
 

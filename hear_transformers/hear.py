@@ -6,6 +6,7 @@ A family module imports the two getters as they are and makes its `load_model` w
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -177,7 +178,10 @@ def _load_weights(trunk: Trunk, family: Family, variant: Variant, path: str) -> 
             f"no weights are published for this variant of {family.name}; give a checkpoint as path, or "
             "pretrained=False for random weights to train from"
         )
-    file = path or os.fspath(checkpoints.fetch(checkpoints.find(family.name, variant.checkpoint)))
+    file: str | os.PathLike[str] = path
+    if not path:
+        # A bar for people who wait, nothing in the logs of a batch job.
+        file = checkpoints.fetch(checkpoints.find(family.name, variant.checkpoint), progress=sys.stderr.isatty())
     state_dict = family.rename(checkpoints.read_state_dict(file))
     checkpoints.load_into(trunk, state_dict, file, unused=family.unused)
     return checkpoints.sha256_of(file)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import hear
-from .frontend import CPJKU_MEL
+from .frontend import CPJKU_BESIDE, CPJKU_MEL
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .transformer import Block, PatchEmbed
 from .trunk import Readout, TimeAxis, Trunk, Variant, depth_of
@@ -193,7 +193,7 @@ FAMILY = hear.Family(
     network=PaSST,
     variants=VARIANTS,
     # The head of the distillation token: in every file, unused by the authors' forward.
-    unused=("head_dist.weight", "head_dist.bias"),
+    unused=("head_dist.weight", "head_dist.bias", *CPJKU_BESIDE),
 )
 
 load_model = hear.loader(FAMILY)

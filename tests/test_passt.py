@@ -132,6 +132,22 @@ def test_a_checkpoint_of_the_authors_loads_from_its_path(tmp_path):
     assert model.provenance()["weights_sha256"] == checkpoints.sha256_of(path)
 
 
+@pytest.mark.parametrize("prefix", ["", "net.", "module.", "model.net."])
+def test_the_authors_layouts_load(prefix, tmp_path):
+    small = replace(passt.BASE, network={"dim": 48, "depth": 1, "heads": 3})
+    load_model = hear.loader(replace(passt.FAMILY, variants={"small": small}))
+    weights = {
+        **load_model(pretrained=False).trunk.state_dict(),
+        "head_dist.weight": torch.zeros(527, 48),
+        "head_dist.bias": torch.zeros(527),
+    }
+    path = tmp_path / "whole_model.pt"
+    wrapped = {f"{prefix}{key}": value for key, value in weights.items()}
+    torch.save({"state_dict": {**wrapped, "device_proxy": torch.zeros(1), "mel.window": torch.zeros(800)}}, path)
+    clip = golden_audio(32_000, 16_000)
+    torch.testing.assert_close(load_model(path).embed_scenes(clip), load_model(pretrained=False).embed_scenes(clip))
+
+
 @pytest.fixture(scope="module")
 def theirs():
     """The authors' installed package with random weights."""
