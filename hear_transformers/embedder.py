@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import __version__, windows
+from . import __version__, framing, windows
 from .errors import AudioError, OptionError
 from .frontend import LogMel
 from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
@@ -231,131 +231,52 @@ class Embedder(nn.Module):
         embeddings = torch.cat(list(self._in_batches(buffer, starts, length, lambda batch: self._read(batch, readout))))
         return embeddings.unflatten(0, (len(buffer.waveforms), len(starts)))
 
+    def _embed_chunks(self, buffer: windows.Buffer, starts: Tensor, length: int, readout: Readout) -> dict[str, Tensor]:
+        """Embed every time position of the same chunks of every clip: -> (clips, starts, time, size) for each layer."""
+        length = max(length, self.min_samples)
+        batches = list(self._in_batches(buffer, starts, length, lambda batch: self._read_frames(batch, readout)))
+        shape = (len(buffer.waveforms), len(starts))
+        return {layer: torch.cat([frames[layer] for frames in batches]).unflatten(0, shape) for layer in batches[0]}
+
     # Clips that arrive in blocks
 
     def _collect(self, blocks: Iterable[Tensor]) -> Iterator[windows.Buffer]:
-        """Collect blocks into one growing buffer, given after every block; at the last one its length is known."""
-        buffer: windows.Buffer | None = None
-        for block in blocks:
-            block = checked(block).to(self._device, torch.float32)
-            if buffer is None:
-                buffer = windows.Buffer(block)
-            else:
-                yield buffer
-                buffer.append(block)
-        if buffer is None or buffer.stop == 0:
-            raise AudioError("the waveform has 0 samples; give at least 1")
-        buffer.n_samples = buffer.stop
-        yield buffer
+        """Collect blocks of audio on the device of the network, see `framing.collect`."""
+        return framing.collect(checked(block).to(self._device, torch.float32) for block in blocks)
 
     def _stream_windowed(
         self, blocks: Iterable[Tensor], readouts: tuple[Readout, ...], hop_ms: float
     ) -> Iterator[Tensor]:
         """Embed one window around every centre: yields (clips, times, size), in order."""
-        grid = windows.Grid(hop_ms, self.sample_rate)
         lengths = [windows.samples_of(readout.window_ms, self.sample_rate) for readout in readouts]
-        reach = max(lengths) // 2 + 2  # two more than a window's half: what its reflection at the end may touch
-        first = 0
-        for buffer in self._collect(blocks):
-            last = grid.count(buffer.stop - reach if buffer.n_samples is None else buffer.n_samples)
-            if last > first:
-                centres = grid.centres(first, last)
-                levels = [
-                    self._embed_windows(buffer, centres - length // 2, length, readout)
-                    for length, readout in zip(lengths, readouts, strict=True)
-                ]
-                yield torch.cat(levels, 2)
-                first = last
-            buffer.forget(grid.centre(first) - reach)
+        return framing.windowed(
+            self._collect(blocks),
+            windows.Grid(hop_ms, self.sample_rate),
+            lengths,
+            lambda buffer, starts, level: self._embed_windows(buffer, starts, lengths[level], readouts[level]),
+        )
+
+    def _axes(self, readout: Readout) -> dict[str, framing.Axis]:
+        """Give the time axes of a readout's layers in samples."""
+        frame = self.variant.frontend.hop_length
+        axes = {layer: self.layer_axis(layer) for layer in readout.layers}
+        return {layer: framing.Axis(axis.hop * frame, axis.offset * frame) for layer, axis in axes.items() if axis}
 
     def _token_multiple(self, readout: Readout) -> int:
         """Give the fewest samples that are a whole number of tokens of every layer."""
-        axes = [axis for layer in readout.layers if (axis := self.layer_axis(layer))]
-        return math.lcm(*(axis.hop for axis in axes)) * self.variant.frontend.hop_length
+        return math.lcm(*(axis.hop for axis in self._axes(readout).values()))
 
     def _stream_native(self, blocks: Iterable[Tensor], readout: Readout, hop_ms: float) -> Iterator[Tensor]:
         """Interpolate the network's own time axis at every centre: yields (clips, times, size), in order."""
-        grid = windows.Grid(hop_ms, self.sample_rate)
         length = windows.samples_of(readout.window_ms, self.sample_rate)
-        chunks = windows.Chunks.half_overlapping(length, self._token_multiple(readout))
-        tracks: dict[str, windows.Track] = {}
-        chunk = first = 0
-        for buffer in self._collect(blocks):
-            ready = chunks.ready(buffer.stop)
-            self._add_tokens(tracks, buffer, chunks, range(chunk, ready), readout)
-            last = 0
-            if buffer.n_samples is not None:
-                self._add_last_tokens(tracks, buffer, chunks, ready, readout)
-                last = grid.count(buffer.n_samples)
-            elif tracks:
-                last = grid.count(math.floor(min(track.end() for track in tracks.values())))
-            chunk = ready
-            if last > first:
-                positions = torch.arange(first, last, dtype=torch.float64) * hop_ms * self.sample_rate / 1000.0
-                yield torch.cat([track.at(positions) for track in tracks.values()], 2)
-                first = last
-                for track in tracks.values():
-                    track.forget(grid.centre(first) - 1)
-            buffer.forget(chunk * chunks.hop)
-
-    def _add_tokens(
-        self,
-        tracks: dict[str, windows.Track],
-        buffer: windows.Buffer,
-        chunks: windows.Chunks,
-        numbers: range,
-        readout: Readout,
-    ) -> None:
-        """Run the chunks `numbers`, none of them the last, and append the tokens of their centres to the tracks."""
-        if not numbers:
-            return
-        starts = torch.tensor(numbers) * chunks.hop
-        batches = self._in_batches(buffer, starts, chunks.length, lambda batch: self._read_frames(batch, readout))
-        for layer, frames in _joined(batches).items():
-            per_clip = frames.unflatten(0, (-1, len(numbers)))  # (clips, chunks, time, size)
-            for i, number in enumerate(numbers):
-                self._append(tracks, layer, per_clip[:, i], chunks, number, is_last=False)
-
-    def _add_last_tokens(
-        self,
-        tracks: dict[str, windows.Track],
-        buffer: windows.Buffer,
-        chunks: windows.Chunks,
-        number: int,
-        readout: Readout,
-    ) -> None:
-        """Run the last chunk, which ends where the clip ends, and append its tokens to the tracks."""
-        start = number * chunks.hop
-        length = max(buffer.stop - start, self.min_samples)
-        batches = self._in_batches(
-            buffer, torch.tensor([start]), length, lambda batch: self._read_frames(batch, readout)
+        native = framing.Native(
+            windows.Grid(hop_ms, self.sample_rate),
+            windows.Chunks.half_overlapping(length, self._token_multiple(readout)),
+            self._axes(readout),
+            lambda buffer, starts, length: self._embed_chunks(buffer, starts, length, readout),
         )
-        for layer, frames in _joined(batches).items():
-            self._append(tracks, layer, frames, chunks, number, is_last=True)
-
-    def _append(
-        self,
-        tracks: dict[str, windows.Track],
-        layer: str,
-        frames: Tensor,
-        chunks: windows.Chunks,
-        number: int,
-        *,
-        is_last: bool,
-    ) -> None:
-        """Append the tokens that one chunk contributes: frames (clips, time, size) of that chunk."""
-        axis = self.layer_axis(layer)
-        assert axis is not None
-        frame = self.variant.frontend.hop_length
-        hop, offset = axis.hop * frame, axis.offset * frame
-        origin = number * chunks.hop // hop
-        kept_from = chunks.kept_from(number, hop, offset) - origin
-        kept_to = frames.shape[1] if is_last else chunks.kept_from(number + 1, hop, offset) - origin
-        kept = frames[:, kept_from:kept_to]
-        if layer in tracks:
-            tracks[layer].append(kept)
-        else:
-            tracks[layer] = windows.Track(hop, offset, kept)
+        for embeddings in native.stream(self._collect(blocks)):
+            yield torch.cat([embeddings[layer] for layer in readout.layers], 2)
 
     # What users call
 
@@ -500,12 +421,6 @@ def _cast_matrices(trunk: nn.Module, dtype: torch.dtype) -> None:
     for module in trunk.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.to(dtype)
-
-
-def _joined(batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Concatenate batches of layers along the batch."""
-    parts = list(batches)
-    return {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
 
 
 def _described(readout: Readout) -> dict[str, Any]:

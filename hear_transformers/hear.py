@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from . import checkpoints
+from . import checkpoints, state_dicts
 from .embedder import Embedder
 from .errors import OptionError, WeightsError
 from .frontend import MelSpec
@@ -178,12 +179,13 @@ def _load_weights(trunk: Trunk, family: Family, variant: Variant, path: str) -> 
             f"no weights are published for this variant of {family.name}; give a checkpoint as path, or "
             "pretrained=False for random weights to train from"
         )
-    file: str | os.PathLike[str] = path
-    if not path:
+    if path:
+        file = Path(path)
+    else:
         # A bar for people who wait, nothing in the logs of a batch job.
         file = checkpoints.fetch(checkpoints.find(family.name, variant.checkpoint), progress=sys.stderr.isatty())
-    state_dict = family.rename(checkpoints.read_state_dict(file))
-    checkpoints.load_into(trunk, state_dict, file, unused=family.unused)
+    state_dict = family.rename(state_dicts.read_state_dict(file))
+    state_dicts.load_into(trunk, state_dict, file, unused=family.unused)
     return checkpoints.sha256_of(file)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import audio, checkpoints, efficientat
+from hear_transformers import audio, checkpoints, efficientat, state_dicts
 from tests.golden_weights import golden_audio, golden_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,7 +62,7 @@ def network(request):
         answers = dict(answers)
     model = efficientat.load_model(variant=variant, pretrained=False)
     state_dict = golden_state_dict(GOLDEN / f"efficientat-{variant}.json")
-    checkpoints.load_into(model.trunk, efficientat.rename(state_dict), variant)
+    state_dicts.load_into(model.trunk, efficientat.rename(state_dict), variant)
     # The golden answers count the blocks of a DyMN from 0 and leave out its stem and last map.
     shift = 1 if variant.startswith("dymn") else 0
     with torch.no_grad():

@@ -121,6 +121,13 @@ def test_layers_are_concatenated_in_the_order_given():
     torch.testing.assert_close(both, torch.cat(single, 1))
 
 
+def test_a_layer_may_be_named_twice():
+    clips = noise(1, 20_000)
+    twice = load_model(pretrained=False, layer="mel,mel", framing="native").embed_timestamps(clips)[0]
+    assert twice.shape[2] == 256
+    assert torch.equal(twice[..., :128], twice[..., 128:])
+
+
 def test_minus_one_is_the_last_block_and_all_is_every_numbered_layer():
     clips = noise(1, 20_000)
     last = load_model(pretrained=False, layer=-1).embed_scenes(clips)

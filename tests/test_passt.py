@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import benchmark, checkpoints, hear, passt
+from hear_transformers import benchmark, checkpoints, hear, passt, state_dicts
 from tests.golden_weights import golden_audio, golden_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -20,7 +20,7 @@ DEPTH = {"passt_l_kd_p16_128_ap47": 7}
 def golden_model(variant: str, name: str):
     model = passt.load_model(variant=variant, pretrained=False)
     state_dict = golden_state_dict(GOLDEN / f"{name}.json")
-    checkpoints.load_into(model.trunk, state_dict, name, unused=passt.FAMILY.unused)
+    state_dicts.load_into(model.trunk, state_dict, name, unused=passt.FAMILY.unused)
     return model
 
 
