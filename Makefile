@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench memory measure clean
+.PHONY: help demo test check format bench measure train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +40,15 @@ bench: $(VENV)/.stamp-test  ## PaSST beside hear21passt: equal numbers, speed ra
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
 	$(BIN)/python -m hear_transformers.training measure --data $(SHARED)/data
+
+RUN ?= ../tiny-run
+TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
+TRAINING = $(BIN)/python -m hear_transformers.training
+
+train: $(VENV)/.stamp-test  ## make the embedded model again, hours on a CPU; needs espeak-ng, RUN=folder TEACHER=checkpoint
+	$(TRAINING) synthesise --shards $(RUN)/shards --workers 2
+	$(TRAINING) targets --shards $(RUN)/shards --teacher $(TEACHER)
+	$(TRAINING) train --shards $(RUN)/shards --out $(RUN)
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build dist *.egg-info demo_output
