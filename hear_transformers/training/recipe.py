@@ -1,0 +1,41 @@
+"""Every number of the training of the embedded model, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How the embedded model is made, from the seed of its data to the last step.
+
+    Attributes
+    ----------
+    seed : of data, initial weights and batches
+    clips_per_shard : clips of two seconds in a shard
+    scene_shards, speech_shards : shards 0 to n - 1 are trained on, whatever else lies in the folder
+    steps : of the optimiser; each takes one batch of scenes and one of speech
+    scene_frames, speech_frames : mel frames in a batch of each kind, however long its crops are
+    scene_crops, speech_crops : mel frames of a crop, drawn for every batch; digits are as short as 0.25 s
+    learning_rate : at its highest, after `warm_up` steps; from there a half cosine leads to 0
+    betas, weight_decay, gradient_norm : of AdamW, and the norm above which gradients are scaled down
+    logits_weight, features_weight, phones_weight : of the three losses
+    """
+
+    seed: int = 0
+    clips_per_shard: int = 500
+    scene_shards: int = 60
+    speech_shards: int = 50
+    steps: int = 2400
+    scene_frames: int = 6144
+    speech_frames: int = 6144
+    scene_crops: tuple[int, ...] = (112, 144, 176, 200)
+    speech_crops: tuple[int, ...] = (32, 48, 64, 96, 128, 176)
+    learning_rate: float = 1e-3
+    warm_up: int = 100
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.05
+    gradient_norm: float = 1.0
+    logits_weight: float = 1.0
+    features_weight: float = 1.0
+    phones_weight: float = 1.0
