@@ -39,6 +39,8 @@ def has_espeak() -> bool:
 
 needs_espeak = pytest.mark.skipif(not has_espeak(), reason="eSpeak NG is not installed")
 
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
 SMALL = Recipe(
     clips_per_shard=2,
     scene_shards=1,
@@ -414,3 +416,16 @@ def test_train_without_shards_says_what_to_do(tmp_path):
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
     assert "synthesise" in result.output
+
+
+@pytest.fixture(scope="module")
+def real_tasks():
+    return {task.name: task for task in measure.load_tasks(DATA, 32_000)}
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the real audio of the developers' folder ../shared")
+@pytest.mark.parametrize(("task", "least"), [("ESC-10", 0.88), ("digits", 0.65)])
+def test_embedded_model_scores_on_real_audio_what_was_asked_of_it(real_tasks, task, least):
+    embeddings = measure.scene_embeddings(tiny.load_model(), real_tasks[task].waveforms)
+    assert measure.accuracy(embeddings, real_tasks[task]) >= least
