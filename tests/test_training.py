@@ -427,5 +427,5 @@ def real_tasks():
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the real audio of the developers' folder ../shared")
 @pytest.mark.parametrize(("task", "least"), [("ESC-10", 0.88), ("digits", 0.65)])
 def test_embedded_model_scores_on_real_audio_what_was_asked_of_it(real_tasks, task, least):
-    embeddings = measure.scene_embeddings(tiny.load_model(), real_tasks[task].waveforms)
+    embeddings = measure.scenes(tiny.load_model(), real_tasks[task].waveforms)
     assert measure.accuracy(embeddings, real_tasks[task]) >= least
