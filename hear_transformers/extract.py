@@ -27,6 +27,9 @@ STACK_SECONDS = 320.0
 PENDING_SECONDS = 640.0
 """Audio of short clips that waits in memory for others of its length: 82 MB at 32 kHz."""
 
+SETTINGS_OF_OTHERS = {"scene": ("timestamps", "hop_ms", "framing"), "timestamps": ("scene",)}
+"""What an embedder's provenance says about the other kind of embeddings, which has no part in these."""
+
 TABLE_NAME = "embeddings"
 """Name of the file that holds all sources, where the user names only its folder."""
 
@@ -113,7 +116,9 @@ def extract(
     ------
     OptionError : `out` is a single file for several sources, or the format needs something that is not installed
     """
-    writer = WRITERS[format]({"embedding": "timestamps" if timestamps else "scene", **model.provenance()})
+    kind = "timestamps" if timestamps else "scene"
+    settings = {key: value for key, value in model.provenance().items() if key not in SETTINGS_OF_OTHERS[kind]}
+    writer = WRITERS[format]({"embedding": kind, **settings})
     report = Report()
 
     def record(outcome: Outcome) -> None:

@@ -145,7 +145,7 @@ def test_a_few_warnings_about_kept_outputs_are_enough(embed_audio, audio_file):
         audio_file(f"{i}.wav", seconds=0.1)
     embed_audio(".")
     warnings = embed_audio(".", "--layer=2").stderr.splitlines()
-    assert warnings[0].startswith("Warning: 0.npz is kept, but was made with other settings (scene, timestamps)")
+    assert warnings[0].startswith("Warning: 0.npz is kept, but was made with other settings (scene)")
     assert warnings[3:] == ["Warning: the same of 2 more files"]
 
 
