@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,15 @@ from .failures import guarded, printable
 
 if TYPE_CHECKING:
     from hear_transformers.extract import Outcome, Report
+    from hear_transformers.labels import Tag
 
 FEW_FILES = 10
 """Up to so many files each gets a line of its own at the end."""
 
 FEW_WARNINGS = 3
+
+TOP_K = 10
+"""Labels of each file, unless told."""
 
 TIME_OPTIONS = ("hop_ms", "window_ms", "framing")
 """Options that only embeddings along time know."""
@@ -31,9 +36,12 @@ Examples:
   embed-audio clips/ --hop-ms 50 --out table.parquet
                                                a vector every 50 ms, all in one table
   embed-audio "clips/**/*.flac" --model passt --layer 4,8,12 --pool meanmax --out embeddings
+  embed-audio input.wav --model efficientat --layer logits --labels
+                                               what is heard: Speech, Music, ...
   find . -name "*.ogg" | embed-audio - --json
 
-Files that are there already are skipped, so an interrupted run is taken up by the same command.
+Files that are there already are skipped, so an interrupted run is taken up by the same command. With --labels they are
+heard again, and their outputs stay as they are.
 What can be chosen: hear-transformers list, hear-transformers info MODEL.
 """
 
@@ -77,6 +85,8 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
     "--format", metavar="NAME", help="npz, npy or parquet (one table for all).  [default: by --out, else npz]"
 )
 @click.option("--overwrite", is_flag=True, help="Make outputs anew that are there already.")
+@click.option("--labels", is_flag=True, help="Print which of AudioSet's 527 classes are heard; needs --layer logits.")
+@click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"How many labels.  [default: {TOP_K}]")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file on stdout.")
 @click.version_option(__version__)
@@ -90,6 +100,8 @@ def main(
     out: str,
     format: str | None,
     overwrite: bool,
+    labels: bool,
+    top_k: int | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -104,6 +116,7 @@ def main(
 
     given = {name: value for name, value in options.items() if value is not None}
     timestamps = wants_timestamps(scene, given)
+    n_labels = wants_labels(labels, top_k, given.get("layer"), timestamps)
     format = writers.choose_format(Path(out), format)
     found = sources.find(inputs, sys.stdin)
     if not found:
@@ -111,7 +124,14 @@ def main(
     embedder = catalogue.load(model, weights or "", device, given)
     with Progress(len(found), quiet=quiet, as_json=as_json) as progress:
         report = extract.extract(
-            embedder, found, Path(out), format, timestamps=timestamps, overwrite=overwrite, on_outcome=progress.show
+            embedder,
+            found,
+            Path(out),
+            format,
+            timestamps=timestamps,
+            overwrite=overwrite,
+            n_labels=n_labels,
+            on_outcome=progress.show,
         )
     if not (quiet or as_json):
         summarise(report)
@@ -129,8 +149,24 @@ def wants_timestamps(scene: bool | None, given: dict[str, Any]) -> bool:
     return not scene if scene is not None else bool(about_time)
 
 
+def wants_labels(labels: bool, top_k: int | None, layer: str | None, timestamps: bool) -> int:
+    """Give the number of labels of each file, 0 for none, before time is spent on loading a model that has none."""
+    if not labels:
+        if top_k is not None:
+            raise click.UsageError("--top-k says how many labels are printed; give --labels too, or leave it out")
+        return 0
+    if timestamps:
+        raise click.UsageError("--labels says what is heard in a whole file, so it does not go with vectors along time")
+    if layer != "logits":
+        raise click.UsageError(
+            f"--labels names logits, and {'no layer' if layer is None else f'layer {layer}'} was asked for; "
+            "give --layer logits, with a model that was trained on AudioSet, such as efficientat"
+        )
+    return TOP_K if top_k is None else top_k
+
+
 class Progress:
-    """Shows outcomes as they come: a bar and errors on stderr, JSON on stdout."""
+    """Shows outcomes as they come: a bar and errors on stderr, JSON or labels on stdout."""
 
     def __init__(self, total: int, *, quiet: bool, as_json: bool) -> None:
         from tqdm import tqdm
@@ -138,6 +174,7 @@ class Progress:
         hidden = quiet or as_json or not sys.stderr.isatty()
         self.bar = tqdm(total=total, unit="file", disable=hidden, file=sys.stderr)
         self.as_json = as_json
+        self.with_tables = not (quiet or as_json)
 
     def __enter__(self) -> Progress:
         return self
@@ -151,6 +188,8 @@ class Progress:
             self.bar.write(printable(f"Error: {outcome.message}"), file=sys.stderr)
         if self.as_json:
             click.echo(json.dumps(as_record(outcome)))
+        if self.with_tables and outcome.tags:
+            self.bar.write(printable(as_table(outcome.source, outcome.tags)), file=sys.stdout)
         self.bar.update()
 
 
@@ -163,9 +202,15 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "shape": outcome.shape,
         "seconds": outcome.seconds,
+        "tags": None if outcome.tags is None else [tag._asdict() for tag in outcome.tags],
         "error": outcome.message if failed else None,
         "warning": None if failed else outcome.message or None,
     }
+
+
+def as_table(source: str, tags: Iterable[Tag]) -> str:
+    """Write the labels of one source for people: its name, then a probability and a label on each line."""
+    return "\n".join([source, *(f"  {tag.probability:.3f}  {tag.label}" for tag in tags)])
 
 
 def summarise(report: Report) -> None:

@@ -1,7 +1,7 @@
 """Audio embeddings from pretrained audio transformers and CNNs.
 
-Each family is a module that follows the HEAR API: ``hear_transformers.passt``, ``hear_transformers.efficientat``,
-``hear_transformers.tiny``. Nothing heavy is imported here, so that command lines can answer ``--help`` at once.
+Each family of `FAMILIES` is a module that follows the HEAR API, such as ``hear_transformers.passt``. Nothing heavy is
+imported here, so that command lines can answer ``--help`` at once.
 """
 
 __version__ = "0.1.0"
@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 FAMILIES = {
     "tiny": "compact transformer embedded in this package, trained on synthesised audio (the default, works offline)",
     "passt": "Patchout faSt Spectrogram Transformer, Koutini et al., Interspeech 2022",
+    "ast": "Audio Spectrogram Transformer, Gong et al., Interspeech 2021",
     "efficientat": "EfficientAT MobileNets and dynamic MobileNets, Schmid et al., ICASSP 2023 and TASLP 2024",
 }
 """Every family of networks: module name -> one line for people. The first one is the command line's default."""

@@ -8,6 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from . import FAMILIES, checkpoints
 from .checkpoints import Checkpoint
@@ -19,6 +22,9 @@ from .trunk import Variant, layer_table
 
 DEVICES = ("cuda", "mps", "cpu")
 """Types of devices, in the order in which "auto" prefers them."""
+
+MAC_SECONDS = 10.0
+"""Length of the clip that multiply-accumulates are counted for, that of AudioSet's clips, as in the papers."""
 
 
 def family(name: str) -> ModuleType:
@@ -115,9 +121,25 @@ def list_models() -> list[dict[str, Any]]:
 
 def count_parameters(name: str, variant: Variant) -> int:
     """Count the parameters of a variant's network, without the memory for it."""
-    with torch.device("meta"):
+    with FakeTensorMode():
         trunk = family(name).FAMILY.network(**variant.network)
     return sum(parameter.numel() for parameter in trunk.parameters())
+
+
+@torch.no_grad()
+def count_macs(name: str, variant: Variant, seconds: float = MAC_SECONDS) -> int:
+    """Count the multiply-accumulates of a variant's whole network for one clip, without computing them.
+
+    Matrix products, attention and convolutions are counted, as the papers do; the front end is not. A network that fills
+    its scenes up is counted for the filled clip.
+    """
+    spec = variant.frontend
+    # Fused attention would go uncounted; as two matrix products it counts.
+    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        trunk = family(name).FAMILY.network(**variant.network).eval()
+        n_frames = max(spec.n_frames(int(seconds * spec.sample_rate)), variant.scene.fill_frames)
+        trunk(spec.example(min(n_frames, trunk.max_frames or n_frames)), list(trunk.layers))
+    return counter.get_total_flops() // 2  # a multiplication and an addition
 
 
 def _checkpoint(name: str, variant: Variant) -> Checkpoint | None:
@@ -153,6 +175,7 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
         "variant": model.name[1],
         "about": FAMILIES[name],
         "parameters": count_parameters(name, variant),
+        f"multiply_accumulates_{MAC_SECONDS:g}_s": count_macs(name, variant),
         "sample_rate": model.sample_rate,
         "shortest_window_ms": model.min_samples * ms,
         "longest_window_ms": None if model.max_samples is None else model.max_samples * ms,

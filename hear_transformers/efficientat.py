@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import hear
-from .frontend import CPJKU_BESIDE, CPJKU_MEL, MelSpec
+from .frontend import CPJKU_BESIDE, CPJKU_MEL, FrameSpec
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .trunk import Readout, TimeAxis, Trunk, Variant
 
@@ -479,7 +479,7 @@ RENAMED = {
 """Parts of the authors' names and what they are here, where MN and DyMN are one network."""
 
 
-def rename(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Give the tensors of the authors' files the names they have in `EfficientAT`."""
     return {_renamed(key): tensor for key, tensor in state_dict.items()}
 
@@ -493,7 +493,7 @@ def _renamed(key: str) -> str:
     return key
 
 
-def published(checkpoint: str, frontend: MelSpec = CPJKU_MEL, **network: Any) -> Variant:
+def published(checkpoint: str, frontend: FrameSpec = CPJKU_MEL, **network: Any) -> Variant:
     """Make the row of one released checkpoint, read as the authors read theirs for HEAR (MNHearWrapper)."""
     return Variant(
         checkpoint=checkpoint,
@@ -546,6 +546,6 @@ VARIANTS = {
 }
 """The authors' AudioSet checkpoints under their own names."""
 
-FAMILY = hear.Family(name="efficientat", network=EfficientAT, variants=VARIANTS, rename=rename, unused=CPJKU_BESIDE)
+FAMILY = hear.Family(name="efficientat", network=EfficientAT, variants=VARIANTS, adapt=adapt, unused=CPJKU_BESIDE)
 
 load_model = hear.loader(FAMILY)

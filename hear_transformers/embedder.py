@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -12,9 +13,8 @@ from torch import Tensor, nn
 
 from . import __version__, framing, windows
 from .errors import AudioError, OptionError
-from .frontend import LogMel
 from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
-from .trunk import MEL_AXIS, Readout, TimeAxis, Trunk, Variant
+from .trunk import Readout, TimeAxis, Trunk, Variant, axes_of
 
 FRAMINGS = ("windowed", "native")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -65,7 +65,7 @@ class Embedder(nn.Module):
         if precision not in PRECISIONS:
             raise OptionError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         self.trunk = trunk
-        self.frontend = LogMel(variant.frontend)
+        self.frontend = variant.frontend.build()
         self.variant = variant
         self.name = name
         self.precision = precision
@@ -84,7 +84,7 @@ class Embedder(nn.Module):
 
     def layer_axis(self, layer: str) -> TimeAxis | None:
         """Give the time axis of a layer, None for a vector."""
-        return MEL_AXIS if layer == "mel" else self.trunk.layers[layer]
+        return axes_of(self.trunk, self.variant.frontend)[layer]
 
     @property
     def _device(self) -> torch.device:
@@ -100,7 +100,7 @@ class Embedder(nn.Module):
         """Longest waveform the network takes in one pass, None if any."""
         if self.trunk.max_frames is None:
             return None
-        return self.trunk.max_frames * self.variant.frontend.hop_length
+        return self.variant.frontend.max_samples(self.trunk.max_frames)
 
     def _check(self, variant: Variant) -> None:
         """Refuse values that this network cannot serve."""
@@ -123,8 +123,13 @@ class Embedder(nn.Module):
                 f"pool='cls' needs layers with a class token; layer {', '.join(readout.layers)} of "
                 f"{'/'.join(self.name)} has none"
             )
-        shortest = self.variant.frontend.min_samples if set(readout.layers) == {"mel"} else self.min_samples
-        self._check_window(readout.window_ms, shortest)
+        self._check_window(readout.window_ms, self._fewest_samples(readout))
+
+    def _fewest_samples(self, readout: Readout) -> int:
+        """Give the length of the shortest waveform that can be read so."""
+        spec = self.variant.frontend
+        only_mel = spec.has_mel and set(readout.layers) == {"mel"}
+        return spec.min_samples if only_mel or readout.fill_frames >= self.trunk.min_frames else self.min_samples
 
     def _check_window(self, window_ms: float, shortest: int) -> None:
         ms = 1000.0 / self.sample_rate
@@ -141,10 +146,10 @@ class Embedder(nn.Module):
             raise OptionError("framing='native' reads chunks of one length; give one window_ms, or framing='windowed'")
         vectors = [layer for layer in readout.layers if self.layer_axis(layer) is None]
         if vectors:
-            grids = [layer for layer, axis in self.trunk.layers.items() if axis is not None]
+            grids = [layer for layer, axis in axes_of(self.trunk, self.variant.frontend).items() if axis is not None]
             raise OptionError(
                 f"framing='native' needs layers with a time axis, {', '.join(vectors)} has none; "
-                f"choose layer=mel, {', '.join(grids)}"
+                f"choose layer={', '.join(grids)}"
             )
         if readout.pool not in POOLS or POOLS[readout.pool].whole_window:
             frame_wise = [name for name, pool in POOLS.items() if not pool.whole_window]
@@ -160,19 +165,25 @@ class Embedder(nn.Module):
         length = self.min_samples
         if readout.pool == "unroll":
             length = windows.samples_of(readout.window_ms, self.sample_rate)
+        else:
+            readout = replace(readout, fill_frames=0)  # does not change the size, only the work
         return self._read(torch.zeros(1, length, device=self._device), readout).shape[1]
 
     # One batch of windows
 
-    def _taps(self, waveforms: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+    def _taps(self, waveforms: Tensor, layers: Collection[str], fill_frames: int = 0) -> dict[str, Tensor]:
         """Run front end and network: (batch, samples) -> one float32 tensor for each layer, see `Trunk.forward`."""
-        mel = self.frontend(waveforms)
-        taps = {"mel": mel.transpose(1, 2).unsqueeze(2)}  # (batch, time, 1, n_mels): a mel band is a feature
-        wanted = [layer for layer in layers if layer != "mel"]
+        frames = self.frontend(waveforms)
+        taps = {}
+        if self.variant.frontend.has_mel:
+            taps["mel"] = frames.transpose(1, 2).unsqueeze(2)  # (batch, time, 1, n_mels): a mel band is a feature
+        wanted = [layer for layer in layers if layer not in taps]
         if wanted:
+            missing = max(0, fill_frames - frames.shape[-1])
+            frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
             dtype = PRECISIONS[self.precision]
-            with torch.autocast(mel.device.type, dtype, enabled=dtype != torch.float32):
-                taps.update(self.trunk(mel, wanted))
+            with torch.autocast(frames.device.type, dtype, enabled=dtype != torch.float32):
+                taps.update(self.trunk(frames, wanted))
         return {layer: taps[layer].float() for layer in layers}
 
     def _read(self, waveforms: Tensor, readout: Readout) -> Tensor:
@@ -180,11 +191,12 @@ class Embedder(nn.Module):
         grids = {layer for layer in readout.layers if self.layer_axis(layer) is not None}
         if readout.pool == CLASS_TOKEN:
             keys = {layer: [f"{layer}.{token}" for token in self.trunk.prefix] for layer in grids}
-            taps = self._taps(waveforms, [*chain(*keys.values()), *(set(readout.layers) - grids)])
+            wanted = [*chain(*keys.values()), *(set(readout.layers) - grids)]
+            taps = self._taps(waveforms, wanted, readout.fill_frames)
             # PaSST and AST call the mean of class and distillation token their embedding.
             taps.update({layer: torch.stack([taps[key] for key in keys[layer]]).mean(0) for layer in grids})
         else:
-            taps = self._taps(waveforms, readout.layers)
+            taps = self._taps(waveforms, readout.layers, readout.fill_frames)
             taps.update({layer: POOLS[readout.pool].function(taps[layer]) for layer in grids})
         return torch.cat([taps[layer] for layer in readout.layers], 1)
 
@@ -258,9 +270,13 @@ class Embedder(nn.Module):
 
     def _axes(self, readout: Readout) -> dict[str, framing.Axis]:
         """Give the time axes of a readout's layers in samples."""
-        frame = self.variant.frontend.hop_length
+        spec = self.variant.frontend
         axes = {layer: self.layer_axis(layer) for layer in readout.layers}
-        return {layer: framing.Axis(axis.hop * frame, axis.offset * frame) for layer, axis in axes.items() if axis}
+        return {
+            layer: framing.Axis(axis.hop * spec.hop_length, axis.offset * spec.hop_length + spec.offset)
+            for layer, axis in axes.items()
+            if axis
+        }
 
     def _token_multiple(self, readout: Readout) -> int:
         """Give the fewest samples that are a whole number of tokens of every layer."""
@@ -338,7 +354,7 @@ class Embedder(nn.Module):
             held.append(block)
         if sum(block.shape[-1] for block in held) <= window:
             *_, buffer = self._collect(held)
-            length = max(buffer.stop, self.min_samples)
+            length = max(buffer.stop, self._fewest_samples(scene))
             return self._embed_windows(buffer, torch.zeros(1, dtype=torch.int64), length, scene)[:, 0]
         total, count = torch.zeros((), dtype=torch.float64), 0
         for embeddings in self._stream_windowed(chain(held, later), (scene,), self.variant.scene_hop_ms):
@@ -419,9 +435,10 @@ def checked(waveforms: Tensor) -> Tensor:
 def _cast_matrices(trunk: nn.Module, dtype: torch.dtype) -> None:
     """Store what autocast would convert in every forward pass in its own precision: same numbers, half the memory."""
     for module in trunk.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             module.to(dtype)
 
 
 def _described(readout: Readout) -> dict[str, Any]:
-    return {"layers": list(readout.layers), "pool": readout.pool, "window_ms": readout.window_ms}
+    filled = {"fill_frames": readout.fill_frames} if readout.fill_frames else {}
+    return {"layers": list(readout.layers), "pool": readout.pool, "window_ms": readout.window_ms, **filled}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import audio
 from .errors import HearTransformersError, OptionError
+from .labels import Tag, check_logits, top_tags
 from .sources import Source, name_outputs
 from .writers import WRITERS, Writer
 
@@ -67,6 +68,7 @@ class Outcome:
     output : file with its embedding, None if it failed
     shape : of the embedding, None unless written
     seconds : duration of the audio, None unless written
+    tags : the likeliest labels, None if it failed or none were asked for
     message : why it failed, or what is doubtful about the output that is kept; else empty
     """
 
@@ -75,6 +77,7 @@ class Outcome:
     output: Path | None = None
     shape: tuple[int, ...] | None = None
     seconds: float | None = None
+    tags: tuple[Tag, ...] | None = None
     message: str = ""
 
 
@@ -95,6 +98,7 @@ def extract(
     *,
     timestamps: bool = False,
     overwrite: bool = False,
+    n_labels: int = 0,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
     """Embed audio files and write the embeddings.
@@ -110,12 +114,17 @@ def extract(
     format : a key of `writers.WRITERS`
     timestamps : embeddings along time instead of one per file
     overwrite : make outputs anew that are there already
+    n_labels : how many labels to give each file, see `labels.top_tags`; with any, a file whose output is there already
+        is heard again for them, and the output stays as it is
     on_outcome : called as soon as a source is finished
 
     Raises
     ------
-    OptionError : `out` is a single file for several sources, or the format needs something that is not installed
+    OptionError : `out` is a single file for several sources, the format needs something that is not installed, or
+        labels are asked for and the embeddings are not logits, see `labels.check_logits`
     """
+    if n_labels:
+        check_logits(model, timestamps=timestamps)
     kind = "timestamps" if timestamps else "scene"
     settings = {key: value for key, value in model.provenance().items() if key not in SETTINGS_OF_OTHERS[kind]}
     writer = WRITERS[format]({"embedding": kind, **settings})
@@ -131,13 +140,14 @@ def extract(
     found = [source for source in sources if source.error is None]
     outputs = place_outputs(found, out, writer)
     with writer:
-        run = _Run(model, writer, timestamps, record)
+        run = _Run(model, writer, record, timestamps=timestamps, n_labels=n_labels)
         for source, output in zip(found, outputs, strict=True):
             # A table for all sources gets its name at the end of the run, so it is there only if it was before.
-            if output.exists() and not overwrite:
-                record(Outcome(str(source.path), "skipped", output, message=_doubt(writer, output)))
+            doubt = _doubt(writer, output) if output.exists() and not overwrite else None
+            if doubt is None or n_labels:
+                run.take(_Task(source.path, output, doubt))
             else:
-                run.take(source.path, output)
+                record(Outcome(str(source.path), "skipped", output, message=doubt))
         run.finish()
     order = {str(source.path): i for i, source in enumerate(sources)}
     for outcomes in (report.written, report.skipped, report.failed):
@@ -145,37 +155,56 @@ def extract(
     return report
 
 
-@dataclass(slots=True)
-class _Clip:
-    """A short file in memory, and where its embedding goes."""
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A file to embed.
+
+    Attributes
+    ----------
+    path : the audio
+    output : where its embedding goes
+    doubt : what is doubtful about an output that is there already and kept, empty if nothing; None if it is to be
+        written
+    """
 
     path: Path
     output: Path
+    doubt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    """A short file in memory."""
+
+    task: _Task
     waveform: Tensor
 
 
 class _Run:
     """Collects short clips until there are enough of equal length, embeds them and the long ones, writes."""
 
-    def __init__(self, model: Model, writer: Writer, timestamps: bool, record: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self, model: Model, writer: Writer, record: Callable[[Outcome], None], *, timestamps: bool, n_labels: int
+    ) -> None:
         self.model = model
         self.writer = writer
-        self.timestamps = timestamps
         self.record = record
+        self.timestamps = timestamps
+        self.n_labels = n_labels
         self.pending: dict[int, list[_Clip]] = {}
 
-    def take(self, path: Path, output: Path) -> None:
+    def take(self, task: _Task) -> None:
         """Read one file; embed it if it is long, else keep it until others of its length are there."""
         try:
-            held, rest = self._hold(path)
-            embedded = None if rest is None else self._embed_long(chain(held, rest), output.parent)
+            held, rest = self._hold(task.path)
+            embedded = None if rest is None else self._embed_long(chain(held, rest), task.output.parent)
         except Exception as error:
-            self._fail(path, error)
+            self._fail(task.path, error)
             return
         if embedded is None:
-            self._keep(_Clip(path, output, torch.cat(held)))
+            self._keep(_Clip(task, torch.cat(held)))
         else:
-            self._write(path, output, *embedded)
+            self._complete(task, *embedded)
 
     def _hold(self, path: Path) -> tuple[list[Tensor], Iterator[Tensor] | None]:
         """Read one file up to `LONG_SECONDS`: give what was read, and the rest if there may be any."""
@@ -210,13 +239,13 @@ class _Run:
             embeddings, times_ms = self._embed(torch.stack([clip.waveform for clip in clips]))
         except Exception as error:
             if len(clips) == 1:
-                self._fail(clips[0].path, error)
+                self._fail(clips[0].task.path, error)
             else:
                 for clip in clips:
                     self._embed_together([clip])
             return
         for clip, embedding in zip(clips, embeddings, strict=True):
-            self._write(clip.path, clip.output, embedding, times_ms, len(clip.waveform))
+            self._complete(clip.task, embedding, times_ms, len(clip.waveform))
 
     def _embed(self, waveforms: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         """Embed equally long clips: -> (clips, size) or (clips, times, size), and (times,) ms."""
@@ -250,18 +279,22 @@ class _Run:
             times = np.concatenate(times_ms)
             return np.memmap(scratch, np.float32, "r").reshape(len(times), -1), times, n_samples
 
-    def _write(
-        self, path: Path, output: Path, embedding: np.ndarray, times_ms: np.ndarray | None, n_samples: int
-    ) -> None:
+    def _complete(self, task: _Task, embedding: np.ndarray, times_ms: np.ndarray | None, n_samples: int) -> None:
+        """Write an embedding, unless its output is kept, and report its file."""
+        source, output = str(task.path), task.output
+        tags = top_tags(embedding, self.n_labels) if self.n_labels else None
+        if task.doubt is not None:
+            self.record(Outcome(source, "skipped", output, tags=tags, message=task.doubt))
+            return
         try:
-            self.writer.write(output, str(path), embedding, times_ms)
+            self.writer.write(output, source, embedding, times_ms)
         except Exception as error:
             if self.writer.single:
                 raise
-            self._fail(path, error)
+            self._fail(task.path, error)
         else:
             seconds = n_samples / self.model.sample_rate
-            self.record(Outcome(str(path), "written", output, embedding.shape, seconds))
+            self.record(Outcome(source, "written", output, embedding.shape, seconds, tags))
 
     def _fail(self, path: Path, error: Exception) -> None:
         reason = str(error) if isinstance(error, HearTransformersError) else f"{type(error).__name__}: {error}"

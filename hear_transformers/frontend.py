@@ -5,31 +5,68 @@ A dialect is data: a `MelSpec` at the top of the family that uses it. The mathem
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torchaudio.compliance.kaldi import get_mel_banks
+from torchaudio.functional import melscale_fbanks, resample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MelSpec:
-    """Every constant of one log-mel dialect.
+class FrameSpec(ABC):
+    """How the frames of a front end lie over a waveform: lengths in samples, frequencies in Hz.
 
-    Frequencies are in Hz, lengths in samples. The result is ``(ln(mel + floor) + shift) / scale``.
+    Attributes
+    ----------
+    sample_rate : of the waveform
+    hop_length : distance between two frames
     """
 
     sample_rate: int
-    n_fft: int
-    win_length: int
     hop_length: int
-    n_mels: int
-    fmin: float
-    fmax: float
-    preemphasis: float
-    floor: float
-    shift: float
-    scale: float
+
+    has_mel = True
+    """Whether frames are mel bands, so that "mel" is a layer to choose."""
+
+    padding = 0.0
+    """What the frames hold that `Readout.fill_frames` adds behind the end of a clip."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Make the module: waveforms (batch, samples) -> what the network takes, frames last."""
+
+    @abstractmethod
+    def example(self, n_frames: int) -> Tensor:
+        """Give zeros of the shape that the network takes: (1, ..., n_frames)."""
+
+    @property
+    @abstractmethod
+    def field(self) -> int:
+        """Samples that one frame sees."""
+
+    @property
+    @abstractmethod
+    def min_samples(self) -> int:
+        """Length of the shortest waveform."""
+
+    @property
+    def offset(self) -> float:
+        """Centre of the first frame, in samples."""
+        return 0.0
+
+    @abstractmethod
+    def n_frames(self, n_samples: int) -> int:
+        """Count the frames of a waveform of `n_samples`."""
+
+    @abstractmethod
+    def n_samples(self, n_frames: int) -> int:
+        """Give the length of the shortest waveform that has `n_frames` frames."""
+
+    def max_samples(self, n_frames: int) -> int:
+        """Give the length of the longest waveform that has `n_frames` frames."""
+        return self.n_samples(n_frames + 1) - 1
 
     @property
     def hop_ms(self) -> float:
@@ -38,16 +75,85 @@ class MelSpec:
 
     @property
     def field_ms(self) -> float:
-        """Length of audio that one frame sees, in ms (pre-emphasis looks at one sample more)."""
-        return 1000.0 * (self.win_length + 1) / self.sample_rate
+        """Length of audio that one frame sees, in ms."""
+        return 1000.0 * self.field / self.sample_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waveform(FrameSpec):
+    """No front end: the network reads the waveform itself, and a frame is a sample."""
+
+    hop_length: int = 1
+
+    has_mel = False
+
+    def build(self) -> nn.Module:
+        """Give waveforms back as they are."""
+        return nn.Identity()
+
+    def example(self, n_frames: int) -> Tensor:
+        """Give (1, n_frames)."""
+        return torch.zeros(1, n_frames)
+
+    @property
+    def field(self) -> int:
+        """A sample sees itself."""
+        return 1
 
     @property
     def min_samples(self) -> int:
-        """Shortest waveform: pre-emphasis takes one sample, the centred STFT reflects half a window."""
+        """One sample."""
+        return 1
+
+    def n_frames(self, n_samples: int) -> int:
+        """Count samples."""
+        return n_samples
+
+    def n_samples(self, n_frames: int) -> int:
+        """Count samples."""
+        return n_frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MelSpec(FrameSpec):
+    """What every log-mel dialect has: the spectrum's lengths in samples, the bands' edges in Hz."""
+
+    n_fft: int
+    win_length: int
+    n_mels: int
+    fmin: float
+    fmax: float
+
+    def example(self, n_frames: int) -> Tensor:
+        """Give (1, n_mels, n_frames)."""
+        return torch.zeros(1, self.n_mels, n_frames)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpjkuMel(MelSpec):
+    """The dialect of PaSST and EfficientAT: ``(ln(mel + floor) + shift) / scale``, frames centred on their hop."""
+
+    preemphasis: float
+    floor: float
+    shift: float
+    scale: float
+
+    def build(self) -> CpjkuLogMel:
+        """Make the module."""
+        return CpjkuLogMel(self)
+
+    @property
+    def field(self) -> int:
+        """Pre-emphasis looks at one sample more than the window."""
+        return self.win_length + 1
+
+    @property
+    def min_samples(self) -> int:
+        """Pre-emphasis takes one sample, the centred STFT reflects half a window."""
         return self.n_fft // 2 + 2
 
     def n_frames(self, n_samples: int) -> int:
-        """Count the frames of a waveform of `n_samples`."""
+        """Count the frames; pre-emphasis has taken one sample."""
         return 1 + (n_samples - 1) // self.hop_length
 
     def n_samples(self, n_frames: int) -> int:
@@ -55,7 +161,89 @@ class MelSpec:
         return max(self.min_samples, 1 + (n_frames - 1) * self.hop_length)
 
 
-CPJKU_MEL = MelSpec(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KaldiMel(MelSpec):
+    """Kaldi's filter bank features: ``(ln(max(mel, eps)) - mean) / scale``, frames only where a window fits.
+
+    Attributes
+    ----------
+    preemphasis : within each frame
+    mean, scale : of the normalisation
+    """
+
+    preemphasis: float
+    mean: float
+    scale: float
+
+    def build(self) -> KaldiLogMel:
+        """Make the module."""
+        return KaldiLogMel(self)
+
+    @property
+    def padding(self) -> float:  # type: ignore[override]
+        """A logarithm of 0, as the authors of AST fill up: louder than silence."""
+        return -self.mean / self.scale
+
+    @property
+    def field(self) -> int:
+        """The window; pre-emphasis stays within it."""
+        return self.win_length
+
+    @property
+    def min_samples(self) -> int:
+        """One window."""
+        return self.win_length
+
+    @property
+    def offset(self) -> float:
+        """The first window starts with the first sample."""
+        return self.win_length / 2
+
+    def n_frames(self, n_samples: int) -> int:
+        """Count the windows that fit."""
+        return 1 + (n_samples - self.win_length) // self.hop_length
+
+    def n_samples(self, n_frames: int) -> int:
+        """Give the length of the shortest waveform that has `n_frames` frames."""
+        return self.win_length + (n_frames - 1) * self.hop_length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PannsMel(MelSpec):
+    """The dialect of PANNs: ``10 log10(max(mel, 1e-10))`` in dB, frames centred on their hop.
+
+    Attributes
+    ----------
+    decimation : the waveform is first resampled to ``sample_rate / decimation``, in whose samples `n_fft` and
+        `win_length` count; `hop_length` counts samples of the waveform like every other length
+    """
+
+    decimation: int = 1
+
+    def build(self) -> PannsLogMel:
+        """Make the module."""
+        return PannsLogMel(self)
+
+    @property
+    def field(self) -> int:
+        """The window, in samples of the waveform."""
+        return self.win_length * self.decimation
+
+    @property
+    def min_samples(self) -> int:
+        """The centred STFT reflects half a window."""
+        return self.n_fft // 2 * self.decimation + 1
+
+    def n_frames(self, n_samples: int) -> int:
+        """Count the frames; resampling rounds up."""
+        return 1 + -(-n_samples // self.decimation) // (self.hop_length // self.decimation)
+
+    def n_samples(self, n_frames: int) -> int:
+        """Give the length of the shortest waveform that has `n_frames` frames."""
+        return max(self.min_samples, (n_frames - 1) * self.hop_length - self.decimation + 1)
+
+
+CPJKU_MEL = CpjkuMel(
     sample_rate=32_000,
     n_fft=1024,
     win_length=800,
@@ -76,7 +264,7 @@ CPJKU_BESIDE = ("mel.window", "mel.preemphasis_coefficient", "device_proxy")
 """What the authors' front end and HEAR wrapper add to the tensors of a network when the whole model is saved."""
 
 
-def mel_filters(spec: MelSpec) -> Tensor:
+def kaldi_filters(spec: MelSpec) -> Tensor:
     """Build Kaldi's triangular filters: linear in mel, peak 1, no area normalisation.
 
     Kaldi's own arithmetic, in float32, is kept: the edge of a filter that covers a single bin lies so close to that bin
@@ -91,50 +279,130 @@ def mel_filters(spec: MelSpec) -> Tensor:
     return nn.functional.pad(filters, (0, 1)).T.contiguous()
 
 
+def slaney_filters(spec: PannsMel) -> Tensor:
+    """Build the triangular filters of Slaney's Auditory Toolbox, each of area 1, librosa's default.
+
+    Returns
+    -------
+    filters : (n_fft // 2 + 1, n_mels), float32
+    """
+    return melscale_fbanks(
+        spec.n_fft // 2 + 1,
+        spec.fmin,
+        spec.fmax,
+        spec.n_mels,
+        spec.sample_rate // spec.decimation,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+
+
 class LogMel(nn.Module):
-    """Log-mel spectrogram of the PaSST and EfficientAT authors (`AugmentMelSTFT`, evaluation mode).
+    """A log-mel front end: waveforms (batch, samples) in [-1, 1] -> (batch, n_mels, frames) float32.
+
+    Waveforms are at least `FrameSpec.min_samples` long.
 
     Parameters
     ----------
-    spec : the dialect
+    window : (win_length,) float32
+    filters : (n_fft // 2 + 1, n_mels) float32
     """
 
     window: Tensor
     filters: Tensor
 
-    def __init__(self, spec: MelSpec) -> None:
+    def __init__(self, window: Tensor, filters: Tensor) -> None:
         super().__init__()
-        self.spec = spec
-        # The authors' window is symmetric, which differs from torch's default by one sample in the period.
-        self.register_buffer("window", torch.hann_window(spec.win_length, periodic=False), persistent=False)
-        self.register_buffer("filters", mel_filters(spec), persistent=False)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Turn waveforms into log-mel spectrograms.
-
-        Parameters
-        ----------
-        waveforms : (batch, samples) float32 in [-1, 1], at least `MelSpec.min_samples` long
-
-        Returns
-        -------
-        mel : (batch, n_mels, frames) float32; frame j is centred on sample ``j * hop_length``
-        """
-        spec = self.spec
+        """Turn waveforms into log-mel spectrograms."""
         # Autocast would take the spectrum in 16 bits; a quiet band next to a loud one needs 32.
         with torch.autocast(waveforms.device.type, enabled=False):
-            emphasised = waveforms[:, 1:] - spec.preemphasis * waveforms[:, :-1]
-            spectrum = torch.stft(
-                emphasised,
-                spec.n_fft,
-                spec.hop_length,
-                spec.win_length,
-                self.window,
-                center=True,
-                pad_mode="reflect",
-                return_complex=True,
-            )  # (batch, n_fft // 2 + 1, frames)
-            parts = torch.view_as_real(spectrum)
-            power = parts.square().sum(-1)
-            mel = (power.transpose(1, 2) @ self.filters).transpose(1, 2)  # (batch, n_mels, frames)
-            return (mel + spec.floor).log().add(spec.shift).div(spec.scale)
+            return self.log((self.power(waveforms) @ self.filters).transpose(1, 2))
+
+    def power(self, waveforms: Tensor) -> Tensor:
+        """Give the power spectrum of every frame: -> (batch, frames, n_fft // 2 + 1)."""
+        raise TypeError(f"{type(self).__name__} has no spectrum of its own")
+
+    def log(self, mel: Tensor) -> Tensor:
+        """Give the logarithm of the mel bands, normalised as the dialect does."""
+        raise TypeError(f"{type(self).__name__} has no logarithm of its own")
+
+    def centred_power(self, waveforms: Tensor, n_fft: int, hop_length: int) -> Tensor:
+        """Give the power spectrum of frames centred on multiples of the hop: -> (batch, frames, n_fft // 2 + 1)."""
+        spectrum = torch.stft(
+            waveforms,
+            n_fft,
+            hop_length,
+            len(self.window),
+            self.window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        return squared(spectrum).transpose(1, 2)
+
+
+def squared(spectrum: Tensor) -> Tensor:
+    """Give the squared magnitude of complex numbers, without the square root that `abs` takes."""
+    return torch.view_as_real(spectrum).square().sum(-1)
+
+
+class CpjkuLogMel(LogMel):
+    """Log-mel spectrogram of the PaSST and EfficientAT authors (`AugmentMelSTFT`, evaluation mode)."""
+
+    def __init__(self, spec: CpjkuMel) -> None:
+        # The authors' window is symmetric, which differs from torch's default by one sample in the period.
+        super().__init__(torch.hann_window(spec.win_length, periodic=False), kaldi_filters(spec))
+        self.spec = spec
+
+    def power(self, waveforms: Tensor) -> Tensor:
+        """Give the power spectrum of the emphasised waveform."""
+        emphasised = waveforms[:, 1:] - self.spec.preemphasis * waveforms[:, :-1]
+        return self.centred_power(emphasised, self.spec.n_fft, self.spec.hop_length)
+
+    def log(self, mel: Tensor) -> Tensor:
+        """Add a floor, take the logarithm, normalise."""
+        return (mel + self.spec.floor).log().add(self.spec.shift).div(self.spec.scale)
+
+
+class KaldiLogMel(LogMel):
+    """Kaldi's filter bank features with a symmetric Hann window (`torchaudio.compliance.kaldi.fbank`), in batches."""
+
+    def __init__(self, spec: KaldiMel) -> None:
+        super().__init__(torch.hann_window(spec.win_length, periodic=False), kaldi_filters(spec))
+        self.spec = spec
+
+    def power(self, waveforms: Tensor) -> Tensor:
+        """Give the power spectrum of every frame, freed of its mean and emphasised within itself."""
+        frames = waveforms.unfold(1, self.spec.win_length, self.spec.hop_length)  # (batch, frames, win_length)
+        frames = frames - frames.mean(2, keepdim=True)
+        # Before a frame's first sample stands that sample itself.
+        before = torch.cat([frames[..., :1], frames[..., :-1]], 2)
+        frames = (frames - self.spec.preemphasis * before) * self.window
+        return squared(torch.fft.rfft(frames, self.spec.n_fft))
+
+    def log(self, mel: Tensor) -> Tensor:
+        """Take the logarithm above float32's epsilon (1.2e-7), as Kaldi does, and normalise."""
+        return mel.clamp(min=torch.finfo(torch.float32).eps).log().sub(self.spec.mean).div(self.spec.scale)
+
+
+class PannsLogMel(LogMel):
+    """Log-mel spectrogram of the PANNs authors (`torchlibrosa`, evaluation mode)."""
+
+    def __init__(self, spec: PannsMel) -> None:
+        super().__init__(torch.hann_window(spec.win_length), slaney_filters(spec))
+        self.spec = spec
+
+    def power(self, waveforms: Tensor) -> Tensor:
+        """Give the power spectrum, of the resampled waveform where the dialect says so."""
+        spec = self.spec
+        if spec.decimation > 1:
+            waveforms = resample(waveforms, spec.decimation, 1)
+        return self.centred_power(waveforms, spec.n_fft, spec.hop_length // spec.decimation)
+
+    def log(self, mel: Tensor) -> Tensor:
+        """Take decibels; silence is -100 dB."""
+        return mel.clamp(min=1e-10).log10().mul(10.0)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ from torch import Tensor
 from . import checkpoints, state_dicts
 from .embedder import Embedder
 from .errors import OptionError, WeightsError
-from .frontend import MelSpec
-from .trunk import LayerRow, Readout, Trunk, Variant, layer_table
+from .frontend import FrameSpec
+from .pooling import POOLS
+from .trunk import LayerRow, Readout, Trunk, Variant, axes_of, layer_table
 
 Layer = int | str | Sequence[int | str]
 """``8``, ``-1``, ``"8"``, ``"4,8,12"``, ``[4, 8, "features"]`` or ``"all"``."""
@@ -75,14 +76,14 @@ class Family:
     name : of its module
     network : makes the network from `Variant.network`
     variants : its variants by name, the default first
-    rename : authors' state dict -> ours
-    unused : keys of the authors' checkpoints (after `rename`) that the network has no use for
+    adapt : authors' state dict of a variant -> ours; raises WeightsError if it belongs to other audio
+    unused : keys of the authors' checkpoints (after `adapt`) that the network has no use for
     """
 
     name: str
     network: Callable[..., Trunk]
     variants: Mapping[str, Variant]
-    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    adapt: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict
     unused: tuple[str, ...] = ()
 
 
@@ -116,7 +117,8 @@ class LoadModel(Protocol):
         hop_ms : distance between timestamp embeddings, in ms
         window_ms : receptive field of timestamp embeddings, in ms; several are concatenated. With ``framing="native"``
             the length of the chunks
-        framing : "windowed" or "native", see `Embedder`
+        framing : "windowed" or "native", see `Embedder`; None is the variant's own choice, or windowed where the layers
+            or the pooling chosen have no frames
         precision : of the network, "float32" or "bfloat16"; results are float32 always
         pretrained : False gives seeded random weights, for tests and for training from scratch
 
@@ -184,7 +186,11 @@ def _load_weights(trunk: Trunk, family: Family, variant: Variant, path: str) -> 
     else:
         # A bar for people who wait, nothing in the logs of a batch job.
         file = checkpoints.fetch(checkpoints.find(family.name, variant.checkpoint), progress=sys.stderr.isatty())
-    state_dict = family.rename(state_dicts.read_state_dict(file))
+    state_dict = state_dicts.read_state_dict(file)
+    try:
+        state_dict = family.adapt(state_dict, variant)
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from error
     state_dicts.load_into(trunk, state_dict, file, unused=family.unused)
     return checkpoints.sha256_of(file)
 
@@ -203,50 +209,62 @@ def choose(
 
     `layer` and `pool` replace those of every readout but a readout of the mel alone (the low level of the "mel" presets
     of PaSST, which no layer of the network can stand for); `window_ms` replaces the windows and drops that readout.
+    Where neither the user nor the network leaves frames to read, as with a vector such as "features", timestamps are
+    windowed.
     """
-    levels = [readout for readout in variant.timestamps if readout.layers != ("mel",)]
-    framing = framing or variant.framing
-    if window_ms is not None:
-        lengths = [window_ms] if isinstance(window_ms, (int, float)) else list(window_ms)
-        timestamps = tuple(replace(levels[0], window_ms=float(length)) for length in lengths)
-    elif framing == "native" and variant.framing != "native":
-        timestamps = (replace(levels[0], window_ms=variant.scene.window_ms),)
-    else:
-        timestamps = variant.timestamps
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     if layer is not None:
         changes["layers"] = parse_layers(layer, trunk, variant.frontend)
         changes["pool"] = "mean"
     if pool is not None:
         changes["pool"] = pool
+    levels = [readout for readout in variant.timestamps if readout.layers != ("mel",)]
+    lengths = [window_ms] if isinstance(window_ms, (int, float)) else list(window_ms or ())
+    if framing is None:
+        readable = len(lengths) < 2 and has_frames(replace(levels[0], **changes), trunk, variant.frontend)
+        framing = variant.framing if readable else "windowed"
+    if lengths:
+        timestamps = tuple(replace(levels[0], window_ms=float(length)) for length in lengths)
+    elif framing == "native":
+        timestamps = (replace(levels[0], window_ms=variant.scene.window_ms),)
+    else:
+        timestamps = variant.timestamps
 
     def changed(readout: Readout) -> Readout:
-        return readout if readout not in levels and readout.layers == ("mel",) else replace(readout, **changes)  # type: ignore[arg-type]
+        return readout if readout not in levels and readout.layers == ("mel",) else replace(readout, **changes)
 
     return replace(
         variant,
-        scene=replace(variant.scene, **changes),  # type: ignore[arg-type]
+        scene=replace(variant.scene, **changes),
         timestamps=tuple(changed(readout) for readout in timestamps),
         hop_ms=variant.hop_ms if hop_ms is None else float(hop_ms),
         framing=framing,
     )
 
 
-def parse_layers(layer: Layer, trunk: Trunk, spec: MelSpec) -> tuple[str, ...]:
+def has_frames(readout: Readout, trunk: Trunk, spec: FrameSpec) -> bool:
+    """Tell whether every time position can be read on its own, as framing "native" does."""
+    axes = axes_of(trunk, spec)
+    pool = POOLS.get(readout.pool)
+    return pool is not None and not pool.whole_window and all(axes[layer] is not None for layer in readout.layers)
+
+
+def parse_layers(layer: Layer, trunk: Trunk, spec: FrameSpec) -> tuple[str, ...]:
     """Turn a user's choice of layers into keys of `Trunk.layers` (or "mel"), in the order given.
 
     Raises
     ------
     OptionError : a layer the network does not have; the message lists those it has
     """
-    numbered = [key for key in trunk.layers if key.isdecimal()]
+    known = axes_of(trunk, spec)
+    numbered = [key for key in known if key.isdecimal()]
     parts = layer.split(",") if isinstance(layer, str) else [layer] if isinstance(layer, int) else list(layer)
     keys: list[str] = []
     for part in parts:
         text = str(part).strip()
         if text == "all":
             keys.extend(numbered)
-        elif text == "mel" or text in trunk.layers:
+        elif text in known:
             keys.append(text)
         elif text.removeprefix("-").isdecimal() and -len(numbered) <= int(text) < 0:
             keys.append(numbered[int(text)])

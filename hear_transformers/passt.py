@@ -11,7 +11,6 @@ frequency, so that shorter clips use the first time positions.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -20,15 +19,13 @@ from torch import Tensor, nn
 from . import hear
 from .frontend import CPJKU_BESIDE, CPJKU_MEL
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .transformer import Block, PatchEmbed
-from .trunk import Readout, TimeAxis, Trunk, Variant, depth_of
+from .transformer import PATCH, DeiT
+from .trunk import Readout, Variant
 
 __all__ = ["FAMILY", "VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
-PATCH = 16  # mel bands and mel frames of a patch
 
-
-class PaSST(Trunk):
+class PaSST(DeiT):
     """The network of the authors' `models/passt.py`, without patchout, which is for training only.
 
     Parameters
@@ -39,9 +36,6 @@ class PaSST(Trunk):
     dim, depth, heads : of the transformer; DeiT-B (Touvron et al., 2012.12877) unless a variant says otherwise
     n_mels : mel bands of the input
     """
-
-    prefix = ("cls", "dist")
-    min_frames = PATCH
 
     def __init__(
         self,
@@ -54,64 +48,17 @@ class PaSST(Trunk):
         heads: int = 12,
         n_mels: int = 128,
     ) -> None:
-        super().__init__()
         # A patch more would need one time position more than there are.
-        self.max_frames = PATCH + stride * time_positions - 1
-        grid = TimeAxis(stride, (PATCH - 1) / 2, None)
-        self.layers = {
-            "0": replace(grid, field=PATCH),
-            **{str(i): grid for i in range(1, depth + 1)},
-            "features": None,
-            "logits": None,
-        }
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
+        max_frames = PATCH + stride * time_positions - 1
+        super().__init__(stride=stride, n_classes=n_classes, dim=dim, depth=depth, heads=heads, max_frames=max_frames)
         self.new_pos_embed = nn.Parameter(torch.randn(1, 2, dim) * 0.02)
         self.freq_new_pos_embed = nn.Parameter(torch.randn(1, dim, (n_mels - PATCH) // stride + 1, 1) * 0.02)
         self.time_new_pos_embed = nn.Parameter(torch.randn(1, dim, 1, time_positions) * 0.02)
-        self.patch_embed = PatchEmbed(dim, PATCH, stride)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        # The head's own LayerNorm has torch's default epsilon, unlike all others.
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, n_classes))
 
-    def forward(self, mel: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Run as many blocks as the wanted layers need, see `Trunk.forward`."""
-        tokens, (n_freq, n_time) = self._embed(mel)
-        taps: dict[str, Tensor] = {}
-        depth = depth_of(wanted, len(self.blocks))
-        # Whoever reads no patch of the last block needs none of its work on patches.
-        n_last = None if str(depth) in wanted else len(self.prefix)
-        for i in range(depth + 1):
-            if i > 0:
-                tokens = self.blocks[i - 1](tokens, n_last if i == depth else None)
-            self._store(taps, wanted, str(i), tokens, (n_freq, n_time))
-        if "features" in wanted or "logits" in wanted:
-            features = self.norm(tokens[:, :2]).mean(1)
-            taps["features"] = features
-            if "logits" in wanted:
-                taps["logits"] = self.head(features)
-        return {layer: taps[layer] for layer in wanted}
-
-    def _embed(self, mel: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Make tokens: -> (batch, 2 + freq * time, dim), frequency-major, and the grid."""
-        patches = self.patch_embed(mel)  # (batch, freq, time, dim)
-        n_freq, n_time = patches.shape[1:3]
-        positions = self.freq_new_pos_embed + self.time_new_pos_embed[..., :n_time]  # (1, dim, freq, time)
-        patches = patches + positions.permute(0, 2, 3, 1)
-        prefix = torch.cat([self.cls_token, self.dist_token], 1) + self.new_pos_embed
-        tokens = torch.cat([prefix.expand(len(mel), -1, -1), patches.flatten(1, 2)], 1)
-        return tokens, (n_freq, n_time)
-
-    def _store(
-        self, taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens: Tensor, grid: tuple[int, int]
-    ) -> None:
-        """Keep of one layer what is wanted: the grid of patches, the prefix tokens."""
-        if layer in wanted:
-            taps[layer] = tokens[:, 2:].unflatten(1, grid).transpose(1, 2)  # (batch, time, freq, dim)
-        for i, name in enumerate(self.prefix):
-            if f"{layer}.{name}" in wanted:
-                taps[f"{layer}.{name}"] = tokens[:, i]
+    def positions(self, n_freq: int, n_time: int) -> tuple[Tensor, Tensor]:
+        """Add one embedding for time, from the first on, and one for frequency; see `DeiT.positions`."""
+        of_patches = self.freq_new_pos_embed + self.time_new_pos_embed[..., :n_time]  # (1, dim, freq, time)
+        return self.new_pos_embed, of_patches.permute(0, 2, 3, 1)
 
 
 EMBEDDING = ("logits", "features")  # what the authors submitted to HEAR, in their order: 527 + 768 numbers

@@ -4,12 +4,15 @@
 Whatever goes wrong is a WeightsError that names the file.
 """
 
+import contextlib
+import functools
 import math
 import os
 import pickle
 import re
+import threading
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +151,78 @@ def _holds_compressed(path: Path) -> bool:
     return any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
 
 
+class NumpyType:
+    """Stands for a NumPy data type in a file, one of plain numbers; any other is refused."""
+
+    def __init__(self, code: str, *flags: int) -> None:
+        if not re.fullmatch(r"[biufc]\d+", code):
+            raise pickle.UnpicklingError(f"a NumPy data type {code}")
+
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (3, str(), None, None, None, -1, -1, int()):  # byte order; no fields, no shape of its own
+                return
+        raise pickle.UnpicklingError("a NumPy data type that is not plain")
+
+
+class NumpyValue:
+    """Stands for a NumPy array or number in a file, whose numbers are dropped: nothing of NumPy's is called.
+
+    PANNs keep the state of their sampler so, beside the weights.
+    """
+
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (int(), tuple(), NumpyType(), int(), bytes()):  # version, shape, type, whether in Fortran's order
+                return
+        raise pickle.UnpicklingError("a NumPy array that is not plain")
+
+
+def _array(*arguments: object) -> NumpyValue:
+    """Stand for the function that makes an empty array, to be filled by what follows in the file."""
+    if arguments != (NumpyValue, (0,), b"b"):
+        raise pickle.UnpicklingError("a NumPy array that is not plain")
+    return NumpyValue()
+
+
+def _scalar(*arguments: object) -> NumpyValue:
+    """Stand for the function that makes a single number."""
+    match arguments:
+        case (NumpyType(), bytes()):
+            return NumpyValue()
+    raise pickle.UnpicklingError("a NumPy number that is not plain")
+
+
+def _no_bytes(*arguments: object) -> bytes:
+    """Stand for ``bytes``, which protocol 2 calls for the numbers of an array that has none."""
+    if arguments:
+        raise pickle.UnpicklingError("bytes that are not those of an empty NumPy array")
+    return b""
+
+
+NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (NumpyValue, "numpy.ndarray"),
+    (NumpyType, "numpy.dtype"),
+    (_array, "numpy.core.multiarray._reconstruct"),
+    (_array, "numpy._core.multiarray._reconstruct"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_no_bytes, "builtins.bytes"),
+]
+"""All that NumPy's arrays and numbers name in a pickle, before and since NumPy 2, and what stands for it here."""
+
+_ALLOWING = threading.Lock()
+"""Held while :data:`NUMPY` is allowed: PyTorch keeps one list for all threads."""
+
+
 def _read_torch(path: Path, in_memory: bool) -> Any:
     """Return what ``torch.save`` wrote; PyTorch's own messages are not passed on, they advise to run code in files."""
+    load = functools.partial(torch.load, path, map_location="cpu", weights_only=True, mmap=not in_memory)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)
+        with contextlib.suppress(pickle.UnpicklingError):
+            return load()
+        with _ALLOWING, torch.serialization.safe_globals(NUMPY):
+            return load()
     except pickle.UnpicklingError as error:
         named = re.search(r"(?i)unsupported (?:global: )?global ([\w.]+)", str(error))
         found = f"the file holds code ({named[1]})" if named else "the file is damaged or holds code"

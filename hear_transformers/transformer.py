@@ -1,9 +1,18 @@
-"""Parts that the transformer families share: patch embedding, attention, MLP, pre-norm block."""
+"""What the transformer families share: patch embedding, attention, MLP, pre-norm block, and the whole of DeiT."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .trunk import TimeAxis, Trunk, depth_of
+
+PATCH = 16  # mel bands and mel frames of a patch (AST: 2104.01778, section 2.1; PaSST: 2110.05069, section 3)
 
 
 class PatchEmbed(nn.Module):
@@ -95,3 +104,84 @@ class Block(nn.Module):
         """
         tokens = tokens[:, :n_queries] + self.attn(self.norm1(tokens), n_queries)
         return tokens + self.mlp(self.norm2(tokens))
+
+
+class DeiT(Trunk):
+    """Vision Transformer with a class and a distillation token over the patches of a spectrogram: PaSST and AST.
+
+    The network is the distilled DeiT (Touvron et al., 2012.12877); a family adds its position embeddings.
+
+    Parameters
+    ----------
+    stride : of the patches, in mel bands and mel frames
+    n_classes : logits
+    dim, depth, heads : of the transformer
+    max_frames : most mel frames that there are positions for
+    """
+
+    prefix = ("cls", "dist")
+    min_frames = PATCH
+
+    def __init__(self, *, stride: int, n_classes: int, dim: int, depth: int, heads: int, max_frames: int) -> None:
+        super().__init__()
+        self.max_frames = max_frames
+        grid = TimeAxis(stride, (PATCH - 1) / 2, None)
+        self.layers = {
+            "0": replace(grid, field=PATCH),
+            **{str(i): grid for i in range(1, depth + 1)},
+            "norm": grid,
+            "features": None,
+            "logits": None,
+        }
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.patch_embed = PatchEmbed(dim, PATCH, stride)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        # The head's own LayerNorm has torch's default epsilon, unlike all others.
+        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, n_classes))
+
+    @abstractmethod
+    def positions(self, n_freq: int, n_time: int) -> tuple[Tensor, Tensor]:
+        """Give the position embeddings of both tokens (1, 2, dim) and of the patches (1, freq, time, dim)."""
+
+    def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Run as many blocks as the wanted layers need, see `Trunk.forward`.
+
+        "norm" is the last block after the final LayerNorm, "features" the mean of its two tokens.
+        """
+        tokens, grid = self._embed(frames)
+        taps: dict[str, Tensor] = {}
+        depth = depth_of(wanted, len(self.blocks))
+        # Whoever reads no patch of the last block needs none of its work on patches.
+        n_last = None if {str(depth), "norm"} & set(wanted) else len(self.prefix)
+        for i in range(depth + 1):
+            if i > 0:
+                tokens = self.blocks[i - 1](tokens, n_last if i == depth else None)
+            self._store(taps, wanted, str(i), tokens, grid)
+        if any(not layer.partition(".")[0].isdecimal() for layer in wanted):
+            tokens = self.norm(tokens)
+            self._store(taps, wanted, "norm", tokens, grid)
+            taps["features"] = tokens[:, :2].mean(1)
+        if "logits" in wanted:
+            taps["logits"] = self.head(taps["features"])
+        return {layer: taps[layer] for layer in wanted}
+
+    def _embed(self, mel: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Make tokens: -> (batch, 2 + freq * time, dim), frequency-major, and the grid."""
+        patches = self.patch_embed(mel)  # (batch, freq, time, dim)
+        n_freq, n_time = patches.shape[1:3]
+        of_tokens, of_patches = self.positions(n_freq, n_time)
+        prefix = torch.cat([self.cls_token, self.dist_token], 1) + of_tokens
+        tokens = torch.cat([prefix.expand(len(mel), -1, -1), (patches + of_patches).flatten(1, 2)], 1)
+        return tokens, (n_freq, n_time)
+
+    def _store(
+        self, taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens: Tensor, grid: tuple[int, int]
+    ) -> None:
+        """Keep of one layer what is wanted: the grid of patches, the prefix tokens."""
+        if layer in wanted:
+            taps[layer] = tokens[:, 2:].unflatten(1, grid).transpose(1, 2)  # (batch, time, freq, dim)
+        for i, name in enumerate(self.prefix):
+            if f"{layer}.{name}" in wanted:
+                taps[f"{layer}.{name}"] = tokens[:, i]

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .frontend import MelSpec
+from .frontend import FrameSpec
 
 
 @dataclass(frozen=True, slots=True)
 class TimeAxis:
-    """How the time positions of a layer lie over the mel frames.
+    """How the time positions of a layer lie over the frames of the front end.
 
     Attributes
     ----------
-    hop : distance between two positions, in mel frames
-    offset : centre of position 0, in mel frames (0 = centre of the first frame)
-    field : mel frames that one position sees; None if it sees the whole window
+    hop : distance between two positions, in frames
+    offset : centre of position 0, in frames (0 = centre of the first frame)
+    field : frames that one position sees; None if it sees the whole window
     """
 
     hop: int
@@ -29,15 +29,15 @@ class TimeAxis:
 
 
 class Trunk(nn.Module):
-    """A network from log-mel to layers; every family derives its network from it.
+    """A network from the frames of a front end to layers; every family derives its network from it.
 
     Attributes
     ----------
     layers : every layer in order, "0" (patch embedding or stem) .. "N" (last block), then names such as "features" and
         "logits"; its `TimeAxis` if it is a grid, None if it is a vector
     prefix : names of the prefix tokens, ("cls",) or ("cls", "dist"); the vector "8.cls" goes with the grid "8"
-    min_frames : fewest mel frames the network takes
-    max_frames : most mel frames it takes; None if any number
+    min_frames : fewest frames the network takes
+    max_frames : most frames it takes; None if any number
     """
 
     layers: Mapping[str, TimeAxis | None]
@@ -45,12 +45,12 @@ class Trunk(nn.Module):
     min_frames: int = 1
     max_frames: int | None = None
 
-    def forward(self, mel: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run the network just as deep as the wanted layers need.
 
         Parameters
         ----------
-        mel : (batch, n_mels, frames) float32
+        frames : (batch, n_mels, frames) float32, or (batch, samples) where the front end is a `Waveform`
         wanted : keys of `layers`, or a grid's key with a prefix token ("8.cls")
 
         Returns
@@ -75,11 +75,13 @@ class Readout:
     window_ms : length of the window; for scenes the longest clip that is read in one pass
     layers : keys of `Trunk.layers` or "mel", concatenated in this order
     pool : a key of `pooling.POOLS`, or "cls"; vectors pass unchanged
+    fill_frames : a shorter clip is filled up to so many frames with `FrameSpec.padding`, for networks trained on it
     """
 
     window_ms: float
     layers: tuple[str, ...]
     pool: str = "mean"
+    fill_frames: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,17 +92,18 @@ class Variant:
     ----------
     checkpoint : name of the family's row in weights/manifest.toml; empty if none is published
     network : keyword arguments of the family's network
-    frontend : the mel dialect
+    frontend : the mel dialect, or the waveform itself
     scene : how a whole clip is read
     scene_hop_ms : distance between the windows of a clip longer than one window
-    timestamps : what is read around each timestamp, concatenated
+    timestamps : what is read around each timestamp, concatenated; with framing "native" the first of them is read from
+        chunks as long as a scene's window
     hop_ms : distance between timestamps
     framing : "windowed" or "native", see `Embedder`
     """
 
     checkpoint: str
     network: Mapping[str, Any]
-    frontend: MelSpec
+    frontend: FrameSpec
     scene: Readout
     scene_hop_ms: float
     timestamps: tuple[Readout, ...]
@@ -109,7 +112,7 @@ class Variant:
 
 
 MEL_AXIS = TimeAxis(1, 0.0, 1)
-"""The log-mel spectrogram itself, layer "mel" of every model."""
+"""The log-mel spectrogram itself, layer "mel" of every model whose front end makes one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +135,20 @@ class LayerRow:
     field_ms: float | None
 
 
+def axes_of(trunk: Trunk, spec: FrameSpec) -> dict[str, TimeAxis | None]:
+    """Give every layer of a model in order, that of its front end first: its time axis, None for a vector."""
+    return {**({"mel": MEL_AXIS} if spec.has_mel else {}), **trunk.layers}
+
+
 @torch.no_grad()
-def layer_table(trunk: Trunk, spec: MelSpec) -> list[LayerRow]:
+def layer_table(trunk: Trunk, spec: FrameSpec) -> list[LayerRow]:
     """Measure every layer on a few frames of zeros; the network must be in evaluation mode."""
-    device = next(trunk.parameters()).device
-    taps = trunk(torch.zeros(1, spec.n_mels, trunk.min_frames, device=device), list(trunk.layers))
-    rows = [LayerRow("mel", spec.n_mels, 1, spec.hop_ms, spec.field_ms)]
-    for name, axis in trunk.layers.items():
+    example = spec.example(trunk.min_frames).to(next(trunk.parameters()).device)
+    taps = trunk(example, list(trunk.layers))
+    if spec.has_mel:
+        taps["mel"] = example.transpose(1, 2).unsqueeze(2)
+    rows = []
+    for name, axis in axes_of(trunk, spec).items():
         n_freq = 1 if axis is None else taps[name].shape[2]
         hop_ms = None if axis is None else axis.hop * spec.hop_ms
         field_ms = None if axis is None or axis.field is None else (axis.field - 1) * spec.hop_ms + spec.field_ms

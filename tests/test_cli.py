@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hear_transformers import FAMILIES, __version__, catalogue
+from hear_transformers import FAMILIES, __version__, catalogue, efficientat, labels
 
 
 @pytest.mark.parametrize("name", ["embed-audio", "hear-transformers"])
@@ -118,7 +118,7 @@ def test_json_says_what_became_of_every_file(embed_audio, audio_file):
     result = embed_audio("a.wav", "b.wav", "c.wav", "--json")
     assert result.exit_code == 1
     records = {record["input"]: record for record in map(json.loads, result.stdout.splitlines())}
-    nothing = {"output": None, "shape": None, "seconds": None, "error": None, "warning": None}
+    nothing = {"output": None, "shape": None, "seconds": None, "tags": None, "error": None, "warning": None}
     assert records == {
         "a.wav": nothing | {"input": "a.wav", "status": "written", "output": "a.npz", "shape": [96], "seconds": 1.0},
         "b.wav": nothing | {"input": "b.wav", "status": "skipped", "output": "b.npz"},
@@ -131,6 +131,45 @@ def test_quiet_prints_errors_only(embed_audio, audio_file):
     result = embed_audio("tone.wav", "missing.wav", "--quiet")
     assert result.stdout == ""
     assert result.stderr == "Error: missing.wav: no such file\n"
+
+
+LABELS = ["--layer=logits", "--labels"]
+
+
+def test_labels_are_an_aligned_table_beside_the_embedding(embed_audio, audio_file, tmp_path):
+    audio_file()
+    name, *table, written, count = embed_audio("tone.wav", *LABELS).stdout.splitlines()
+    assert (name, written, count) == ("tone.wav", "tone.wav -> tone.npz  (527,) float32", "1 written")
+    with np.load(tmp_path / "tone.npz") as archive:
+        tags = labels.top_tags(archive["embedding"], 10)
+    assert table == [f"  {tag.probability:.3f}  {tag.label}" for tag in tags]
+
+
+def test_top_k_says_how_many_labels(embed_audio, audio_file):
+    lines = embed_audio(audio_file(), *LABELS, "--top-k=3").stdout.splitlines()
+    assert len([line for line in lines if line.startswith("  0.")]) == 3
+
+
+def test_labels_of_outputs_that_are_there_are_printed_again(embed_audio, audio_file, tmp_path):
+    audio_file()
+    first = embed_audio("tone.wav", *LABELS)
+    before = (tmp_path / "tone.npz").stat().st_mtime_ns
+    again = embed_audio("tone.wav", *LABELS)
+    assert again.stdout.splitlines()[:11] == first.stdout.splitlines()[:11]
+    assert again.stdout.splitlines()[11:] == ["0 written, 1 skipped, already there (--overwrite makes them anew)"]
+    assert (tmp_path / "tone.npz").stat().st_mtime_ns == before
+
+
+def test_labels_in_json_are_a_list(embed_audio, audio_file):
+    (line,) = embed_audio(audio_file(), *LABELS, "--json", "--top-k=2").stdout.splitlines()
+    first, second = json.loads(line)["tags"]
+    assert first.keys() == {"label", "probability"}
+    assert 1.0 > first["probability"] >= second["probability"] > 0.0
+
+
+def test_labels_are_not_printed_by_quiet(embed_audio, audio_file):
+    result = embed_audio(audio_file(), *LABELS, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
 
 
 def test_many_files_are_counted_not_listed(embed_audio, audio_file):
@@ -184,12 +223,29 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
         (["--out=x.npz", "other.wav"], "one file for 2 inputs"),
         (["--model=json"], "does not follow the HEAR API: it has no load_model"),
         (["--model=hear21passt.base", "--layer=3"], "layer: the HEAR API has no such options"),
+        (["--top-k=3"], "--top-k says how many labels are printed; give --labels too"),
+        (["--top-k=0", *LABELS], "0 is not in the range"),
+        (["--labels"], "no layer was asked for; give --layer logits"),
+        (["--labels", "--layer=features,logits"], "layer features,logits was asked for; give --layer logits"),
+        ([*LABELS, "--timestamps"], "--labels says what is heard in a whole file"),
+        ([*LABELS, "--hop-ms=50"], "--labels says what is heard in a whole file"),
+        ([*LABELS, "--model=hear21passt.base"], "layer: the HEAR API has no such options"),
     ],
 )
 def test_a_wrong_command_says_what_is_right(embed_audio, audio_file, arguments, message):
     result = embed_audio(audio_file(), *arguments)
     assert result.exit_code == 2
     assert message in result.stderr.replace("\n", " ")
+
+
+def test_labels_that_do_not_fit_are_refused_before_anything_is_written(embed_audio, audio_file, tmp_path, monkeypatch):
+    model = efficientat.load_model(variant="mn01_as", pretrained=False, layer="logits")
+    model.name, model.scene_embedding_size = ("passt", "openmic"), 20
+    monkeypatch.setattr(catalogue, "load", lambda *arguments: model)
+    result = embed_audio(audio_file(), *LABELS)
+    assert result.exit_code == 2
+    assert "the names of AudioSet's 527 classes do not fit the 20 classes of passt/openmic" in result.stderr
+    assert not list(tmp_path.glob("*.npz"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
@@ -329,7 +385,7 @@ def test_info_finds_the_model_of_a_variant(installed_command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["info", "pasta"], "'pasta' is unknown; choose tiny, passt, efficientat, or a variant"),
+        (["info", "pasta"], f"'pasta' is unknown; choose {', '.join(FAMILIES)}, or a variant"),
         (["info", "pasta", "base"], "model='pasta' is unknown; choose one of tiny"),
         (["info", "efficientat", "mn99"], "variant='mn99' is unknown"),
         (["download", "efficientat", "mn99"], "choose all or one of mn10_as"),

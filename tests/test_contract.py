@@ -14,6 +14,7 @@ from hear_transformers.trunk import Variant
 # What makes the large networks small without changing what a variant is: widths and depths.
 SMALL = {
     "passt": {"dim": 48, "depth": 2, "heads": 3},
+    "ast": {"dim": 48, "depth": 2, "heads": 3},
     "efficientat": {"width": 0.1},
 }
 HEAR_SAMPLE_RATES = {16_000, 22_050, 32_000, 44_100, 48_000}
@@ -91,10 +92,10 @@ def test_a_batch_equals_its_clips_one_by_one(model):
 
 
 def test_every_layer_has_one_of_two_shapes(model):
-    mel = model.frontend(noise(2, 0.5, model.sample_rate))
+    frames = model.frontend(noise(2, 0.5, model.sample_rate))
     wanted = [*model.trunk.layers, *(f"1.{token}" for token in model.trunk.prefix)]
     with torch.no_grad():
-        taps = model.trunk(mel, wanted)
+        taps = model.trunk(frames, wanted)
     assert set(taps) == set(wanted)
     for layer, tap in taps.items():
         axis = model.trunk.layers.get(layer)
@@ -102,7 +103,7 @@ def test_every_layer_has_one_of_two_shapes(model):
         assert len(tap) == 2
         if axis is not None:
             # As many positions as the time axis promises, but for one that hangs over the end.
-            assert 0 <= (mel.shape[2] - 1 - axis.offset) / axis.hop - (tap.shape[1] - 1) < 2
+            assert 0 <= (frames.shape[-1] - 1 - axis.offset) / axis.hop - (tap.shape[1] - 1) < 2
 
 
 def test_loading_prints_nothing_and_warns_of_nothing(capfd):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import audio, extract, sources
+from hear_transformers import audio, efficientat, extract, sources
 from hear_transformers.errors import OptionError
+from hear_transformers.labels import top_tags
 from hear_transformers.sources import Source, find, name_outputs
 
 
@@ -221,6 +222,58 @@ def test_outcomes_are_told_as_they_come(run, audio_file, tmp_path):
     told = []
     report = run(tmp_path / "missing.wav", audio_file(), on_outcome=told.append)
     assert told == [*report.failed, *report.written]
+
+
+# Labels
+
+
+@pytest.fixture(scope="module")
+def tagger():
+    """Give the smallest network, read at its logits."""
+    return efficientat.load_model(variant="mn01_as", pretrained=False, layer="logits")
+
+
+@pytest.mark.parametrize("format", ["npz", "npy", "parquet"])
+def test_labels_are_those_of_the_embedding(tagger, audio_file, tmp_path, format):
+    path = audio_file()
+    report = extract.extract(tagger, find([str(path)]), tmp_path / "out", format, n_labels=4)
+    expected = top_tags(tagger.embed_scenes(audio.read(path, 32_000)[None])[0], 4)
+    assert [tag.label for tag in report.written[0].tags] == [tag.label for tag in expected]
+
+
+def test_a_long_file_gets_labels(tagger, audio_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract, "LONG_SECONDS", 0.5)
+    report = extract.extract(tagger, find([str(audio_file())]), tmp_path / "out", n_labels=4)
+    assert len(report.written[0].tags) == 4
+
+
+@pytest.mark.parametrize("format", ["npz", "npy", "parquet"])
+def test_files_whose_outputs_are_there_get_labels_too(tagger, audio_file, tmp_path, format):
+    found = find([str(audio_file())])
+    (written,) = extract.extract(tagger, found, tmp_path / "out", format, n_labels=4).written
+    before = written.output.read_bytes()
+    (skipped,) = extract.extract(tagger, found, tmp_path / "out", format, n_labels=4).skipped
+    assert skipped == extract.Outcome(written.source, "skipped", written.output, tags=written.tags)
+    assert written.output.read_bytes() == before
+
+
+def test_outputs_of_other_settings_are_doubted_beside_labels(run, tagger, audio_file, tmp_path):
+    path = audio_file()
+    run(path)
+    (outcome,) = extract.extract(tagger, find([str(path)]), tmp_path / "out", n_labels=4).skipped
+    assert "made with other settings (scene" in outcome.message
+    assert len(outcome.tags) == 4
+
+
+def test_without_labels_there_are_no_tags(run, audio_file):
+    assert run(audio_file()).written[0].tags is None
+
+
+@pytest.mark.parametrize("options", [{}, {"timestamps": True}])
+def test_labels_of_what_is_no_logits_are_refused_at_once(run, audio_file, tmp_path, options):
+    with pytest.raises(OptionError, match="labels"):
+        run(audio_file(), n_labels=4, **options)
+    assert not (tmp_path / "out").exists()
 
 
 # Runs taken up again

@@ -151,18 +151,18 @@ def test_the_authors_layouts_load(prefix, tmp_path):
 @pytest.fixture(scope="module")
 def theirs():
     """The authors' installed package with random weights."""
-    return benchmark.authors_model("cpu")
+    return benchmark.Hear21Passt("cpu")
 
 
 @pytest.mark.parametrize("seconds", [1.07, 2.74, 12.5, 21.0])
 @pytest.mark.parametrize("preset", ["base", "base2level", "base2levelmel"])
 def test_preset_equals_the_installed_hear21passt(theirs, preset, seconds):
-    ours = benchmark.our_model(preset, theirs, "float32", "cpu")
+    ours = theirs.ours(preset)
     clips = golden_audio(32_000, int(seconds * 32_000))[:1]
     with benchmark.contained():
         module = importlib.import_module(f"hear21passt.{preset}")
-        expected, expected_ms = module.get_timestamp_embeddings(clips, theirs)
-        expected_scene = module.get_scene_embeddings(clips, theirs)
+        expected, expected_ms = module.get_timestamp_embeddings(clips, theirs.model)
+        expected_scene = module.get_scene_embeddings(clips, theirs.model)
     embeddings, timestamps = hear.get_timestamp_embeddings(clips, ours)
     assert_equal(embeddings, expected.numpy())
     assert_equal(timestamps, expected_ms.numpy())

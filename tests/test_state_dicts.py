@@ -2,15 +2,18 @@
 
 import argparse
 import contextlib
+import functools
 import json
 import math
 import os
 import pickle
 import random
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -116,6 +119,115 @@ def test_the_averaged_network_is_preferred() -> None:
     assert_equal(strip_prefixes({"net.weight": trained, "net_swa.weight": averaged}), {"weight": averaged})
 
 
+# What NumPy writes beside the weights, as in PANNs' Cnn14_16k_mAP=0.438.pth
+
+
+SAMPLER = {
+    "indexes_per_class": [np.arange(5), np.array([7, 9])],
+    "queue": [3, 1, 2],
+    "pointers_of_classes": np.zeros((2, 3), np.float32, order="F"),
+    "empty": np.zeros(0),
+    "flags": np.array([True, False]),
+    "best": np.float64(0.438),
+    "seen": np.int64(10**12),
+    "swapped": np.arange(3, dtype=">i4"),
+}
+
+
+def with_sampler(path: Path, state_dict: dict[str, Tensor], sampler: Any, new: bool = False) -> Path:
+    """Save a checkpoint as PANNs' training program does."""
+    content = {"iteration": 600_000, "model": state_dict, "sampler": sampler}
+    return saved(path, content, _use_new_zipfile_serialization=new)
+
+
+@pytest.mark.parametrize("sampler", [SAMPLER, *SAMPLER.values()])
+@pytest.mark.parametrize("new", [True, False])
+def test_numpy_beside_the_weights_is_passed_over(
+    tmp_path: Path, state_dict: dict[str, Tensor], sampler: Any, new: bool
+) -> None:
+    assert_equal(read_state_dict(with_sampler(tmp_path / "net.pth", state_dict, sampler, new)), state_dict)
+
+
+@pytest.mark.parametrize("package", [b"numpy.core", b"numpy._core"])
+def test_numpy_is_known_by_its_old_name_and_its_new_one(
+    tmp_path: Path, state_dict: dict[str, Tensor], package: bytes
+) -> None:
+    content = with_sampler(tmp_path / "net.pth", state_dict, SAMPLER).read_bytes()
+    content = re.sub(rb"numpy\._?core(?=\.multiarray\n)", package, content)
+    assert content.count(package + b".multiarray\n") >= 2
+    assert_equal(read_state_dict(written(tmp_path / "net.pth", content)), state_dict)
+
+
+@pytest.mark.parametrize("weight", [np.ones(2), np.float64(1.0)])
+def test_numpy_is_never_a_weight(tmp_path: Path, weight: Any) -> None:
+    with pytest.raises(WeightsError, match="expected a dict of dense tensors, found an object of type NumpyValue"):
+        read_state_dict(with_sampler(tmp_path / "net.pth", {"weight": weight}, []))
+
+
+def test_pytorch_does_not_remember_what_was_allowed(tmp_path: Path, state_dict: dict[str, Tensor]) -> None:
+    before = torch.serialization.get_safe_globals()
+    path = with_sampler(tmp_path / "net.pth", state_dict, SAMPLER)
+    read_state_dict(path)
+    assert torch.serialization.get_safe_globals() == before
+    with pytest.raises(pickle.UnpicklingError, match="numpy"):
+        torch.load(path, weights_only=True)
+
+
+class Call:
+    """Pickled as a call of any function."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
+def plain(kind: str = "i8", *state: Any) -> Call:
+    """Give the call that a plain NumPy data type is pickled as, or one with another state."""
+    return Call(np.dtype, kind, False, True, state=state or (3, "<", None, None, None, -1, -1, 0))
+
+
+def array(*arguments: Any, state: Any = None) -> Call:
+    """Give the call that a NumPy array is pickled as."""
+    function = np.zeros(1).__reduce__()[0]
+    return Call(function, *(arguments or (np.ndarray, (0,), b"b")), state=state or (1, (1,), plain(), False, bytes(8)))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(Call(os.system, "exit 1"), id="a command"),
+        pytest.param(Call(functools.partial, print), id="a function"),
+        pytest.param(Call(np.load, "file.npy"), id="another function of NumPy"),
+        pytest.param(Call(bytes, 10**12), id="memory"),
+        pytest.param(np.random.RandomState(0), id="a random state"),
+        pytest.param(np.random.default_rng(0), id="a random generator"),
+        pytest.param(np.array([None, "text"]), id="an array of objects"),
+        pytest.param(np.array(["text"]), id="an array of text"),
+        pytest.param(np.zeros(2, [("a", "i8"), ("b", "f4")]), id="an array of records"),
+        pytest.param(np.zeros(2, "M8[s]"), id="an array of dates"),
+        pytest.param(np.ma.zeros(2), id="a masked array"),
+        pytest.param(array(np.ma.MaskedArray, (0,), b"b"), id="an array of another class"),
+        pytest.param(array(np.ndarray, (10**12,), b"b"), id="an array of another first shape"),
+        pytest.param(array(np.ndarray, (0,), b"O"), id="an array of another first type"),
+        pytest.param(array(state=(1, (1,), plain(), False, [None])), id="objects in place of numbers"),
+        pytest.param(array(state=(1, (1,), plain("O8"), False, bytes(8))), id="numbers in place of objects"),
+        pytest.param(plain("i8", 3, "<", None, ("a",), {"a": (plain(), 0)}, -1, -1, 0), id="a type with fields"),
+        pytest.param(Call(np.float64(1).__reduce__()[0], plain(), [1]), id="a list in place of a number"),
+    ],
+)
+@pytest.mark.parametrize("new", [True, False])
+def test_anything_else_of_numpy_is_refused(
+    tmp_path: Path, state_dict: dict[str, Tensor], sampler: Any, new: bool
+) -> None:
+    before = torch.serialization.get_safe_globals()
+    path = with_sampler(tmp_path / "net.pth", state_dict, sampler, new)
+    with pytest.raises(WeightsError, match=r"net\.pth: refused: .*only tensors are loaded; save a state_dict\(\)"):
+        read_state_dict(path)
+    assert torch.serialization.get_safe_globals() == before
+
+
 class Code:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("exit 1",)
@@ -214,6 +326,7 @@ def contents(state_dict: dict[str, Tensor], folder: Path) -> dict[str, bytes]:
         "safetensors": safetensors.torch.save(state_dict),
         "torch": saved(folder / "new.pt", state_dict).read_bytes(),
         "old torch": saved(folder / "old.pt", state_dict, _use_new_zipfile_serialization=False).read_bytes(),
+        "NumPy": with_sampler(folder / "numpy.pth", state_dict, SAMPLER).read_bytes(),
     }
 
 
@@ -225,7 +338,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, state_dict: dict[s
             read_state_dict(written(tmp_path / "cut", content[:length]))
 
 
-@pytest.mark.parametrize("form", ["safetensors", "torch", "old torch"])
+@pytest.mark.parametrize("form", ["safetensors", "torch", "old torch", "NumPy"])
 def test_damage_anywhere_raises_nothing_but_weights_errors(
     tmp_path: Path, state_dict: dict[str, Tensor], form: str
 ) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .. import audio, tiny
 from ..embedder import Embedder
-from ..frontend import CPJKU_MEL, LogMel
+from ..frontend import CPJKU_MEL
 from ..pooling import POOLS
 
 DIGIT_TAKES = 15  # takes 0 to 14 of every digit and speaker
@@ -62,7 +62,7 @@ def load_tasks(data: Path, sample_rate: int) -> list[Task]:
 
 def log_mels(waveforms: list[Tensor]) -> NDArray[np.float32]:
     """Summarise clips without a network: mean and standard deviation over time of every mel band."""
-    frontend = LogMel(CPJKU_MEL)
+    frontend = CPJKU_MEL.build()
     grids = [frontend(waveform[None]).transpose(1, 2).unsqueeze(2) for waveform in waveforms]
     return torch.cat([POOLS["meanstd"].function(grid) for grid in grids]).numpy()
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..frontend import CPJKU_MEL, LogMel
+from ..frontend import CPJKU_MEL
 from ..writers import atomic
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -41,7 +41,7 @@ def read(path: Path) -> Arrays:
 @torch.no_grad()
 def log_mels(waveforms: Iterable[NDArray[np.float32]]) -> NDArray[np.float16]:
     """Compute log-mel spectrograms: waveforms of one length -> (clips, n_mels, frames)."""
-    frontend = LogMel(CPJKU_MEL)
+    frontend = CPJKU_MEL.build()
     waveforms = list(waveforms)
     batches = [np.stack(waveforms[i : i + MEL_BATCH]) for i in range(0, len(waveforms), MEL_BATCH)]
     mels = [frontend(torch.from_numpy(batch)).half().numpy() for batch in batches]

@@ -1,0 +1,177 @@
+"""AST: Audio Spectrogram Transformer.
+
+Gong, Chung, Glass: AST: Audio Spectrogram Transformer, Interspeech 2021 (2104.01778). Code and weights of the authors:
+github.com/YuanGongND/ast, BSD-3-Clause. Reads the authors' files and their conversions for Hugging Face.
+
+A distilled DeiT over 16 x 16 patches of a Kaldi log-mel spectrogram, with one position embedding for every patch of the
+length it was trained on. A scene is filled up to that length as the authors do; its patches then include those of the
+filling. A shorter window of audio takes the middle of the position embeddings along time instead, as the authors do
+for a network of a shorter input, and costs accordingly less.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from . import hear
+from .frontend import KaldiMel
+from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .transformer import PATCH, DeiT
+from .trunk import Readout, Variant
+
+__all__ = ["AST", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+
+
+class AST(DeiT):
+    """The network of the authors' `src/models/ast_models.py`.
+
+    Parameters
+    ----------
+    stride : of the patches, in mel bands and mel frames
+    frames : mel frames it was trained on (authors' input_tdim)
+    n_classes : logits
+    dim, depth, heads : of the transformer; DeiT-B (Touvron et al., 2012.12877) unless a variant says otherwise
+    n_mels : mel bands of the input
+    """
+
+    def __init__(
+        self,
+        *,
+        stride: int = 10,
+        frames: int = 1024,
+        n_classes: int = 527,
+        dim: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        n_mels: int = 128,
+    ) -> None:
+        self.time_positions = (frames - PATCH) // stride + 1
+        max_frames = PATCH + stride * self.time_positions - 1
+        super().__init__(stride=stride, n_classes=n_classes, dim=dim, depth=depth, heads=heads, max_frames=max_frames)
+        n_patches = ((n_mels - PATCH) // stride + 1) * self.time_positions
+        self.pos_embed = nn.Parameter(torch.randn(1, 2 + n_patches, dim) * 0.02)
+
+    def positions(self, n_freq: int, n_time: int) -> tuple[Tensor, Tensor]:
+        """Take the middle of the embeddings along time, as the authors' constructor does; see `DeiT.positions`."""
+        first = self.time_positions // 2 - n_time // 2
+        of_patches = self.pos_embed[:, 2:].unflatten(1, (n_freq, self.time_positions))
+        return self.pos_embed[:, :2], of_patches[:, :, first : first + n_time]
+
+
+AUTHORS = {"v.": "", "mlp_head.": "head."}
+"""Starts of the authors' keys and of ours."""
+
+HUGGING_FACE = {
+    "audio_spectrogram_transformer.": "",
+    "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.distillation_token": "dist_token",
+    "embeddings.cls_token": "cls_token",
+    ".layernorm_before.": ".norm1.",
+    ".layernorm_after.": ".norm2.",
+    # As published and as `save_pretrained` writes it.
+    "encoder.layer.": "blocks.",
+    ".attention.output.dense.": ".attn.proj.",
+    ".attention.attention.": ".attn.",
+    ".intermediate.dense.": ".mlp.fc1.",
+    ".output.dense.": ".mlp.fc2.",
+    # As `state_dict` gives it since transformers 5.
+    "layers.": "blocks.",
+    ".attention.q_proj.": ".attn.query.",
+    ".attention.k_proj.": ".attn.key.",
+    ".attention.v_proj.": ".attn.value.",
+    ".attention.o_proj.": ".attn.proj.",
+    "classifier.layernorm.": "head.0.",
+    "classifier.dense.": "head.1.",
+    "layernorm.": "norm.",
+}
+"""Parts of the keys of Hugging Face's conversions and of ours, longer ones before those they contain."""
+
+QUERY = re.compile(r"(blocks\.\d+\.attn\.)query\.(weight|bias)")
+
+
+def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Give the tensors of the authors' files, or of Hugging Face's, the names they have in `AST`."""
+    parts = HUGGING_FACE if any(".layernorm_before." in key for key in state_dict) else AUTHORS
+    renamed = {}
+    for key, tensor in state_dict.items():
+        for theirs, ours in parts.items():
+            key = key.replace(theirs, ours) if theirs.startswith(".") else re.sub(f"^{re.escape(theirs)}", ours, key)
+        renamed[key] = tensor
+    return fuse_attention(renamed)
+
+
+def fuse_attention(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join the projections of query, key and value into one, wherever all three are there."""
+    fused = dict(state_dict)
+    for key in state_dict:
+        if match := QUERY.fullmatch(key):
+            block, kind = match.groups()
+            names = [f"{block}{part}.{kind}" for part in ("query", "key", "value")]
+            if all(name in state_dict for name in names):
+                fused[f"{block}qkv.{kind}"] = torch.cat([fused.pop(name) for name in names])
+    return fused
+
+
+KALDI = KaldiMel(
+    sample_rate=16_000,
+    n_fft=512,
+    win_length=400,
+    hop_length=160,
+    n_mels=128,
+    fmin=20.0,
+    fmax=8_000.0,
+    preemphasis=0.97,
+    # Twice the standard deviation: the authors' recipe aims at 0.5 (egs/audioset/run.sh, src/dataloader.py).
+    mean=-4.2677393,
+    scale=2 * 4.5689974,
+)
+"""The authors' front end with the statistics of AudioSet."""
+
+ESC50 = replace(KALDI, mean=-6.6268077, scale=2 * 5.358466)  # egs/esc50/run_esc.sh
+SPEECH_COMMANDS = replace(KALDI, mean=-6.845978, scale=2 * 5.5654526)  # egs/speechcommands/run_sc.sh
+
+
+def row(checkpoint: str, frontend: KaldiMel = KALDI, frames: int = 1024, **network: int) -> Variant:
+    """Make the row of one network, read as the authors read it: a scene is as many frames as it was trained on."""
+    window_ms = 1000.0 * frontend.n_samples(frames) / frontend.sample_rate
+    return Variant(
+        checkpoint=checkpoint,
+        network={"frames": frames, **network},
+        frontend=frontend,
+        scene=Readout(window_ms, ("features",), fill_frames=frames),
+        scene_hop_ms=window_ms / 2,
+        timestamps=(Readout(1_000.0, ("norm",)),),
+        framing="native",
+    )
+
+
+VARIANTS = {
+    "audioset_10_10": row("audioset_10_10"),
+    "audioset_10_10_0.4495": row("audioset_10_10_0.4495"),
+    "audioset_10_10_0.4483": row("audioset_10_10_0.4483"),
+    "audioset_10_10_0.4475": row("audioset_10_10_0.4475"),
+    "audioset_12_12": row("audioset_12_12", stride=12),
+    "audioset_14_14": row("audioset_14_14", stride=14),
+    "audioset_16_16": row("audioset_16_16", stride=16),
+    "speechcommands_10_10": row("speechcommands_10_10", SPEECH_COMMANDS, frames=128, n_classes=35),
+    # Without published weights, for checkpoints of one's own: DeiT-Ti and DeiT-S, and the recipe for ESC-50.
+    "tiny_10_10": row("", dim=192, heads=3),
+    "small_10_10": row("", dim=384, heads=6),
+    "esc50_10_10": row("", ESC50, frames=512, n_classes=50),
+}
+
+FAMILY = hear.Family(
+    name="ast",
+    network=AST,
+    variants=VARIANTS,
+    adapt=adapt,
+    # ImageNet's heads: in every file of the authors, unused by their forward.
+    unused=("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"),
+)
+
+load_model = hear.loader(FAMILY)
