@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import hear
-from .frontend import KaldiMel
+from .frontend import AST_MEL, KaldiMel
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .transformer import PATCH, DeiT
 from .trunk import Readout, Variant
@@ -117,26 +117,11 @@ def fuse_attention(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return fused
 
 
-KALDI = KaldiMel(
-    sample_rate=16_000,
-    n_fft=512,
-    win_length=400,
-    hop_length=160,
-    n_mels=128,
-    fmin=20.0,
-    fmax=8_000.0,
-    preemphasis=0.97,
-    # Twice the standard deviation: the authors' recipe aims at 0.5 (egs/audioset/run.sh, src/dataloader.py).
-    mean=-4.2677393,
-    scale=2 * 4.5689974,
-)
-"""The authors' front end with the statistics of AudioSet."""
-
-ESC50 = replace(KALDI, mean=-6.6268077, scale=2 * 5.358466)  # egs/esc50/run_esc.sh
-SPEECH_COMMANDS = replace(KALDI, mean=-6.845978, scale=2 * 5.5654526)  # egs/speechcommands/run_sc.sh
+ESC50 = replace(AST_MEL, mean=-6.6268077, scale=2 * 5.358466)  # egs/esc50/run_esc.sh
+SPEECH_COMMANDS = replace(AST_MEL, mean=-6.845978, scale=2 * 5.5654526)  # egs/speechcommands/run_sc.sh
 
 
-def row(checkpoint: str, frontend: KaldiMel = KALDI, frames: int = 1024, **network: int) -> Variant:
+def row(checkpoint: str, frontend: KaldiMel = AST_MEL, frames: int = 1024, **network: int) -> Variant:
     """Make the row of one network, read as the authors read it: a scene is as many frames as it was trained on."""
     window_ms = 1000.0 * frontend.n_samples(frames) / frontend.sample_rate
     return Variant(

@@ -264,6 +264,22 @@ CPJKU_BESIDE = ("mel.window", "mel.preemphasis_coefficient", "device_proxy")
 """What the authors' front end and HEAR wrapper add to the tensors of a network when the whole model is saved."""
 
 
+AST_MEL = KaldiMel(
+    sample_rate=16_000,
+    n_fft=512,
+    win_length=400,
+    hop_length=160,
+    n_mels=128,
+    fmin=20.0,
+    fmax=8_000.0,
+    preemphasis=0.97,
+    # Twice the standard deviation: the recipe aims at 0.5 (egs/audioset/run.sh, src/dataloader.py).
+    mean=-4.2677393,
+    scale=2 * 4.5689974,
+)
+"""The dialect of the AST authors, with the statistics of AudioSet; other families took it over."""
+
+
 def kaldi_filters(spec: MelSpec) -> Tensor:
     """Build Kaldi's triangular filters: linear in mel, peak 1, no area normalisation.
 

@@ -13,6 +13,7 @@ from torchaudio.compliance import kaldi
 
 from hear_transformers import ast, benchmark, catalogue, hear, state_dicts
 from hear_transformers.errors import WeightsError
+from hear_transformers.frontend import AST_MEL
 from tests.golden_weights import golden_audio, golden_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -71,7 +72,7 @@ def network(request):
 def test_fbank_gives_the_authors_numbers(network):
     answers, taps = network
     # 1e-3 dB; the features are divided by twice the standard deviation.
-    tolerance = 1e-3 * np.log(10) / 10 / ast.KALDI.scale
+    tolerance = 1e-3 * np.log(10) / 10 / AST_MEL.scale
     np.testing.assert_allclose(taps["fbank"].transpose(1, 2)[:, ::64].numpy(), answers["fbank"], rtol=0, atol=tolerance)
 
 
@@ -111,7 +112,7 @@ def test_scenes_of_a_file_of_the_authors_are_their_answers(variant, tmp_path):
 @pytest.mark.parametrize("n_samples", [400, 559, 560, 16_000, 48_123])
 def test_fbank_is_kaldis(n_samples):
     clips = noise(3, n_samples) * torch.tensor([[1.0], [0.01], [0.0]])
-    found = replace(ast.KALDI, mean=0.0, scale=1.0).build()(clips)
+    found = replace(AST_MEL, mean=0.0, scale=1.0).build()(clips)
     for clip, fbank in zip(clips, found, strict=True):
         expected = kaldi.fbank(
             clip[None],
@@ -128,9 +129,9 @@ def test_fbank_is_kaldis(n_samples):
 
 @pytest.mark.parametrize("n_samples", [400, 559, 560, 719, 720, 16_000])
 def test_frames_are_counted_right(n_samples):
-    n_frames = ast.KALDI.build()(torch.zeros(1, n_samples)).shape[2]
-    assert ast.KALDI.n_frames(n_samples) == n_frames
-    assert ast.KALDI.n_samples(n_frames) <= n_samples <= ast.KALDI.max_samples(n_frames)
+    n_frames = AST_MEL.build()(torch.zeros(1, n_samples)).shape[2]
+    assert AST_MEL.n_frames(n_samples) == n_frames
+    assert AST_MEL.n_samples(n_frames) <= n_samples <= AST_MEL.max_samples(n_frames)
 
 
 # Lengths
@@ -139,10 +140,10 @@ def test_frames_are_counted_right(n_samples):
 def test_short_scenes_are_filled_with_zeros_before_normalisation():
     model = small("audioset_10_10")
     clips = noise(2, 16_000)
-    fbank = replace(ast.KALDI, mean=0.0, scale=1.0).build()(clips)
+    fbank = replace(AST_MEL, mean=0.0, scale=1.0).build()(clips)
     filled = torch.nn.functional.pad(fbank, (0, 1024 - fbank.shape[2]))
     with torch.no_grad():
-        expected = model.trunk((filled - ast.KALDI.mean) / ast.KALDI.scale, ["features"])["features"]
+        expected = model.trunk((filled - AST_MEL.mean) / AST_MEL.scale, ["features"])["features"]
     torch.testing.assert_close(model.embed_scenes(clips), expected)
 
 
