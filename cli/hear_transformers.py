@@ -128,6 +128,8 @@ def as_text(value: Any) -> str:
         return "no limit"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

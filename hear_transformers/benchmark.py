@@ -45,7 +45,9 @@ class Task:
 class Peer(Protocol):
     """Somebody else's package with random weights."""
 
-    tasks: tuple[Task, ...]
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What is timed."""
 
     def embed(self, task: Task, audio: Tensor) -> Tensor:
         """Embed clips (clips, samples) as its users do: -> (clips, size) or (clips, times, size)."""

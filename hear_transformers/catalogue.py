@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,8 +24,8 @@ from .trunk import Variant, layer_table
 DEVICES = ("cuda", "mps", "cpu")
 """Types of devices, in the order in which "auto" prefers them."""
 
-MAC_SECONDS = 10.0
-"""Length of the clip that multiply-accumulates are counted for, that of AudioSet's clips, as in the papers."""
+CLIP_SECONDS = 10.0
+"""Length of the clip that operations are counted for, that of AudioSet's clips, as in the papers."""
 
 
 def family(name: str) -> ModuleType:
@@ -126,20 +127,45 @@ def count_parameters(name: str, variant: Variant) -> int:
     return sum(parameter.numel() for parameter in trunk.parameters())
 
 
-@torch.no_grad()
-def count_macs(name: str, variant: Variant, seconds: float = MAC_SECONDS) -> int:
+def count_macs(name: str, variant: Variant, seconds: float = CLIP_SECONDS) -> int:
     """Count the multiply-accumulates of a variant's whole network for one clip, without computing them.
 
-    Matrix products, attention and convolutions are counted, as the papers do; the front end is not. A network that fills
-    its scenes up is counted for the filled clip.
+    Matrix products, attention and convolutions are counted, the front end is not. A network that fills its scenes up is
+    counted for the filled clip.
     """
+    return _count(name, variant, seconds, with_frontend=False) // 2
+
+
+def count_operations(name: str, variant: Variant, seconds: float = CLIP_SECONDS) -> int:
+    """Count multiplications and additions, front end included, without computing them.
+
+    So the authors of PANNs count ("multi-adds", table XII of 1912.10211): two for every multiply-accumulate, and a
+    Fourier transform as the product with its matrix, which theirs is.
+    """
+    return _count(name, variant, seconds, with_frontend=True)
+
+
+@torch.no_grad()
+def _count(name: str, variant: Variant, seconds: float, *, with_frontend: bool) -> int:
     spec = variant.frontend
+    frontend = spec.build()
+    n_samples = int(seconds * spec.sample_rate)
     # Fused attention would go uncounted; as two matrix products it counts.
-    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
         trunk = family(name).FAMILY.network(**variant.network).eval()
-        n_frames = max(spec.n_frames(int(seconds * spec.sample_rate)), variant.scene.fill_frames)
-        trunk(spec.example(min(n_frames, trunk.max_frames or n_frames)), list(trunk.layers))
-    return counter.get_total_flops() // 2  # a multiplication and an addition
+        n_frames = max(spec.n_frames(n_samples), variant.scene.fill_frames)
+        frames = spec.example(min(n_frames, trunk.max_frames or n_frames))
+        beyond = {torch.ops.aten._fft_r2c: _fourier} if with_frontend else {}
+        with FlopCounterMode(display=False, custom_mapping=beyond) as counter:
+            trunk(frames, list(trunk.layers))
+            if with_frontend:
+                frontend(torch.zeros(1, n_samples))
+    return counter.get_total_flops()
+
+
+def _fourier(shape: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    """Count the operations of Fourier transforms of the last axis as products with cosines and with sines."""
+    return 2 * 2 * math.prod(out_shape) * shape[-1]
 
 
 def _checkpoint(name: str, variant: Variant) -> Checkpoint | None:
@@ -175,7 +201,8 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
         "variant": model.name[1],
         "about": FAMILIES[name],
         "parameters": count_parameters(name, variant),
-        f"multiply_accumulates_{MAC_SECONDS:g}_s": count_macs(name, variant),
+        f"multiply_accumulates_{CLIP_SECONDS:g}_s": count_macs(name, variant),
+        f"operations_{CLIP_SECONDS:g}_s": count_operations(name, variant),
         "sample_rate": model.sample_rate,
         "shortest_window_ms": model.min_samples * ms,
         "longest_window_ms": None if model.max_samples is None else model.max_samples * ms,

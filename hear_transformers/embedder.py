@@ -211,42 +211,49 @@ class Embedder(nn.Module):
     # Many windows of many clips
 
     def _batch_windows(self, length: int) -> int:
-        """How many windows of `length` samples go through the network at once."""
+        """How many windows of `length` samples, filled up to that, go through the network at once."""
         seconds = BATCH_SECONDS.get(self._device.type, BATCH_SECONDS_ELSEWHERE)
         wanted = self.batch_size or int(seconds * self.sample_rate / length)
         return max(1, min(wanted, int(min(self._fitting_samples, 2**62) // length)))
 
     def _in_batches(
-        self, buffer: windows.Buffer, starts: Tensor, length: int, read: Callable[[Tensor], Any]
+        self,
+        buffer: windows.Buffer,
+        starts: Tensor,
+        length: int,
+        readout: Readout,
+        read: Callable[[Tensor, Readout], Any],
     ) -> Iterator[Any]:
         """Read the same windows of every clip, batch by batch, clip after clip.
 
         The batch is halved whenever it does not fit into memory; what fits is kept.
         """
         n_clips, n_starts = len(buffer.waveforms), len(starts)
+        filled = max(length, self.variant.frontend.n_samples(readout.fill_frames))
         first = 0
         while first < n_clips * n_starts:
-            size = self._batch_windows(length)
+            size = self._batch_windows(filled)
             item = torch.arange(first, min(first + size, n_clips * n_starts), device=buffer.waveforms.device)
             try:
-                result = read(buffer.cut(item // n_starts, starts.to(item.device)[item % n_starts], length))
+                batch = buffer.cut(item // n_starts, starts.to(item.device)[item % n_starts], length)
+                result = read(batch, readout)
             except torch.OutOfMemoryError:
                 if len(item) == 1:
                     raise
-                self._fitting_samples = len(item) * length // 2
+                self._fitting_samples = len(item) * filled // 2
                 continue
             yield result
             first += size
 
     def _embed_windows(self, buffer: windows.Buffer, starts: Tensor, length: int, readout: Readout) -> Tensor:
         """Embed the same windows of every clip: -> (clips, starts, size)."""
-        embeddings = torch.cat(list(self._in_batches(buffer, starts, length, lambda batch: self._read(batch, readout))))
+        embeddings = torch.cat(list(self._in_batches(buffer, starts, length, readout, self._read)))
         return embeddings.unflatten(0, (len(buffer.waveforms), len(starts)))
 
     def _embed_chunks(self, buffer: windows.Buffer, starts: Tensor, length: int, readout: Readout) -> dict[str, Tensor]:
         """Embed every time position of the same chunks of every clip: -> (clips, starts, time, size) for each layer."""
         length = max(length, self.min_samples)
-        batches = list(self._in_batches(buffer, starts, length, lambda batch: self._read_frames(batch, readout)))
+        batches = list(self._in_batches(buffer, starts, length, readout, self._read_frames))
         shape = (len(buffer.waveforms), len(starts))
         return {layer: torch.cat([frames[layer] for frames in batches]).unflatten(0, shape) for layer in batches[0]}
 

@@ -1,0 +1,718 @@
+"""PANNs: convolutional networks that tag AudioSet, over log-mel spectrograms, over waveforms, over both.
+
+Kong, Cao, Iqbal, Wang, Wang, Plumbley: PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern
+Recognition, TASLP 2020 (1912.10211). Code of the authors: github.com/qiuqiangkong/audioset_tagging_cnn, MIT. Weights:
+zenodo.org/record/3987831, CC-BY-4.0.
+
+A network is stages, one after another, and a head. Layers are numbered as the authors count their convolutional stages;
+"0" is what the first of them sees. The default embedding is "features", what the authors call the embedding.
+
+Three things differ from the authors' code. A clip shorter than a network's shortest is mirrored; theirs fails. Where
+the two branches of a Wavegram-Logmel network differ in length, both are cropped to the shorter; theirs fails. The 8 kHz
+network takes 16 kHz, a rate of HEAR's, and resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import hear
+from .errors import WeightsError
+from .frontend import FrameSpec, PannsMel, Waveform, fourier_kernels, slaney_filters
+from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .trunk import Readout, TimeAxis, Trunk, Variant
+
+__all__ = ["FAMILY", "VARIANTS", "Panns", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+
+PANNS_MEL = PannsMel(
+    sample_rate=32_000, n_fft=1024, win_length=1024, hop_length=320, n_mels=64, fmin=50.0, fmax=14_000.0
+)
+"""Of the networks at 32 kHz. The window is Hann's, as in the released code and weights, not the paper's Hamming."""
+
+MEL_16K = replace(PANNS_MEL, sample_rate=16_000, n_fft=512, win_length=512, hop_length=160, fmax=8_000.0)
+MEL_8K = replace(MEL_16K, n_fft=256, win_length=256, fmax=4_000.0, decimation=2)
+MEL_32, MEL_128 = replace(PANNS_MEL, n_mels=32), replace(PANNS_MEL, n_mels=128)
+WAVEFORM = Waveform(sample_rate=32_000)
+
+DROPOUT = 0.5  # of the head, in training (authors' models.py, as every number of a network below)
+STAGE_DROPOUT = 0.2  # behind a block of a CNN
+INNER_DROPOUT = 0.1  # within a residual block
+N_HALVINGS = 5  # blocks of a CNN that halve the map, the first ones
+FRONT_END_TOLERANCE = 1e-4  # of the largest value; the authors' tensors differ from ours by less than 1e-5
+
+Stage = tuple[str, str, nn.Module]
+"""The authors' name of a module, the layer that its output is ("" for none), the module."""
+
+
+# Blocks
+
+
+def conv1d(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Conv1d:
+    """Make a convolution over time without bias, padded so that positions stay centred."""
+    conv = nn.Conv1d(inputs, outputs, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
+    # He's: with PyTorch's own initialisation the features of a random network would vanish.
+    nn.init.kaiming_normal_(conv.weight)
+    return conv
+
+
+def conv2d(inputs: int, outputs: int, kernel: int = 3, groups: int = 1) -> nn.Conv2d:
+    """Make a convolution over time and frequency without bias, padded so that positions stay centred."""
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
+    nn.init.kaiming_normal_(conv.weight)
+    return conv
+
+
+def norm(conv: nn.Conv1d | nn.Conv2d) -> nn.BatchNorm1d | nn.BatchNorm2d:
+    """Make the batch normalisation behind a convolution."""
+    return (nn.BatchNorm1d if isinstance(conv, nn.Conv1d) else nn.BatchNorm2d)(conv.out_channels)
+
+
+class ConvBlock(nn.Module):
+    """Convolutions "conv1", "conv2" .., each with normalisation "bn1", "bn2" .. and ReLU; pooling; dropout.
+
+    Parameters
+    ----------
+    convs : in the order they run
+    before, behind : pooling; None for none
+    dropout : in training
+    """
+
+    def __init__(
+        self,
+        *convs: nn.Conv1d | nn.Conv2d,
+        before: nn.Module | None = None,
+        behind: nn.Module | None = None,
+        dropout: float = STAGE_DROPOUT,
+    ) -> None:
+        super().__init__()
+        self.before = before or nn.Identity()
+        for number, conv in enumerate(convs, 1):
+            self.add_module(f"conv{number}", conv)
+            self.add_module(f"bn{number}", norm(conv))
+        self.n_convs = len(convs)
+        self.behind = behind or nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+
+    def convolve(self, maps: Tensor, number: int) -> Tensor:
+        """Apply a convolution and its normalisation."""
+        return self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(maps))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, time[, freq]) to (batch, outputs, time / pool[, freq / pool])."""
+        maps = self.before(maps)
+        for number in range(1, self.n_convs + 1):
+            maps = self.convolve(maps, number).relu_()
+        return self.dropout(self.behind(maps))
+
+
+class ResidualBlock(ConvBlock):
+    """Pooling, convolutions with ReLU between them, the shortcut added, ReLU; no strides, unlike torchvision's.
+
+    Parameters
+    ----------
+    convs : in the order they run
+    before : pooling; None for none
+    beside : pooling of the shortcut; None for none
+    """
+
+    def __init__(
+        self, *convs: nn.Conv1d | nn.Conv2d, before: nn.Module | None = None, beside: nn.Module | None = None
+    ) -> None:
+        super().__init__(*convs, before=before, dropout=INNER_DROPOUT)
+        inputs, outputs = convs[0].in_channels, convs[-1].out_channels
+        self.downsample: nn.Module = nn.Identity()
+        if beside is not None or inputs != outputs:
+            conv = (conv1d if isinstance(convs[0], nn.Conv1d) else conv2d)(inputs, outputs, 1)
+            self.downsample = nn.Sequential(*([] if beside is None else [beside]), conv, norm(conv))
+
+    def shortcut(self, maps: Tensor) -> Tensor:
+        """Give what is added."""
+        added: Tensor = self.downsample(maps)
+        return added
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, time[, freq]) to (batch, outputs, time / pool[, freq / pool])."""
+        inner = self.before(maps)
+        for number in range(1, self.n_convs):
+            inner = self.dropout(self.convolve(inner, number).relu_())
+        return (self.convolve(inner, self.n_convs) + self.shortcut(maps)).relu_()
+
+
+class DaiBlock(ResidualBlock):
+    """Four convolutions over time; the first block's shortcut has weights but no use, for it does not widen."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(conv1d(inputs, outputs), *(conv1d(outputs, outputs) for _ in range(3)))
+        self.downsample = conv1d(inputs, outputs, 1)
+        self.bn_downsample = nn.BatchNorm1d(outputs)
+        self.widens = inputs != outputs
+
+    def shortcut(self, maps: Tensor) -> Tensor:
+        """Give what is added."""
+        return self.bn_downsample(self.downsample(maps)) if self.widens else maps
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution, projection; the input is added where it has the output's shape."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        expanded = inputs * expansion
+        expand = [] if expansion == 1 else [*unit(inputs, expanded), nn.ReLU6(inplace=True)]
+        depthwise = [*unit(expanded, expanded, 3, stride, groups=expanded), nn.ReLU6(inplace=True)]
+        self.conv = nn.Sequential(*expand, *depthwise, *unit(expanded, outputs))
+        self.is_residual = stride == 1 and inputs == outputs
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, time, freq) to (batch, outputs, time / stride, freq / stride)."""
+        return maps + self.conv(maps) if self.is_residual else self.conv(maps)
+
+
+def unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """List a convolution of a MobileNet, its pooling if the kernel is larger than 1, its normalisation."""
+    conv = conv2d(inputs, outputs, kernel, groups)
+    # Pooling is numbered among the authors' names even where it does nothing.
+    pool = [nn.AvgPool2d(stride) if stride > 1 else nn.Identity()] if kernel > 1 else []
+    return [conv, *pool, norm(conv)]
+
+
+class Bands(nn.Module):
+    """Fold the features of a spectrogram or wavegram into maps with positions along frequency.
+
+    Parameters
+    ----------
+    n_bands : positions along frequency
+    innermost : True if CPUs are to compute with the features innermost in memory, for the whole network
+    """
+
+    def __init__(self, n_bands: int, innermost: bool = False) -> None:
+        super().__init__()
+        self.n_bands = n_bands
+        self.innermost = innermost
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Fold (batch, maps * n_bands, time) into (batch, maps, time, n_bands)."""
+        maps = frames.unflatten(1, (-1, self.n_bands)).transpose(2, 3)
+        if self.innermost and maps.device.type == "cpu":
+            return maps.contiguous(memory_format=torch.channels_last)
+        return maps
+
+
+# Bodies: the stages of each network, every number of channels times `width`
+
+
+def scaled(channels: int, width: float) -> int:
+    """Multiply a number of channels."""
+    return max(8, round(channels * width))
+
+
+def spectrogram(n_mels: int = 64, innermost: bool = False) -> Iterator[Stage]:
+    """Normalise a log-mel spectrogram, with statistics that come with the weights; make it a map, see `Bands`."""
+    yield "bn0", "0", nn.BatchNorm1d(n_mels)
+    yield "bands", "", Bands(n_mels, innermost)
+
+
+def cnn_blocks(inputs: int, widths: Sequence[int], kernel: int = 3, first: int = 1) -> Iterator[Stage]:
+    """Make the blocks of a CNN: two convolutions with a kernel of 3, or one with a kernel of 5."""
+    for number, (before, after) in enumerate(pairwise([inputs, *widths]), first):
+        convs = [conv2d(before, after, kernel), *([conv2d(after, after)] if kernel == 3 else [])]
+        pool = nn.AvgPool2d(2) if number <= N_HALVINGS else None
+        yield f"conv_block{number}", str(number), ConvBlock(*convs, behind=pool)
+
+
+CNN14 = (64, 128, 256, 512, 1024, 2048)
+"""Channels of the blocks."""
+
+
+def cnn(width: float, *, widths: Sequence[int] = CNN14, kernel: int = 3, n_mels: int = 64) -> Iterator[Stage]:
+    """Make a plain CNN of blocks with so many channels, see `cnn_blocks`."""
+    yield from spectrogram(n_mels)
+    yield from cnn_blocks(1, [scaled(channels, width) for channels in widths], kernel)
+
+
+def resnet(width: float, *, depths: Sequence[int], bottleneck: bool = False) -> Iterator[Stage]:
+    """Make a residual network from the blocks of each layer; a bottleneck is a block that ends four times as wide."""
+    channels, last = scaled(64, width), scaled(2048, width)
+    yield from spectrogram()
+    yield from cnn_blocks(1, [channels])
+    for number, (unscaled, depth) in enumerate(zip(CNN14[:4], depths, strict=True), 1):
+        blocks, inner = nn.Sequential(), scaled(unscaled, width)
+        for position in range(depth):
+            if bottleneck:
+                convs = [conv2d(channels, inner, 1), conv2d(inner, inner), conv2d(inner, 4 * inner, 1)]
+            else:
+                convs = [conv2d(channels, inner), conv2d(inner, inner)]
+            halving = nn.AvgPool2d(2) if number > 1 and position == 0 else None
+            blocks.append(ResidualBlock(*convs, before=halving, beside=halving))
+            channels = convs[-1].out_channels
+        yield f"resnet.layer{number}", str(number + 1), blocks
+    yield "pool", "", nn.AvgPool2d(2)
+    yield "conv_block_after1", "6", ConvBlock(conv2d(channels, last), conv2d(last, last))
+
+
+def mobilenet_v1(width: float) -> Iterator[Stage]:
+    """Make MobileNetV1 (Howard et al., 1704.04861, table 1), which pools here where the original has strides."""
+    widths = [scaled(n, width) for n in (32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024)]
+    yield from spectrogram(innermost=True)  # twice as fast, for depthwise convolutions
+    yield "features.0", "1", nn.Sequential(*unit(1, widths[0], 3, 2), nn.ReLU(inplace=True))
+    for number, (inputs, outputs) in enumerate(pairwise(widths), 1):
+        depthwise = unit(inputs, inputs, 3, 2 if number in (2, 4, 6, 12) else 1, groups=inputs)
+        parts = [*depthwise, nn.ReLU(inplace=True), *unit(inputs, outputs), nn.ReLU(inplace=True)]
+        yield f"features.{number}", str(number + 1), nn.Sequential(*parts)
+
+
+INVERTED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 2), (6, 160, 3, 1), (6, 320, 1, 1))
+"""Expansion, channels, number and first stride of MobileNetV2's blocks; the original halves at 160, not at 96."""
+
+
+def mobilenet_v2(width: float) -> Iterator[Stage]:
+    """Make MobileNetV2 (Sandler et al., 1801.04381, table 2), which pools here where the original has strides."""
+    inputs, last = scaled(32, width), scaled(1280, width)
+    blocks: list[nn.Module] = [nn.Sequential(*unit(1, inputs, 3, 2), nn.ReLU6(inplace=True))]
+    for expansion, channels, n_blocks, stride in INVERTED:
+        for position in range(n_blocks):
+            outputs = scaled(channels, width)
+            blocks.append(InvertedResidual(inputs, outputs, expansion, stride if position == 0 else 1))
+            inputs = outputs
+    blocks.append(nn.Sequential(*unit(inputs, last), nn.ReLU6(inplace=True)))
+    yield from spectrogram(innermost=True)  # twice as fast, for depthwise convolutions
+    for number, block in enumerate(blocks):
+        yield f"features.{number}", str(number + 1), block
+
+
+def waveform() -> Stage:
+    """Make a map with one channel of a waveform."""
+    return "channel", "", nn.Unflatten(1, (1, -1))
+
+
+def leenet(width: float, *, widths: Sequence[int], n_convs: int, n_pooled: int) -> Iterator[Stage]:
+    """Make a CNN over the waveform whose kernels and pools have three samples (Lee et al., 1703.01789).
+
+    Parameters
+    ----------
+    width : multiplies every number of channels
+    widths : channels of each block
+    n_convs : convolutions of a block, 1 or 2
+    n_pooled : how many blocks pool, from the second on; the first has a stride
+    """
+    yield waveform()
+    for number, (inputs, outputs) in enumerate(pairwise([1, *(scaled(n, width) for n in widths)]), 1):
+        convs = [conv1d(inputs, outputs, stride=3 if number == 1 else 1), conv1d(outputs, outputs)]
+        pool = nn.MaxPool1d(3, 3, 1) if 1 < number <= 1 + n_pooled else None
+        dropout = INNER_DROPOUT if n_convs == 2 else 0.0
+        yield f"conv_block{number}", str(number), ConvBlock(*convs[:n_convs], behind=pool, dropout=dropout)
+
+
+def dainet(width: float) -> Iterator[Stage]:
+    """Make a residual network over the waveform with a stem of 80 samples (Dai et al., 1610.00087)."""
+    widths = [scaled(channels, width) for channels in (64, 64, 128, 256, 512)]
+    yield waveform()
+    yield "conv0", "", nn.Conv1d(1, widths[0], 80, 4, bias=False)
+    yield "bn0", "0", nn.BatchNorm1d(widths[0])
+    for number, (inputs, outputs) in enumerate(pairwise(widths), 1):
+        if number > 1:
+            yield f"pool{number}", "", nn.MaxPool1d(4)
+        yield f"conv_block{number}", str(number), DaiBlock(inputs, outputs)
+
+
+def res1dnet(width: float, *, depths: Sequence[int]) -> Iterator[Stage]:
+    """Make a residual network over the waveform from the blocks of each layer."""
+    widths = [scaled(channels, width) for channels in (64, 64, 128, 256, 512, 1024, 1024, 2048)]
+    yield waveform()
+    yield "conv0", "", conv1d(1, widths[0], 11, stride=5)
+    yield "bn0", "0", nn.BatchNorm1d(widths[0])
+    for number, ((inputs, outputs), depth) in enumerate(zip(pairwise(widths), depths, strict=True), 1):
+        blocks = nn.Sequential()
+        for size in (inputs, *[outputs] * (depth - 1)):
+            shrinks = number > 1 and len(blocks) == 0
+            pools = {"before": nn.MaxPool1d(4), "beside": nn.AvgPool1d(4)} if shrinks else {}
+            blocks.append(ResidualBlock(conv1d(size, outputs), conv1d(outputs, outputs, dilation=2), **pools))
+        yield f"resnet.layer{number}", str(number), blocks
+
+
+def wavegram(width: float, *, n_bins: int, n_branches: int) -> Iterator[Stage]:
+    """Make a CNN over a wavegram, a spectrogram learned from the waveform, which the paper introduces.
+
+    Parameters
+    ----------
+    width : multiplies every number of channels
+    n_bins : positions along frequency
+    n_branches : how many maps the second block of the CNN sees, one behind the other
+    """
+    n_maps = max(1, round(4 * width))
+    widths = [scaled(64, width), scaled(64, width), scaled(128, width), n_maps * n_bins]
+    yield waveform()
+    yield "pre_conv0", "", conv1d(1, widths[0], 11, stride=5)
+    yield "pre_bn0", "", nn.BatchNorm1d(widths[0])
+    yield "pre_relu0", "wave0", nn.ReLU(inplace=True)
+    for number, (inputs, outputs) in enumerate(pairwise(widths), 1):
+        convs = conv1d(inputs, outputs), conv1d(outputs, outputs, dilation=2)
+        yield f"pre_block{number}", f"wave{number}", ConvBlock(*convs, behind=nn.MaxPool1d(4), dropout=0.0)
+    first, *deep = [scaled(channels, width) for channels in CNN14]
+    yield "bins", "", Bands(n_bins)
+    yield "pre_block4", "1", ConvBlock(conv2d(n_maps, first), conv2d(first, first), behind=nn.AvgPool2d((2, 1)))
+    yield from cnn_blocks(n_branches * first, deep, first=2)
+
+
+# Time
+
+
+SLIDING = (nn.Conv1d, nn.Conv2d, nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d)
+"""What looks at several positions in time, which is always the first axis behind the channels."""
+
+
+def slides(stage: nn.Module) -> Iterator[tuple[int, int, int]]:
+    """Give length, stride and padding of what a stage slides over time, in the order it runs.
+
+    Every block defines its parts in that order. A shortcut sees nothing that the main path does not see.
+    """
+    for name, module in stage.named_modules():
+        if isinstance(module, SLIDING) and "downsample" not in name:
+            sizes = (module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1))
+            kernel, stride, padding, dilation = (size[0] if isinstance(size, tuple) else int(size) for size in sizes)
+            yield 1 + dilation * (kernel - 1), stride, padding
+
+
+def axis_behind(axis: TimeAxis, stage: nn.Module) -> TimeAxis:
+    """Give the time axis of what a stage makes of its input."""
+    hop, offset, field = axis.hop, axis.offset, axis.field or 1
+    for length, stride, padding in slides(stage):
+        offset += ((length - 1) / 2 - padding) * hop
+        field += (length - 1) * hop
+        hop *= stride
+    return TimeAxis(hop, offset, field)
+
+
+def fewest_frames(stages: Sequence[nn.Module]) -> int:
+    """Give the length of the shortest input of stages that follow each other."""
+    n_positions = 1
+    for length, stride, padding in reversed([slide for stage in stages for slide in slides(stage)]):
+        n_positions = max(1, (n_positions - 1) * stride + length - 2 * padding)
+    return n_positions
+
+
+def joined(one: TimeAxis, other: TimeAxis) -> TimeAxis:
+    """Give the time axis of two maps one behind the other, which see stretches of audio that overlap."""
+    reaches = [((axis.field or 1) - 1) / 2 for axis in (one, other)]
+    first = min(one.offset - reaches[0], other.offset - reaches[1])
+    last = max(one.offset + reaches[0], other.offset + reaches[1])
+    return TimeAxis(one.hop, (first + last) / 2, math.ceil(last - first + 1))
+
+
+# Networks
+
+
+Body = Callable[..., Iterator[Stage]]
+
+FRAMES = TimeAxis(1, 0.0, 1)
+"""Of what a network takes: samples of a waveform, frames of a spectrogram."""
+
+
+class Panns(Trunk):
+    """Stages one after another, and the head of the networks that tag whole clips.
+
+    Parameters
+    ----------
+    body : makes the stages
+    embedding : length of "features"
+    width : multiplies every number of channels
+    n_classes : logits
+    options : of the body
+    """
+
+    def __init__(
+        self, body: Body, *, embedding: int = 2048, width: float = 1.0, n_classes: int = 527, **options: Any
+    ) -> None:
+        super().__init__()
+        self.stages = self._add(body(width, **options))
+        *_, last = (module for module in self.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d)))
+        self.fc1 = nn.Linear(last.out_channels, scaled(embedding, width))
+        self.fc_audioset = nn.Linear(scaled(embedding, width), n_classes)
+        self.layers = {**self._axes_along(self.stages, FRAMES), "features": None, "logits": None}
+        self.min_frames = fewest_frames([self.get_submodule(name) for name in self.stages])
+
+    def _add(self, stages: Iterator[Stage]) -> dict[str, str]:
+        """Register stages under their names; give name and layer of each."""
+        layers = {}
+        for name, layer, module in stages:
+            container, _, last = name.rpartition(".")
+            if container and not hasattr(self, container):
+                self.add_module(container, nn.Module())
+            self.get_submodule(container).add_module(last, module)
+            layers[name] = layer
+        return layers
+
+    def _axes_along(self, stages: Mapping[str, str], axis: TimeAxis) -> dict[str, TimeAxis]:
+        """Give the time axes of the layers among stages that follow each other from that of their input."""
+        axes = {}
+        for name, layer in stages.items():
+            axis = axis_behind(axis, self.get_submodule(name))
+            axes[layer] = axis
+        return {layer: axis for layer, axis in axes.items() if layer}
+
+    def forward(self, inputs: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Run as many stages as the wanted layers need, see `Trunk.forward`."""
+        taps: dict[str, Tensor] = {}
+        maps = self._run(self.stages, inputs, wanted, taps)
+        if not taps.keys() >= set(wanted):
+            self._tag(maps, taps)
+        return {layer: taps[layer] for layer in wanted}
+
+    def _run(self, stages: Mapping[str, str], maps: Tensor, wanted: Collection[str], taps: dict[str, Tensor]) -> Tensor:
+        """Run stages, store wanted layers, stop as soon as all are there; give the last map."""
+        for name, layer in stages.items():
+            if taps.keys() >= set(wanted):
+                break
+            maps = self.get_submodule(name)(maps)
+            if layer in wanted:
+                taps[layer] = grid(maps)
+        return maps
+
+    def _tag(self, maps: Tensor, taps: dict[str, Tensor]) -> None:
+        """Run the head on the last map."""
+        frames = over_time(maps)
+        pooled = F.dropout(frames.amax(2) + frames.mean(2), DROPOUT, self.training)
+        taps["features"] = self.fc1(pooled).relu_()
+        taps["logits"] = self.fc_audioset(taps["features"])
+
+
+def grid(maps: Tensor) -> Tensor:
+    """Give (batch, features, time[, freq]) the axes of a layer, (batch, time, freq, features)."""
+    return maps.permute(0, 2, 3, 1) if maps.ndim == 4 else maps.transpose(1, 2).unsqueeze(2)
+
+
+def over_time(maps: Tensor) -> Tensor:
+    """Take the mean over frequency where there is any: -> (batch, features, time)."""
+    return maps.mean(3) if maps.ndim == 4 else maps
+
+
+class DecisionLevel(Panns):
+    """CNN that tags every segment of time and draws the clip's tags from these.
+
+    "features" is a grid here, and so is "framewise", the logits of every segment.
+
+    Parameters
+    ----------
+    decision : how a clip's probabilities follow from its segments': "max", "avg" or "att"
+    options : of `Panns`
+    """
+
+    def __init__(self, *, decision: str, **options: Any) -> None:
+        super().__init__(cnn, **options)
+        self.decision = decision
+        self.max_pool = nn.MaxPool1d(3, 1, 1)
+        self.avg_pool = nn.AvgPool1d(3, 1, 1)  # counts zeros beyond the ends, as the authors' does
+        grids = {layer: axis for layer, axis in self.layers.items() if axis is not None}
+        segments = axis_behind([*grids.values()][-1], self.max_pool)
+        self.layers = {**grids, "features": segments, "framewise": segments, "logits": None}
+        if decision == "att":
+            self.att_block = Attention(self.fc_audioset.in_features, self.fc_audioset.out_features)
+            del self.fc_audioset
+
+    def _tag(self, maps: Tensor, taps: dict[str, Tensor]) -> None:
+        """Run the head on the last map."""
+        frames = over_time(maps)
+        frames = F.dropout(self.max_pool(frames) + self.avg_pool(frames), DROPOUT, self.training)
+        features = self.fc1(frames.transpose(1, 2)).relu_()  # (batch, time, features)
+        if self.decision == "att":
+            segments, taps["logits"] = self.att_block(features)
+        else:
+            segments = self.fc_audioset(features)
+            taps["logits"] = segments.amax(1) if self.decision == "max" else logits(segments.float().sigmoid().mean(1))
+        taps["features"], taps["framewise"] = features.unsqueeze(2), segments.unsqueeze(2)
+
+
+class Attention(nn.Module):
+    """Tags every segment and weighs the segments, for each class its own way."""
+
+    def __init__(self, features: int, n_classes: int) -> None:
+        super().__init__()
+        self.att = nn.Conv1d(features, n_classes, 1)
+        self.cla = nn.Conv1d(features, n_classes, 1)
+        self.bn_att = nn.BatchNorm1d(n_classes)  # has weights but no use
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Tag (batch, time, features): logits (batch, time, classes) of the segments, (batch, classes) of the clip."""
+        frames = features.transpose(1, 2)
+        weights = self.att(frames).float().clamp(-10, 10).softmax(2)
+        segments = self.cla(frames)
+        return segments.transpose(1, 2), logits((weights * segments.float().sigmoid()).sum(2))
+
+
+def logits(probabilities: Tensor) -> Tensor:
+    """Invert the sigmoid, within +-16: closer to 0 or 1 probabilities in float32 say nothing."""
+    return probabilities.logit(torch.finfo(torch.float32).eps)
+
+
+class Wavegram(Panns):
+    """CNN over a wavegram; layer "1" stands where a CNN over a spectrogram has its first block.
+
+    Parameters
+    ----------
+    n_mels : bands of the spectrogram whose normalisation and first block the weights hold, without use
+    n_branches : how many maps the second block sees, one behind the other
+    width, options : of `Panns`
+    """
+
+    def __init__(self, *, n_mels: int = 64, n_branches: int = 1, width: float = 1.0, **options: Any) -> None:
+        super().__init__(wavegram, n_bins=n_mels // 2, n_branches=n_branches, width=width, **options)
+        self.beside = self._add(spectrogram(n_mels)) | self._add(cnn_blocks(1, [scaled(64, width)]))
+
+
+class WavegramLogmel(Wavegram):
+    """CNN over a wavegram and a log-mel spectrogram: layer "1" is the spectrogram's first block, then the wavegram.
+
+    Where a clip has an odd number of whole hops the wavegram is one position shorter; then both are cropped.
+
+    Parameters
+    ----------
+    mel : dialect of the spectrogram
+    options : of `Panns`
+    """
+
+    def __init__(self, *, mel: PannsMel, **options: Any) -> None:
+        super().__init__(n_mels=mel.n_mels, n_branches=2, **options)
+        self.logmel = mel.build()
+        self.deep = {name: layer for name, layer in self.stages.items() if name.startswith("conv_block")}
+        self.wave = {name: layer for name, layer in self.stages.items() if name not in self.deep}
+        frames = TimeAxis(mel.hop_length, mel.offset, mel.field)
+        first = joined(self._axes_along(self.beside, frames)["1"], self._axes_along(self.wave, FRAMES)["1"])
+        self.layers = {"mel": frames, **self.layers, "1": first, **self._axes_along(self.deep, first)}
+
+    def forward(self, inputs: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Run as many stages as the wanted layers need, see `Trunk.forward`."""
+        taps: dict[str, Tensor] = {}
+        mel = self._run({"logmel": "mel"}, inputs, wanted, taps)
+        maps = self._run({**self.wave, "pre_block4": ""}, inputs, wanted, taps)
+        if not taps.keys() >= set(wanted):
+            beside = self._run(dict.fromkeys(self.beside, ""), mel, wanted, taps)
+            n_positions = min(beside.shape[2], maps.shape[2])
+            maps = torch.cat([beside[:, :, :n_positions], maps[:, :, :n_positions]], 1)
+            taps["1"] = grid(maps)
+            maps = self._run(self.deep, maps, wanted, taps)
+        if not taps.keys() >= set(wanted):
+            self._tag(maps, taps)
+        return {layer: taps[layer] for layer in wanted}
+
+
+NETWORKS: dict[str, Callable[..., Panns]] = {
+    "cnn": partial(Panns, cnn),
+    "decision_level": DecisionLevel,
+    "resnet": partial(Panns, resnet),
+    "mobilenet_v1": partial(Panns, mobilenet_v1),
+    "mobilenet_v2": partial(Panns, mobilenet_v2),
+    "leenet": partial(Panns, leenet),
+    "dainet": partial(Panns, dainet),
+    "res1dnet": partial(Panns, res1dnet),
+    "wavegram": Wavegram,
+    "wavegram_logmel": WavegramLogmel,
+}
+
+
+def network(*, kind: str, **options: Any) -> Panns:
+    """Build a network: a key of `NETWORKS` with its options."""
+    return NETWORKS[kind](**options)
+
+
+# Weights
+
+
+def front_end_tensors(spec: PannsMel) -> dict[str, Tensor]:
+    """Give our front end as the authors' files hold theirs: a windowed Fourier transform and the mel filters."""
+    real, imaginary = fourier_kernels(spec).unsqueeze(2)
+    return {
+        "spectrogram_extractor.stft.conv_real.weight": real,
+        "spectrogram_extractor.stft.conv_imag.weight": imaginary,
+        "logmel_extractor.melW": slaney_filters(spec),
+    }
+
+
+def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Take the authors' front end out of a state dict, if it is the variant's; a file does not hold its hop.
+
+    Raises
+    ------
+    WeightsError : the front end is another one, or a part of it is missing
+    """
+    spec = variant.network.get("mel", variant.frontend)
+    expected = front_end_tensors(spec) if isinstance(spec, PannsMel) else {}
+    held = [key for key in expected if key in state_dict]
+    for key in held:
+        ours, theirs = expected[key], state_dict[key]
+        # Written so that NaN differs.
+        if theirs.shape != ours.shape or not (theirs - ours).abs().max() <= FRONT_END_TOLERANCE * ours.abs().max():
+            raise WeightsError(
+                f"{key} was made for another front end; this variant has {spec.n_mels} mel bands from {spec.fmin:g} to "
+                f"{spec.fmax:g} Hz and windows of {spec.n_fft} samples at {spec.sample_rate // spec.decimation} Hz; "
+                "choose the variant that the checkpoint belongs to"
+            )
+    if held and len(held) < len(expected):
+        missing = expected.keys() - set(held)
+        raise WeightsError(f"holds {', '.join(held)} but not {', '.join(missing)}; the checkpoint is cut short")
+    return {key: tensor for key, tensor in state_dict.items() if key not in held}
+
+
+# Variants
+
+
+def read(
+    kind: str, frontend: FrameSpec, last: str, checkpoint: str = "", embedding: int = 2048, **options: Any
+) -> Variant:
+    """Make a row: a key of `NETWORKS`, the layer of timestamps, and what `Variant` and `Panns` say."""
+    return Variant(
+        checkpoint=checkpoint,
+        network={"kind": kind, "embedding": embedding, **options},
+        frontend=frontend,
+        # The authors read clips of any length in one pass; memory is what ends it here.
+        scene=Readout(60_000.0, ("features",)),
+        scene_hop_ms=30_000.0,
+        timestamps=(Readout(1_000.0, (last,)),),
+        framing="native",
+    )
+
+
+LEENET11 = (64, 64, 64, 128, 128, 128, 128, 128, 256)
+LEENET24 = (64, 96, 128, 128, 256, 256, 512, 512, 1024)
+
+VARIANTS = {
+    "cnn14": read("cnn", PANNS_MEL, "6", "cnn14"),
+    "cnn6": read("cnn", PANNS_MEL, "4", "cnn6", 512, widths=CNN14[:4], kernel=5),
+    "cnn10": read("cnn", PANNS_MEL, "4", "cnn10", 512, widths=CNN14[:4]),
+    "cnn14_16k": read("cnn", MEL_16K, "6", "cnn14_16k"),
+    "cnn14_8k": read("cnn", MEL_8K, "6", "cnn14_8k"),
+    "cnn14_emb512": read("cnn", PANNS_MEL, "6", "cnn14_emb512", 512),
+    "cnn14_emb128": read("cnn", PANNS_MEL, "6", "cnn14_emb128", 128),
+    "cnn14_emb32": read("cnn", PANNS_MEL, "6", "cnn14_emb32", 32),
+    "cnn14_mel32": read("cnn", MEL_32, "6", n_mels=32),
+    "cnn14_mel128": read("cnn", MEL_128, "6", n_mels=128),
+    "cnn14_decisionlevelmax": read("decision_level", PANNS_MEL, "features", "cnn14_decisionlevelmax", decision="max"),
+    "cnn14_decisionlevelavg": read("decision_level", PANNS_MEL, "features", decision="avg"),
+    "cnn14_decisionlevelatt": read("decision_level", PANNS_MEL, "features", "cnn14_decisionlevelatt", decision="att"),
+    "resnet22": read("resnet", PANNS_MEL, "6", "resnet22", depths=(2, 2, 2, 2)),
+    "resnet38": read("resnet", PANNS_MEL, "6", "resnet38", depths=(3, 4, 6, 3)),
+    "resnet54": read("resnet", PANNS_MEL, "6", "resnet54", depths=(3, 4, 6, 3), bottleneck=True),
+    "mobilenetv1": read("mobilenet_v1", PANNS_MEL, "14", "mobilenetv1", 1024),
+    "mobilenetv2": read("mobilenet_v2", PANNS_MEL, "19", "mobilenetv2", 1024),
+    "leenet11": read("leenet", WAVEFORM, "9", "leenet11", 512, widths=LEENET11, n_convs=1, n_pooled=8),
+    "leenet24": read("leenet", WAVEFORM, "9", "leenet24", 1024, widths=LEENET24, n_convs=2, n_pooled=7),
+    "dainet19": read("dainet", WAVEFORM, "4", "dainet19", 512),
+    "res1dnet31": read("res1dnet", WAVEFORM, "7", "res1dnet31", depths=(2,) * 7),
+    "res1dnet51": read("res1dnet", WAVEFORM, "7", "res1dnet51", depths=(2, 3, 4, 6, 4, 3, 2)),
+    "wavegram_cnn14": read("wavegram", WAVEFORM, "6", "wavegram_cnn14"),
+    "wavegram_logmel_cnn14": read("wavegram_logmel", WAVEFORM, "6", "wavegram_logmel_cnn14", mel=PANNS_MEL),
+    "wavegram_logmel128_cnn14": read("wavegram_logmel", WAVEFORM, "6", mel=MEL_128),
+}
+"""The authors' networks under their names in lower case; for those without a checkpoint no weights are published."""
+
+FAMILY = hear.Family(name="panns", network=network, variants=VARIANTS, adapt=adapt)
+
+load_model = hear.loader(FAMILY)
