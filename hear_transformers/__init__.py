@@ -11,6 +11,7 @@ FAMILIES = {
     "passt": "Patchout faSt Spectrogram Transformer, Koutini et al., Interspeech 2022",
     "ast": "Audio Spectrogram Transformer, Gong et al., Interspeech 2021",
     "panns": "PANNs: CNNs over log-mel spectrograms, waveforms or both, Kong et al., TASLP 2020",
+    "mast": "Multiscale Audio Spectrogram Transformer, after Zhu & Omar, ICASSP 2023; MViTv2 from ImageNet",
     "efficientat": "EfficientAT MobileNets and dynamic MobileNets, Schmid et al., ICASSP 2023 and TASLP 2024",
 }
 """Every family of networks: module name -> one line for people. The first one is the command line's default."""

@@ -122,7 +122,7 @@ def list_models() -> list[dict[str, Any]]:
 
 def count_parameters(name: str, variant: Variant) -> int:
     """Count the parameters of a variant's network, without the memory for it."""
-    with FakeTensorMode():
+    with torch.device("meta"):
         trunk = family(name).FAMILY.network(**variant.network)
     return sum(parameter.numel() for parameter in trunk.parameters())
 
@@ -191,9 +191,20 @@ def _published(name: str, variant: Variant) -> dict[str, Any]:
     }
 
 
+def relative_to_ast(name: str, variant: Variant) -> dict[str, float]:
+    """Give the size and the cost of a network as fractions of those of AST, the yardstick of the papers."""
+    yardstick = family("ast").VARIANTS["audioset_10_10"]
+    return {
+        "parameters": count_parameters(name, variant) / count_parameters("ast", yardstick),
+        "multiply_accumulates": count_macs(name, variant) / count_macs("ast", yardstick),
+    }
+
+
 def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
     """Say all about one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON."""
-    model: Embedder = family(name).load_model(variant=variant_name, pretrained=False)
+    with FakeTensorMode():  # shapes are enough: random weights of a large network take seconds
+        model: Embedder = family(name).load_model(variant=variant_name, pretrained=False)
+        layers = layer_table(model.trunk, model.variant.frontend)
     variant = model.variant
     ms = 1000 / model.sample_rate
     return {
@@ -203,6 +214,7 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
         "parameters": count_parameters(name, variant),
         f"multiply_accumulates_{CLIP_SECONDS:g}_s": count_macs(name, variant),
         f"operations_{CLIP_SECONDS:g}_s": count_operations(name, variant),
+        "relative_to_ast": relative_to_ast(name, variant),
         "sample_rate": model.sample_rate,
         "shortest_window_ms": model.min_samples * ms,
         "longest_window_ms": None if model.max_samples is None else model.max_samples * ms,
@@ -211,7 +223,7 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
         "defaults": {key: model.provenance()[key] for key in ("scene", "timestamps", "hop_ms", "framing", "precision")},
         "layers": [
             {"layer": row.name, "size": row.size, "n_freq": row.n_freq, "hop_ms": row.hop_ms, "field_ms": row.field_ms}
-            for row in layer_table(model.trunk, variant.frontend)
+            for row in layers
         ],
         "weights": _published(name, variant),
     }

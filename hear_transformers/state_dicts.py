@@ -28,8 +28,8 @@ LEGACY_HEAD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 ZIP_RATIO = 8
 """Largest unpacked size of a checkpoint, in file sizes: ``torch.save`` stores tensors without compression."""
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training programs keep the state dict: Lightning, PyTorch's tutorials, PANNs and timm."""
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
+"""Keys under which training programs keep the state dict: Lightning, PyTorch's tutorials, MViTv2, PANNs and timm."""
 
 AVERAGED_PREFIX = "net_swa."
 """Where PaSST's training code keeps the running average of ``net.``: the network its authors evaluate and publish."""

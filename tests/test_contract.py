@@ -16,6 +16,7 @@ SMALL = {
     "passt": {"dim": 48, "depth": 2, "heads": 3},
     "ast": {"dim": 48, "depth": 2, "heads": 3},
     "panns": {"width": 0.1},
+    "mast": {"dim": 24, "depths": (1, 1, 1, 1)},
     "efficientat": {"width": 0.1},
 }
 HEAR_SAMPLE_RATES = {16_000, 22_050, 32_000, 44_100, 48_000}

@@ -1,0 +1,433 @@
+"""MAST: multiscale audio spectrogram transformer, and the MViTv2 it is made of.
+
+After Zhu, Omar: Multiscale Audio Spectrogram Transformer for Efficient Audio Classification, ICASSP 2023 (2303.10757),
+whose authors published neither code nor weights. Three sources make this network:
+
+- From the paper's abstract: a hierarchy whose positions become fewer and whose features become more from stage to
+  stage, pooling along time alone (1-D) in some stages and along time and frequency (2-D) in others; 42 % fewer
+  parameters and a fifth of the multiply-accumulates of AST.
+- From MViTv2 (Li et al., 2112.01526; github.com/facebookresearch/mvit, Apache-2.0), which those numbers fit: the block
+  with pooling attention, decomposed relative positions and residual pooling; depths, widths, initialisation.
+- Our choice: patches of 7 mel bands x 9 mel frames every 4 x 8; which stage pools how; the front end, which is AST's.
+
+The variants `mvit_*` are MViTv2 as published (patches of 7 x 7 every 4 x 4, 2-D pooling throughout) over spectrograms
+and read its ImageNet files, in the authors' layout or timm's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import hear
+from .frontend import AST_MEL
+from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .transformer import Mlp
+from .trunk import Readout, TimeAxis, Trunk, Variant, depth_of
+
+__all__ = ["FAMILY", "MAST", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+
+Pair = tuple[int, int]
+"""Along frequency, along time."""
+
+EPSILON = 1e-6  # of every LayerNorm (authors' mvit/models/mvit_model.py)
+MLP_RATIO = 4  # hidden features of the MLP per feature (authors' mvit/config/defaults.py)
+POOL_KERNEL = 3  # of the convolutions that pool queries, keys and values (authors' configs, POOL_KVQ_KERNEL)
+DEVIATION = 0.02  # of matrices and position tables at first (authors' mvit_model.py and attention.py)
+
+
+def pooled_size(grid: Pair, stride: Pair) -> Pair:
+    """Count the positions that an odd kernel with zeros around the grid leaves."""
+    return -(-grid[0] // stride[0]), -(-grid[1] // stride[1])
+
+
+class PatchEmbed(nn.Module):
+    """Map overlapping patches of a spectrogram, with zeros around it, to the positions of a grid.
+
+    The parameters are those of a convolution; the patches are multiplied as a matrix for the reason that
+    `transformer.PatchEmbed` gives.
+
+    Parameters
+    ----------
+    dim : features of a position
+    kernel : mel bands and mel frames of a patch, odd
+    stride : distance between patches
+    """
+
+    def __init__(self, dim: int, kernel: Pair, stride: Pair) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.stride = stride
+        self.proj = nn.Conv2d(1, dim, kernel, stride, (kernel[0] // 2, kernel[1] // 2))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Cut and map: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
+        bands, frames = (size // 2 for size in self.kernel)
+        padded = F.pad(mel, (frames, frames, bands, bands))
+        patches = padded.unfold(1, self.kernel[0], self.stride[0]).unfold(2, self.kernel[1], self.stride[1])
+        # (batch, freq, time, bands of a patch, frames of a patch)
+        return F.linear(patches.flatten(3), self.proj.weight.flatten(1), self.proj.bias)
+
+
+# Relative positions
+
+
+def zero_entry(entries: int, key_step: int) -> int:
+    """Give the entry of distance 0: behind those of the farthest key that follows a query."""
+    positions = (entries + 1) // 2
+    return (-(-positions // key_step) - 1) * key_step
+
+
+def resampled(table: Tensor, entries: int, key_step: int) -> Tensor:
+    """Interpolate a table of relative positions linearly to another length, which stands for the same distances.
+
+    Distance 0 keeps its embedding. The authors stretch a table from end to end instead, which moves it, as it is not
+    the middle entry where keys are sparser than queries.
+
+    Parameters
+    ----------
+    table : (entries of the grid it was made for, features)
+    entries : of the result
+    key_step : distance between two keys, in entries
+
+    Returns
+    -------
+    table : (entries, features)
+    """
+    if entries == len(table):
+        return table
+    distances = torch.arange(entries, device=table.device) - zero_entry(entries, key_step)
+    scale = (len(table) + 1) / (entries + 1)
+    wanted = (distances * scale + zero_entry(len(table), key_step)).clamp(0, len(table) - 1)
+    below = wanted.long()
+    above = (below + 1).clamp(max=len(table) - 1)
+    return torch.lerp(table[below], table[above], (wanted - below).unsqueeze(1).to(table.dtype))
+
+
+def relative_positions(table: Tensor, queries: int, keys: int, steps: Pair) -> Tensor:
+    """Look up the embedding of the distance from every key to every query along one axis.
+
+    Parameters
+    ----------
+    table : (2 * max(queries, keys) - 1, features); a shorter one is interpolated, of a longer one the middle is read,
+        so that a distance in time is the same entry in a clip shorter than the table was made for
+    queries, keys : positions along the axis
+    steps : distance between two queries, and between two keys, in entries of the table
+
+    Returns
+    -------
+    embeddings : (queries, keys, features)
+    """
+    query_step, key_step = steps
+    table = resampled(table, max(len(table), 2 * max(queries, keys) - 1), key_step)
+    of_queries = torch.arange(queries, device=table.device) * query_step
+    of_keys = torch.arange(keys, device=table.device) * key_step
+    return table[of_queries.unsqueeze(1) - of_keys + zero_entry(len(table), key_step)]
+
+
+# Blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What tells two blocks apart.
+
+    Attributes
+    ----------
+    inputs, outputs : features of a position before and after the block
+    heads : of the attention
+    query_stride, key_stride : by which the grid is pooled for queries, which is the stride of the block, and for keys
+        and values; along each axis one divides the other
+    grid : positions before the block that the tables of relative positions are made for
+    """
+
+    inputs: int
+    outputs: int
+    heads: int
+    query_stride: Pair
+    key_stride: Pair
+    grid: Pair
+
+
+class PoolingAttention(nn.Module):
+    """Multi-head attention whose queries, keys and values are pooled over the grid (MViT, 2104.11227, section 3.1).
+
+    To the scores are added the products of the query with the embeddings of its distance from the key along frequency
+    and along time (decomposed relative positions), to the result the query itself (residual pooling): MViTv2, 4.1.
+
+    Parameters
+    ----------
+    shape : of the block
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        features = shape.outputs // shape.heads
+        self.heads = shape.heads
+        self.qkv = nn.Linear(shape.inputs, 3 * shape.outputs)
+        self.proj = nn.Linear(shape.outputs, shape.outputs)
+        self.pool_q, self.norm_q = _pooling(features, shape.query_stride)
+        self.pool_k, self.norm_k = _pooling(features, shape.key_stride)
+        self.pool_v, self.norm_v = _pooling(features, shape.key_stride)
+        strides = list(zip(shape.query_stride, shape.key_stride, strict=True))
+        self.steps = [(query // min(query, key), key // min(query, key)) for query, key in strides]
+        # As many as the positions of the finer of both grids, twice: a key may lie on either side.
+        n_freq, n_time = (-(-size // min(pair)) for size, pair in zip(shape.grid, strides, strict=True))
+        self.rel_pos_h = nn.Parameter(nn.init.trunc_normal_(torch.empty(2 * n_freq - 1, features), std=DEVIATION))
+        self.rel_pos_w = nn.Parameter(nn.init.trunc_normal_(torch.empty(2 * n_time - 1, features), std=DEVIATION))
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """Mix positions: (batch, freq, time, inputs) -> (batch, freq / stride, time / stride, outputs)."""
+        query, key, value = self.qkv(grid).chunk(3, -1)
+        query = self._pooled(query, self.pool_q, self.norm_q)
+        key = self._pooled(key, self.pool_k, self.norm_k)
+        value = self._pooled(value, self.pool_v, self.norm_v)
+        bias = self._bias(query, (key.shape[2], key.shape[3]))
+        mixed = F.scaled_dot_product_attention(query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3), bias)
+        mixed = mixed.unflatten(2, query.shape[2:4]) + query
+        return self.proj(mixed.permute(0, 2, 3, 1, 4).flatten(3))
+
+    def _pooled(self, features: Tensor, conv: nn.Conv2d, norm: nn.LayerNorm) -> Tensor:
+        """Pool every head alike: (batch, freq, time, outputs) -> (batch, heads, pooled freq, pooled time, size)."""
+        # With the heads' features side by side and innermost, nothing is copied to give each head its map.
+        weight = conv.weight.repeat(self.heads, 1, 1, 1)
+        maps = features.permute(0, 3, 1, 2)
+        maps = F.conv2d(maps, weight, None, conv.stride, conv.padding, groups=len(weight))
+        pooled = norm(maps.permute(0, 2, 3, 1).unflatten(3, (self.heads, -1)))
+        # On CUDA autocast normalises into float32, which residual pooling would pass on: twice the memory.
+        return pooled.to(features.dtype).permute(0, 3, 1, 2, 4)
+
+    def _bias(self, query: Tensor, keys: Pair) -> Tensor:
+        """Give what distances add to the scores: (batch, heads, queries, keys), the only tensor of this size."""
+        over_freq = relative_positions(self.rel_pos_h, query.shape[2], keys[0], self.steps[0])
+        over_time = relative_positions(self.rel_pos_w, query.shape[3], keys[1], self.steps[1])
+        of_freq = torch.einsum("bhftd,fkd->bhftk", query, over_freq).contiguous()
+        of_time = torch.einsum("bhftd,tkd->bhftk", query, over_time).contiguous()
+        # Contiguous terms make a contiguous sum, which is not copied where it is flattened.
+        return (of_freq.unsqueeze(5) + of_time.unsqueeze(4)).flatten(4).flatten(2, 3)
+
+
+def _pooling(size: int, stride: Pair) -> tuple[nn.Conv2d, nn.LayerNorm]:
+    """Make the parameters of one pooling: a depthwise convolution that all heads share, and its normalisation."""
+    conv = nn.Conv2d(size, size, POOL_KERNEL, stride, POOL_KERNEL // 2, groups=size, bias=False)
+    return conv, nn.LayerNorm(size, eps=EPSILON)
+
+
+class PoolingBlock(nn.Module):
+    """Pre-norm block whose skip connection is pooled and widened like its attention (authors' attention.py).
+
+    Parameters
+    ----------
+    shape : of the block
+    drop_path : how often either branch is left out of a clip in training (stochastic depth, 1603.09382)
+    """
+
+    def __init__(self, shape: Shape, drop_path: float) -> None:
+        super().__init__()
+        self.stride = shape.query_stride
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(shape.inputs, eps=EPSILON)
+        self.attn = PoolingAttention(shape)
+        self.proj = nn.Linear(shape.inputs, shape.outputs) if shape.inputs != shape.outputs else None
+        self.norm2 = nn.LayerNorm(shape.outputs, eps=EPSILON)
+        self.mlp = Mlp(shape.outputs, MLP_RATIO * shape.outputs)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """Refine a grid: (batch, freq, time, inputs) -> (batch, freq / stride, time / stride, outputs)."""
+        normed = self.norm1(grid)
+        # Where it is widened, the skip connection is the normalised grid.
+        skip = grid if self.proj is None else self.proj(normed)
+        grid = self._pooled(skip) + self._dropped(self.attn(normed))
+        return grid + self._dropped(self.mlp(self.norm2(grid)))
+
+    def _pooled(self, grid: Tensor) -> Tensor:
+        """Take the maximum of what each position of the strided grid stands for."""
+        if self.stride == (1, 1):
+            return grid
+        kernel = [step + 1 if step > 1 else 1 for step in self.stride]
+        maps = F.max_pool2d(grid.permute(0, 3, 1, 2), kernel, self.stride, [size // 2 for size in kernel])
+        return maps.permute(0, 2, 3, 1)
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        """Leave a branch out of some clips in training, and scale it up in the others."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        kept = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= self.drop_path
+        return branch * kept / (1 - self.drop_path)
+
+
+class MAST(Trunk):
+    """Multiscale audio spectrogram transformer; every stage after the first doubles features and heads.
+
+    Parameters
+    ----------
+    depths : blocks of each stage
+    dim, heads : of the first stage
+    kernel, stride : of the patches, in mel bands and mel frames
+    q_strides : by which the first block of each later stage pools the grid, in frequency and time
+    kv_stride : by which keys and values are pooled in the first stage; later stages divide it by their `q_strides`
+    n_mels : mel bands of the input
+    frames : mel frames that the tables of relative positions are made for; see `relative_positions` for other numbers
+    n_classes : logits; 0 for a network without a classifier
+    drop_path : rate of stochastic depth in the last block, growing linearly from 0 in the first
+    """
+
+    min_frames = 1
+    max_frames = None
+
+    def __init__(
+        self,
+        *,
+        depths: tuple[int, ...] = (2, 3, 16, 3),
+        dim: int = 96,
+        heads: int = 1,
+        kernel: Pair = (7, 9),
+        stride: Pair = (4, 8),
+        q_strides: tuple[Pair, ...] = ((1, 2), (2, 2), (2, 2)),
+        kv_stride: Pair = (4, 4),
+        n_mels: int = 128,
+        frames: int = 1024,
+        n_classes: int = 527,
+        drop_path: float = 0.3,
+    ) -> None:
+        super().__init__()
+        shapes = plan(depths, dim, heads, q_strides, kv_stride, pooled_size((n_mels, frames), stride))
+        hops = accumulate((shape.query_stride[1] for shape in shapes), lambda hop, step: hop * step, initial=stride[1])
+        # Kernels are odd and padded alike on both sides, so position 0 lies on frame 0 everywhere.
+        grids = {str(i): TimeAxis(hop, 0.0, kernel[1] if i == 0 else None) for i, hop in enumerate(hops)}
+        vectors = {"features": None, **({"logits": None} if n_classes else {})}
+        self.layers = {**grids, "norm": grids[str(len(shapes))], **vectors}
+        self.patch_embed = PatchEmbed(dim, kernel, stride)
+        step = drop_path / max(1, len(shapes) - 1)
+        self.blocks = nn.ModuleList(PoolingBlock(shape, i * step) for i, shape in enumerate(shapes))
+        self.norm = nn.LayerNorm(shapes[-1].outputs, eps=EPSILON)
+        self.head = nn.Linear(shapes[-1].outputs, n_classes) if n_classes else None
+        self.apply(_init)
+
+    def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Run as many blocks as the wanted layers need, see `Trunk.forward`.
+
+        "norm" is the last block after the final LayerNorm, "features" its mean.
+        """
+        grid = self.patch_embed(frames)
+        taps: dict[str, Tensor] = {}
+        for i in range(depth_of(wanted, len(self.blocks)) + 1):
+            if i > 0:
+                grid = self.blocks[i - 1](grid)
+            if str(i) in wanted:
+                taps[str(i)] = grid.transpose(1, 2)  # (batch, time, freq, features)
+        if not all(layer.isdecimal() for layer in wanted):
+            grid = self.norm(grid)
+            taps["norm"] = grid.transpose(1, 2)
+            taps["features"] = grid.mean((1, 2))
+        if self.head is not None and "logits" in wanted:
+            taps["logits"] = self.head(taps["features"])
+        return {layer: taps[layer] for layer in wanted}
+
+
+def plan(
+    depths: tuple[int, ...], dim: int, heads: int, q_strides: tuple[Pair, ...], kv_stride: Pair, grid: Pair
+) -> list[Shape]:
+    """Give the shape of every block, see `MAST`; `grid` is that of the patches."""
+    shapes: list[Shape] = []
+    for stage, (depth, first) in enumerate(zip(depths, ((1, 1), *q_strides), strict=True)):
+        for stride in (first, *[(1, 1)] * (depth - 1)):
+            inputs = shapes[-1].outputs if shapes else dim
+            kv_stride = max(kv_stride[0] // stride[0], 1), max(kv_stride[1] // stride[1], 1)
+            shapes.append(Shape(inputs, dim << stage, heads << stage, stride, kv_stride, grid))
+            grid = pooled_size(grid, stride)
+    return shapes
+
+
+def _init(module: nn.Module) -> None:
+    """Draw matrices as the authors of MViTv2 do."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=DEVIATION)
+        nn.init.zeros_(module.bias)
+
+
+# Files
+
+TIMM = {".shortcut_proj_attn.": ".proj.", "head.fc.": "head.projection."}
+"""Parts of timm's keys, and of the authors' and ours."""
+
+TIMM_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
+
+
+def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Turn the tensors of an MViTv2 for images, in the authors' layout or timm's, into those of `MAST`.
+
+    The filters of the patches are averaged over red, green and blue, tables of relative positions interpolated to the
+    grid of the variant.
+    """
+    with torch.device("meta"):
+        trunk = MAST(**variant.network)
+    adapted = {_renamed(key, variant.network["depths"]): tensor for key, tensor in state_dict.items()}
+    filters = adapted.get("patch_embed.proj.weight")
+    if filters is not None and filters.ndim == 4:
+        adapted["patch_embed.proj.weight"] = filters.mean(1, keepdim=True)
+    for name, attention in trunk.named_modules():
+        if isinstance(attention, PoolingAttention):
+            tables = attention.named_parameters(recurse=False)
+            for (table, ours), (_, key_step) in zip(tables, attention.steps, strict=True):
+                if (key := f"{name}.{table}") in adapted:
+                    adapted[key] = resampled(adapted[key].float(), len(ours), key_step)
+    return adapted
+
+
+def _renamed(key: str, depths: tuple[int, ...]) -> str:
+    """Give a key of timm, which counts blocks within their stage, the authors' name; leave others alone."""
+    for theirs, ours in TIMM.items():
+        key = key.replace(theirs, ours)
+    return TIMM_BLOCK.sub(lambda match: f"blocks.{sum(depths[: int(match[1])]) + int(match[2])}.", key)
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {"depths": (2, 3, 16, 3), "drop_path": 0.3},
+    "small": {"depths": (1, 2, 11, 2), "drop_path": 0.1},
+    "tiny": {"depths": (1, 2, 5, 2), "drop_path": 0.1},
+}
+"""MViTv2's sizes B, S and T (authors' configs/MVITv2_*.yaml); the paper's is B, by its number of parameters."""
+
+AUDIO = {"kernel": (7, 9), "stride": (4, 8), "q_strides": ((1, 2), (2, 2), (2, 2)), "kv_stride": (4, 4)}
+"""Our choice: of the simple ones with both 1-D and 2-D pooling, the one that has the abstract's two ratios to AST."""
+
+IMAGES = {"kernel": (7, 7), "stride": (4, 4), "q_strides": ((2, 2), (2, 2), (2, 2)), "kv_stride": (4, 4)}
+"""MViTv2's own (authors' configs/MVITv2_*.yaml and mvit/config/defaults.py)."""
+
+
+def row(checkpoint: str, **network: Any) -> Variant:
+    """Make the row of one network, over the mel and the 10.24 s of AST, which the paper compares itself with."""
+    return Variant(
+        checkpoint=checkpoint,
+        network=network,
+        frontend=AST_MEL,
+        scene=Readout(10_240.0, ("features",)),
+        scene_hop_ms=5_120.0,
+        timestamps=(Readout(1_000.0, ("norm",)),),
+        framing="native",
+    )
+
+
+VARIANTS = {
+    **{name: row("", **size, **AUDIO) for name, size in SIZES.items()},
+    # Without the classifier for ImageNet's 1000 classes.
+    **{f"mvit_{name}": row(f"mvitv2_{name[0]}_in1k", **size, **IMAGES, n_classes=0) for name, size in SIZES.items()},
+}
+
+FAMILY = hear.Family(
+    name="mast",
+    network=MAST,
+    variants=VARIANTS,
+    adapt=adapt,
+    unused=("head.projection.weight", "head.projection.bias"),  # ImageNet's classes
+)
+
+load_model = hear.loader(FAMILY)
