@@ -14,7 +14,7 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -81,7 +81,7 @@ def our_model(family: hear.Family, variant: str, weights: dict[str, Tensor], pre
     adapted = {key: value for key, value in family.adapt(weights, row).items() if key not in family.unused}
     # A peer may lack the head.
     trunk.load_state_dict({**trunk.state_dict(), **adapted})
-    return Embedder(trunk, row, name=(family.name, variant), precision=precision)
+    return Embedder(trunk, hear.choose(row, trunk), name=(family.name, variant), precision=precision)
 
 
 class Hear21Passt:
@@ -222,26 +222,30 @@ def embed(module: Any, task: Task, model: Any, audio: Tensor) -> Tensor:
     return embeddings
 
 
-def seconds_of(function: Callable[[], Any], repeats: int) -> float:
-    """Time a function: the shortest of `repeats` runs after one to warm up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def seconds_of(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Time functions in turns, so that they share what else the machine does: the shortest run of each after a first."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(1 + repeats):
+        for name, function in functions.items():
+            synchronise()
+            start = time.perf_counter()
+            function()
+            synchronise()
+            times[name].append(time.perf_counter() - start)
+    return {name: min(runs[1:]) for name, runs in times.items()}
+
+
+def synchronise() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def gemm_peak(precision: torch.dtype, device: str) -> float:
     """Measure the machine's matrix product: FLOP/s."""
     rows, inner, columns = GEMM_SHAPE
     left, right = (torch.randn(shape, device=device).to(precision) for shape in ((rows, inner), (inner, columns)))
-    return 2.0 * rows * inner * columns / seconds_of(lambda: left @ right, 20)
+    return 2.0 * rows * inner * columns / seconds_of({"": lambda: left @ right}, 20)[""]
 
 
 def run(task: Task, peer: Peer, repeats: int, device: str) -> list[str]:
@@ -252,7 +256,9 @@ def run(task: Task, peer: Peer, repeats: int, device: str) -> list[str]:
     audio = 0.1 * torch.randn(task.clips, int(task.seconds * rate), generator=generator).to(device)
     with contained(), torch.no_grad():
         expected = peer.embed(task, audio)
-        their_seconds = seconds_of(lambda: peer.embed(task, audio), repeats)
+        sides = {"theirs": partial(peer.embed, task, audio)}
+        sides.update({precision: partial(embed, hear, task, model, audio) for precision, model in ours.items()})
+        seconds = seconds_of(sides, repeats)
     name = f"{task.kind}, {task.clips} x {task.seconds:g} s"
     lines = []
     for precision, model in ours.items():
@@ -261,11 +267,10 @@ def run(task: Task, peer: Peer, repeats: int, device: str) -> list[str]:
         error = ((found - expected).abs().max() / expected.abs().max()).item()
         if precision == "float32" and error > TOLERANCE:
             raise click.ClickException(f"{name}, {task.variant}: numbers differ by {error:.1e} of the largest")
-        our_seconds = seconds_of(partial(embed, hear, task, model, audio), repeats)
-        flops = counter.get_total_flops() / our_seconds
+        flops = counter.get_total_flops() / seconds[precision]
         lines.append(
-            f"{name:24}{task.variant:16}{precision:10}{their_seconds:9.2f}{our_seconds:9.2f}"
-            f"{their_seconds / our_seconds:8.1f}{error:10.1e}{flops / 1e9:10.0f}"
+            f"{name:24}{task.variant:16}{precision:10}{seconds['theirs']:9.2f}{seconds[precision]:9.2f}"
+            f"{seconds['theirs'] / seconds[precision]:8.2f}{error:10.1e}{flops / 1e9:10.0f}"
             f"{flops / gemm_peak(PRECISIONS[precision], device):8.0%}"
         )
     return lines
@@ -278,10 +283,12 @@ def compare_mast(repeats: int, device: str) -> Iterator[str]:
     for clips in (1, 8):
         audio = 0.1 * torch.randn(clips, int(MAST_SECONDS * 16_000), generator=torch.Generator().manual_seed(0))
         for precision in PRECISIONS:
-            seconds = {}
-            for family in (ast.FAMILY, mast.FAMILY):
-                model = our_model(family, next(iter(family.variants)), {}, precision).to(device)
-                seconds[family.name] = seconds_of(partial(model.embed_scenes, audio.to(device)), repeats)
+            models = {
+                family.name: our_model(family, next(iter(family.variants)), {}, precision).to(device)
+                for family in (ast.FAMILY, mast.FAMILY)
+            }
+            sides = {name: partial(model.embed_scenes, audio.to(device)) for name, model in models.items()}
+            seconds = seconds_of(sides, repeats)
             name = f"scene, {clips} x {MAST_SECONDS:g} s"
             yield (
                 f"{name:24}{precision:10}{seconds['ast']:9.2f}{seconds['mast']:9.2f}"

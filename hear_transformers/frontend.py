@@ -447,7 +447,8 @@ class PannsLogMel(LogMel):
     def __init__(self, spec: PannsMel) -> None:
         super().__init__(torch.hann_window(spec.win_length), slaney_filters(spec))
         self.spec = spec
-        self.register_buffer("kernels", fourier_kernels(spec).flatten(0, 1).unsqueeze(1), persistent=False)
+        kernels = fourier_kernels(spec).flatten(0, 1)[:, None, None]  # (2 * bins, 1, 1, n_fft)
+        self.register_buffer("kernels", kernels.to(memory_format=torch.channels_last), persistent=False)
 
     def power(self, waveforms: Tensor) -> Tensor:
         """Give the power spectrum, of the resampled waveform where the dialect says so."""
@@ -460,8 +461,11 @@ class PannsLogMel(LogMel):
         # The authors' convolution in place of the FFT: in bands near silence, below -60 dB, the rounding of any other
         # algorithm shows (0.03 dB). Other devices round otherwise anyway, and may convolve in 19 bits (TF32).
         padded = nn.functional.pad(waveforms.unsqueeze(1), (spec.n_fft // 2, spec.n_fft // 2), mode="reflect")
-        real, imag = nn.functional.conv1d(padded, self.kernels, stride=hop_length).chunk(2, 1)
-        return (real.square() + imag.square()).transpose(1, 2).contiguous()
+        # With the bins innermost in memory, twice as fast and as the filters take them.
+        maps = padded.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        spectrum = nn.functional.conv2d(maps, self.kernels, stride=(1, hop_length)).squeeze(2).transpose(1, 2)
+        real, imag = spectrum.chunk(2, 2)
+        return real.square() + imag.square()
 
     def log(self, mel: Tensor) -> Tensor:
         """Take decibels; silence is -100 dB."""

@@ -199,11 +199,11 @@ def choose(
     variant: Variant,
     trunk: Trunk,
     *,
-    layer: Layer | None,
-    pool: str | None,
-    hop_ms: float | None,
-    window_ms: float | Sequence[float] | None,
-    framing: str | None,
+    layer: Layer | None = None,
+    pool: str | None = None,
+    hop_ms: float | None = None,
+    window_ms: float | Sequence[float] | None = None,
+    framing: str | None = None,
 ) -> Variant:
     """Apply a user's choices to a variant.
 
