@@ -156,6 +156,7 @@ FAMILY = hear.Family(
     variants=VARIANTS,
     adapt=adapt,
     # ImageNet's heads: in every file of the authors, unused by their forward.
+    classifier=("head.1.bias",),
     unused=("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"),
 )
 

@@ -546,6 +546,13 @@ VARIANTS = {
 }
 """The authors' AudioSet checkpoints under their own names."""
 
-FAMILY = hear.Family(name="efficientat", network=EfficientAT, variants=VARIANTS, adapt=adapt, unused=CPJKU_BESIDE)
+FAMILY = hear.Family(
+    name="efficientat",
+    network=EfficientAT,
+    variants=VARIANTS,
+    adapt=adapt,
+    unused=CPJKU_BESIDE,
+    classifier=("classifier.5.bias", "classifier.1.bias"),
+)
 
 load_model = hear.loader(FAMILY)

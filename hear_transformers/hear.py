@@ -78,6 +78,8 @@ class Family:
     variants : its variants by name, the default first
     adapt : authors' state dict of a variant -> ours; raises WeightsError if it belongs to other audio
     unused : keys of the authors' checkpoints (after `adapt`) that the network has no use for
+    classifier : keys (after `adapt`) of which the first that is there is as long as there are classes: a file of one's
+        own may have other classes than the variant
     """
 
     name: str
@@ -85,6 +87,7 @@ class Family:
     variants: Mapping[str, Variant]
     adapt: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict
     unused: tuple[str, ...] = ()
+    classifier: tuple[str, ...] = ()
 
 
 class LoadModel(Protocol):
@@ -107,7 +110,8 @@ class LoadModel(Protocol):
 
         Parameters
         ----------
-        path : checkpoint file in the authors' layout or ours; empty: the published one, downloaded at first use
+        path : checkpoint file in the authors' layout or ours, of the variant's network with any number of classes; empty:
+            the published one, downloaded at first use
         variant : row of the family's table; None is its first
         layer : 0 = output of the patch embedding or stem, i = output of block i, -1 = the last; names such as
             "features" (what the authors call the embedding), "logits", "mel"; lists are concatenated, "all" is every
@@ -154,13 +158,22 @@ def loader(family: Family) -> LoadModel:
             raise OptionError(
                 f"variant={name!r} is unknown to {family.name}; choose one of {', '.join(family.variants)}"
             )
+
+        def build(row: Variant) -> Embedder:
+            trunk = random_trunk(family, row)
+            chosen = choose(row, trunk, layer=layer, pool=pool, hop_ms=hop_ms, window_ms=window_ms, framing=framing)
+            return Embedder(trunk, chosen, name=(family.name, name), precision=precision)
+
         row = family.variants[name]
-        trunk = random_trunk(family, row)
-        chosen = choose(row, trunk, layer=layer, pool=pool, hop_ms=hop_ms, window_ms=window_ms, framing=framing)
-        # The options are checked before a file is fetched for them.
-        model = Embedder(trunk, chosen, name=(family.name, name), precision=precision)
+        model = build(row)  # the options are checked before a file is fetched for them
         if path or pretrained:
-            model.weights_sha256 = _load_weights(trunk, family, row, os.fspath(path))
+            file = _file_of(family, row, os.fspath(path))
+            state_dict = _read(family, row, file)
+            n_classes = _other_classes(family, model.trunk, state_dict) if path else None
+            if n_classes is not None:
+                model = build(replace(row, network={**row.network, "n_classes": n_classes}))
+            state_dicts.load_into(model.trunk, state_dict, file, unused=family.unused)
+            model.weights_sha256 = checkpoints.sha256_of(file)
         return model
 
     load_model.__doc__ = LoadModel.__call__.__doc__
@@ -174,25 +187,35 @@ def random_trunk(family: Family, variant: Variant) -> Trunk:
         return family.network(**variant.network)
 
 
-def _load_weights(trunk: Trunk, family: Family, variant: Variant, path: str) -> str:
-    """Load a checkpoint strictly into the network; give the sha256 of its file."""
-    if not path and not variant.checkpoint:
+def _file_of(family: Family, variant: Variant, path: str) -> Path:
+    """Give the checkpoint that a user names, or the published one, which is fetched."""
+    if path:
+        return Path(path)
+    if not variant.checkpoint:
         raise WeightsError(
             f"no weights are published for this variant of {family.name}; give a checkpoint as path, or "
             "pretrained=False for random weights to train from"
         )
-    if path:
-        file = Path(path)
-    else:
-        # A bar for people who wait, nothing in the logs of a batch job.
-        file = checkpoints.fetch(checkpoints.find(family.name, variant.checkpoint), progress=sys.stderr.isatty())
+    # A bar for people who wait, nothing in the logs of a batch job.
+    return checkpoints.fetch(checkpoints.find(family.name, variant.checkpoint), progress=sys.stderr.isatty())
+
+
+def _read(family: Family, variant: Variant, file: Path) -> dict[str, Tensor]:
+    """Read a checkpoint under the names of our network."""
     state_dict = state_dicts.read_state_dict(file)
     try:
-        state_dict = family.adapt(state_dict, variant)
+        return family.adapt(state_dict, variant)
     except WeightsError as error:
         raise WeightsError(f"{file}: {error}") from error
-    state_dicts.load_into(trunk, state_dict, file, unused=family.unused)
-    return checkpoints.sha256_of(file)
+
+
+def _other_classes(family: Family, trunk: Trunk, state_dict: Mapping[str, Tensor]) -> int | None:
+    """Give the number of classes of a checkpoint, None if it has as many as the network or no classifier."""
+    ours = trunk.state_dict()
+    for key in family.classifier:
+        if key in ours and key in state_dict:
+            return None if state_dict[key].shape == ours[key].shape else state_dict[key].numel()
+    return None
 
 
 def choose(

@@ -427,6 +427,7 @@ FAMILY = hear.Family(
     network=MAST,
     variants=VARIANTS,
     adapt=adapt,
+    classifier=("head.bias",),
     unused=("head.projection.weight", "head.projection.bias"),  # ImageNet's classes
 )
 

@@ -713,6 +713,8 @@ VARIANTS = {
 }
 """The authors' networks under their names in lower case; for those without a checkpoint no weights are published."""
 
-FAMILY = hear.Family(name="panns", network=network, variants=VARIANTS, adapt=adapt)
+FAMILY = hear.Family(
+    name="panns", network=network, variants=VARIANTS, adapt=adapt, classifier=("fc_audioset.bias", "att_block.cla.bias")
+)
 
 load_model = hear.loader(FAMILY)

@@ -141,6 +141,7 @@ FAMILY = hear.Family(
     variants=VARIANTS,
     # The head of the distillation token: in every file, unused by the authors' forward.
     unused=("head_dist.weight", "head_dist.bias", *CPJKU_BESIDE),
+    classifier=("head.1.bias",),
 )
 
 load_model = hear.loader(FAMILY)

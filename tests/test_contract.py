@@ -109,6 +109,19 @@ def test_every_layer_has_one_of_two_shapes(model):
             assert -1 <= beyond < 2 + (axis.field or 0) / (2 * axis.hop)
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if family_of(name).classifier])
+def test_a_file_with_other_classes_loads(name, tmp_path):
+    family = family_of(name)
+    variant = next(iter(family.variants))
+    row = small(name, family.variants[variant])
+    ours = hear.random_trunk(family, replace(row, network={**row.network, "n_classes": 7}))
+    torch.save(ours.state_dict(), tmp_path / "own.pt")
+    load_small = hear.loader(replace(family, variants={variant: row}))
+    model = load_small(tmp_path / "own.pt", layer="logits")
+    assert model.scene_embedding_size == 7
+    torch.testing.assert_close(model.trunk.state_dict(), ours.state_dict(), rtol=0, atol=0)
+
+
 def test_loading_prints_nothing_and_warns_of_nothing(capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
