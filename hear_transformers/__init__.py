@@ -12,6 +12,7 @@ FAMILIES = {
     "ast": "Audio Spectrogram Transformer, Gong et al., Interspeech 2021",
     "panns": "PANNs: CNNs over log-mel spectrograms, waveforms or both, Kong et al., TASLP 2020",
     "mast": "Multiscale Audio Spectrogram Transformer, after Zhu & Omar, ICASSP 2023; MViTv2 from ImageNet",
+    "atgnn": "Audio Tagging Graph Neural Network, Singh et al., SPL 2024; Pyramid ViG from ImageNet",
     "efficientat": "EfficientAT MobileNets and dynamic MobileNets, Schmid et al., ICASSP 2023 and TASLP 2024",
 }
 """Every family of networks: module name -> one line for people. The first one is the command line's default."""

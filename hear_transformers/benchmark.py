@@ -223,7 +223,7 @@ def embed(module: Any, task: Task, model: Any, audio: Tensor) -> Tensor:
 
 
 def seconds_of(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Time functions in turns, so that they share what else the machine does: the shortest run of each after a first."""
+    """Time functions in turns, as the machine has other work: the shortest run of each after a first."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(1 + repeats):
         for name, function in functions.items():

@@ -83,7 +83,7 @@ class Embedder(nn.Module):
     # What is read
 
     def layer_axis(self, layer: str) -> TimeAxis | None:
-        """Give the time axis of a layer, None for a vector."""
+        """Give the time axis of a layer, None if it has none."""
         return axes_of(self.trunk, self.variant.frontend)[layer]
 
     @property
@@ -188,16 +188,17 @@ class Embedder(nn.Module):
 
     def _read(self, waveforms: Tensor, readout: Readout) -> Tensor:
         """Read one vector per window: (batch, samples) -> (batch, size)."""
-        grids = {layer for layer in readout.layers if self.layer_axis(layer) is not None}
         if readout.pool == CLASS_TOKEN:
+            grids = {layer for layer in readout.layers if self.layer_axis(layer) is not None}
             keys = {layer: [f"{layer}.{token}" for token in self.trunk.prefix] for layer in grids}
             wanted = [*chain(*keys.values()), *(set(readout.layers) - grids)]
             taps = self._taps(waveforms, wanted, readout.fill_frames)
             # PaSST and AST call the mean of class and distillation token their embedding.
             taps.update({layer: torch.stack([taps[key] for key in keys[layer]]).mean(0) for layer in grids})
         else:
+            pool = POOLS[readout.pool].function
             taps = self._taps(waveforms, readout.layers, readout.fill_frames)
-            taps.update({layer: POOLS[readout.pool].function(taps[layer]) for layer in grids})
+            taps = {layer: pool(tap) if tap.ndim == 4 else tap for layer, tap in taps.items()}
         return torch.cat([taps[layer] for layer in readout.layers], 1)
 
     def _read_frames(self, waveforms: Tensor, readout: Readout) -> dict[str, Tensor]:

@@ -110,8 +110,8 @@ class LoadModel(Protocol):
 
         Parameters
         ----------
-        path : checkpoint file in the authors' layout or ours, of the variant's network with any number of classes; empty:
-            the published one, downloaded at first use
+        path : checkpoint file in the authors' layout or ours, of the variant's network with any number of classes;
+            empty: the published one, downloaded at first use
         variant : row of the family's table; None is its first
         layer : 0 = output of the patch embedding or stem, i = output of block i, -1 = the last; names such as
             "features" (what the authors call the embedding), "logits", "mel"; lists are concatenated, "all" is every

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from . import hear
 from .frontend import AST_MEL
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .transformer import Mlp
+from .transformer import DropPath, Mlp
 from .trunk import Readout, TimeAxis, Trunk, Variant, depth_of
 
 __all__ = ["FAMILY", "MAST", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
@@ -226,26 +226,26 @@ class PoolingBlock(nn.Module):
     Parameters
     ----------
     shape : of the block
-    drop_path : how often either branch is left out of a clip in training (stochastic depth, 1603.09382)
+    drop_path : how often either branch is left out of a clip in training
     """
 
     def __init__(self, shape: Shape, drop_path: float) -> None:
         super().__init__()
         self.stride = shape.query_stride
-        self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(shape.inputs, eps=EPSILON)
         self.attn = PoolingAttention(shape)
         self.proj = nn.Linear(shape.inputs, shape.outputs) if shape.inputs != shape.outputs else None
         self.norm2 = nn.LayerNorm(shape.outputs, eps=EPSILON)
         self.mlp = Mlp(shape.outputs, MLP_RATIO * shape.outputs)
+        self.drop = DropPath(drop_path)
 
     def forward(self, grid: Tensor) -> Tensor:
         """Refine a grid: (batch, freq, time, inputs) -> (batch, freq / stride, time / stride, outputs)."""
         normed = self.norm1(grid)
         # Where it is widened, the skip connection is the normalised grid.
         skip = grid if self.proj is None else self.proj(normed)
-        grid = self._pooled(skip) + self._dropped(self.attn(normed))
-        return grid + self._dropped(self.mlp(self.norm2(grid)))
+        grid = self._pooled(skip) + self.drop(self.attn(normed))
+        return grid + self.drop(self.mlp(self.norm2(grid)))
 
     def _pooled(self, grid: Tensor) -> Tensor:
         """Take the maximum of what each position of the strided grid stands for."""
@@ -254,13 +254,6 @@ class PoolingBlock(nn.Module):
         kernel = [step + 1 if step > 1 else 1 for step in self.stride]
         maps = F.max_pool2d(grid.permute(0, 3, 1, 2), kernel, self.stride, [size // 2 for size in kernel])
         return maps.permute(0, 2, 3, 1)
-
-    def _dropped(self, branch: Tensor) -> Tensor:
-        """Leave a branch out of some clips in training, and scale it up in the others."""
-        if not self.training or self.drop_path == 0:
-            return branch
-        kept = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= self.drop_path
-        return branch * kept / (1 - self.drop_path)
 
 
 class MAST(Trunk):

@@ -1,4 +1,4 @@
-"""What the transformer families share: patch embedding, attention, MLP, pre-norm block, and the whole of DeiT."""
+"""What the transformer families share: patch embedding, attention, MLP, stochastic depth, pre-norm block, and DeiT."""
 
 from __future__ import annotations
 
@@ -77,6 +77,21 @@ class Mlp(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map every token on its own: (batch, tokens, dim) -> (batch, tokens, dim)."""
         return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class DropPath(nn.Module):
+    """Leave a branch out of some clips in training, and scale it up in the others (stochastic depth, 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Thin out (batch, ...)."""
+        if not self.training or self.rate == 0:
+            return branch
+        kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device) >= self.rate
+        return branch * kept / (1 - self.rate)
 
 
 class Block(nn.Module):

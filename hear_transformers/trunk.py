@@ -34,7 +34,7 @@ class Trunk(nn.Module):
     Attributes
     ----------
     layers : every layer in order, "0" (patch embedding or stem) .. "N" (last block), then names such as "features" and
-        "logits"; its `TimeAxis` if it is a grid, None if it is a vector
+        "logits"; its `TimeAxis` if it lies along time, None if it is a vector or a grid of something else
     prefix : names of the prefix tokens, ("cls",) or ("cls", "dist"); the vector "8.cls" goes with the grid "8"
     min_frames : fewest frames the network takes
     max_frames : most frames it takes; None if any number
@@ -55,7 +55,9 @@ class Trunk(nn.Module):
 
         Returns
         -------
-        taps : one tensor for every wanted key: (batch, time, freq, features) for a grid, (batch, features) for a vector
+        taps : one tensor for every wanted key: (batch, time, freq, features) for a grid, (batch, features) for a
+            vector; a grid of something else than time and frequency, such as labels, is
+            (batch, 1, positions, features)
         """
         raise TypeError(f"{type(self).__name__} has no forward of its own")
 
@@ -123,8 +125,8 @@ class LayerRow:
     ----------
     name : what `load_model(layer=...)` takes
     size : features of a position, or of the vector
-    n_freq : positions along frequency; 1 for a vector
-    hop_ms : distance between two positions in time; None for a vector
+    n_freq : positions along frequency, or of what a grid without time has; 1 for a vector
+    hop_ms : distance between two positions in time; None without time
     field_ms : audio that one position sees; None if all of the window
     """
 
@@ -136,7 +138,7 @@ class LayerRow:
 
 
 def axes_of(trunk: Trunk, spec: FrameSpec) -> dict[str, TimeAxis | None]:
-    """Give every layer of a model in order, that of its front end first: its time axis, None for a vector."""
+    """Give every layer of a model in order, that of its front end first: its time axis, None if it has none."""
     return {**({"mel": MEL_AXIS} if spec.has_mel else {}), **trunk.layers}
 
 
@@ -149,7 +151,7 @@ def layer_table(trunk: Trunk, spec: FrameSpec) -> list[LayerRow]:
         taps["mel"] = example.transpose(1, 2).unsqueeze(2)
     rows = []
     for name, axis in axes_of(trunk, spec).items():
-        n_freq = 1 if axis is None else taps[name].shape[2]
+        n_freq = taps[name].shape[2] if taps[name].ndim == 4 else 1
         hop_ms = None if axis is None else axis.hop * spec.hop_ms
         field_ms = None if axis is None or axis.field is None else (axis.field - 1) * spec.hop_ms + spec.field_ms
         rows.append(LayerRow(name, taps[name].shape[-1], n_freq, hop_ms, field_ms))

@@ -71,7 +71,7 @@ def test_urls_are_unique() -> None:
 
 
 def test_every_published_file_of_each_family_is_listed() -> None:
-    published = {"tiny": 1, "passt": 22, "efficientat": 46, "ast": 8, "panns": 22, "mast": 3}
+    published = {"tiny": 1, "passt": 22, "efficientat": 46, "ast": 8, "panns": 22, "mast": 3, "atgnn": 1}
     assert Counter(row.family for row in manifest().values()) == published
 
 
@@ -112,6 +112,7 @@ def test_imagenet_files_claim_nothing_about_audio() -> None:
     assert {row.family: [other.family for other in rows].count(row.family) for row in rows} == {
         "efficientat": 12,
         "mast": 3,
+        "atgnn": 1,
     }
     assert all(row.metric is None or row.metric.startswith("ImageNet top-1 ") for row in rows)
 

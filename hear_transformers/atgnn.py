@@ -1,0 +1,658 @@
+"""ATGNN: audio tagging graph neural network, and the Pyramid ViG it is made of.
+
+Singh, Steinmetz, Benetos, Phan, Stowell: ATGNN: Audio Tagging Graph Neural Network, IEEE Signal Processing Letters 31,
+2024 (2311.01526). Code of the authors, without a licence and without weights: github.com/shubhrsingh22/ATGNN. The
+encoder is Pyramid ViG (Han et al., 2206.00272; github.com/huawei-noah/Efficient-AI-Backbones), whose ImageNet files the
+variants `pvig_*` read.
+
+The positions of a spectrogram are nodes of a graph. Every block of the encoder finds the nodes most similar to each
+node, anew for every clip, and passes on how their features exceed its own (max-relative graph convolution). After every
+stage an embedding of each class, the same for all clips at first, looks for its nearest nodes (patch-label graph) and
+exchanges features with the other classes (label-label graph). Logits are the sum of a classifier over the mean of all
+nodes and of the product of each class's embedding with its own vector.
+
+The embedding, "features", is the mean of the last map: what the classifier reads. "labels" are the embeddings of the
+classes at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import hear
+from .errors import OptionError
+from .frontend import AST_MEL
+from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .transformer import DropPath
+from .trunk import Readout, TimeAxis, Trunk, Variant, depth_of
+
+__all__ = ["ATGNN", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+
+Pair = tuple[int, int]
+"""Along frequency, along time."""
+
+STEM_HOP = 4  # mel bands and mel frames per position of the stem (ViG's pyramid_vig.py)
+STEM_FIELD = 15  # mel frames that one position sees: three convolutions of 3, with strides 2, 2, 1 (the same)
+EXPANSION = 4  # hidden features of the feed-forward network per feature (the same)
+HIDDEN = 1024  # features of the classifier's hidden layer (the same)
+DILATION_BLOCKS = 4  # after so many blocks dilation grows by 1 (the same)
+GROUPS = 4  # of the convolution that updates nodes (ViG's gcn_lib/torch_nn.py)
+LONGEST_PERIOD = 10_000.0  # of the sines of places, over 2 pi (ViG's gcn_lib/pos_embed.py)
+EMBED_DEVIATION = 0.02  # of the embeddings of the classes at first (authors' src/models/components/atgnn.py)
+
+
+# Relative positions
+
+
+def encoded(places: Tensor, size: int) -> Tensor:
+    """Give sines and cosines of places along one axis: (n,) -> (n, size)."""
+    frequencies = LONGEST_PERIOD ** (-torch.arange(size // 2, dtype=places.dtype) / (size // 2))
+    angles = places.unsqueeze(1) * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def rectangular(grid: Pair, ratio: int, channels: int, device: torch.device) -> Tensor:
+    """Give the nearness of the places of nodes and candidates on the grid that they lie on.
+
+    It is the product of their encodings (ViG), half of the features for frequency and half for time, hence a sum of one
+    term for each. A candidate lies in the middle of the nodes it is the mean of.
+
+    Parameters
+    ----------
+    grid : nodes along frequency and time
+    ratio : by which candidates are sparser along either axis
+    channels : features of the encoding
+    device : of the result
+
+    Returns
+    -------
+    nearness : (nodes, candidates) float32; 0.5 for the same place
+    """
+    axes = []
+    for size in grid:
+        # Float64, in which the sine of a large angle is right; it is not on every device.
+        places = torch.arange(size, dtype=torch.float64)
+        middles = F.avg_pool1d(places.unsqueeze(0), ratio, ceil_mode=True)[0]
+        axes.append((encoded(places, channels // 2) @ encoded(middles, channels // 2).T / channels).float().to(device))
+    over_freq, over_time = axes
+    nearness = over_freq[:, None, :, None] + over_time[None, :, None, :]  # (freq, time, freq / ratio, time / ratio)
+    return nearness.flatten(2).flatten(0, 1)
+
+
+def official(grid: Pair, ratio: int, channels: int, device: torch.device) -> Tensor:
+    """Give the nearness of places as the authors do: on a square of about as many nodes, stretched to their number.
+
+    The square is filled row by row, so that its rows are not those of a spectrogram. Theirs is a table, interpolated
+    (bicubic) along both of its axes; it is the product of encodings that are interpolated themselves. See `rectangular`
+    for parameters and result.
+    """
+    n_nodes = grid[0] * grid[1]
+    n_candidates = -(-grid[0] // ratio) * -(-grid[1] // ratio)
+    along = encoded(torch.arange(math.isqrt(n_nodes), dtype=torch.float64), channels // 2)
+    row, column = torch.meshgrid(torch.arange(len(along)), torch.arange(len(along)), indexing="ij")
+    square = torch.cat([along[column.flatten()], along[row.flatten()]], 1).T[None, :, :, None]
+    nodes, candidates = (
+        F.interpolate(square, (n, 1), mode="bicubic", align_corners=False)[0, :, :, 0] for n in (n_nodes, n_candidates)
+    )  # (channels, n)
+    return (nodes.T @ candidates / channels).float().to(device)
+
+
+Nearness = Callable[[Pair, int, int, torch.device], Tensor]
+"""`rectangular`, or a function with its parameters and result."""
+
+RELATIVE_POSITIONS: dict[str, Nearness] = {"rectangular": rectangular, "official": official}
+"""How the places of nodes count when neighbours are chosen."""
+
+
+# Graphs
+
+
+def as_nodes(maps: Tensor) -> Tensor:
+    """Give the positions of a map in a row, frequency by frequency: (batch, C, freq, time) -> (batch, nodes, C)."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def as_maps(nodes: Tensor, grid: Pair) -> Tensor:
+    """Undo `as_nodes`."""
+    return nodes.unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def nearest(nodes: Tensor, candidates: Tensor, k: int, dilation: int = 1, nearness: Tensor | None = None) -> Tensor:
+    """Find the neighbours of every node among candidates.
+
+    Features are compared as directions: the squared distance of two is 2 minus twice the product that is computed here.
+
+    Parameters
+    ----------
+    nodes, candidates : (batch, nodes, features) and (batch, candidates, features)
+    k : neighbours
+    dilation : of the ``k * dilation`` nearest candidates each `dilation`-th is a neighbour; where there are fewer
+        candidates, of all of them
+    nearness : (nodes, candidates), of their places, adds to that of their features; None to ignore places
+
+    Returns
+    -------
+    index : (batch, nodes, k or fewer), the nearest first
+    """
+    # A choice between close candidates needs 32 bits, whatever autocast or the network's own precision is.
+    with torch.autocast(nodes.device.type, enabled=False):
+        directions = F.normalize(nodes.float(), dim=2)
+        others = F.normalize(candidates.float(), dim=2).transpose(1, 2)
+        similarity = directions @ others if nearness is None else torch.baddbmm(nearness, directions, others)
+    return similarity.topk(min(k * dilation, similarity.shape[2]), 2).indices[:, :, ::dilation]
+
+
+def strongest(candidates: Tensor, index: Tensor) -> Tensor:
+    """Give the maximum of every feature over the neighbours of a node.
+
+    Parameters
+    ----------
+    candidates : (batch, candidates, features)
+    index : (batch, nodes, neighbours), from `nearest`
+
+    Returns
+    -------
+    maxima : (batch, nodes, features)
+    """
+    first = torch.arange(len(candidates), device=index.device) * candidates.shape[1]
+    rows = candidates.flatten(0, 1)
+    # Neighbour by neighbour: nine times less memory than all of them at once, and faster.
+    neighbours = (index + first[:, None, None]).flatten(0, 1).unbind(1)
+    return functools.reduce(torch.maximum, (F.embedding(row, rows) for row in neighbours)).unflatten(0, index.shape[:2])
+
+
+def interleaved(nodes: Tensor, messages: Tensor) -> Tensor:
+    """Put each feature of a node before that of its message: twice (batch, nodes, C) -> (batch, nodes, 2 C).
+
+    The order matters, as the update that follows is a convolution in groups.
+    """
+    return torch.stack([nodes, messages], 3).flatten(2)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution and batch normalisation, then a GELU if asked for.
+
+    Parameters
+    ----------
+    inputs, outputs : features
+    kernel, stride : in frequency and time; padded so that positions stay centred
+    groups : of the convolution
+    gelu : whether there is one
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, gelu: bool = False
+    ) -> None:
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
+        super().__init__(conv, nn.BatchNorm2d(outputs))
+        self.gelu = gelu
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
+        conv, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
+        bias = cast(Tensor, conv.bias)
+        if self.training or torch.is_autocast_enabled(maps.device.type):
+            maps = norm(self._convolved(maps, conv.weight, bias))
+        else:
+            # Folded into the kernel, which saves a pass over the map; not in 16 bits, see `efficientat.ConvNorm`.
+            scale = norm.weight * (cast(Tensor, norm.running_var) + norm.eps).rsqrt()
+            bias = norm.bias + (bias - cast(Tensor, norm.running_mean)) * scale
+            maps = self._convolved(maps, conv.weight * scale[:, None, None, None], bias)
+        return F.gelu(maps) if self.gelu else maps
+
+    def _convolved(self, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        conv = cast(nn.Conv2d, self[0])
+        n_time = -(-maps.shape[3] // conv.stride[1])
+        # On a map narrower than its kernel, oneDNN's strided bfloat16 convolution is wrong (torch 2.11, AMX). Some of
+        # the zeros that it puts behind the map anyhow make the map wide enough.
+        missing = conv.kernel_size[1] - maps.shape[3]
+        if missing > 0:
+            maps = F.pad(maps, (0, missing))
+        return F.conv2d(maps, weight, bias, conv.stride, conv.padding, groups=conv.groups)[..., :n_time]
+
+
+class FeedForward(nn.Module):
+    """Two layers that map every position on its own, with a residual connection.
+
+    Parameters
+    ----------
+    channels : features
+    drop_path : how often the branch is left out of a clip in training
+    """
+
+    def __init__(self, channels: int, drop_path: float) -> None:
+        super().__init__()
+        self.fc1 = ConvNorm(channels, EXPANSION * channels, gelu=True)
+        self.fc2 = ConvNorm(EXPANSION * channels, channels)
+        self.drop = DropPath(drop_path)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Refine (batch, channels, freq, time)."""
+        return maps + self.drop(self.fc2(self.fc1(maps)))
+
+
+class Grapher(nn.Module):
+    """Max-relative graph convolution over the nearest nodes between two layers, with a residual connection.
+
+    Parameters
+    ----------
+    channels : features
+    ratio : candidates are means over squares of so many nodes on each side
+    k, dilation : of the neighbours, see `nearest`
+    drop_path : how often the branch is left out of a clip in training
+    """
+
+    def __init__(self, channels: int, ratio: int, k: int, dilation: int, drop_path: float) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.k = k
+        self.dilation = dilation
+        self.fc1 = ConvNorm(channels, channels)
+        self.graph_conv = ConvNorm(2 * channels, 2 * channels, groups=GROUPS, gelu=True)
+        self.fc2 = ConvNorm(2 * channels, channels)
+        self.drop = DropPath(drop_path)
+
+    def forward(self, maps: Tensor, nearness_of: Nearness) -> Tensor:
+        """Pass messages between the nodes of (batch, channels, freq, time)."""
+        projected = self.fc1(maps)
+        grid = projected.shape[2], projected.shape[3]
+        nodes = as_nodes(projected)
+        # Squares that hang over the edge are means of what they have, so that any grid has candidates.
+        candidates = as_nodes(F.avg_pool2d(projected, self.ratio, ceil_mode=True)) if self.ratio > 1 else nodes
+        nearness = nearness_of(grid, self.ratio, nodes.shape[2], nodes.device)
+        index = nearest(nodes, candidates, self.k, self.dilation, nearness)
+        # The maximum of the neighbours' differences from a node.
+        messages = strongest(candidates, index) - nodes
+        return maps + self.drop(self.fc2(self.graph_conv(as_maps(interleaved(nodes, messages), grid))))
+
+
+class Block(nn.Module):
+    """One block of the encoder: down-sampling if a stage begins with it, graph convolution, feed-forward network.
+
+    Parameters
+    ----------
+    down : halves the map; None within a stage
+    grapher, ffn : of the block
+    """
+
+    def __init__(self, down: ConvNorm | None, grapher: Grapher, ffn: FeedForward) -> None:
+        super().__init__()
+        self.down = down
+        self.grapher = grapher
+        self.ffn = ffn
+
+    def forward(self, maps: Tensor, nearness_of: Nearness) -> Tensor:
+        """Refine (batch, channels, freq, time), or what is left of it after down-sampling."""
+        if self.down is not None:
+            maps = self.down(maps)
+        return self.ffn(self.grapher(maps, nearness_of))
+
+
+# Labels
+
+
+class LabelBlock(nn.Module):
+    """Patch-label graph, feed-forward network, label-label graph.
+
+    Parameters
+    ----------
+    channels : features
+    n_classes : labels
+    k : patches that are neighbours of a label
+    drop_path : how often either branch is left out of a clip in training
+    """
+
+    def __init__(self, channels: int, n_classes: int, k: int, drop_path: float) -> None:
+        super().__init__()
+        self.k = k
+        self.plg = ConvNorm(2 * channels, channels, groups=GROUPS, gelu=True)
+        self.drop = DropPath(drop_path)
+        self.ffn = FeedForward(channels, drop_path)
+        self.adj = uniform(n_classes, n_classes)
+
+    def forward(self, labels: Tensor, patches: Tensor) -> Tensor:
+        """Refine labels (batch, channels, classes, 1) by patches (batch, nodes, channels)."""
+        nodes = as_nodes(labels)
+        grid = nodes.shape[1], 1
+        # Label minus patch, the other way round than in the encoder: so the authors have it in both of their versions.
+        messages = nodes + strongest(-patches, nearest(nodes, patches, self.k))
+        labels = self.ffn(labels + self.drop(self.plg(as_maps(interleaved(nodes, messages), grid))))
+        nodes = as_nodes(labels)
+        return as_maps(nodes + self.adj @ nodes, grid)
+
+
+class Labels(nn.Module):
+    """Embeddings of the classes, what refines them, and what reads them.
+
+    Parameters
+    ----------
+    channels, depths : features and label blocks of every stage
+    n_classes : labels
+    k : patches that are neighbours of a label
+    drop_path : rate of stochastic depth
+    """
+
+    def __init__(
+        self, channels: tuple[int, ...], depths: tuple[int, ...], n_classes: int, k: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, channels[0], n_classes, 1), std=EMBED_DEVIATION))
+        # Every stage gives labels as many features as its nodes have.
+        self.proj = nn.ModuleList([nn.Identity(), *(ConvNorm(before, after) for before, after in pairwise(channels))])
+        self.stages = nn.ModuleList(
+            nn.ModuleList(LabelBlock(size, n_classes, k, drop_path) for _ in range(depth))
+            for size, depth in zip(channels, depths, strict=True)
+        )
+        self.readout = uniform(n_classes, channels[-1])
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Refine the embeddings by what every stage of the encoder gives.
+
+        Parameters
+        ----------
+        maps : (batch, channels, freq, time) for each stage
+
+        Returns
+        -------
+        labels : (batch, classes, channels of the last stage) float32
+        """
+        labels = self.embed.repeat(len(maps[0]), 1, 1, 1)
+        # Labels grow from block to block, as the label-label graph is not normalised: too much for 16 bits, in which
+        # the authors' training became NaN (their README).
+        with torch.autocast(labels.device.type, enabled=False):
+            for proj, blocks, of_stage in zip(self.proj, self.stages, maps, strict=True):
+                labels = proj(labels)
+                patches = as_nodes(of_stage).float()
+                for block in cast(nn.ModuleList, blocks):
+                    labels = block(labels, patches)
+        return as_nodes(labels)
+
+
+def uniform(rows: int, columns: int) -> nn.Parameter:
+    """Draw a matrix as the authors do: uniform within +-1 / sqrt(columns)."""
+    bound = columns**-0.5
+    return nn.Parameter(nn.init.uniform_(torch.empty(rows, columns), -bound, bound))
+
+
+# The network
+
+
+class ATGNN(Trunk):
+    """Pyramid ViG over a spectrogram; with labels the network of the authors' `src/models/components/atgnn.py`.
+
+    Parameters
+    ----------
+    channels, depths : features and blocks of every stage
+    label_depths : label blocks after every stage; empty for an encoder alone
+    ratios : by which the candidates of every stage are sparser than its nodes, along both axes
+    k : neighbours of a node
+    max_dilation : dilation grows with depth up to this; ViG's is 49 nodes of its last stage over 9 neighbours
+    relpos : a key of `RELATIVE_POSITIONS`
+    n_classes : logits; 0 for a network without a classifier
+    n_mels, frames : that the position map is made for. A shorter clip reads the start of the map, where it lies in a
+        clip that is filled up; for a longer one the map is interpolated
+    drop_path : rate of stochastic depth in label blocks and in the encoder's last block, growing linearly from 0 in its
+        first
+    dropout : before the classifier's last layer
+    """
+
+    min_frames = 1
+    max_frames = None
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, ...] = (80, 160, 400, 640),
+        depths: tuple[int, ...] = (2, 2, 6, 2),
+        label_depths: tuple[int, ...] = (),
+        ratios: tuple[int, ...] = (4, 2, 1, 1),
+        k: int = 9,
+        max_dilation: int = 5,
+        relpos: str = "rectangular",
+        n_classes: int = 200,
+        n_mels: int = 128,
+        frames: int = 1024,
+        drop_path: float = 0.1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if relpos not in RELATIVE_POSITIONS:
+            raise OptionError(f"relpos={relpos!r} is unknown; choose one of {', '.join(RELATIVE_POSITIONS)}")
+        self.relpos = relpos
+        self.ends = {block: f"stage{i}" for i, block in enumerate(accumulate(depths), 1)}
+        self.layers = layers_of(depths, has_labels=bool(label_depths), has_logits=bool(n_classes))
+        self.stem = nn.Sequential(
+            ConvNorm(1, channels[0] // 2, 3, stride=2, gelu=True),
+            ConvNorm(channels[0] // 2, channels[0], 3, stride=2, gelu=True),
+            ConvNorm(channels[0], channels[0], 3),
+        )
+        self.pos_embed = nn.Parameter(torch.zeros(1, channels[0], -(-n_mels // STEM_HOP), -(-frames // STEM_HOP)))
+        dilations = [min(i // DILATION_BLOCKS + 1, max_dilation) for i in range(sum(depths))]
+        self.blocks = nn.ModuleList(encoder(channels, depths, ratios, k, dilations, drop_path))
+        self.prediction = classifier(channels[-1], n_classes, dropout) if n_classes else None
+        self.labels = Labels(channels, label_depths, n_classes, k, drop_path) if label_depths else None
+        self.apply(_init)
+
+    def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Run as many blocks as the wanted layers need, and labels only if those are wanted, see `Trunk.forward`.
+
+        "0" is the stem with the position map, "stage1" the last block of the first stage, "features" the mean of the
+        last block. "labels" are the embeddings of the classes, (batch, 1, classes, features): positions, but not in
+        time. "patch_logits" are the logits without them.
+        """
+        nearness_of = functools.cache(RELATIVE_POSITIONS[self.relpos])  # the blocks of a stage share one table
+        last_blocks = {stage: str(block) for block, stage in self.ends.items()}
+        maps = self._embed(frames)
+        taps: dict[str, Tensor] = {}
+        of_stages = []
+        for number in range(depth_of([last_blocks.get(layer, layer) for layer in wanted], len(self.blocks)) + 1):
+            if number > 0:
+                maps = self.blocks[number - 1](maps, nearness_of)
+            if number in self.ends:
+                of_stages.append(maps)
+            for layer in {str(number), self.ends.get(number, "")}.intersection(wanted):
+                taps[layer] = maps.permute(0, 3, 2, 1)  # (batch, time, freq, features)
+        if "features" in wanted:
+            taps["features"] = maps.mean((2, 3))
+        if self.prediction is not None and not {"patch_logits", "logits"}.isdisjoint(wanted):
+            taps["patch_logits"] = taps["logits"] = self.prediction(maps.mean((2, 3), keepdim=True)).flatten(1)
+        if self.labels is not None and not {"labels", "logits"}.isdisjoint(wanted):
+            labels = self.labels(of_stages)
+            taps["labels"] = labels.unsqueeze(1)
+            if "logits" in wanted:
+                taps["logits"] = taps["patch_logits"] + (labels * self.labels.readout).sum(2)
+        return {layer: taps[layer] for layer in wanted}
+
+    def _embed(self, mel: Tensor) -> Tensor:
+        """Make the map that the blocks refine: (batch, n_mels, frames) -> (batch, channels, freq, time)."""
+        maps = self.stem(mel.unsqueeze(1))
+        maps = maps + self.positions(maps.shape[2], maps.shape[3]).to(maps.dtype)
+        # Features innermost, so that nodes lie in a row without a copy.
+        return maps.contiguous(memory_format=torch.channels_last)
+
+    def positions(self, n_freq: int, n_time: int) -> Tensor:
+        """Give the position map of a grid: (1, channels, freq, time)."""
+        if n_time > self.pos_embed.shape[3]:
+            return resized(self.pos_embed, (n_freq, n_time))
+        return self.pos_embed[..., :n_time]
+
+
+def encoder(
+    channels: tuple[int, ...],
+    depths: tuple[int, ...],
+    ratios: tuple[int, ...],
+    k: int,
+    dilations: list[int],
+    drop_path: float,
+) -> Iterator[Block]:
+    """Make the blocks of an `ATGNN`, whose parameters these are; `dilations` has one for each block."""
+    stages = [stage for stage, depth in enumerate(depths) for _ in range(depth)]
+    step = drop_path / max(1, len(stages) - 1)
+    for i, (before, stage) in enumerate(pairwise([0, *stages])):
+        size = channels[stage]
+        down = ConvNorm(channels[before], size, 3, stride=2) if stage != before else None
+        grapher = Grapher(size, ratios[stage], k, dilations[i], i * step)
+        yield Block(down, grapher, FeedForward(size, i * step))
+
+
+def layers_of(depths: tuple[int, ...], *, has_labels: bool, has_logits: bool) -> dict[str, TimeAxis | None]:
+    """Give the layers of an `ATGNN`.
+
+    Kernels are odd and padded alike on both sides, so position 0 lies on frame 0 everywhere. From the first block on
+    any position may be a neighbour of any other.
+    """
+    axes = [TimeAxis(STEM_HOP << stage, 0.0, None) for stage in range(len(depths))]
+    blocks = [axis for axis, depth in zip(axes, depths, strict=True) for _ in range(depth)]
+    vectors = {"features": True, "labels": has_labels, "patch_logits": has_labels, "logits": has_logits}
+    return {
+        "0": TimeAxis(STEM_HOP, 0.0, STEM_FIELD),
+        **{str(i): axis for i, axis in enumerate(blocks, 1)},
+        **{f"stage{i}": axis for i, axis in enumerate(axes, 1)},
+        **{layer: None for layer, is_there in vectors.items() if is_there},
+    }
+
+
+def resized(table: Tensor, grid: Pair) -> Tensor:
+    """Interpolate a position map to another grid, as the authors do: (1, channels, freq, time)."""
+    return F.interpolate(table, grid, mode="bicubic", align_corners=False)
+
+
+def classifier(channels: int, n_classes: int, dropout: float) -> nn.Sequential:
+    """Make ViG's head, over maps of one position."""
+    return nn.Sequential(
+        nn.Conv2d(channels, HIDDEN, 1),
+        nn.BatchNorm2d(HIDDEN),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Conv2d(HIDDEN, n_classes, 1),
+    )
+
+
+def _init(module: nn.Module) -> None:
+    """Draw kernels as the authors of ViG do."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight)
+        nn.init.zeros_(cast(Tensor, module.bias))
+
+
+# Files
+
+RENAMED = {
+    "stem.convs.0.": "stem.0.0.",
+    "stem.convs.1.": "stem.0.1.",
+    "stem.convs.3.": "stem.1.0.",
+    "stem.convs.4.": "stem.1.1.",
+    "stem.convs.6.": "stem.2.0.",
+    "stem.convs.7.": "stem.2.1.",
+    "label_embed": "labels.embed",
+    "label_proj.": "labels.proj.",
+    "label_readout": "labels.readout",
+    "mlg_stages.": "labels.stages.",
+    # Containers that hold one module each.
+    ".graph_conv.gconv.nn.": ".graph_conv.",
+    ".plg.nn.": ".plg.",
+}
+"""Parts of the authors' names and what they are here, but for the members of their backbone."""
+
+
+def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Give the tensors of the authors' files, or of a Pyramid ViG for images, the names they have in `ATGNN`.
+
+    Tables of relative positions are left out, they are computed here.
+    """
+    with torch.device("meta"):
+        trunk = ATGNN(**variant.network)
+    names = RENAMED | backbone_names(trunk)
+    adapted = {}
+    for key, tensor in state_dict.items():
+        if not key.endswith(".relative_pos"):
+            for theirs, ours in names.items():
+                key = key.replace(theirs, ours)
+            adapted[key] = tensor
+    return for_spectrograms(adapted, trunk) if trunk.prediction is None else adapted
+
+
+def backbone_names(trunk: ATGNN) -> dict[str, str]:
+    """Give the starts of the authors' keys and of ours: in their backbone down-sampling is a member of its own."""
+    names: dict[str, str] = {}
+    member = 0
+    for number, block in enumerate(trunk.blocks):
+        if cast(Block, block).down is not None:
+            names[f"backbone.{member}.conv."] = f"blocks.{number}.down."
+            member += 1
+        names[f"backbone.{member}.0."] = f"blocks.{number}.grapher."
+        names[f"backbone.{member}.1."] = f"blocks.{number}.ffn."
+        member += 1
+    return names
+
+
+def for_spectrograms(state_dict: dict[str, Tensor], trunk: ATGNN) -> dict[str, Tensor]:
+    """Turn a network for images into an encoder, as the authors do.
+
+    The filters of the stem are averaged over red, green and blue, the position map is interpolated, the classifier is
+    left out.
+    """
+    adapted = {key: tensor for key, tensor in state_dict.items() if not key.startswith("prediction.")}
+    filters, table = adapted.get("stem.0.0.weight"), adapted.get("pos_embed")
+    if filters is not None and filters.ndim == 4:
+        adapted["stem.0.0.weight"] = filters.float().mean(1, keepdim=True)
+    if table is not None and table.ndim == 4 and table.numel():
+        adapted["pos_embed"] = resized(table.float(), (trunk.pos_embed.shape[2], trunk.pos_embed.shape[3]))
+    return adapted
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "s": {"channels": (80, 160, 400, 640), "depths": (2, 2, 6, 2)},
+    "t": {"channels": (48, 96, 240, 384), "depths": (2, 2, 6, 2)},
+    "m": {"channels": (96, 192, 384, 768), "depths": (2, 2, 16, 2)},
+    "b": {"channels": (128, 256, 512, 1024), "depths": (2, 2, 18, 2)},
+}
+"""Pyramid ViG's sizes (2206.00272, table 2)."""
+
+LABEL_DEPTHS = {"s": (1, 1, 3, 1), "t": (1, 1, 3, 1), "m": (1, 1, 6, 1), "b": (1, 1, 6, 1)}
+"""Label blocks (authors' src/models/components/atgnn.py)."""
+
+ATGNN_MEL = replace(AST_MEL, mean=-4.6476, scale=4.5699)
+"""AST's dialect with the statistics of FSD50K, and the standard deviation once (authors' configs/data/fsd.yaml)."""
+
+FRAMES = 1024  # that the authors fill clips up to or cut them to (configs/data/fsd.yaml)
+
+
+def row(checkpoint: str = "", **network: Any) -> Variant:
+    """Make the row of one network."""
+    window_ms = 1000.0 * ATGNN_MEL.n_samples(FRAMES) / ATGNN_MEL.sample_rate
+    return Variant(
+        checkpoint=checkpoint,
+        network=network,
+        frontend=ATGNN_MEL,
+        scene=Readout(window_ms, ("features",), fill_frames=FRAMES),
+        scene_hop_ms=window_ms / 2,
+        timestamps=(Readout(1_000.0, ("stage4",)),),
+        framing="native",
+    )
+
+
+VARIANTS = {
+    # For FSD50K's 200 classes. No weights are published.
+    **{f"pyr_{size}": row(**SIZES[size], label_depths=LABEL_DEPTHS[size]) for size in SIZES},
+    **{f"pyr_{size}_encoder": row(**SIZES[size]) for size in SIZES},
+    # Pyramid ViG from ImageNet, without its 1000 classes.
+    "pvig_ti": row(**SIZES["t"], n_classes=0),
+    "pvig_s": row("pvig_s", **SIZES["s"], n_classes=0),
+    "pvig_m": row(**SIZES["m"], n_classes=0),
+    "pvig_b": row(**SIZES["b"], n_classes=0),
+}
+
+FAMILY = hear.Family(name="atgnn", network=ATGNN, variants=VARIANTS, adapt=adapt, classifier=("prediction.4.bias",))
+
+load_model = hear.loader(FAMILY)
