@@ -39,11 +39,11 @@ bench: $(VENV)/.stamp-test  ## PaSST beside hear21passt: equal numbers, speed ra
 	$(BIN)/python -m hear_transformers.benchmark
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
-	$(BIN)/python -m hear_transformers.training measure --data $(SHARED)/data
+	$(BIN)/python -m hear_transformers.training.embedded measure --data $(SHARED)/data
 
 RUN ?= ../tiny-run
 TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
-TRAINING = $(BIN)/python -m hear_transformers.training
+TRAINING = $(BIN)/python -m hear_transformers.training.embedded
 
 train: $(VENV)/.stamp-test  ## make the embedded model again, hours on a CPU; needs espeak-ng, RUN=folder TEACHER=checkpoint
 	$(TRAINING) synthesise --shards $(RUN)/shards --workers 2

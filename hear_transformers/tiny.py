@@ -2,7 +2,8 @@
 
 A convolutional stem reads the log-mel spectrogram (early convolutions: Xiao et al., 2106.14881) and makes one token of
 192 features every 40 ms; twelve Vision Transformer blocks refine them (the width and heads of DeiT-Ti, Touvron et al.,
-2012.12877). `hear_transformers.training` trained it on synthetic sounds alone; weights/tiny.md is its model card.
+2012.12877). `hear_transformers.training.embedded` trained it on synthetic sounds alone; its model card is
+weights/tiny.md.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Training of the networks that this package ships."""
+"""Training: of any network on labelled audio, and of the model that this package ships (`embedded`)."""

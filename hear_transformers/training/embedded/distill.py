@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import WeightsError
-from ..tiny import TIME_STRIDE, VARIANTS, TinyAudioTransformer
-from ..writers import atomic
+from ...errors import WeightsError
+from ...tiny import TIME_STRIDE, VARIANTS, TinyAudioTransformer
+from ...writers import atomic
 from .batches import Scenes, Speech, batches
 from .recipe import Recipe
 

@@ -20,10 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from .. import audio, tiny
-from ..embedder import Embedder
-from ..frontend import CPJKU_MEL
-from ..pooling import POOLS
+from ... import audio, tiny
+from ...embedder import Embedder
+from ...frontend import CPJKU_MEL
+from ...pooling import POOLS
 
 DIGIT_TAKES = 15  # takes 0 to 14 of every digit and speaker
 INVERSE_REGULARISATION = 0.1

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import HearTransformersError
+from ...errors import HearTransformersError
 from . import shards, speech, synthesis
 from .recipe import Recipe
 from .shards import Arrays

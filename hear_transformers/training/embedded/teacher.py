@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import efficientat
-from ..embedder import Embedder
+from ... import efficientat
+from ...embedder import Embedder
 from .shards import MEL_BATCH, Arrays
 
 TEACHER = "mn04_as"

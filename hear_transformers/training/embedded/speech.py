@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from ..errors import HearTransformersError
-from ..frontend import CPJKU_MEL
+from ...errors import HearTransformersError
+from ...frontend import CPJKU_MEL
 from . import effects
 from .signals import LENGTH, RATE, Dice, Signal, at_unit_level
 

@@ -1,9 +1,9 @@
 """How the embedded model was made, step by step, and how it is measured.
 
-    python -m hear_transformers.training synthesise --shards DIR
-    python -m hear_transformers.training targets --shards DIR --teacher mn04_as_mAP_432.pt
-    python -m hear_transformers.training train --shards DIR --out RUN
-    python -m hear_transformers.training measure --data DIR --weights RUN/tiny.safetensors
+    python -m hear_transformers.training.embedded synthesise --shards DIR
+    python -m hear_transformers.training.embedded targets --shards DIR --teacher mn04_as_mAP_432.pt
+    python -m hear_transformers.training.embedded train --shards DIR --out RUN
+    python -m hear_transformers.training.embedded measure --data DIR --weights RUN/tiny.safetensors
 
 Every step goes on where it was stopped.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import click
 import torch
 
-from ..errors import HearTransformersError
+from ...errors import HearTransformersError
 from .recipe import Recipe
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -129,4 +129,4 @@ def measure(data: Path, weights: Path | None, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    cli(prog_name="python -m hear_transformers.training")
+    cli(prog_name="python -m hear_transformers.training.embedded")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from hear_transformers import tiny
 from hear_transformers.errors import HearTransformersError, WeightsError
-from hear_transformers.training import (
+from hear_transformers.training.embedded import (
     batches,
     distill,
     effects,
@@ -24,9 +24,9 @@ from hear_transformers.training import (
     speech,
     synthesis,
 )
-from hear_transformers.training.__main__ import cli
-from hear_transformers.training.recipe import Recipe
-from hear_transformers.training.signals import LENGTH, RATE, Dice
+from hear_transformers.training.embedded.__main__ import cli
+from hear_transformers.training.embedded.recipe import Recipe
+from hear_transformers.training.embedded.signals import LENGTH, RATE, Dice
 
 
 def has_espeak() -> bool:
@@ -405,7 +405,7 @@ def threads_stay(monkeypatch):
 
 
 def test_train_writes_checkpoint_losses_and_weights(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("hear_transformers.training.__main__.Recipe", lambda **_: replace(SMALL, steps=2))
+    monkeypatch.setattr("hear_transformers.training.embedded.__main__.Recipe", lambda **_: replace(SMALL, steps=2))
     result = CliRunner().invoke(cli, ["train", "--shards", str(folder), "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["last.pt", "log.csv", "tiny.safetensors"]

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import HearTransformersError
-from ..frontend import CPJKU_MEL
+from ...errors import HearTransformersError
+from ...frontend import CPJKU_MEL
 from . import shards
 from .recipe import Recipe
 
