@@ -35,7 +35,7 @@ format: $(VENV)/.stamp-dev  ## reformat the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.stamp-test  ## PaSST beside hear21passt: equal numbers, speed ratio, share of the machine's GEMM peak
+bench: $(VENV)/.stamp-test  ## beside the authors' packages: equal numbers, speed ratios, share of the machine's GEMM peak
 	$(BIN)/python -m hear_transformers.benchmark
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
