@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench measure train clean
+.PHONY: help demo test check format bench measure study train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +40,11 @@ bench: $(VENV)/.stamp-test  ## beside the authors' packages: equal numbers, spee
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
 	$(BIN)/python -m hear_transformers.training.embedded measure --data $(SHARED)/data
+
+STUDY ?= ../study-run
+
+study: $(VENV)/.stamp-test  ## small networks of all families on ESC-10, from scratch: hours on a CPU (STUDY=folder)
+	$(BIN)/python -m hear_transformers.training.study --data $(SHARED)/data/esc10 --out $(STUDY)
 
 RUN ?= ../tiny-run
 TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt

@@ -60,12 +60,11 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "--model",
-    default=next(iter(FAMILIES)),
-    show_default=True,
     metavar="NAME",
-    help=f"{', '.join(FAMILIES)}, or a Python module that follows the HEAR API.",
+    help=f"{', '.join(FAMILIES)}, or a Python module that follows the HEAR API.  [default: {next(iter(FAMILIES))}, or "
+    "what a checkpoint trained here is]",
 )
-@click.option("--variant", metavar="NAME", help="Which network of that family.  [default: its first]")
+@click.option("--variant", metavar="NAME", help="Which network of that family.  [default: the first, likewise]")
 @click.option("--weights", metavar="FILE", help="Checkpoint to use instead of the published one.")
 @click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")
 @click.option(
@@ -85,7 +84,9 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
     "--format", metavar="NAME", help="npz, npy or parquet (one table for all).  [default: by --out, else npz]"
 )
 @click.option("--overwrite", is_flag=True, help="Make outputs anew that are there already.")
-@click.option("--labels", is_flag=True, help="Print which of AudioSet's 527 classes are heard; needs --layer logits.")
+@click.option(
+    "--labels", is_flag=True, help="Print what is heard, of AudioSet's classes or your own; needs --layer logits."
+)
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"How many labels.  [default: {TOP_K}]")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file on stdout.")
@@ -93,7 +94,7 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
 @guarded
 def main(
     inputs: tuple[str, ...],
-    model: str,
+    model: str | None,
     weights: str | None,
     scene: bool | None,
     device: str,
@@ -121,7 +122,7 @@ def main(
     found = sources.find(inputs, sys.stdin)
     if not found:
         raise click.UsageError("nothing to embed: the list on stdin is empty")
-    embedder = catalogue.load(model, weights or "", device, given)
+    embedder = catalogue.load(model or catalogue.family_of(weights or ""), weights or "", device, given)
     with Progress(len(found), quiet=quiet, as_json=as_json) as progress:
         report = extract.extract(
             embedder,
@@ -160,7 +161,7 @@ def wants_labels(labels: bool, top_k: int | None, layer: str | None, timestamps:
     if layer != "logits":
         raise click.UsageError(
             f"--labels names logits, and {'no layer' if layer is None else f'layer {layer}'} was asked for; "
-            "give --layer logits, with a model that was trained on AudioSet, such as efficientat"
+            "give --layer logits, with a model that was trained on AudioSet, such as efficientat, or that you trained"
         )
     return TOP_K if top_k is None else top_k
 

@@ -1,4 +1,4 @@
-"""The command `hear-transformers`: which models there are, their weights, and whether a module follows HEAR."""
+"""The command `hear-transformers`: which models there are, their weights, whether a module follows HEAR, training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import click
 from hear_transformers import __version__
 
 from .failures import guarded, printable
+from .train import train_command
 
 
 @click.group()
 @click.version_option(__version__)
 def main() -> None:
-    """Know the models of this package; to embed audio, use embed-audio."""
+    """Know the models of this package, and train them; to embed audio, use embed-audio."""
+
+
+main.add_command(train_command)
 
 
 @main.command("list")

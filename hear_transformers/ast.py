@@ -16,8 +16,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from . import hear
+from . import hear, images
 from .frontend import AST_MEL, KaldiMel
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .transformer import PATCH, DeiT
@@ -117,11 +118,45 @@ def fuse_attention(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return fused
 
 
+def begin(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Fit a distilled DeiT for images, or an AST of another length, to a variant (2104.01778, section 2.2).
+
+    Filters are summed over red, green and blue. Of the grid of positions the middle is taken, or it is interpolated,
+    first along time, then along frequency.
+    """
+    with torch.device("meta"):
+        trunk = AST(**variant.network)
+    n_freq = (trunk.pos_embed.shape[1] - images.TOKENS) // trunk.time_positions
+    begun = dict(state_dict)
+    filters = begun.get("patch_embed.proj.weight")
+    of_images = filters is not None and images.are_for_images(filters)
+    if filters is not None and of_images:
+        begun["patch_embed.proj.weight"] = images.summed(filters)
+    tokens, patches = images.positions(begun.get("pos_embed"), None if of_images else n_freq)
+    patches = cut_or_stretched(cut_or_stretched(patches, 3, trunk.time_positions), 2, n_freq)
+    begun["pos_embed"] = torch.cat([tokens, patches.flatten(2).transpose(1, 2)], 1)
+    return begun
+
+
+def cut_or_stretched(table: Tensor, axis: int, size: int) -> Tensor:
+    """Take the middle of one axis of (1, features, freq, time), or interpolate along it, as the authors do."""
+    held = table.shape[axis]
+    if size <= held:
+        return table.narrow(axis, held // 2 - size // 2, size)
+    grid = (table.shape[2], size) if axis == 3 else (size, table.shape[3])
+    return F.interpolate(table.float(), grid, mode="bilinear", align_corners=False)
+
+
 ESC50 = replace(AST_MEL, mean=-6.6268077, scale=2 * 5.358466)  # egs/esc50/run_esc.sh
 SPEECH_COMMANDS = replace(AST_MEL, mean=-6.845978, scale=2 * 5.5654526)  # egs/speechcommands/run_sc.sh
 
 
-def row(checkpoint: str, frontend: KaldiMel = AST_MEL, frames: int = 1024, **network: int) -> Variant:
+BASE_384 = "deit_base_distilled_patch16_384"  # that the authors start from (2104.01778, section 2.2)
+
+
+def row(
+    checkpoint: str, frontend: KaldiMel = AST_MEL, frames: int = 1024, imagenet: str = BASE_384, **network: int
+) -> Variant:
     """Make the row of one network, read as the authors read it: a scene is as many frames as it was trained on."""
     window_ms = 1000.0 * frontend.n_samples(frames) / frontend.sample_rate
     return Variant(
@@ -132,6 +167,7 @@ def row(checkpoint: str, frontend: KaldiMel = AST_MEL, frames: int = 1024, **net
         scene_hop_ms=window_ms / 2,
         timestamps=(Readout(1_000.0, ("norm",)),),
         framing="native",
+        imagenet=("deit", imagenet),
     )
 
 
@@ -145,8 +181,8 @@ VARIANTS = {
     "audioset_16_16": row("audioset_16_16", stride=16),
     "speechcommands_10_10": row("speechcommands_10_10", SPEECH_COMMANDS, frames=128, n_classes=35),
     # Without published weights, for checkpoints of one's own: DeiT-Ti and DeiT-S, and the recipe for ESC-50.
-    "tiny_10_10": row("", dim=192, heads=3),
-    "small_10_10": row("", dim=384, heads=6),
+    "tiny_10_10": row("", imagenet="deit_tiny_distilled_patch16_224", dim=192, heads=3),
+    "small_10_10": row("", imagenet="deit_small_distilled_patch16_224", dim=384, heads=6),
     "esc50_10_10": row("", ESC50, frames=512, n_classes=50),
 }
 
@@ -156,8 +192,10 @@ FAMILY = hear.Family(
     variants=VARIANTS,
     adapt=adapt,
     # ImageNet's heads: in every file of the authors, unused by their forward.
-    classifier=("head.1.bias",),
     unused=("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"),
+    classifier=("head.1.bias",),
+    begin=begin,
+    fresh=("head.",),  # its normalisation too, as the authors do for other classes
 )
 
 load_model = hear.loader(FAMILY)

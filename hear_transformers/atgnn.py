@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import hear
+from . import hear, images
 from .errors import OptionError
 from .frontend import AST_MEL
 from .hear import get_scene_embeddings, get_timestamp_embeddings
@@ -611,6 +611,15 @@ def for_spectrograms(state_dict: dict[str, Tensor], trunk: ATGNN) -> dict[str, T
     return adapted
 
 
+def begin(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Fit a Pyramid ViG for images to a variant, see `for_spectrograms`; leave others as they are."""
+    if not images.are_for_images(state_dict.get("stem.0.0.weight")):
+        return state_dict
+    with torch.device("meta"):
+        trunk = ATGNN(**variant.network)
+    return for_spectrograms(state_dict, trunk)
+
+
 SIZES: dict[str, dict[str, Any]] = {
     "s": {"channels": (80, 160, 400, 640), "depths": (2, 2, 6, 2)},
     "t": {"channels": (48, 96, 240, 384), "depths": (2, 2, 6, 2)},
@@ -628,7 +637,7 @@ ATGNN_MEL = replace(AST_MEL, mean=-4.6476, scale=4.5699)
 FRAMES = 1024  # that the authors fill clips up to or cut them to (configs/data/fsd.yaml)
 
 
-def row(checkpoint: str = "", **network: Any) -> Variant:
+def row(checkpoint: str = "", imagenet: str = "", **network: Any) -> Variant:
     """Make the row of one network."""
     window_ms = 1000.0 * ATGNN_MEL.n_samples(FRAMES) / ATGNN_MEL.sample_rate
     return Variant(
@@ -639,20 +648,34 @@ def row(checkpoint: str = "", **network: Any) -> Variant:
         scene_hop_ms=window_ms / 2,
         timestamps=(Readout(1_000.0, ("stage4",)),),
         framing="native",
+        imagenet=("atgnn", imagenet) if imagenet else None,
     )
 
 
+IMAGENET = {"s": "pvig_s"}
+"""Files of Pyramid ViG; those of the other sizes lie where nobody here knows."""
+
 VARIANTS = {
     # For FSD50K's 200 classes. No weights are published.
-    **{f"pyr_{size}": row(**SIZES[size], label_depths=LABEL_DEPTHS[size]) for size in SIZES},
-    **{f"pyr_{size}_encoder": row(**SIZES[size]) for size in SIZES},
+    **{
+        f"pyr_{size}": row("", IMAGENET.get(size, ""), **SIZES[size], label_depths=LABEL_DEPTHS[size]) for size in SIZES
+    },
+    **{f"pyr_{size}_encoder": row("", IMAGENET.get(size, ""), **SIZES[size]) for size in SIZES},
     # Pyramid ViG from ImageNet, without its 1000 classes.
     "pvig_ti": row(**SIZES["t"], n_classes=0),
-    "pvig_s": row("pvig_s", **SIZES["s"], n_classes=0),
+    "pvig_s": row("pvig_s", "pvig_s", **SIZES["s"], n_classes=0),
     "pvig_m": row(**SIZES["m"], n_classes=0),
     "pvig_b": row(**SIZES["b"], n_classes=0),
 }
 
-FAMILY = hear.Family(name="atgnn", network=ATGNN, variants=VARIANTS, adapt=adapt, classifier=("prediction.4.bias",))
+FAMILY = hear.Family(
+    name="atgnn",
+    network=ATGNN,
+    variants=VARIANTS,
+    adapt=adapt,
+    classifier=("prediction.4.bias",),
+    begin=begin,
+    fresh=("prediction.4.", "prediction.", "labels."),
+)
 
 load_model = hear.loader(FAMILY)

@@ -6,6 +6,7 @@ Whatever libsndfile decodes is read; soxr (HQ) resamples: a tone 500 Hz above th
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -40,6 +41,10 @@ UNKNOWN_BYTES = 0x7FFF0000
 
 UNKNOWN_FRAMES = 2**62
 """libsndfile's length of a FLAC file whose header does not know it, 2^63 - 1, and anything like it."""
+
+RESAMPLING_MARGIN = 128
+"""Samples, at the lower of both rates, on either side of an excerpt that soxr's HQ filter is given: from 100 on, the
+result is that of the whole file up to float32's rounding."""
 
 OGG_PAGE = 65_307
 """Largest page of an Ogg file in bytes (RFC 3533, section 6)."""
@@ -115,6 +120,83 @@ def blocks(path: str | os.PathLike[str], sample_rate: int, block_seconds: float 
             yield torch.from_numpy(mono.mean(keepdims=True))
 
 
+def seconds(path: str | os.PathLike[str]) -> float:
+    """Give the duration of one audio file in s: from its header where that knows it.
+
+    Raises
+    ------
+    AudioError : the file is missing or not audio; that it is cut short is not noticed
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        if _knows_length(file):
+            return file.frames / file.samplerate
+    with _opened(path) as file:
+        return sum(map(len, _decoded(file, path, BLOCK_SECONDS))) / file.samplerate
+
+
+def _knows_length(file: _Decoder) -> bool:
+    """Tell whether the header says how long a file is; that of an MP3 may only let it be guessed, far too long."""
+    if file.format != "MP3":
+        return file.frames < UNKNOWN_FRAMES
+    try:
+        file.seek(max(0, file.frames - 1))
+        return len(file.read(1)) == 1
+    except soundfile.SoundFileError:
+        return False
+
+
+def excerpt(path: str | os.PathLike[str], sample_rate: int, start: float, seconds: float) -> Tensor:
+    """Read a part of one audio file without decoding what lies before it.
+
+    Parameters
+    ----------
+    path : any file that libsndfile decodes
+    sample_rate : of the result, in Hz
+    start : of the part, in s from the beginning of the file
+    seconds : its duration in s; it may reach beyond the end of the file
+
+    Returns
+    -------
+    waveform : (samples,) float32, at least one sample; what `read` gives from sample ``start * sample_rate`` on, up to
+        the rounding of the resampler's arithmetic
+
+    Raises
+    ------
+    AudioError : as for `blocks`, though what is wrong outside the part may stay unnoticed, or the file ends before
+        `start`
+    """
+    path = Path(path)
+    first, n_samples = round(start * sample_rate), max(1, round(seconds * sample_rate))
+    with _opened(path) as file:
+        rate = file.samplerate
+        margin = RESAMPLING_MARGIN / min(rate, sample_rate) if rate != sample_rate else 0.0
+        # Decoding begins where a sample of the file coincides with one of the result: once in each of these periods.
+        periods_per_second = math.gcd(rate, sample_rate)
+        periods = max(0, math.floor((first / sample_rate - margin) * periods_per_second))
+        skipped_frames, skipped = (periods * each // periods_per_second for each in (rate, sample_rate))
+        last_frame = math.ceil(((first + n_samples) / sample_rate + margin) * rate)
+        mono = _decoded_between(file, path, skipped_frames, last_frame)
+        resampled = _resampler(rate, sample_rate)(mono, True)[first - skipped :][:n_samples]
+        if not len(resampled) and first:
+            raise AudioError(f"{path}: ends before {start:.3f} s, where an excerpt was to begin")
+        # A copy, since a view would keep the margins in memory.
+        return torch.from_numpy(resampled.copy() if len(resampled) else mono.mean(keepdims=True))
+
+
+def _decoded_between(file: _Decoder, path: Path, first: int, last: int) -> np.ndarray:
+    """Decode frames `first` to `last`, fewer if the file ends before: (frames,) float32, channels averaged."""
+    if first >= file.frames:
+        _refuse_incomplete(file, path, file.frames)
+        return np.zeros(0, np.float32)
+    if first:
+        file.seek(first)
+    mono = np.concatenate([np.zeros(0, np.float32), *_decoded(file, path, BLOCK_SECONDS, first, last)])
+    ended = first + len(mono) < last
+    _refuse_incomplete(file, path, first + len(mono) if ended else file.frames)
+    return mono
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[_Decoder]:
     """Open an audio file; whatever libsndfile says against it, then or later, becomes an AudioError."""
@@ -157,11 +239,17 @@ def _resampler(rate: int, sample_rate: int) -> Callable[[np.ndarray, bool], np.n
     return stream.resample_chunk
 
 
-def _decoded(file: _Decoder, path: Path, block_seconds: float) -> Iterator[np.ndarray]:
-    """Decode a file to its end: yields (frames,) float32 at the file's own rate, channels averaged."""
-    size = max(1, min(int(block_seconds * file.samplerate), BLOCK_VALUES // file.channels))
-    n_frames = 0
-    while len(frames := file.read(size, dtype="float32", always_2d=True)):
+def _decoded(
+    file: _Decoder, path: Path, block_seconds: float, first: int = 0, last: int = UNKNOWN_FRAMES
+) -> Iterator[np.ndarray]:
+    """Decode a file from frame `first`, where it stands, to `last` or its end: yields (frames,), channels averaged.
+
+    float32 at the file's own rate.
+    """
+    # libsndfile fills what a file leaves of a block with zeros, which would take as long as decoding a short one.
+    size = max(1, min(int(block_seconds * file.samplerate), BLOCK_VALUES // file.channels, file.frames))
+    n_frames = first
+    while len(frames := file.read(min(size, last - n_frames), dtype="float32", always_2d=True)):
         usable = np.abs(frames) <= LOUDEST  # False for NaN too
         if not usable.all():
             first, channel = np.argwhere(~usable)[0]

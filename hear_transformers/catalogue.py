@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import FAMILIES, checkpoints
+from . import FAMILIES, checkpoints, state_dicts
 from .checkpoints import Checkpoint
 from .embedder import Embedder
 from .errors import OptionError
@@ -49,6 +49,12 @@ def resolve(name: str, variant_name: str | None = None) -> tuple[str, str | None
         reason = f"is a variant of {' and '.join(owners)}; name the family too" if owners else "is unknown"
         raise OptionError(f"{name!r} {reason}; choose {', '.join(FAMILIES)}, or a variant of hear-transformers list")
     return owners[0], name
+
+
+def family_of(path: str) -> str:
+    """Name the family that a checkpoint of our own is for; the first of all for any other, or none."""
+    default = next(iter(FAMILIES))
+    return state_dicts.read_metadata(path).get("family", default) if path else default
 
 
 def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, Any] | None = None) -> Model:
@@ -175,8 +181,11 @@ def _checkpoint(name: str, variant: Variant) -> Checkpoint | None:
 def _published(name: str, variant: Variant) -> dict[str, Any]:
     """Describe the checkpoint of a variant."""
     row = _checkpoint(name, variant)
-    if row is None:
-        return {"checkpoint": None}
+    return {"checkpoint": None} if row is None else _located(row)
+
+
+def _located(row: Checkpoint) -> dict[str, Any]:
+    """Describe a checkpoint, and say whether it is here."""
     path = checkpoints.locate(row)
     size = path.stat().st_size if path else row.bytes
     return {
@@ -226,6 +235,7 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
             for row in layers
         ],
         "weights": _published(name, variant),
+        **({"imagenet": _located(checkpoints.find(*variant.imagenet))} if variant.imagenet else {}),
     }
 
 

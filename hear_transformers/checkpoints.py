@@ -54,6 +54,7 @@ class Checkpoint:
     url: str | None = None
     bytes: int | None = None
     sha256: str | None = None
+    sha256_start: str | None = None
     md5: str | None = None
     source: str | None = None
     trained_on: str | None = None
@@ -67,6 +68,7 @@ FIELDS: dict[str, type] = {
     "url": str,
     "bytes": int,
     "sha256": str,
+    "sha256_start": str,
     "md5": str,
     "source": str,
     "trained_on": str,
@@ -240,14 +242,15 @@ def _verify(row: Checkpoint, path: Path, target: Path, remedy: str) -> None:
         return
     algorithm, expected, said_by = known
     found = _hash_of(path, algorithm)
-    if found != expected:
+    begins_so = expected == row.sha256_start and found.startswith(expected)
+    if found != expected and not begins_so:
         raise WeightsError(f"{target}, from {row.url}: {algorithm} {found}, expected {expected} ({said_by}); {remedy}")
 
 
 def _expected_hash(row: Checkpoint, target: Path) -> tuple[str, str, str] | None:
     """Return algorithm, hash and who says so, or None where nobody does."""
-    if row.sha256 is not None:
-        return "sha256", row.sha256, "the manifest"
+    if sha256 := row.sha256 or row.sha256_start:
+        return "sha256", sha256, "the manifest"
     if row.md5 is not None:
         return "md5", row.md5, "the manifest"
     pin = _pin_of(target)

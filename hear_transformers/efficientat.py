@@ -494,7 +494,10 @@ def _renamed(key: str) -> str:
 
 
 def published(checkpoint: str, frontend: FrameSpec = CPJKU_MEL, **network: Any) -> Variant:
-    """Make the row of one released checkpoint, read as the authors read theirs for HEAR (MNHearWrapper)."""
+    """Make the row of one released checkpoint, read as the authors read theirs for HEAR (MNHearWrapper).
+
+    It starts from the authors' network for images of the same width, of which there is none for `replace_se`.
+    """
     return Variant(
         checkpoint=checkpoint,
         network=network,
@@ -502,6 +505,7 @@ def published(checkpoint: str, frontend: FrameSpec = CPJKU_MEL, **network: Any) 
         scene=Readout(10_000.0, ("features",)),
         scene_hop_ms=2_500.0,
         timestamps=(Readout(160.0, ("features",)),),
+        imagenet=None if "replace_se" in checkpoint else ("efficientat", f"{checkpoint.partition('_')[0]}_im"),
     )
 
 
@@ -553,6 +557,7 @@ FAMILY = hear.Family(
     adapt=adapt,
     unused=CPJKU_BESIDE,
     classifier=("classifier.5.bias", "classifier.1.bias"),
+    fresh=("classifier.5.", "classifier."),
 )
 
 load_model = hear.loader(FAMILY)

@@ -50,6 +50,8 @@ class Embedder(nn.Module):
     sample_rate : of the waveforms it takes, in Hz
     scene_embedding_size, timestamp_embedding_size : numbers per embedding
     weights_sha256 : hash of the checkpoint file, None for random weights
+    labels : names of the classes in the order of "logits", None if the checkpoint does not say
+    multi_label : whether a clip may belong to several classes: then logits go through a sigmoid, else through a softmax
     batch_size : windows per forward pass; None = as many as fill `BATCH_SECONDS`
     """
 
@@ -70,6 +72,8 @@ class Embedder(nn.Module):
         self.name = name
         self.precision = precision
         self.weights_sha256: str | None = None
+        self.labels: tuple[str, ...] | None = None
+        self.multi_label = True
         self.sample_rate = variant.frontend.sample_rate
         self.batch_size: int | None = None
         if precision != "float32":

@@ -4,6 +4,7 @@ HearTransformersError
 + OptionError      an option's name or value is not one the model knows
 + AudioError       a file or array cannot be read, or is not audio
 + WeightsError     a checkpoint is missing, damaged, or for another network
++ TrainingError    a training run cannot begin or go on
 
 Every message says what was given, what is allowed, and what to do.
 """
@@ -23,3 +24,7 @@ class AudioError(HearTransformersError):
 
 class WeightsError(HearTransformersError):
     """A checkpoint is missing, damaged, or belongs to another network."""
+
+
+class TrainingError(HearTransformersError):
+    """A training run cannot begin or go on: its data, its folder or its numbers forbid it."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import audio
 from .errors import HearTransformersError, OptionError
-from .labels import Tag, check_logits, top_tags
+from .labels import Tag, check_logits, tags_of
 from .sources import Source, name_outputs
 from .writers import WRITERS, Writer
 
@@ -282,7 +282,7 @@ class _Run:
     def _complete(self, task: _Task, embedding: np.ndarray, times_ms: np.ndarray | None, n_samples: int) -> None:
         """Write an embedding, unless its output is kept, and report its file."""
         source, output = str(task.path), task.output
-        tags = top_tags(embedding, self.n_labels) if self.n_labels else None
+        tags = tags_of(self.model, embedding, self.n_labels) if self.n_labels else None
         if task.doubt is not None:
             self.record(Outcome(source, "skipped", output, tags=tags, message=task.doubt))
             return

@@ -1,27 +1,30 @@
 """The HEAR API, written once: https://hearbenchmark.com/hear-api.html.
 
-A family module imports the two getters as they are and makes its `load_model` with `loader`.
+A family module imports the two getters as they are and makes its `load_model` with `loader`, from its `Family`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from . import checkpoints, state_dicts
 from .embedder import Embedder
-from .errors import OptionError, WeightsError
+from .errors import OptionError
 from .frontend import FrameSpec
+from .networks import Family, published_file, random_trunk, read, variant_of, with_classes_of
+from .own import read_own
 from .pooling import POOLS
+from .starts import start
 from .trunk import LayerRow, Readout, Trunk, Variant, axes_of, layer_table
+
+__all__ = ["Family", "get_scene_embeddings", "get_timestamp_embeddings", "loader"]
 
 Layer = int | str | Sequence[int | str]
 """``8``, ``-1``, ``"8"``, ``"4,8,12"``, ``[4, 8, "features"]`` or ``"all"``."""
@@ -67,29 +70,6 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
     return embeddings, centres_ms.float().to(embeddings.device).expand(len(audio), -1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """One family of networks.
-
-    Attributes
-    ----------
-    name : of its module
-    network : makes the network from `Variant.network`
-    variants : its variants by name, the default first
-    adapt : authors' state dict of a variant -> ours; raises WeightsError if it belongs to other audio
-    unused : keys of the authors' checkpoints (after `adapt`) that the network has no use for
-    classifier : keys (after `adapt`) of which the first that is there is as long as there are classes: a file of one's
-        own may have other classes than the variant
-    """
-
-    name: str
-    network: Callable[..., Trunk]
-    variants: Mapping[str, Variant]
-    adapt: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict
-    unused: tuple[str, ...] = ()
-    classifier: tuple[str, ...] = ()
-
-
 class LoadModel(Protocol):
     """The HEAR function `load_model` of a family."""
 
@@ -112,7 +92,8 @@ class LoadModel(Protocol):
         ----------
         path : checkpoint file in the authors' layout or ours, of the variant's network with any number of classes;
             empty: the published one, downloaded at first use
-        variant : row of the family's table; None is its first
+        variant : row of the family's table; None is its first, or the one that a checkpoint written by this package
+            says it is of
         layer : 0 = output of the patch embedding or stem, i = output of block i, -1 = the last; names such as
             "features" (what the authors call the embedding), "logits", "mel"; lists are concatenated, "all" is every
             numbered one
@@ -153,69 +134,54 @@ def loader(family: Family) -> LoadModel:
         precision: str = "float32",
         pretrained: bool = True,
     ) -> Embedder:
-        name = next(iter(family.variants)) if variant is None else variant
-        if name not in family.variants:
-            raise OptionError(
-                f"variant={name!r} is unknown to {family.name}; choose one of {', '.join(family.variants)}"
-            )
+        file = Path(path) if os.fspath(path) else None
+        own = None if file is None else read_own(family, file, variant)
+        name, row = (own.name, own.variant) if own else variant_of(family, variant)
 
         def build(row: Variant) -> Embedder:
             trunk = random_trunk(family, row)
+            row = shortened(row, trunk)
             chosen = choose(row, trunk, layer=layer, pool=pool, hop_ms=hop_ms, window_ms=window_ms, framing=framing)
             return Embedder(trunk, chosen, name=(family.name, name), precision=precision)
 
-        row = family.variants[name]
         model = build(row)  # the options are checked before a file is fetched for them
-        if path or pretrained:
-            file = _file_of(family, row, os.fspath(path))
-            state_dict = _read(family, row, file)
-            n_classes = _other_classes(family, model.trunk, state_dict) if path else None
-            if n_classes is not None:
-                model = build(replace(row, network={**row.network, "n_classes": n_classes}))
-            state_dicts.load_into(model.trunk, state_dict, file, unused=family.unused)
-            model.weights_sha256 = checkpoints.sha256_of(file)
+        if own and file:
+            model.labels, model.multi_label = own.labels, own.multi_label
+            _fill(model, family, own.state_dict, file)
+        elif file:
+            state_dict = read(family, row, file)
+            row_of_file = with_classes_of(family, row, state_dict, file)
+            model = model if row_of_file is row else build(row_of_file)
+            _fill(model, family, state_dict, file)
+        elif pretrained:
+            file = published_file(family, row)
+            _fill(model, family, read(family, row, file), file)
         return model
 
     load_model.__doc__ = LoadModel.__call__.__doc__
     return load_model
 
 
-def random_trunk(family: Family, variant: Variant) -> Trunk:
-    """Build a variant's network with random weights, the same ones every time, without touching the global seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return family.network(**variant.network)
+def _fill(model: Embedder, family: Family, state_dict: Mapping[str, Tensor], file: Path) -> None:
+    """Give a model the weights of a file."""
+    state_dicts.load_into(model.trunk, state_dict, file, unused=family.unused)
+    model.weights_sha256 = checkpoints.sha256_of(file)
 
 
-def _file_of(family: Family, variant: Variant, path: str) -> Path:
-    """Give the checkpoint that a user names, or the published one, which is fetched."""
-    if path:
-        return Path(path)
-    if not variant.checkpoint:
-        raise WeightsError(
-            f"no weights are published for this variant of {family.name}; give a checkpoint as path, or "
-            "pretrained=False for random weights to train from"
-        )
-    # A bar for people who wait, nothing in the logs of a batch job.
-    return checkpoints.fetch(checkpoints.find(family.name, variant.checkpoint), progress=sys.stderr.isatty())
+def shortened(variant: Variant, trunk: Trunk) -> Variant:
+    """Shorten what is read at once to what a network takes: one of one's own may take less than its variant's."""
+    if trunk.max_frames is None:
+        return variant
+    most = trunk.max_frames
+    longest_ms = 1000.0 * variant.frontend.max_samples(most) / variant.frontend.sample_rate
 
+    def cut(readout: Readout) -> Readout:
+        fill_frames = min(readout.fill_frames, most)
+        return replace(readout, window_ms=min(readout.window_ms, longest_ms), fill_frames=fill_frames)
 
-def _read(family: Family, variant: Variant, file: Path) -> dict[str, Tensor]:
-    """Read a checkpoint under the names of our network."""
-    state_dict = state_dicts.read_state_dict(file)
-    try:
-        return family.adapt(state_dict, variant)
-    except WeightsError as error:
-        raise WeightsError(f"{file}: {error}") from error
-
-
-def _other_classes(family: Family, trunk: Trunk, state_dict: Mapping[str, Tensor]) -> int | None:
-    """Give the number of classes of a checkpoint, None if it has as many as the network or no classifier."""
-    ours = trunk.state_dict()
-    for key in family.classifier:
-        if key in ours and key in state_dict:
-            return None if state_dict[key].shape == ours[key].shape else state_dict[key].numel()
-    return None
+    scene = cut(variant.scene)
+    scene_hop_ms = min(variant.scene_hop_ms, scene.window_ms)
+    return replace(variant, scene=scene, scene_hop_ms=scene_hop_ms, timestamps=tuple(map(cut, variant.timestamps)))
 
 
 def choose(

@@ -1,9 +1,10 @@
-"""AudioSet's classes by name, and which of them a model hears."""
+"""Classes by name, AudioSet's or those of a checkpoint, and which of them a model hears."""
 
 from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -33,37 +34,49 @@ def audioset_labels() -> tuple[str, ...]:
     return tuple(row["display_name"] for row in csv.DictReader(text.splitlines()))
 
 
-def top_tags(logits: npt.ArrayLike, k: int = 10) -> tuple[Tag, ...]:
-    """Give the likeliest of AudioSet's classes, the likeliest first.
-
-    A clip may belong to many classes at once, so each has a probability of its own, the sigmoid of its logit; they do
-    not add up to 1.
+def top_tags(
+    logits: npt.ArrayLike, k: int = 10, labels: Sequence[str] | None = None, *, multi_label: bool = True
+) -> tuple[Tag, ...]:
+    """Give the likeliest classes, the likeliest first.
 
     Parameters
     ----------
-    logits : (527,), a scene embedding of the layer "logits"; that of a long clip is the mean over its windows
-    k : how many classes, at least 1; beyond 527 are all of them
+    logits : (classes,), a scene embedding of the layer "logits"; that of a long clip is the mean over its windows
+    k : how many classes, at least 1; beyond their number are all of them
+    labels : names of the classes, None for AudioSet's 527
+    multi_label : a clip may belong to many classes at once: each has a probability of its own, the sigmoid of its
+        logit, and they do not add up to 1. Else it belongs to one, and they do: the softmax of the logits
 
     Raises
     ------
-    OptionError : these are not 527 numbers, or `k` is less than 1
+    OptionError : there are not as many numbers as classes, or `k` is less than 1
     """
-    labels = audioset_labels()
+    whose = "AudioSet's " if labels is None else ""
+    names = audioset_labels() if labels is None else labels
     values = np.asarray(logits, dtype=np.float64)
-    if values.shape != (len(labels),):
-        raise OptionError(f"expected the logits of AudioSet's {len(labels)} classes, found shape {values.shape}")
+    if values.shape != (len(names),):
+        raise OptionError(f"expected the logits of {whose}{len(names)} classes, found shape {values.shape}")
     if k < 1:
-        raise OptionError(f"{k} labels were asked for; choose 1 to {len(labels)}")
-    probabilities = np.exp(-np.logaddexp(0.0, -values))  # the sigmoid, without overflow
-    return tuple(Tag(labels[i], float(probabilities[i])) for i in np.argsort(-values, kind="stable")[:k])
+        raise OptionError(f"{k} labels were asked for; choose 1 to {len(names)}")
+    # In logarithms nothing overflows.
+    scale = np.logaddexp(0.0, values) if multi_label else np.logaddexp.reduce(values)
+    probabilities = np.exp(values - scale)
+    return tuple(Tag(names[i], float(probabilities[i])) for i in np.argsort(-values, kind="stable")[:k])
+
+
+def tags_of(model: object, logits: npt.ArrayLike, k: int) -> tuple[Tag, ...]:
+    """Give the likeliest of the classes that a model's checkpoint names, else of AudioSet's, see `top_tags`."""
+    if not isinstance(model, Embedder):
+        return top_tags(logits, k)
+    return top_tags(logits, k, model.labels, multi_label=model.multi_label)
 
 
 def check_logits(model: object, *, timestamps: bool) -> None:
-    """Refuse embeddings that labels cannot be put to: all but the logits of AudioSet's classes for whole files.
+    """Refuse embeddings that labels cannot be put to: all but the logits of classes with names, for whole files.
 
     Raises
     ------
-    OptionError : embeddings are along time, of a module of others, of another layer, or of other classes
+    OptionError : embeddings are along time, of a module of others, of another layer, or of classes without names
     """
     if timestamps:
         raise OptionError("labels say what is heard in a whole file; leave out timestamps, or the labels")
@@ -75,9 +88,9 @@ def check_logits(model: object, *, timestamps: bool) -> None:
     name, layers = "/".join(model.name), model.variant.scene.layers
     if layers != ("logits",):
         raise OptionError(f"labels are names of logits, and {name} gives layer {','.join(layers)}; give layer='logits'")
-    n_labels, n_classes = len(audioset_labels()), model.scene_embedding_size
+    n_labels, n_classes = len(model.labels or audioset_labels()), model.scene_embedding_size
     if n_classes != n_labels:
         raise OptionError(
             f"the names of AudioSet's {n_labels} classes do not fit the {n_classes} classes of {name}; "
-            "choose a variant trained on AudioSet"
+            "choose a variant trained on AudioSet, or a checkpoint that holds names of its own"
         )

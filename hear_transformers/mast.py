@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import hear
+from . import hear, images
 from .frontend import AST_MEL
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .transformer import DropPath, Mlp
@@ -85,7 +85,7 @@ def zero_entry(entries: int, key_step: int) -> int:
     return (-(-positions // key_step) - 1) * key_step
 
 
-def resampled(table: Tensor, entries: int, key_step: int) -> Tensor:
+def resampled(table: Tensor, entries: int, key_step: int, was_key_step: int | None = None) -> Tensor:
     """Interpolate a table of relative positions linearly to another length, which stands for the same distances.
 
     Distance 0 keeps its embedding. The authors stretch a table from end to end instead, which moves it, as it is not
@@ -96,16 +96,18 @@ def resampled(table: Tensor, entries: int, key_step: int) -> Tensor:
     table : (entries of the grid it was made for, features)
     entries : of the result
     key_step : distance between two keys, in entries
+    was_key_step : the same in the table as it is, if that differs
 
     Returns
     -------
     table : (entries, features)
     """
-    if entries == len(table):
+    was_key_step = was_key_step or key_step
+    if (entries, key_step) == (len(table), was_key_step):
         return table
     distances = torch.arange(entries, device=table.device) - zero_entry(entries, key_step)
     scale = (len(table) + 1) / (entries + 1)
-    wanted = (distances * scale + zero_entry(len(table), key_step)).clamp(0, len(table) - 1)
+    wanted = (distances * scale + zero_entry(len(table), was_key_step)).clamp(0, len(table) - 1)
     below = wanted.long()
     above = (below + 1).clamp(max=len(table) - 1)
     return torch.lerp(table[below], table[above], (wanted - below).unsqueeze(1).to(table.dtype))
@@ -357,22 +359,37 @@ TIMM_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Turn the tensors of an MViTv2 for images, in the authors' layout or timm's, into those of `MAST`.
 
-    The filters of the patches are averaged over red, green and blue, tables of relative positions interpolated to the
-    grid of the variant.
+    The filters of the patches are averaged over red, green and blue and spread over as many frames as a patch has,
+    tables of relative positions interpolated to the grid of the variant.
     """
+    filters = state_dict.get("patch_embed.proj.weight")
+    of_images = images.are_for_images(filters)
     with torch.device("meta"):
         trunk = MAST(**variant.network)
+        was = MAST(**{**variant.network, **IMAGES}) if of_images else trunk
     adapted = {_renamed(key, variant.network["depths"]): tensor for key, tensor in state_dict.items()}
-    filters = adapted.get("patch_embed.proj.weight")
-    if filters is not None and filters.ndim == 4:
-        adapted["patch_embed.proj.weight"] = filters.mean(1, keepdim=True)
-    for name, attention in trunk.named_modules():
-        if isinstance(attention, PoolingAttention):
+    if filters is not None and of_images:
+        adapted["patch_embed.proj.weight"] = spread(filters.mean(1, keepdim=True), trunk.patch_embed.kernel[1])
+    for (name, attention), before in zip(trunk.named_modules(), was.modules(), strict=True):
+        if isinstance(attention, PoolingAttention) and isinstance(before, PoolingAttention):
             tables = attention.named_parameters(recurse=False)
-            for (table, ours), (_, key_step) in zip(tables, attention.steps, strict=True):
-                if (key := f"{name}.{table}") in adapted:
-                    adapted[key] = resampled(adapted[key].float(), len(ours), key_step)
+            steps = zip(attention.steps, before.steps, strict=True)
+            for (table, ours), ((_, key_step), (_, was_key_step)) in zip(tables, steps, strict=True):
+                held = adapted.get(key := f"{name}.{table}")
+                if held is not None and held.ndim == 2 and held.shape[1] == ours.shape[1]:
+                    adapted[key] = resampled(held.float(), len(ours), key_step, was_key_step)
     return adapted
+
+
+def spread(filters: Tensor, frames: int) -> Tensor:
+    """Stretch filters (features, channels, bands, frames) linearly over more frames (our choice).
+
+    What a frame had is divided among those that it is spread over, so that steady sound is heard as loud as before.
+    """
+    if frames == filters.shape[3]:
+        return filters
+    shares = F.interpolate(torch.eye(filters.shape[3]).unsqueeze(0), frames, mode="linear", align_corners=False)[0]
+    return filters.float() @ (shares / shares.sum(1, keepdim=True))
 
 
 def _renamed(key: str, depths: tuple[int, ...]) -> str:
@@ -396,7 +413,7 @@ IMAGES = {"kernel": (7, 7), "stride": (4, 4), "q_strides": ((2, 2), (2, 2), (2, 
 """MViTv2's own (authors' configs/MVITv2_*.yaml and mvit/config/defaults.py)."""
 
 
-def row(checkpoint: str, **network: Any) -> Variant:
+def row(checkpoint: str, imagenet: str, **network: Any) -> Variant:
     """Make the row of one network, over the mel and the 10.24 s of AST, which the paper compares itself with."""
     return Variant(
         checkpoint=checkpoint,
@@ -406,13 +423,16 @@ def row(checkpoint: str, **network: Any) -> Variant:
         scene_hop_ms=5_120.0,
         timestamps=(Readout(1_000.0, ("norm",)),),
         framing="native",
+        imagenet=("mast", imagenet),
     )
 
 
+FILES = {name: f"mvitv2_{name[0]}_in1k" for name in SIZES}
+
 VARIANTS = {
-    **{name: row("", **size, **AUDIO) for name, size in SIZES.items()},
+    **{name: row("", FILES[name], **size, **AUDIO) for name, size in SIZES.items()},
     # Without the classifier for ImageNet's 1000 classes.
-    **{f"mvit_{name}": row(f"mvitv2_{name[0]}_in1k", **size, **IMAGES, n_classes=0) for name, size in SIZES.items()},
+    **{f"mvit_{name}": row(FILES[name], FILES[name], **size, **IMAGES, n_classes=0) for name, size in SIZES.items()},
 }
 
 FAMILY = hear.Family(
@@ -422,6 +442,7 @@ FAMILY = hear.Family(
     adapt=adapt,
     classifier=("head.bias",),
     unused=("head.projection.weight", "head.projection.bias"),  # ImageNet's classes
+    fresh=("head.",),
 )
 
 load_model = hear.loader(FAMILY)

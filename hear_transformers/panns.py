@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from . import hear
 from .errors import WeightsError
@@ -43,7 +42,7 @@ MEL_8K = replace(MEL_16K, n_fft=256, win_length=256, fmax=4_000.0, decimation=2)
 MEL_32, MEL_128 = replace(PANNS_MEL, n_mels=32), replace(PANNS_MEL, n_mels=128)
 WAVEFORM = Waveform(sample_rate=32_000)
 
-DROPOUT = 0.5  # of the head, in training (authors' models.py, as every number of a network below)
+DROPOUT = 0.5  # of a head, in training (authors' models.py, as every number of a network below)
 STAGE_DROPOUT = 0.2  # behind a block of a CNN
 INNER_DROPOUT = 0.1  # within a residual block
 N_HALVINGS = 5  # blocks of a CNN that halve the map, the first ones
@@ -122,12 +121,17 @@ class ResidualBlock(ConvBlock):
     convs : in the order they run
     before : pooling; None for none
     beside : pooling of the shortcut; None for none
+    dropout : behind every convolution but the last, in training
     """
 
     def __init__(
-        self, *convs: nn.Conv1d | nn.Conv2d, before: nn.Module | None = None, beside: nn.Module | None = None
+        self,
+        *convs: nn.Conv1d | nn.Conv2d,
+        before: nn.Module | None = None,
+        beside: nn.Module | None = None,
+        dropout: float = INNER_DROPOUT,
     ) -> None:
-        super().__init__(*convs, before=before, dropout=INNER_DROPOUT)
+        super().__init__(*convs, before=before, dropout=dropout)
         inputs, outputs = convs[0].in_channels, convs[-1].out_channels
         self.downsample: nn.Module = nn.Identity()
         if beside is not None or inputs != outputs:
@@ -151,10 +155,13 @@ class DaiBlock(ResidualBlock):
     """Four convolutions over time; the first block's shortcut has weights but no use, for it does not widen."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(conv1d(inputs, outputs), *(conv1d(outputs, outputs) for _ in range(3)))
+        super().__init__(conv1d(inputs, outputs), *(conv1d(outputs, outputs) for _ in range(3)), dropout=0.0)
         self.downsample = conv1d(inputs, outputs, 1)
         self.bn_downsample = nn.BatchNorm1d(outputs)
         self.widens = inputs != outputs
+        if not self.widens:
+            self.downsample.requires_grad_(False)
+            self.bn_downsample.requires_grad_(False)
 
     def shortcut(self, maps: Tensor) -> Tensor:
         """Give what is added."""
@@ -255,7 +262,7 @@ def resnet(width: float, *, depths: Sequence[int], bottleneck: bool = False) -> 
             blocks.append(ResidualBlock(*convs, before=halving, beside=halving))
             channels = convs[-1].out_channels
         yield f"resnet.layer{number}", str(number + 1), blocks
-    yield "pool", "", nn.AvgPool2d(2)
+    yield "pool", "", nn.Sequential(nn.AvgPool2d(2), nn.Dropout(STAGE_DROPOUT))
     yield "conv_block_after1", "6", ConvBlock(conv2d(channels, last), conv2d(last, last))
 
 
@@ -334,8 +341,9 @@ def res1dnet(width: float, *, depths: Sequence[int]) -> Iterator[Stage]:
         blocks = nn.Sequential()
         for size in (inputs, *[outputs] * (depth - 1)):
             shrinks = number > 1 and len(blocks) == 0
-            pools = {"before": nn.MaxPool1d(4), "beside": nn.AvgPool1d(4)} if shrinks else {}
-            blocks.append(ResidualBlock(conv1d(size, outputs), conv1d(outputs, outputs, dilation=2), **pools))
+            before, beside = (nn.MaxPool1d(4), nn.AvgPool1d(4)) if shrinks else (None, None)
+            convs = conv1d(size, outputs), conv1d(outputs, outputs, dilation=2)
+            blocks.append(ResidualBlock(*convs, before=before, beside=beside))
         yield f"resnet.layer{number}", str(number), blocks
 
 
@@ -426,13 +434,22 @@ class Panns(Trunk):
     embedding : length of "features"
     width : multiplies every number of channels
     n_classes : logits
+    dropout : before the embedding, in training
     options : of the body
     """
 
     def __init__(
-        self, body: Body, *, embedding: int = 2048, width: float = 1.0, n_classes: int = 527, **options: Any
+        self,
+        body: Body,
+        *,
+        embedding: int = 2048,
+        width: float = 1.0,
+        n_classes: int = 527,
+        dropout: float = DROPOUT,
+        **options: Any,
     ) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.stages = self._add(body(width, **options))
         *_, last = (module for module in self.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d)))
         self.fc1 = nn.Linear(last.out_channels, scaled(embedding, width))
@@ -480,8 +497,8 @@ class Panns(Trunk):
     def _tag(self, maps: Tensor, taps: dict[str, Tensor]) -> None:
         """Run the head on the last map."""
         frames = over_time(maps)
-        pooled = F.dropout(frames.amax(2) + frames.mean(2), DROPOUT, self.training)
-        taps["features"] = self.fc1(pooled).relu_()
+        pooled = frames.amax(2) + frames.mean(2)
+        taps["features"] = self.fc1(self.dropout(pooled)).relu_()
         taps["logits"] = self.fc_audioset(taps["features"])
 
 
@@ -521,12 +538,14 @@ class DecisionLevel(Panns):
     def _tag(self, maps: Tensor, taps: dict[str, Tensor]) -> None:
         """Run the head on the last map."""
         frames = over_time(maps)
-        frames = F.dropout(self.max_pool(frames) + self.avg_pool(frames), DROPOUT, self.training)
+        frames = self.dropout(self.max_pool(frames) + self.avg_pool(frames))
         features = self.fc1(frames.transpose(1, 2)).relu_()  # (batch, time, features)
+        # Unlike the networks that tag whole clips, these thin out what they tag from.
+        thinned = self.dropout(features)
         if self.decision == "att":
-            segments, taps["logits"] = self.att_block(features)
+            segments, taps["logits"] = self.att_block(thinned)
         else:
-            segments = self.fc_audioset(features)
+            segments = self.fc_audioset(thinned)
             taps["logits"] = segments.amax(1) if self.decision == "max" else logits(segments.float().sigmoid().mean(1))
         taps["features"], taps["framewise"] = features.unsqueeze(2), segments.unsqueeze(2)
 
@@ -538,7 +557,7 @@ class Attention(nn.Module):
         super().__init__()
         self.att = nn.Conv1d(features, n_classes, 1)
         self.cla = nn.Conv1d(features, n_classes, 1)
-        self.bn_att = nn.BatchNorm1d(n_classes)  # has weights but no use
+        self.bn_att = nn.BatchNorm1d(n_classes).requires_grad_(False)  # has weights but no use
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Tag (batch, time, features): logits (batch, time, classes) of the segments, (batch, classes) of the clip."""
@@ -566,6 +585,8 @@ class Wavegram(Panns):
     def __init__(self, *, n_mels: int = 64, n_branches: int = 1, width: float = 1.0, **options: Any) -> None:
         super().__init__(wavegram, n_bins=n_mels // 2, n_branches=n_branches, width=width, **options)
         self.beside = self._add(spectrogram(n_mels)) | self._add(cnn_blocks(1, [scaled(64, width)]))
+        for name in self.beside:
+            self.get_submodule(name).requires_grad_(n_branches > 1)
 
 
 class WavegramLogmel(Wavegram):
@@ -609,7 +630,7 @@ NETWORKS: dict[str, Callable[..., Panns]] = {
     "decision_level": DecisionLevel,
     "resnet": partial(Panns, resnet),
     "mobilenet_v1": partial(Panns, mobilenet_v1),
-    "mobilenet_v2": partial(Panns, mobilenet_v2),
+    "mobilenet_v2": partial(Panns, mobilenet_v2, dropout=0.0),
     "leenet": partial(Panns, leenet),
     "dainet": partial(Panns, dainet),
     "res1dnet": partial(Panns, res1dnet),
@@ -714,7 +735,12 @@ VARIANTS = {
 """The authors' networks under their names in lower case; for those without a checkpoint no weights are published."""
 
 FAMILY = hear.Family(
-    name="panns", network=network, variants=VARIANTS, adapt=adapt, classifier=("fc_audioset.bias", "att_block.cla.bias")
+    name="panns",
+    network=network,
+    variants=VARIANTS,
+    adapt=adapt,
+    classifier=("fc_audioset.bias", "att_block.cla.bias"),
+    fresh=("fc_audioset.", "att_block."),
 )
 
 load_model = hear.loader(FAMILY)

@@ -15,8 +15,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from . import hear
+from . import hear, images
 from .frontend import CPJKU_BESIDE, CPJKU_MEL
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .transformer import PATCH, DeiT
@@ -26,7 +27,7 @@ __all__ = ["FAMILY", "VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp
 
 
 class PaSST(DeiT):
-    """The network of the authors' `models/passt.py`, without patchout, which is for training only.
+    """The network of the authors' `models/passt.py`, with structured patchout, which is for training only.
 
     Parameters
     ----------
@@ -35,6 +36,7 @@ class PaSST(DeiT):
     n_classes : logits
     dim, depth, heads : of the transformer; DeiT-B (Touvron et al., 2012.12877) unless a variant says otherwise
     n_mels : mel bands of the input
+    patchout : see `DeiT`; the authors leave out 4 rows and 40 columns of 12 and 99 (ex_audioset.py)
     """
 
     def __init__(
@@ -47,18 +49,59 @@ class PaSST(DeiT):
         depth: int = 12,
         heads: int = 12,
         n_mels: int = 128,
+        patchout: tuple[int, int] = (0, 0),
     ) -> None:
         # A patch more would need one time position more than there are.
         max_frames = PATCH + stride * time_positions - 1
-        super().__init__(stride=stride, n_classes=n_classes, dim=dim, depth=depth, heads=heads, max_frames=max_frames)
+        super().__init__(
+            stride=stride,
+            n_classes=n_classes,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            max_frames=max_frames,
+            patchout=patchout,
+        )
         self.new_pos_embed = nn.Parameter(torch.randn(1, 2, dim) * 0.02)
         self.freq_new_pos_embed = nn.Parameter(torch.randn(1, dim, (n_mels - PATCH) // stride + 1, 1) * 0.02)
         self.time_new_pos_embed = nn.Parameter(torch.randn(1, dim, 1, time_positions) * 0.02)
 
     def positions(self, n_freq: int, n_time: int) -> tuple[Tensor, Tensor]:
-        """Add one embedding for time, from the first on, and one for frequency; see `DeiT.positions`."""
-        of_patches = self.freq_new_pos_embed + self.time_new_pos_embed[..., :n_time]  # (1, dim, freq, time)
+        """Add one embedding for time, from the first on, and one for frequency; see `DeiT.positions`.
+
+        In training a clip shorter than the table lies anywhere in it, as the authors have it, so that all of it learns.
+        """
+        n_beyond = self.time_new_pos_embed.shape[3] - n_time
+        first = int(torch.randint(n_beyond + 1, ())) if self.training else 0
+        of_time = self.time_new_pos_embed[..., first : first + n_time]
+        of_patches = self.freq_new_pos_embed + of_time  # (1, dim, freq, time)
         return self.new_pos_embed, of_patches.permute(0, 2, 3, 1)
+
+
+def begin(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Fit a distilled DeiT for images, or a PaSST of another length, to a variant.
+
+    Filters are summed over red, green and blue. The grid of positions is interpolated; its mean over time is the table
+    of frequencies, its mean over frequency that of times (authors' models/passt.py, adapt_image_pos_embed_to_passt).
+    Of a longer table of times the start is taken, as the network does; a shorter one is interpolated (our choice).
+    """
+    with torch.device("meta"):
+        trunk = PaSST(**variant.network)
+    n_freq, n_time = trunk.freq_new_pos_embed.shape[2], trunk.time_new_pos_embed.shape[3]
+    begun = dict(state_dict)
+    filters, times = begun.get("patch_embed.proj.weight"), begun.get("time_new_pos_embed")
+    if filters is not None and images.are_for_images(filters):
+        tokens, patches = images.positions(begun.pop("pos_embed", None))
+        patches = F.interpolate(patches, (n_freq, n_time), mode="bicubic", align_corners=False)
+        begun["patch_embed.proj.weight"] = images.summed(filters)
+        begun["new_pos_embed"] = tokens
+        begun["freq_new_pos_embed"] = patches.mean(3, keepdim=True)
+        begun["time_new_pos_embed"] = patches.mean(2, keepdim=True)
+    elif times is not None and times.ndim == 4 and times.shape[3] >= n_time:
+        begun["time_new_pos_embed"] = times[..., :n_time]
+    elif times is not None and times.ndim == 4 and times.numel():
+        begun["time_new_pos_embed"] = F.interpolate(times.float(), (1, n_time), mode="bilinear", align_corners=False)
+    return begun
 
 
 EMBEDDING = ("logits", "features")  # what the authors submitted to HEAR, in their order: 527 + 768 numbers
@@ -71,6 +114,8 @@ def mel_frames(window_ms: float) -> Readout:
     return Readout(window_ms, ("mel",), "unroll")
 
 
+DEIT = ("deit", "deit_base_distilled_patch16_384")  # authors' arch passt_deit_bd_p16_384
+
 BASE = Variant(
     checkpoint="passt_s_swa_p16_128_ap476",
     network={},
@@ -78,6 +123,7 @@ BASE = Variant(
     scene=Readout(10_000.0, EMBEDDING),
     scene_hop_ms=2_500.0,
     timestamps=(SHORT,),
+    imagenet=DEIT,
 )
 STRIDE_16 = {"stride": 16, "time_positions": 62}
 
@@ -113,7 +159,8 @@ VARIANTS = {
     # The released checkpoints under the names of the authors' `get_model`.
     "passt_s_swa_p16_128_ap476": BASE,
     "passt_s_kd_p16_128_ap486": published("passt_s_kd_p16_128_ap486"),
-    "passt_l_kd_p16_128_ap47": published("passt_l_kd_p16_128_ap47", depth=7),
+    # Seven of DeiT's twelve blocks; which ones is not known.
+    "passt_l_kd_p16_128_ap47": replace(published("passt_l_kd_p16_128_ap47", depth=7), imagenet=None),
     "passt_s_swa_p16_128_ap4761": published("passt_s_swa_p16_128_ap4761"),
     "passt_s_p16_128_ap472": published("passt_s_p16_128_ap472"),
     "passt_s_p16_s16_128_ap468": published("passt_s_p16_s16_128_ap468", **STRIDE_16),
@@ -142,6 +189,8 @@ FAMILY = hear.Family(
     # The head of the distillation token: in every file, unused by the authors' forward.
     unused=("head_dist.weight", "head_dist.bias", *CPJKU_BESIDE),
     classifier=("head.1.bias",),
+    begin=begin,
+    fresh=("head.1.", "head."),  # other classes leave its normalisation as it is
 )
 
 load_model = hear.loader(FAMILY)

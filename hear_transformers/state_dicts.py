@@ -1,11 +1,13 @@
-"""Checkpoint file -> state dict -> network, without trusting the file.
+"""Checkpoint file -> state dict -> network, without trusting the file; and network -> checkpoint file.
 
 :func:`read_state_dict` reads tensors and nothing but tensors, :func:`load_into` fills a network with them, strictly.
-Whatever goes wrong is a WeightsError that names the file.
+Whatever goes wrong is a WeightsError that names the file. :func:`write` writes a checkpoint of our own, and what it
+is, which :func:`read_metadata` reads.
 """
 
 import contextlib
 import functools
+import json
 import math
 import os
 import pickle
@@ -21,6 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from .errors import WeightsError
+from .writers import atomic
+
+PACKAGE = "hear_transformers"
+"""What tells checkpoints of our own: ``package`` in their metadata."""
+
+LENGTH_BYTES = 8
+"""Of the number before the header of a safetensors file: how long that is. Numbers begin at a multiple of it."""
 
 LEGACY_HEAD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """First bytes of files that ``torch.save`` wrote before PyTorch 1.6: ``torch.serialization.MAGIC_NUMBER``."""
@@ -65,6 +74,37 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return strip_prefixes({key: value.detach() for key, value in state_dict.items()})
 
 
+def write(path: str | Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Write a network as a safetensors file; the same network and metadata give the same bytes.
+
+    Parameters
+    ----------
+    path : gets its content when all of it is written; until then, and after a failure, it is as it was
+    module : of any device
+    metadata : for :func:`read_metadata`; ``own.read_own`` says what it has to hold to be loaded by its path alone
+    """
+    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    content = memoryview(safetensors.torch.save(tensors))
+    end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
+    # The library writes metadata in an order that changes from run to run.
+    of_tensors = json.loads(bytes(content[LENGTH_BYTES:end]))
+    header = json.dumps({"__metadata__": {"package": PACKAGE, **metadata}, **of_tensors}).encode()
+    header += b" " * (-len(header) % LENGTH_BYTES)
+    with atomic(Path(path)) as file:
+        file.write(len(header).to_bytes(LENGTH_BYTES, "little") + header)
+        file.write(content[end:])
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read what :func:`write` was given, not the tensors; empty for any other file, or one that cannot be read."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError):
+        return {}
+    return metadata if metadata.get("package") == PACKAGE else {}
+
+
 def unwrap(loaded: Any) -> Any:
     """Return the dict that lies under a key of :data:`WRAPPERS`, or under several of them one in the other.
 
@@ -100,10 +140,11 @@ def _kind(value: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a value is an ordinary tensor: not sparse, not quantized, its numbers in memory."""
-    if not isinstance(value, Tensor):
+    """Tell whether a value is an ordinary tensor: not sparse, not quantized, all of its numbers in memory."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
         return False
-    return value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+    # A file may repeat few numbers in a tensor of any size.
+    return not value.is_quantized and value.untyped_storage().nbytes() >= value.nbytes
 
 
 def _read_file(path: Path) -> Any:
@@ -248,15 +289,29 @@ def load_into(
     WeightsError : keys are missing or left over, shapes differ, or a number is NaN or infinite
     """
     wanted: dict[str, Tensor] = module.state_dict()
+    given = fitting(module, state_dict, path, unused)
+    broken = {"NaN or infinite": [key for key in wanted if not _is_finite(given[key].to(wanted[key].dtype))]}
+    if any(broken.values()):
+        raise WeightsError(f"{path}: {_summary(broken)}; the checkpoint is damaged, or its training diverged")
+    module.load_state_dict(given, strict=True)
+
+
+def fitting(
+    module: nn.Module, state_dict: Mapping[str, Tensor], path: str | Path, unused: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Give what of a state dict a network uses if names, shapes and types fit, see :func:`load_into`.
+
+    Numbers are not looked at: the network may be on the device ``meta``, without memory for them.
+    """
+    wanted: dict[str, Tensor] = module.state_dict()
     given = {key: value for key, value in state_dict.items() if key not in unused}
-    common = [key for key in wanted if key in given]
     misfits = {
         "missing": [f"{key} {_form(wanted[key])}" for key in wanted if key not in given],
         "unexpected": [f"{key} {_form(given[key])}" for key in given if key not in wanted],
         "of another shape or type": [
             f"{key} {_form(given[key])} instead of {_form(wanted[key])}"
-            for key in common
-            if not _fits(given[key], wanted[key])
+            for key in wanted
+            if key in given and not _fits(given[key], wanted[key])
         ],
     }
     if any(misfits.values()):
@@ -264,10 +319,7 @@ def load_into(
             f"{path} does not fit {type(module).__name__}: {_summary(misfits)}; "
             "is it a checkpoint of another network or variant?"
         )
-    broken = {"NaN or infinite": [key for key in common if not _is_finite(given[key].to(wanted[key].dtype))]}
-    if any(broken.values()):
-        raise WeightsError(f"{path}: {_summary(broken)}; the checkpoint is damaged, or its training diverged")
-    module.load_state_dict(given, strict=True)
+    return given
 
 
 def _form(value: Tensor) -> str:

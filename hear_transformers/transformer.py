@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import OptionError
 from .trunk import TimeAxis, Trunk, depth_of
 
 PATCH = 16  # mel bands and mel frames of a patch (AST: 2104.01778, section 2.1; PaSST: 2110.05069, section 3)
@@ -132,14 +133,27 @@ class DeiT(Trunk):
     n_classes : logits
     dim, depth, heads : of the transformer
     max_frames : most mel frames that there are positions for
+    patchout : rows along frequency and columns along time that are left out of every batch in training, at random
+        (structured patchout: 2110.05069); then there are no grids, only vectors
     """
 
     prefix = ("cls", "dist")
     min_frames = PATCH
 
-    def __init__(self, *, stride: int, n_classes: int, dim: int, depth: int, heads: int, max_frames: int) -> None:
+    def __init__(
+        self,
+        *,
+        stride: int,
+        n_classes: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        max_frames: int,
+        patchout: tuple[int, int] = (0, 0),
+    ) -> None:
         super().__init__()
         self.max_frames = max_frames
+        self.patchout = patchout
         grid = TimeAxis(stride, (PATCH - 1) / 2, None)
         self.layers = {
             "0": replace(grid, field=PATCH),
@@ -165,6 +179,7 @@ class DeiT(Trunk):
 
         "norm" is the last block after the final LayerNorm, "features" the mean of its two tokens.
         """
+        self._check_vectors(wanted)
         tokens, grid = self._embed(frames)
         taps: dict[str, Tensor] = {}
         depth = depth_of(wanted, len(self.blocks))
@@ -185,11 +200,23 @@ class DeiT(Trunk):
     def _embed(self, mel: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Make tokens: -> (batch, 2 + freq * time, dim), frequency-major, and the grid."""
         patches = self.patch_embed(mel)  # (batch, freq, time, dim)
-        n_freq, n_time = patches.shape[1:3]
-        of_tokens, of_patches = self.positions(n_freq, n_time)
+        of_tokens, of_patches = self.positions(patches.shape[1], patches.shape[2])
+        patches = patches + of_patches
+        if self.training:
+            for axis, n_left_out in enumerate(self.patchout, 1):
+                patches = thinned(patches, axis, n_left_out)
         prefix = torch.cat([self.cls_token, self.dist_token], 1) + of_tokens
-        tokens = torch.cat([prefix.expand(len(mel), -1, -1), (patches + of_patches).flatten(1, 2)], 1)
-        return tokens, (n_freq, n_time)
+        tokens = torch.cat([prefix.expand(len(mel), -1, -1), patches.flatten(1, 2)], 1)
+        return tokens, (patches.shape[1], patches.shape[2])
+
+    def _check_vectors(self, wanted: Collection[str]) -> None:
+        """Refuse grids while some of their patches are left out."""
+        grids = [layer for layer in wanted if self.layers.get(layer) is not None]
+        if grids and self.training and any(self.patchout):
+            raise OptionError(
+                f"layer {', '.join(grids)} has no grid in training with patchout={self.patchout}; take vectors such as "
+                "logits, features or 1.cls, or give patchout=(0, 0)"
+            )
 
     def _store(
         self, taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens: Tensor, grid: tuple[int, int]
@@ -200,3 +227,22 @@ class DeiT(Trunk):
         for i, name in enumerate(self.prefix):
             if f"{layer}.{name}" in wanted:
                 taps[f"{layer}.{name}"] = tokens[:, i]
+
+
+def thinned(patches: Tensor, axis: int, n_left_out: int) -> Tensor:
+    """Leave out places along one axis, drawn from PyTorch's global generator, the same for every clip.
+
+    Raises
+    ------
+    OptionError : nothing would be left
+    """
+    size = patches.shape[axis]
+    if not 0 <= n_left_out < size:
+        raise OptionError(
+            f"patchout leaves out {n_left_out} of {size} patches along {('frequency', 'time')[axis - 1]}; "
+            f"give 0 to {size - 1} for a clip so long"
+        )
+    if n_left_out == 0:
+        return patches
+    kept = torch.randperm(size)[n_left_out:].sort().values
+    return patches.index_select(axis, kept.to(patches.device))

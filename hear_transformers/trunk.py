@@ -101,6 +101,8 @@ class Variant:
         chunks as long as a scene's window
     hop_ms : distance between timestamps
     framing : "windowed" or "native", see `Embedder`
+    imagenet : table and row in weights/manifest.toml of the network for images that training may start from, None if
+        there is none
     """
 
     checkpoint: str
@@ -111,6 +113,7 @@ class Variant:
     timestamps: tuple[Readout, ...]
     hop_ms: float = 50.0
     framing: str = "windowed"
+    imagenet: tuple[str, str] | None = None
 
 
 MEL_AXIS = TimeAxis(1, 0.0, 1)

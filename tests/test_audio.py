@@ -7,6 +7,7 @@ import soxr
 import torch
 
 from hear_transformers import audio
+from hear_transformers.errors import AudioError
 
 RATES = [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000]
 
@@ -100,3 +101,77 @@ def test_a_clip_too_short_for_one_new_sample_becomes_one(audio_file):
 def test_decoding_stops_where_the_reader_stops(audio_file):
     first = next(audio.blocks(audio_file(seconds=3), 32_000, block_seconds=0.5))
     assert len(first) == 16_000
+
+
+@pytest.mark.parametrize(
+    ("name", "sample_rate", "options"),
+    [
+        *(("a.wav", rate, {"subtype": "FLOAT"}) for rate in [*RATES, 32_000, 44_101]),
+        ("a.flac", 44_100, {}),
+        ("a.ogg", 44_100, {}),
+        ("a.mp3", 44_100, {}),
+        ("a.mp3", 16_000, {"bitrate_mode": "VARIABLE"}),
+        ("a.opus", 48_000, {"format": "OGG", "subtype": "OPUS"}),
+        ("a.aiff", 22_050, {}),
+    ],
+)
+@pytest.mark.parametrize("start", [0.0, 0.003, 1.2345, 2.5])
+def test_an_excerpt_is_a_part_of_the_whole(audio_file, name, sample_rate, options, start):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * sample_rate)
+    path = audio_file(name, samples=noise, sample_rate=sample_rate, **options)
+    first = round(start * 32_000)
+    excerpt = audio.excerpt(path, 32_000, start, 1.0)
+    assert len(excerpt) == 32_000
+    assert (excerpt - audio.read(path, 32_000)[first : first + 32_000]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("sample_rate", RATES)
+def test_an_excerpt_ends_with_the_file(audio_file, sample_rate):
+    path = audio_file(sample_rate=sample_rate, seconds=2.0)
+    assert torch.allclose(audio.excerpt(path, 32_000, 1.5, 60.0), audio.read(path, 32_000)[48_000:], atol=1e-5)
+    assert torch.equal(audio.excerpt(path, 32_000, 0.0, 60.0), audio.read(path, 32_000))
+
+
+def test_an_excerpt_of_a_flac_of_unknown_length_is_read(audio_file):
+    path = audio_file("a.flac", seconds=2.0)
+    expected = audio.excerpt(path, 32_000, 1.0, 0.5)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # see above
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    assert torch.equal(audio.excerpt(path, 32_000, 1.0, 0.5), expected)
+    assert audio.seconds(path) == 2.0
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+def test_the_duration_is_known(audio_file, name):
+    assert audio.seconds(audio_file(name, seconds=1.75)) == 1.75
+
+
+def test_the_duration_of_an_mp3_without_its_header_is_counted(audio_file):
+    samples = np.concatenate([np.zeros(64_000), np.random.default_rng(0).uniform(-0.5, 0.5, 64_000)])
+    path = audio_file("a.mp3", samples=samples, bitrate_mode="VARIABLE")
+    content = path.read_bytes()
+    path.write_bytes(content[content.index(b"\xff\xfb", 4) :])  # without the first frame, which holds the length
+    assert audio.seconds(path) == len(audio.read(path, 32_000)) / 32_000
+
+
+def test_an_excerpt_behind_the_end_raises_audio_error(audio_file):
+    with pytest.raises(AudioError, match=r"tone\.wav: ends before 1\.500 s"):
+        audio.excerpt(audio_file(), 16_000, 1.5, 1.0)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("name", ["a.wav", "a.ogg", "a.aiff"])
+def test_an_excerpt_of_a_file_cut_short_raises_audio_error(audio_file, name, start):
+    path = audio_file(name, samples=np.random.default_rng(0).uniform(-0.5, 0.5, 160_000))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=r"cut short after [23]\."):
+        audio.excerpt(path, 16_000, start, 0.5)
+
+
+def test_a_sample_that_is_no_number_is_named_by_its_place_in_the_file(audio_file):
+    samples = np.zeros(96_000)
+    samples[48_000] = np.nan
+    with pytest.raises(AudioError, match=r"sample nan at 1\.500 s"):
+        audio.excerpt(audio_file(samples=samples, subtype="FLOAT"), 16_000, 1.4, 0.5)

@@ -6,8 +6,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import torch
 
-from hear_transformers import checkpoints
+from hear_transformers import FAMILIES, catalogue, checkpoints
 from hear_transformers.checkpoints import (
     Checkpoint,
     fetch,
@@ -30,6 +31,7 @@ PUBLISHERS = (
     "https://www.dropbox.com/s/",
     "https://zenodo.org/record/3987831/files/",
     "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/",
+    "https://dl.fbaipublicfiles.com/deit/",
 )
 REAL = Path(__file__).parents[2] / "shared" / "weights" / "mn04_as_mAP_432.pt"
 
@@ -60,6 +62,7 @@ def test_known_hashes_and_sizes_are_well_formed(row: Checkpoint) -> None:
     for digest, length in ((row.sha256, 64), (row.md5, 32)):
         assert digest is None or (len(digest) == length and set(digest) <= set("0123456789abcdef"))
     assert row.bytes is None or row.bytes > 0
+    assert row.sha256_start is None or row.file.endswith(f"-{row.sha256_start}.pth")
 
 
 def test_file_names_are_unique() -> None:
@@ -71,7 +74,7 @@ def test_urls_are_unique() -> None:
 
 
 def test_every_published_file_of_each_family_is_listed() -> None:
-    published = {"tiny": 1, "passt": 22, "efficientat": 46, "ast": 8, "panns": 22, "mast": 3, "atgnn": 1}
+    published = {"tiny": 1, "passt": 22, "efficientat": 46, "ast": 8, "panns": 22, "mast": 3, "atgnn": 1, "deit": 3}
     assert Counter(row.family for row in manifest().values()) == published
 
 
@@ -113,8 +116,18 @@ def test_imagenet_files_claim_nothing_about_audio() -> None:
         "efficientat": 12,
         "mast": 3,
         "atgnn": 1,
+        "deit": 3,
     }
     assert all(row.metric is None or row.metric.startswith("ImageNet top-1 ") for row in rows)
+
+
+def test_variants_start_from_imagenet_files_and_every_file_is_for_one() -> None:
+    variants = {(name, key): row for name in FAMILIES for key, row in catalogue.family(name).VARIANTS.items()}
+    starts = {key: row.imagenet for key, row in variants.items() if row.imagenet}
+    files = {row.family + "." + row.name for row in manifest().values() if row.trained_on == "ImageNet"}
+    # A second file for a network that has one already.
+    assert {".".join(start) for start in starts.values()} == files - {"efficientat.mn10_im_pytorch"}
+    assert [key for key in starts if key[0] in ("tiny", "panns")] == []
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -189,6 +202,24 @@ def test_an_unchanged_file_is_hashed_once(tmp_path: Path) -> None:
 def test_the_hash_of_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"none\.pt"):
         sha256_of(tmp_path / "none.pt")
+
+
+def known_by_its_start(path: Path, digits: str) -> Checkpoint:
+    torch.save({"weight": torch.ones(1)}, path)
+    return Checkpoint("net", "one", path.name, "MIT", url="https://example.org/one.pt", sha256_start=digits)
+
+
+def test_a_file_is_known_by_the_start_of_its_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HEAR_TRANSFORMERS_WEIGHTS", str(tmp_path))
+    path = tmp_path / "one.pt"
+    known_by_its_start(path, "")
+    assert fetch(known_by_its_start(path, sha256_of(path)[:8])) == path
+
+
+def test_another_start_of_the_hash_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HEAR_TRANSFORMERS_WEIGHTS", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"one\.pt, .* expected 0123abcd \(the manifest\)"):
+        fetch(known_by_its_start(tmp_path / "one.pt", "0123abcd"))
 
 
 # ---- a real file

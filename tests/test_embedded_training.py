@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from hear_transformers import tiny
-from hear_transformers.errors import HearTransformersError, WeightsError
+from hear_transformers.errors import HearTransformersError
 from hear_transformers.training.embedded import (
     batches,
     distill,
@@ -27,6 +27,7 @@ from hear_transformers.training.embedded import (
 from hear_transformers.training.embedded.__main__ import cli
 from hear_transformers.training.embedded.recipe import Recipe
 from hear_transformers.training.embedded.signals import LENGTH, RATE, Dice
+from hear_transformers.training.loop import Run
 
 
 def has_espeak() -> bool:
@@ -278,70 +279,43 @@ def test_masks_leave_most_of_a_log_mel():
 # Training
 
 
-def fresh_run(recipe: Recipe = SMALL) -> distill.Run:
-    return distill.Run.fresh(recipe, n_logits=5, n_features=7, n_phones=4)
+def new_run(recipe: Recipe = SMALL) -> Run:
+    return distill.new_run(recipe, n_logits=5, n_features=7, n_phones=4)
 
 
-def same_weights(run: distill.Run, other: distill.Run) -> bool:
-    pairs = zip(run.trunk.state_dict().values(), other.trunk.state_dict().values(), strict=True)
-    return all(torch.equal(ours, theirs) for ours, theirs in pairs)
-
-
-def test_learning_rate_rises_and_falls_to_nothing():
-    recipe = Recipe(steps=1000, warm_up=100, learning_rate=1.0)
-    rates = [distill.learning_rate(recipe, step) for step in (0, 99, 500, 1000)]
-    assert rates == pytest.approx([0.01, 1, 0.5, 0], abs=0.03)
-
-
-def test_run_that_was_stopped_ends_as_if_it_had_not_been(clips, tmp_path):
-    whole, stopped, resumed = fresh_run(), fresh_run(), fresh_run()
-    list(distill.train(whole, *clips))
-    steps = distill.train(stopped, *clips)
-    next(steps), next(steps)
-    stopped.save(tmp_path / "last.pt")
-    resumed.restore(tmp_path / "last.pt")
-    losses = list(distill.train(resumed, *clips))
-    assert len(losses) == 2
-    assert same_weights(whole, resumed)
-
-
-def test_checkpoint_of_another_recipe_is_refused(tmp_path):
-    fresh_run().save(tmp_path / "last.pt")
-    with pytest.raises(WeightsError, match="another recipe"):
-        fresh_run(replace(SMALL, seed=1)).restore(tmp_path / "last.pt")
+def test_every_step_moves_network_and_heads(clips):
+    run = new_run()
+    before = {name: tensor.clone() for name, tensor in run.objective.state_dict().items()}
+    (batch,) = batches.batches(*clips, SMALL, [0])
+    run.advance(batch)
+    moved = [name for name, tensor in run.objective.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert {name.partition(".")[0] for name in moved} == {"trunk", "heads"}
 
 
 def test_training_learns_a_batch_by_heart(clips):
-    run = fresh_run(replace(SMALL, steps=40, warm_up=5))
-    ((scene_part, speech_part),) = batches.batches(*clips, SMALL, [0])
-    losses = [run.advance(scene_part, speech_part) for _ in range(20)]
+    run = new_run(replace(SMALL, steps=40, warm_up=5))
+    (batch,) = batches.batches(*clips, SMALL, [0])
+    losses = [run.advance(batch) for _ in range(20)]
     for name in ("logits", "features", "phones"):
         assert losses[-1][name] < 0.5 * losses[0][name]
 
 
 def test_initial_weights_leave_the_global_seed_alone():
     before = torch.get_rng_state()
-    fresh_run()
+    new_run()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_log_drops_the_steps_that_are_taken_again(tmp_path):
-    log = distill.Log(tmp_path / "log.csv", step=0)
-    for step in (1, 2, 3):
-        log.add(step, {"phones": 0.5})
-    distill.Log(tmp_path / "log.csv", step=2).add(3, {"phones": 0.25})
-    assert (tmp_path / "log.csv").read_text().split() == ["step,phones", "1,0.50000", "2,0.50000", "3,0.25000"]
-
-
 def test_exported_weights_give_the_embeddings_of_the_run(clips, tmp_path):
-    run = fresh_run()
-    list(distill.train(run, *clips))
-    distill.export(run.trunk, tmp_path / "tiny.safetensors")
+    run = new_run()
+    for batch in batches.batches(*clips, SMALL, range(4)):
+        run.advance(batch)
+    distill.export(run.network, tmp_path / "tiny.safetensors")
     model = tiny.load_model(tmp_path / "tiny.safetensors")
     mel = torch.randn(1, 128, 40)
     with torch.no_grad():
         found = model.trunk(mel, ["features"])["features"]
-        expected = run.trunk.eval()(mel, ["features"])["features"]
+        expected = run.network.eval()(mel, ["features"])["features"]
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
 
 
@@ -408,7 +382,13 @@ def test_train_writes_checkpoint_losses_and_weights(folder, tmp_path, monkeypatc
     monkeypatch.setattr("hear_transformers.training.embedded.__main__.Recipe", lambda **_: replace(SMALL, steps=2))
     result = CliRunner().invoke(cli, ["train", "--shards", str(folder), "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["last.pt", "log.csv", "tiny.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "curves.png",
+        "epochs.csv",
+        "last.pt",
+        "steps.csv",
+        "tiny.safetensors",
+    ]
 
 
 def test_train_without_shards_says_what_to_do(tmp_path):

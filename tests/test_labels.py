@@ -11,7 +11,7 @@ import torch
 
 from hear_transformers import audio, efficientat
 from hear_transformers.errors import OptionError
-from hear_transformers.labels import Tag, audioset_labels, check_logits, top_tags
+from hear_transformers.labels import Tag, audioset_labels, check_logits, tags_of, top_tags
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -123,3 +123,45 @@ def test_a_real_network_hears_what_is_there(clip, reference):
     expected = json.loads((SHARED / "reference" / "efficientat_mn04_reference.json").read_text())[reference]["top"]
     heard = top_tags(model.embed_scenes(waveform[None])[0], 10)
     assert dict(heard) == pytest.approx(dict(expected), abs=2e-4)
+
+
+# Classes of one's own
+
+BIRDS = ("wren", "robin", "owl")
+
+
+def test_classes_of_ones_own_have_their_names():
+    tags = top_tags([0.0, 2.0, -2.0], 2, BIRDS)
+    assert [tag.label for tag in tags] == ["robin", "wren"]
+    assert [tag.probability for tag in tags] == pytest.approx([0.880797, 0.5], abs=1e-6)
+
+
+def test_probabilities_of_exclusive_classes_add_up_to_1():
+    tags = top_tags(np.log([1.0, 7.0, 2.0]), 3, BIRDS, multi_label=False)
+    assert tags == (Tag("robin", pytest.approx(0.7)), Tag("owl", pytest.approx(0.2)), Tag("wren", pytest.approx(0.1)))
+
+
+def test_extreme_logits_of_exclusive_classes_overflow_nowhere():
+    assert [tag.probability for tag in top_tags([-1e4, 1e4, -1e4], 3, BIRDS, multi_label=False)] == [1.0, 0.0, 0.0]
+
+
+def test_as_many_logits_as_names_are_wanted():
+    with pytest.raises(OptionError, match=r"expected the logits of 3 classes, found shape \(4,\)"):
+        top_tags(np.zeros(4), 2, BIRDS)
+
+
+def test_a_model_that_names_its_classes_is_accepted():
+    model = small(layer="logits")
+    model.labels, model.scene_embedding_size = BIRDS, 3
+    check_logits(model, timestamps=False)
+
+
+@pytest.mark.parametrize(("multi_label", "probability"), [(True, 0.880797), (False, 0.866813)])
+def test_tags_of_a_model_are_of_its_classes(multi_label, probability):
+    model = small(layer="logits")
+    model.labels, model.multi_label = BIRDS, multi_label
+    assert tags_of(model, [0.0, 2.0, -2.0], 1) == (Tag("robin", pytest.approx(probability, abs=1e-6)),)
+
+
+def test_tags_of_a_model_without_names_are_audiosets():
+    assert tags_of(small(layer="logits"), logits(Music=1.0), 1)[0].label == "Music"

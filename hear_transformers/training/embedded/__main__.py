@@ -10,6 +10,8 @@ Every step goes on where it was stopped.
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,7 @@ from .recipe import Recipe
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
-REPORT_STEPS = 10
-CHECKPOINT_STEPS = 100
-CHECKPOINT, LOG, WEIGHTS = "last.pt", "log.csv", "tiny.safetensors"
+WEIGHTS = "tiny.safetensors"
 
 shards_option = click.option("--shards", "folder", type=FOLDER, required=True, help="Folder of the shards.")
 
@@ -94,24 +94,15 @@ def targets(folder: Path, teacher: Path | None, threads: int, **numbers: Any) ->
 @recipe_options
 def train(folder: Path, out: Path, threads: int, **numbers: Any) -> None:
     """Train the network; goes on from the checkpoint in OUT."""
+    from .. import loop
     from . import batches, distill
 
     torch.set_num_threads(threads)
     recipe = Recipe(**numbers)
     scenes, speech = batches.load_scenes(folder, recipe), batches.load_speech(folder, recipe)
-    run = distill.Run.fresh(recipe, scenes.logits.shape[1], scenes.features.shape[1], len(speech.names))
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / CHECKPOINT).exists():
-        run.restore(out / CHECKPOINT)
-    log = distill.Log(out / LOG, run.step)
-    for losses in distill.train(run, scenes, speech):
-        log.add(run.step, losses)
-        if run.step % REPORT_STEPS == 0:
-            click.echo(f"{run.step}/{recipe.steps} " + " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
-        if run.step % CHECKPOINT_STEPS == 0:
-            run.save(out / CHECKPOINT)
-    run.save(out / CHECKPOINT)
-    distill.export(run.trunk, out / WEIGHTS)
+    run = distill.new_run(recipe, scenes.logits.shape[1], scenes.features.shape[1], len(speech.names))
+    loop.fit(run, partial(batches.batches, scenes, speech, recipe), out, progress=sys.stderr.isatty())
+    distill.export(run.network, out / WEIGHTS)
     click.echo(out / WEIGHTS)
 
 

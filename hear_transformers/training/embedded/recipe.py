@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .. import recipes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -39,3 +41,19 @@ class Recipe:
     logits_weight: float = 1.0
     features_weight: float = 1.0
     phones_weight: float = 1.0
+
+    def training(self) -> recipes.Recipe:
+        """Give the part that the training loop reads; every step counts as an epoch."""
+        return recipes.Recipe(
+            epochs=self.steps,
+            batch_size=1,  # not read: batches are counted in frames
+            learning_rate=self.learning_rate,
+            optimiser="adamw",
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            decay_vectors=False,
+            warm_up_steps=self.warm_up,
+            decay="cosine",
+            gradient_norm=self.gradient_norm,
+            precision="bfloat16",
+        )

@@ -1,0 +1,192 @@
+"""Augmentation: gain, shift, mixup, masks.
+
+What is random is drawn on the CPU for a whole batch, and travels with the clips; applying it is arithmetic on the
+batch, on its device. A clip's partner in a mix is its neighbour, so a part of a batch that begins and ends between
+pairs is augmented like the same rows of the whole.
+
+The authors of AST and PaSST take its mean away from a waveform before they mix it. Here it stays: after training a
+network hears it too. The front ends of AST and of PANNs do not (measured: an offset of 0.1 changes no band by more than
+4e-4 nepers or 1e-4 dB); that of PaSST and EfficientAT does in its eight lowest bands, mixed or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..frontend import CpjkuMel, FrameSpec, KaldiMel
+from .recipes import Mask, Mixup, Recipe
+
+Clips = tuple[Tensor, Tensor, Tensor]
+"""Waveforms or mels (clips, ...), their targets (clips, classes), their weights (clips,)."""
+
+AXES = {"frequency": 1, "time": 2}
+"""Of a batch of mels."""
+
+
+# What is drawn
+
+
+def draw(recipe: Recipe, rng: np.random.Generator, n: int, n_mels: int, n_frames: int) -> dict[str, Tensor]:
+    """Draw what a recipe leaves to chance for the clips of a batch.
+
+    Parameters
+    ----------
+    recipe : gain, shift, mixups and masks
+    rng : the same one gives the same numbers
+    n : clips
+    n_mels, n_frames : of a clip's mel; 0 bands where the front end has none
+
+    Returns
+    -------
+    draws : (n, ...) each; only what the recipe asks for
+    """
+    draws: dict[str, NDArray[np.generic]] = {}
+    if recipe.gain_db:
+        draws["gain_db"] = rng.uniform(-recipe.gain_db, recipe.gain_db, n).astype(np.float32)
+    if recipe.shift_samples:
+        draws["shift"] = rng.integers(-recipe.shift_samples, recipe.shift_samples, n, endpoint=True)
+    for mixup in recipe.mixups:
+        draws[f"share_of_{mixup.of}"] = _shares(mixup, rng, n)
+    if recipe.masks:
+        sizes = {"frequency": n_mels, "time": n_frames}
+        stretches = [_stretches(mask, rng, n, sizes[mask.axis]) for mask in _each(recipe)]
+        draws["masks"] = np.stack(stretches, 1)  # (n, masks, 2)
+    return {name: torch.from_numpy(values) for name, values in draws.items()}
+
+
+def _shares(mixup: Mixup, rng: np.random.Generator, n: int) -> NDArray[np.float32]:
+    """Draw the share that every clip has in its mix; 1 for those that are not mixed."""
+    is_mixed = rng.random(n) < mixup.rate
+    shares = rng.beta(mixup.alpha, mixup.alpha, n)
+    if mixup.keep_larger:
+        shares = np.maximum(shares, 1 - shares)
+    return np.where(is_mixed, shares, 1.0).astype(np.float32)
+
+
+def _each(recipe: Recipe) -> list[Mask]:
+    """Give every mask as often as there are of it."""
+    return [mask for mask in recipe.masks for _ in range(mask.number)]
+
+
+def _stretches(mask: Mask, rng: np.random.Generator, n: int, size: int) -> NDArray[np.int64]:
+    """Draw where one mask of every clip begins, and the place behind its end: (n, 2)."""
+    widths = rng.integers(0, min(mask.widest, size), n, endpoint=True)
+    starts = rng.integers(0, size - widths, endpoint=True)
+    return np.stack([starts, starts + widths], 1)
+
+
+# What is done with it
+
+
+def waveforms(
+    waveforms: Tensor, targets: Tensor, weights: Tensor, draws: Mapping[str, Tensor], recipe: Recipe
+) -> Clips:
+    """Change level and start of clips, mix them.
+
+    Parameters
+    ----------
+    waveforms : (clips, samples)
+    targets : (clips, classes) from 0 to 1
+    weights : (clips,) 1, or 0 for a clip that does not count
+    draws : from `draw`, of these clips; empty to leave them as they are
+    recipe : that `draws` were drawn for
+
+    Returns
+    -------
+    waveforms, targets, weights : as given; that of a mix is 0 if either clip's is
+    """
+    if draws and recipe.gain_db:
+        waveforms = waveforms * (10 ** (draws["gain_db"] / 20)).unsqueeze(1)
+    if draws and recipe.shift_samples:
+        waveforms = rolled(waveforms, draws["shift"])
+    return mixed((waveforms, targets, weights), draws.get("share_of_waveforms"))
+
+
+def mels(
+    mels: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    draws: Mapping[str, Tensor],
+    recipe: Recipe,
+    spec: FrameSpec,
+) -> Clips:
+    """Mask mels, mix them, in this order, which is that of the authors who mix mels (PaSST, PANNs, EfficientAT).
+
+    Parameters
+    ----------
+    mels : (clips, n_mels, frames) as the front end gives them; anything where it has no mel, which comes back as it is
+    targets, weights, draws, recipe : see `waveforms`
+    spec : the front end
+
+    Returns
+    -------
+    mels, targets, weights : as given; that of a mix is 0 if either clip's is
+    """
+    if not spec.has_mel:
+        return mels, targets, weights
+    if draws and recipe.masks:
+        mels = masked(mels, draws["masks"], recipe, spec)
+    return mixed((mels, targets, weights), draws.get("share_of_mels"))
+
+
+def rolled(waveforms: Tensor, shifts: Tensor) -> Tensor:
+    """Roll every row by its own number of samples: (clips, samples), (clips,) -> (clips, samples)."""
+    n, n_samples = waveforms.shape
+    twice = torch.cat([waveforms, waveforms], 1)
+    # A view of all starts, of which only the rows that are chosen are copied.
+    return twice.unfold(1, n_samples, 1)[torch.arange(n, device=shifts.device), -shifts % n_samples]
+
+
+def mixed(clips: Clips, shares: Tensor | None) -> Clips:
+    """Mix every clip with its neighbour, the last of an odd number with itself; without shares change nothing.
+
+    Parameters
+    ----------
+    clips : inputs, targets, weights
+    shares : (clips,) of a clip in its own mix; 1 leaves it alone
+    """
+    if shares is None:
+        return clips
+    inputs, targets, weights = clips
+    partners = (torch.arange(len(shares), device=shares.device) ^ 1).clamp(max=len(shares) - 1)
+    mixed_weights = torch.where(shares < 1, weights * weights[partners], weights)
+    return _lerp(inputs, partners, shares), _lerp(targets, partners, shares), mixed_weights
+
+
+def _lerp(own: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
+    """Give to every row (clips, ...) its share, and the rest to its partner's."""
+    return torch.lerp(own[partners], own, shares.view(-1, *[1] * (own.ndim - 1)))
+
+
+def masked(mels: Tensor, stretches: Tensor, recipe: Recipe, spec: FrameSpec) -> Tensor:
+    """Blank bands and frames.
+
+    Parameters
+    ----------
+    mels : (clips, n_mels, frames)
+    stretches : (clips, masks, 2), where every mask begins, and the place behind its end
+    recipe : its masks
+    spec : dialect of the mels
+    """
+    means = mels.mean((1, 2), keepdim=True)
+    for mask, ends in zip(_each(recipe), stretches.unbind(1), strict=True):
+        axis = AXES[mask.axis]
+        places = torch.arange(mels.shape[axis], device=mels.device)
+        is_blank = (places >= ends[:, :1]) & (places < ends[:, 1:])  # (clips, bands or frames)
+        value = means if mask.value is None else normalised(mask.value, spec)
+        mels = torch.where(is_blank.unsqueeze(3 - axis), value, mels)
+    return mels
+
+
+def normalised(value: float, spec: FrameSpec) -> float:
+    """Turn a value of the log-mel before its normalisation into what the front end gives for it."""
+    if isinstance(spec, KaldiMel):
+        return (value - spec.mean) / spec.scale
+    if isinstance(spec, CpjkuMel):
+        return (value + spec.shift) / spec.scale
+    return value  # PANNs normalise within the network

@@ -1,0 +1,85 @@
+"""The curves of a training run: losses step by step, scores epoch by epoch, as CSV and as a picture."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+STEPS, EPOCHS, PICTURE = "steps.csv", "epochs.csv", "curves.png"
+VALID_LOSS = "valid_loss"
+"""Name of the score that is drawn beside the losses of training."""
+
+
+class Table:
+    """A CSV file to which rows are added, one for each of some steps.
+
+    Parameters
+    ----------
+    path : of the file; rows of steps after `step`, which a run that goes on takes again, are dropped
+    step : steps done
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        header, *rows = (path.read_text() if path.exists() else "").splitlines() or [""]
+        # A run that was killed while it wrote leaves a part of a row.
+        whole = [row for row in rows if row.count(",") == header.count(",")]
+        kept = [header, *(row for row in whole if int(row.partition(",")[0]) <= step)] if header else []
+        path.write_text("".join(f"{line}\n" for line in kept))
+        self._has_header = bool(kept)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append the row of a step."""
+        with self._path.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if not self._has_header:
+                writer.writerow(["step", *values])
+                self._has_header = True
+            writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
+
+    def columns(self) -> dict[str, list[float]]:
+        """Read all rows, column by column."""
+        with self._path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+
+class Curves:
+    """The curves of a run in its folder: `STEPS`, `EPOCHS` and `PICTURE`.
+
+    Parameters
+    ----------
+    folder : of the run
+    step : steps done; what the files hold beyond is dropped
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder = folder
+        self._steps = Table(folder / STEPS, step)
+        self._epochs = Table(folder / EPOCHS, step)
+
+    def add_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Append epoch, learning rate and losses of a step."""
+        self._steps.add(step, values)
+
+    def add_epoch(self, step: int, values: Mapping[str, float]) -> None:
+        """Append the scores of the epoch that ends with a step."""
+        self._epochs.add(step, values)
+
+    def plot(self) -> None:
+        """Draw losses and scores over epochs."""
+        from matplotlib.figure import Figure
+
+        steps, epochs = self._steps.columns(), self._epochs.columns()
+        losses = [(steps, name) for name in list(steps)[3:]] + [(epochs, name) for name in epochs if name == VALID_LOSS]
+        scores = [(epochs, name) for name in list(epochs)[2:] if name != VALID_LOSS]
+        figure = Figure(figsize=(10, 3.5), layout="constrained")
+        for axes, title, curves in zip(figure.subplots(1, 2), ("loss", "score"), (losses, scores), strict=True):
+            for table, name in curves:
+                axes.plot(table["epoch"], table[name], label=name, linewidth=1)
+            axes.set(xlabel="epoch", ylabel=title)
+            axes.grid(alpha=0.3)
+            if curves:
+                axes.legend(frameon=False)
+        figure.savefig(self._folder / PICTURE, dpi=120)

@@ -1,0 +1,332 @@
+"""The training loop: steps, checkpoints, one process or several. It knows nothing of audio.
+
+What a step does depends on the seed and its number alone, so a run that was killed goes on as if it had not been, and
+several processes that share a batch take the step that one would take with all of it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from ..errors import TrainingError
+from ..writers import atomic
+from .curves import Curves
+from .optimisation import Average, learning_rate, optimiser
+from .recipes import Recipe
+
+CHECKPOINT = "last.pt"
+CHECKPOINT_SECONDS = 300.0
+"""Work that a killed run may lose."""
+
+REPORT_STEPS = 10
+"""How often losses are fetched from the device, written and shown: each time waits until it has caught up."""
+
+
+class Objective(nn.Module, ABC):
+    """What is minimised: the network, whatever else is trained along with it, and the losses of a batch."""
+
+    trunk: nn.Module
+    """The network that training is for."""
+
+    @abstractmethod
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Compute named losses, each the mean over the clips of this process's part; their sum is minimised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes that train together, as torchrun starts them.
+
+    Attributes
+    ----------
+    rank, count : number of this process, and of all
+    device : of this one
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, device: torch.device) -> Processes:
+        """Join the processes that torchrun has started, or be the only one.
+
+        Parameters
+        ----------
+        device : to train on; under torchrun each process takes the GPU of its local number
+        """
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count == 1:
+            return cls(0, 1, device)
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(distributed.get_rank(), count, device)
+
+    def leave(self) -> None:
+        """End what `join` began."""
+        if self.count > 1:
+            distributed.destroy_process_group()
+
+    def means(self, values: Tensor) -> Tensor:
+        """Average over the processes."""
+        if self.count > 1:
+            distributed.all_reduce(values)
+            values = values / self.count
+        return values
+
+    def gathered(self, part: Any) -> list[Any]:
+        """Collect what each process gives, of any type, in the order of their numbers."""
+        parts = [part]
+        if self.count > 1:
+            parts = [None] * self.count
+            distributed.all_gather_object(parts, part)
+        return parts
+
+    def model(self, objective: Objective) -> nn.Module:
+        """Give what to call in place of the objective, so that gradients are averaged over the processes."""
+        if self.count == 1:
+            return objective
+        if self.device.type != "cuda":
+            return DistributedDataParallel(objective)
+        # Statistics of the whole batch; on the CPU PyTorch has them of each process's part alone.
+        synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+        return DistributedDataParallel(synchronised, device_ids=[self.device.index])
+
+
+class Run:
+    """A training run: the networks, the optimiser, the average, and how many steps are done.
+
+    Parameters
+    ----------
+    objective : what is minimised; moved to the device
+    recipe : how
+    steps_per_epoch : steps
+    seed : of everything that is drawn
+    processes : that train together
+    settings : what the run was started with, of plain values; a checkpoint of other settings is refused
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        recipe: Recipe,
+        *,
+        steps_per_epoch: int,
+        seed: int,
+        processes: Processes,
+        settings: dict[str, Any],
+    ) -> None:
+        self.objective = objective.to(processes.device)
+        self.recipe = recipe
+        self.steps_per_epoch = steps_per_epoch
+        self.n_steps = recipe.epochs * steps_per_epoch
+        self.seed = seed
+        self.processes = processes
+        self.settings = settings
+        self.optimiser = optimiser(objective, recipe)
+        self.average = Average(objective.trunk, recipe)
+        self.model = processes.model(objective)
+        self.step = 0
+        self.best: dict[str, float] = {}
+
+    @property
+    def network(self) -> nn.Module:
+        """The network as it would be used now: averaged where the recipe says so."""
+        return self.average.network(self.objective.trunk)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return self.step // self.steps_per_epoch
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint that is either complete or not there."""
+        states = {name: part.state_dict() for name, part in self._parts().items()}
+        with atomic(path) as file:
+            torch.save({"settings": self.settings, "step": self.step, "best": self.best, **states}, file)
+
+    def restore(self, path: Path) -> None:
+        """Go on where a checkpoint ends.
+
+        Raises
+        ------
+        TrainingError : the checkpoint is damaged or was made with other settings
+        """
+        try:
+            states = torch.load(path, map_location=self.processes.device, weights_only=True)
+            settings = states["settings"]
+        except Exception as error:  # damaged bytes raise about every type there is
+            raise TrainingError(
+                f"{path}: not a checkpoint of a training run, or damaged; delete it to begin anew"
+            ) from error
+        if others := [key for key in self.settings if settings.get(key) != self.settings[key]]:
+            raise TrainingError(
+                f"{path} belongs to a run with other settings ({', '.join(others)}); "
+                "give the same again to go on, or choose another folder"
+            )
+        for name, part in self._parts().items():
+            part.load_state_dict(states[name])
+        self.step, self.best = states["step"], states["best"]
+
+    def _parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"objective": self.objective, "optimiser": self.optimiser}
+        return parts | ({} if self.average.model is None else {"average": self.average.model})
+
+    def advance(self, batch: Any) -> dict[str, Tensor]:
+        """Take one step: gives the losses before it, on the device."""
+        torch.manual_seed(seed_of(self.seed, self.step, self.processes.rank))
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.step, self.steps_per_epoch)
+        self.model.train()
+        self.optimiser.zero_grad()
+        with self._precision():
+            losses = self.model(batch)
+        torch.stack(list(losses.values())).sum().backward()
+        if self.recipe.gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.objective.parameters(), self.recipe.gradient_norm)
+        self.optimiser.step()
+        self.average.after_step(self.objective.trunk)
+        self.step += 1
+        if self.step % self.steps_per_epoch == 0:
+            self.average.after_epoch(self.objective.trunk, self.epoch)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.recipe.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.processes.device.type, torch.bfloat16)
+
+
+def seed_of(*numbers: int) -> int:
+    """Turn the numbers of a run, a step and a process into a seed of PyTorch."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def fit(
+    run: Run,
+    batches: Callable[[range], Iterable[Any]],
+    folder: Path,
+    *,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    keep: Callable[[nn.Module, Path], None] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    progress: bool = False,
+) -> None:
+    """Take the steps that are left, from the checkpoint in the folder if there is one.
+
+    Parameters
+    ----------
+    run : what is trained
+    batches : gives the batch of each step of a range, this process's part
+    folder : gets the checkpoint ``last.pt``, the curves, and with `keep` ``best.safetensors`` and ``model.safetensors``
+    validate : scores a network after each epoch, called in every process; the first score tells the best epoch
+    keep : writes a network to a file
+    checkpoint_seconds : work that a killed run may lose, in s
+    progress : whether to show a bar
+
+    Raises
+    ------
+    TrainingError : a loss is not finite, or the folder holds a run with other settings
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / CHECKPOINT).exists():
+        run.restore(folder / CHECKPOINT)
+    writer = Writer(run, folder, keep, checkpoint_seconds) if run.processes.rank == 0 else None
+    losses: list[dict[str, Tensor]] = []
+    devices = [run.processes.device] if run.processes.device.type == "cuda" else []
+    bar = tqdm(total=run.n_steps, initial=run.step, unit="step", disable=not (progress and writer))
+    with torch.random.fork_rng(devices), bar:
+        for batch in batches(range(run.step, run.n_steps)):
+            losses.append(run.advance(batch))
+            ends_epoch = run.step % run.steps_per_epoch == 0
+            if not ends_epoch and run.step % REPORT_STEPS:
+                continue
+            rows = reported(run, losses)
+            scores = validate(run.network) if validate and ends_epoch else {}
+            if writer:
+                writer.report(rows, scores)
+            bar.set_postfix({**{name: f"{loss:.3f}" for name, loss in rows[-1].items()}, **run.best})
+            bar.update(len(rows))
+            losses.clear()
+    if writer:
+        writer.finish()
+
+
+def reported(run: Run, losses: list[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """Fetch the losses of the last steps, means over the processes.
+
+    Raises
+    ------
+    TrainingError : one of them is not finite
+    """
+    names = list(losses[0])
+    values = run.processes.means(torch.stack([torch.stack([step[name] for name in names]) for step in losses]))
+    rows = [dict(zip(names, row, strict=True)) for row in values.tolist()]
+    first = run.step - len(rows) + 1
+    for step, row in enumerate(rows, first):
+        if not all(math.isfinite(loss) for loss in row.values()):
+            raise TrainingError(f"the loss of step {step} is {row}; try a lower learning rate, or precision float32")
+    return rows
+
+
+class Writer:
+    """What the first process writes: curves, checkpoints, networks.
+
+    Parameters
+    ----------
+    run : what is trained
+    folder : of the files
+    keep : writes a network to a file
+    checkpoint_seconds : between checkpoints
+    """
+
+    def __init__(
+        self, run: Run, folder: Path, keep: Callable[[nn.Module, Path], None] | None, checkpoint_seconds: float
+    ) -> None:
+        self.run = run
+        self.folder = folder
+        self.keep = keep
+        self.curves = Curves(folder, run.step)
+        self.checkpoint_seconds = checkpoint_seconds
+        self.saved = time.monotonic()
+
+    def report(self, rows: list[dict[str, float]], scores: dict[str, float]) -> None:
+        """Write the losses of the last steps, and the scores of an epoch that ends with them if there are any."""
+        run = self.run
+        for step, losses in enumerate(rows, run.step - len(rows) + 1):
+            rate = learning_rate(run.recipe, step - 1, run.steps_per_epoch)
+            self.curves.add_step(step, {"epoch": step / run.steps_per_epoch, "learning_rate": rate, **losses})
+        if scores:
+            self.curves.add_epoch(run.step, {"epoch": run.epoch, **scores})
+            main, score = next(iter(scores.items()))
+            if score > run.best.get(main, -math.inf):
+                run.best = {main: score, "epoch": run.epoch}
+                self._keep("best")
+        if run.step == run.n_steps or time.monotonic() - self.saved >= self.checkpoint_seconds:
+            run.save(self.folder / CHECKPOINT)
+            self.saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Write the network as it is at the end, and draw the curves."""
+        self._keep("model")
+        self.curves.plot()
+
+    def _keep(self, name: str) -> None:
+        if self.keep:
+            self.keep(self.run.network, self.folder / f"{name}.safetensors")

@@ -1,0 +1,478 @@
+"""How networks are trained: what a recipe holds, and the recipes of the papers.
+
+A recipe may be given to any network. What it changes of a network is in `Recipe.network`; of a front end without a mel
+its masks and its mixup of mels are left out.
+
+Two things hold for all of them. The jitter of the mel's edges that the authors of PaSST and EfficientAT train with (by
+up to 10 Hz below and 2000 Hz above) is left out: the filters are part of the front end, which is the same in training
+and after it. The mean of a waveform is not taken away before mixing, see `augment`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+from ..errors import OptionError
+
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value is allowed, and what is."""
+
+
+def whole(least: int) -> Rule:
+    """Allow whole numbers from `least` on."""
+    return lambda value: isinstance(value, int) and value >= least, f"a whole number of at least {least}"
+
+
+def among(*values: str) -> Rule:
+    """Allow some names."""
+    return lambda value: value in values, f"one of {', '.join(values)}"
+
+
+def or_none(rule: Rule) -> Rule:
+    """Allow None as well."""
+    is_allowed, text = rule
+    return lambda value: value is None or is_allowed(value), f"{text}, or None"
+
+
+POSITIVE: Rule = (lambda value: 0 < value < math.inf, "a number above 0")
+NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "a number of at least 0")
+SHARE: Rule = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
+FINITE: Rule = (math.isfinite, "a finite number")
+TRUTH: Rule = (lambda value: isinstance(value, bool), "True or False")
+
+
+def check(part: Any, rules: Mapping[str, Rule]) -> None:
+    """Check the fields of a part of a recipe.
+
+    Raises
+    ------
+    OptionError : a value is not allowed
+    """
+    for name, (is_allowed, allowed) in rules.items():
+        value = getattr(part, name)
+        try:
+            is_fine = is_allowed(value)
+        except (TypeError, ValueError):  # not even comparable
+            is_fine = False
+        if not is_fine:
+            raise OptionError(f"{name}={value!r} is not allowed; give {allowed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixup:
+    """Mixing of clips, and of their targets, in pairs (Zhang et al., 1710.09412).
+
+    Attributes
+    ----------
+    of : what is mixed
+    rate : share of the clips
+    alpha : the share of a clip in its mix is drawn from Beta(alpha, alpha)
+    keep_larger : whether the larger share is the clip's own always
+    """
+
+    of: Literal["waveforms", "mels"]
+    rate: float = 1.0
+    alpha: float
+    keep_larger: bool = False
+
+    def __post_init__(self) -> None:
+        check(self, {"of": among("waveforms", "mels"), "rate": SHARE, "alpha": POSITIVE, "keep_larger": TRUTH})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mask:
+    """Blanking of neighbouring bands or frames of a log-mel spectrogram (SpecAugment: Park et al., 1904.08779).
+
+    Attributes
+    ----------
+    axis : across which a mask has its width
+    widest : bands or frames; the width is drawn from 0 to this, or to all there are
+    number : of such masks
+    value : what stands there, of the log-mel before it is normalised: natural logarithm, or dB where the dialect has
+        those; None for the mean of the clip
+    """
+
+    axis: Literal["frequency", "time"]
+    widest: int
+    number: int = 1
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            {
+                "axis": among("frequency", "time"),
+                "widest": whole(0),
+                "number": whole(1),
+                "value": or_none(FINITE),
+            },
+        )
+
+
+RULES: dict[str, Rule] = {
+    "epochs": whole(1),
+    "batch_size": whole(1),
+    "learning_rate": POSITIVE,
+    "optimiser": among("adam", "adamw"),
+    "betas": (lambda pair: len(pair) == 2 and all(0 <= beta < 1 for beta in pair), "two numbers from 0 to below 1"),
+    "eps": POSITIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "amsgrad": TRUTH,
+    "decay_vectors": TRUTH,
+    "warm_up_steps": whole(0),
+    "warm_up_epochs": NOT_NEGATIVE,
+    "warm_up_shape": among("linear", "exponential"),
+    "decay": among("none", "cosine", "milestones", "linear"),
+    "milestones": (
+        lambda epochs: all(epoch > 0 for epoch in epochs) and all(one < next_ for one, next_ in pairwise(epochs)),
+        "epochs above 0 in order",
+    ),
+    "gamma": POSITIVE,
+    "decay_from": NOT_NEGATIVE,
+    "decay_to": NOT_NEGATIVE,
+    "floor": SHARE,
+    "gradient_norm": or_none(POSITIVE),
+    "precision": among("bfloat16", "float32"),
+    "average": among("none", "ema", "epochs"),
+    "ema_decay": (lambda value: 0 < value < 1, "a number between 0 and 1"),
+    "average_from": whole(1),
+    "average_every": whole(1),
+    "balance": or_none(NOT_NEGATIVE),
+    "epoch_clips": or_none(whole(1)),
+    "seconds": or_none(POSITIVE),
+    "gain_db": NOT_NEGATIVE,
+    "shift_samples": whole(0),
+    "mixups": (
+        lambda parts: all(isinstance(part, Mixup) for part in parts) and len({part.of for part in parts}) == len(parts),
+        "at most one Mixup of waveforms and one of mels",
+    ),
+    "masks": (lambda parts: all(isinstance(part, Mask) for part in parts), "Masks"),
+    "network": (lambda options: isinstance(options, Mapping), "arguments of the network by name"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a network is trained. `dataclasses.asdict` gives what JSON can hold, `with_changes` takes it back.
+
+    Attributes
+    ----------
+    epochs : to train for
+    batch_size : clips of a step, over all processes
+    learning_rate : the highest
+    optimiser : "adam" or "adamw"
+    betas, eps, amsgrad : of the optimiser
+    weight_decay : a part of the gradient in Adam, apart from it in AdamW
+    decay_vectors : whether it holds for biases, norms and other vectors too
+    warm_up_steps, warm_up_epochs : until the learning rate is full; one of them is 0
+    warm_up_shape : "linear", or "exponential": exp(-5 (1 - progress)^2)
+    decay : of the learning rate: "none"; "cosine", over all epochs; "milestones"; "linear"
+    milestones : epochs from each of which on it is multiplied by `gamma` once more
+    gamma : see `milestones`
+    decay_from, decay_to : epochs between which "linear" decay takes place
+    floor : last factor of "cosine" and "linear"
+    gradient_norm : that gradients are scaled down to; None for no limit
+    precision : "bfloat16" for autocast of the network, or "float32"
+    average : of the weights, for validation and as result: "none"; "ema", exponential; "epochs", the mean of some
+    ema_decay : of an exponential average, per step
+    average_from, average_every : first epoch that counts, the first of all being 1, and distance to the next
+    balance : clips are drawn with a weight of sum over their labels of 1 / (clips of the class + this); None to take
+        every clip once in an epoch
+    epoch_clips : clips of an epoch; None for as many as there are
+    seconds : length of a clip; None for the variant's own
+    gain_db : clips get louder or softer by up to this
+    shift_samples : clips are rolled by up to this
+    mixups : at most one of waveforms and one of mels
+    masks : of the mels
+    network : arguments of the network in training, such as patchout or drop_path
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimiser: Literal["adam", "adamw"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)  # PyTorch's own, like eps
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    amsgrad: bool = False
+    decay_vectors: bool = True
+    warm_up_steps: int = 0
+    warm_up_epochs: float = 0.0
+    warm_up_shape: Literal["linear", "exponential"] = "linear"
+    decay: Literal["none", "cosine", "milestones", "linear"] = "none"
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.5
+    decay_from: float = 0.0
+    decay_to: float = 0.0
+    floor: float = 0.0
+    gradient_norm: float | None = None
+    precision: Literal["bfloat16", "float32"] = "float32"
+    average: Literal["none", "ema", "epochs"] = "none"
+    ema_decay: float = 0.999
+    average_from: int = 1
+    average_every: int = 1
+    balance: float | None = None
+    epoch_clips: int | None = None
+    seconds: float | None = None
+    gain_db: float = 0.0
+    shift_samples: int = 0
+    mixups: tuple[Mixup, ...] = ()
+    masks: tuple[Mask, ...] = ()
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(self, RULES)
+        if self.warm_up_steps and self.warm_up_epochs:
+            raise OptionError(
+                f"warm_up_steps={self.warm_up_steps} and warm_up_epochs={self.warm_up_epochs} are both given; "
+                "set one of them to 0"
+            )
+        if self.decay == "linear" and self.decay_from >= self.decay_to:
+            raise OptionError(
+                f"decay_from={self.decay_from} and decay_to={self.decay_to} leave no time for a linear decay; "
+                "give a later decay_to"
+            )
+        if self.decay == "milestones" and not self.milestones:
+            raise OptionError("decay='milestones' needs milestones; give the epochs, or decay='none'")
+
+
+PARTS: dict[str, type[Mixup] | type[Mask]] = {"mixups": Mixup, "masks": Mask}
+"""Fields of a recipe that hold parts of it."""
+
+
+def with_changes(recipe: Recipe, **changes: Any) -> Recipe:
+    """Give a recipe with other values.
+
+    Parameters
+    ----------
+    recipe : to begin with
+    changes : fields of `Recipe`; lists stand for tuples, dicts for `Mixup` and `Mask`, as JSON has them
+
+    Raises
+    ------
+    OptionError : a name is unknown or a value not allowed
+    """
+    _check_names(Recipe, changes)
+    return replace(recipe, **{name: _from_json(name, value) for name, value in changes.items()})
+
+
+def _from_json(name: str, value: Any) -> Any:
+    """Turn lists into tuples and dicts into parts of a recipe."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(_part(PARTS[name], item) if name in PARTS and isinstance(item, dict) else item for item in value)
+
+
+def _part(kind: type[Mixup] | type[Mask], values: dict[str, Any]) -> Mixup | Mask:
+    _check_names(kind, values)
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise OptionError(f"{kind.__name__}: {values} is not complete ({error})") from error
+
+
+def _check_names(kind: type[Recipe] | type[Mixup] | type[Mask], given: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(kind)]
+    if unknown := [name for name in given if name not in known]:
+        raise OptionError(f"{kind.__name__}: {', '.join(unknown)} unknown; choose from {', '.join(known)}")
+
+
+# Parts that several recipes have
+
+
+WAVEFORM_MIXUP = Mixup(of="waveforms", rate=0.5, alpha=10.0)
+"""Of PSLA and AST (2104.01778, section 3.1; src/dataloader.py: Beta(10, 10)); of ATGNN too."""
+
+AST_MASKS = (Mask(axis="frequency", widest=48, value=0.0), Mask(axis="time", widest=192, value=0.0))
+"""Of AST (egs/audioset/run.sh: freqm, timem): zeros before the normalisation; of PaSST and ATGNN too."""
+
+CPJKU_MIXUPS = (
+    Mixup(of="waveforms", rate=0.5, alpha=2.0, keep_larger=True),  # PaSST's audioset/dataset.py, MixupDataset
+    Mixup(of="mels", alpha=0.3, keep_larger=True),  # PaSST's helpers/mixup.py, called for every batch
+)
+"""Of PaSST and EfficientAT."""
+
+
+# Recipes
+
+
+AST_AUDIOSET_BALANCED = Recipe(
+    # egs/audioset/run.sh, src/run.py and src/traintest.py of the authors; from ImageNet.
+    epochs=25,
+    batch_size=12,
+    learning_rate=5e-5,
+    betas=(0.95, 0.999),
+    weight_decay=5e-7,  # in Adam, of all parameters
+    warm_up_steps=1000,  # theirs moves every 50 steps
+    decay="milestones",
+    milestones=(10, 15, 20),  # every 5 epochs from 10 on; theirs would go on at 25, when training ends
+    gamma=0.5,
+    precision="bfloat16",  # theirs is float16
+    average="epochs",
+    average_from=6,  # to the last, 25
+    mixups=(WAVEFORM_MIXUP,),
+    masks=AST_MASKS,
+)
+
+AST_AUDIOSET = replace(
+    AST_AUDIOSET_BALANCED,
+    # The other branch of the same script.
+    epochs=5,
+    learning_rate=1e-5,
+    milestones=(2, 3, 4),
+    average_from=1,
+    balance=0.01,  # egs/audioset/gen_weight_file.py: 1000 / (count + 0.01)
+)
+
+AST_ESC50 = Recipe(
+    # 2104.01778, section 3.2, and egs/esc50/run_esc.sh; from ImageNet.
+    epochs=20,
+    batch_size=48,
+    learning_rate=1e-4,
+    betas=(0.95, 0.999),  # this and the next: src/traintest.py, the same as for AudioSet
+    weight_decay=5e-7,
+    decay="milestones",
+    milestones=tuple(range(5, 20)),  # every epoch from 5 on
+    gamma=0.85,
+    precision="bfloat16",  # theirs is float16
+    seconds=5.0,  # of every clip of ESC-50
+    masks=(Mask(axis="frequency", widest=24, value=0.0), Mask(axis="time", widest=96, value=0.0)),
+)
+
+PASST_AUDIOSET = Recipe(
+    # ex_audioset.py, audioset/dataset.py and helpers/ramp.py of the authors; from ImageNet.
+    epochs=130,
+    batch_size=12,
+    learning_rate=2e-5,
+    optimiser="adamw",
+    weight_decay=1e-4,  # of all parameters
+    warm_up_epochs=5.0,
+    warm_up_shape="exponential",  # theirs moves once an epoch
+    decay="linear",
+    decay_from=50.0,
+    decay_to=100.0,
+    floor=0.01,
+    precision="bfloat16",  # theirs is float16
+    average="epochs",
+    average_from=50,
+    average_every=5,
+    balance=100.0,  # 1000 / (count + 100)
+    epoch_clips=100_000,
+    gain_db=7.0,  # theirs are whole dB
+    shift_samples=50,
+    mixups=CPJKU_MIXUPS,
+    masks=AST_MASKS,  # on the logarithm, before (x + 4.5) / 5
+    network={"patchout": (4, 40)},  # rows of frequency, columns of time, for patches every 10 bands and frames
+)
+
+PANNS_AUDIOSET = Recipe(
+    # 1912.10211, section IV-A, and pytorch/main.py of the authors; from random weights.
+    # 600,000 steps, at which they evaluate, in 10 epochs of 60,000; their training set has 1,934,187 clips.
+    epochs=10,
+    # Theirs reads 64 clips and mixes them in pairs to 32, each once. Here 32 clips make 32 mixtures: as many for each
+    # step to learn from, which is what a learning rate belongs to.
+    batch_size=32,
+    learning_rate=1e-3,
+    amsgrad=True,
+    balance=0.01,  # theirs goes round the classes; the offset is AST's
+    epoch_clips=32 * 60_000,
+    mixups=(Mixup(of="mels", alpha=1.0),),
+    # Theirs blank the normalised mel with 0, which is its mean over all clips.
+    masks=(Mask(axis="frequency", widest=8, number=2), Mask(axis="time", widest=64, number=2)),
+)
+
+ATGNN_FSD50K = Recipe(
+    # configs/ of the authors' repository; the encoder from ImageNet. The best epoch is the result.
+    epochs=50,
+    batch_size=96,
+    learning_rate=5e-4,
+    betas=(0.95, 0.999),
+    weight_decay=5e-7,
+    warm_up_steps=1000,  # theirs moves every 50 steps
+    decay="milestones",
+    milestones=tuple(range(10, 50, 5)),
+    gamma=0.5,
+    gradient_norm=1.0,
+    precision="float32",  # of the network with labels; their README
+    mixups=(WAVEFORM_MIXUP,),
+    masks=AST_MASKS,
+)
+
+MAST = Recipe(
+    # Ours: nothing of the training is published but that it is supervised. The optimiser and its schedule are MViTv2's
+    # (configs/MVITv2_B.yaml of its authors), data and augmentation AST's. Stochastic depth is a part of the variants.
+    epochs=30,  # ours; MViTv2's 300 are for random weights
+    batch_size=96,  # ours
+    learning_rate=2.5e-4,  # BASE_LR
+    optimiser="adamw",
+    weight_decay=0.05,
+    decay_vectors=False,  # ZERO_WD_1D_PARAM
+    warm_up_epochs=5.0,  # ours; for as many epochs as AudioSet's recipes have
+    decay="cosine",
+    gradient_norm=1.0,  # CLIP_GRAD_L2NORM
+    precision="bfloat16",  # ours
+    balance=0.01,
+    mixups=(WAVEFORM_MIXUP,),
+    masks=AST_MASKS,
+)
+
+EFFICIENTAT_ESC50 = Recipe(
+    # ex_esc50.py of the authors; from AudioSet.
+    epochs=80,
+    batch_size=128,
+    learning_rate=6e-5,
+    warm_up_epochs=10.0,
+    warm_up_shape="exponential",
+    decay="linear",
+    decay_from=10.0,
+    decay_to=75.0,  # over 65 epochs
+    floor=0.01,
+    seconds=5.0,  # of every clip of ESC-50
+    gain_db=12.0,
+    shift_samples=50,
+    mixups=CPJKU_MIXUPS,
+)
+
+FINE_TUNE = Recipe(
+    # Ours: a network that has learned from much audio goes on with little.
+    epochs=20,
+    batch_size=32,
+    learning_rate=1e-4,
+    optimiser="adamw",
+    weight_decay=0.01,
+    decay_vectors=False,
+    warm_up_epochs=1.0,
+    decay="cosine",
+    gradient_norm=1.0,
+    precision="bfloat16",
+    mixups=(WAVEFORM_MIXUP,),
+    masks=(Mask(axis="frequency", widest=16), Mask(axis="time", widest=32)),
+)
+
+SCRATCH = replace(
+    FINE_TUNE,
+    # Ours: random weights need more steps, larger ones, and more against learning clips by heart.
+    epochs=100,
+    learning_rate=5e-4,
+    weight_decay=0.05,
+    warm_up_epochs=5.0,
+    masks=(Mask(axis="frequency", widest=24), Mask(axis="time", widest=64)),
+)
+
+RECIPES: dict[str, Recipe] = {
+    "fine_tune": FINE_TUNE,
+    "scratch": SCRATCH,
+    "ast_audioset_balanced": AST_AUDIOSET_BALANCED,
+    "ast_audioset": AST_AUDIOSET,
+    "ast_esc50": AST_ESC50,
+    "ast_esc50_from_audioset": replace(AST_ESC50, learning_rate=1e-5),
+    "passt_audioset": PASST_AUDIOSET,
+    "panns_audioset": PANNS_AUDIOSET,
+    "atgnn_fsd50k": ATGNN_FSD50K,
+    "mast": MAST,
+    "efficientat_esc50": EFFICIENTAT_ESC50,
+}

@@ -1,0 +1,148 @@
+"""Training on labelled clips: from waveforms to losses, and the scores of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import TrainingError
+from ..frontend import MelSpec
+from ..trunk import Trunk, Variant
+from . import augment
+from .curves import VALID_LOSS
+from .data import Batch
+from .loop import Objective, Processes
+from .recipes import Recipe
+
+LONGEST_SECONDS = 10.24
+"""Of the clips that a network for any length is trained on unless the recipe says otherwise: those of AudioSet."""
+
+
+def clip_samples(variant: Variant, trunk: Trunk, recipe: Recipe) -> int:
+    """Give the length of the clips of a batch: the recipe's, or the window of the variant's scenes."""
+    seconds = variant.scene.window_ms / 1000.0
+    if trunk.max_frames is None:
+        seconds = min(seconds, LONGEST_SECONDS)
+    return round((recipe.seconds or seconds) * variant.frontend.sample_rate)
+
+
+class Tagging(Objective):
+    """A network that learns the labels of clips.
+
+    Parameters
+    ----------
+    trunk : the network, with as many logits as there are classes
+    variant : its front end, and what short clips are filled up to
+    recipe : augmentation
+    multi_label : whether a clip may have several labels, each its own yes or no; otherwise it has exactly one
+    """
+
+    trunk: Trunk
+
+    def __init__(self, trunk: Trunk, variant: Variant, recipe: Recipe, *, multi_label: bool) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.spec = variant.frontend
+        self.frontend = self.spec.build()
+        self.fill_frames = variant.scene.fill_frames
+        self.recipe = recipe
+        self.multi_label = multi_label
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the loss of a batch: the mean over its clips, 0 for those that could not be read."""
+        frames, targets, weights = self._frames(batch)
+        losses = self.losses(self.trunk(frames, ["logits"])["logits"], targets)
+        return {"loss": (losses * weights).mean()}
+
+    def mel_shape(self, n_samples: int) -> tuple[int, int]:
+        """Give bands and frames of what the network reads of clips so long; no bands where it reads the waveform."""
+        n_mels = self.spec.n_mels if isinstance(self.spec, MelSpec) else 0
+        return n_mels, max(self.spec.n_frames(n_samples), self.fill_frames)
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Give the loss of each clip: (clips, classes), targets from 0 to 1 -> (clips,)."""
+        if self.multi_label:
+            return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").mean(1)
+        return F.cross_entropy(logits.float(), targets, reduction="none")
+
+    @torch.no_grad()
+    def _frames(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what the network reads of a batch, in 32 bits: frames, targets, weights."""
+        with torch.autocast(batch.waveforms.device.type, enabled=False):
+            clips = batch.waveforms, batch.targets, batch.weights
+            waveforms, targets, weights = augment.waveforms(*clips, batch.draws, self.recipe)
+            frames = self._filled(self.frontend(waveforms), batch.lengths)
+            return augment.mels(frames, targets, weights, batch.draws, self.recipe, self.spec)
+
+    def _filled(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Fill clips up as `Embedder` does where the authors of the network do, behind the end of their audio."""
+        if not self.fill_frames:
+            return frames
+        frames = F.pad(frames, (0, max(0, self.fill_frames - frames.shape[2])))
+        ends = torch.tensor([self.spec.n_frames(length) for length in lengths.tolist()], device=frames.device)
+        is_behind = torch.arange(frames.shape[2], device=frames.device) >= ends.unsqueeze(1)
+        return frames.masked_fill(is_behind.unsqueeze(1), self.spec.padding)
+
+    @torch.no_grad()
+    def logits(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Let a network that may be an average of `trunk` tag a batch, nothing drawn: -> (clips, classes) float32."""
+        frames, _, _ = self._frames(batch)
+        precision = torch.autocast(frames.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+        with precision:
+            return network(frames, ["logits"])["logits"].float()
+
+
+def mean_average_precision(targets: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
+    """Give the mean of the average precisions of the classes that occur: (clips, classes) each."""
+    occurs = targets.any(0)
+    return float(np.mean(average_precision_score(targets[:, occurs], scores[:, occurs], average=None)))
+
+
+def accuracy(targets: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
+    """Give the share of clips whose highest score is that of their label: (clips, classes) each."""
+    return float(np.mean(scores.argmax(1) == targets.argmax(1)))
+
+
+def validation(
+    objective: Tagging, batches: Callable[[], Iterable[tuple[NDArray[np.int64], Batch]]], processes: Processes
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Make the function that scores a network.
+
+    Parameters
+    ----------
+    objective : what is trained
+    batches : gives this process's rows of the validation set
+    processes : that share it
+
+    Returns
+    -------
+    validate : network -> {"mAP": ...} or {"accuracy": ...}, and the loss; in every process
+    """
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        network.eval()
+        rows, logits, targets = [np.zeros(0, np.int64)], [], []
+        for numbers, batch in batches():
+            is_read = batch.weights.bool()
+            rows.append(numbers[is_read.numpy()])
+            targets.append(batch.targets[is_read])
+            logits.append(objective.logits(network, batch.to(processes.device)).cpu()[is_read])
+        parts = processes.gathered((rows, logits, targets))
+        if not any(len(row) for part in parts for row in part[0]):
+            raise TrainingError("none of the validation clips could be read")
+        all_rows = np.concatenate([row for part in parts for row in part[0]])
+        order = np.argsort(all_rows)
+        all_logits = torch.cat([rows for part in parts for rows in part[1]])[order]
+        all_targets = torch.cat([rows for part in parts for rows in part[2]])[order]
+        score = mean_average_precision if objective.multi_label else accuracy
+        name = "mAP" if objective.multi_label else "accuracy"
+        loss = objective.losses(all_logits, all_targets).mean().item()
+        return {name: score(all_targets.numpy(), all_logits.numpy()), VALID_LOSS: loss}
+
+    return validate

@@ -1,0 +1,314 @@
+"""Training on labelled clips: what is minimised, scores, and the command from manifests to a checkpoint."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+from click.testing import CliRunner
+from hear_transformers.cli.embed_audio import main as embed_audio
+from hear_transformers.cli.hear_transformers import main
+from sklearn.metrics import average_precision_score
+from torch.nn import functional as F
+
+from hear_transformers import ast, atgnn, passt
+from hear_transformers.training import tagging
+from hear_transformers.training.data import Batch
+from hear_transformers.training.loop import Processes
+from hear_transformers.training.recipes import RECIPES
+
+RATE = 16_000
+NETWORK = {"dim": 48, "depth": 1, "heads": 3}
+PLAIN = replace(RECIPES["scratch"], precision="float32", mixups=(), masks=(), gain_db=0.0, shift_samples=0)
+
+
+# What is minimised
+
+
+def tagger(recipe=PLAIN, *, multi_label=False, family=ast, variant="esc50_10_10", n_classes=4) -> tagging.Tagging:
+    row = family.VARIANTS[variant]
+    network = {"depths": (1, 1, 1, 1), "channels": (8, 8, 16, 16)} if family is atgnn else NETWORK
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        trunk = family.FAMILY.network(**{**row.network, **network, "n_classes": n_classes})
+    return tagging.Tagging(trunk, row, recipe, multi_label=multi_label)
+
+
+def batch_of(n: int, seconds: float = 0.5, n_classes: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        waveforms=0.1 * torch.randn(n, round(RATE * seconds), generator=generator),
+        lengths=torch.full((n,), round(RATE * seconds)),
+        targets=F.one_hot(torch.arange(n) % n_classes, n_classes).float(),
+        weights=torch.ones(n),
+        draws={},
+        failures=[],
+    )
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_loss_is_the_mean_over_clips(multi_label: bool) -> None:
+    objective, batch = tagger(multi_label=multi_label), batch_of(6)
+    logits = objective.logits(objective.trunk, batch)
+    if multi_label:
+        expected = F.binary_cross_entropy_with_logits(logits, batch.targets)
+    else:
+        expected = F.cross_entropy(logits, batch.targets.argmax(1))
+    torch.testing.assert_close(objective(batch)["loss"], expected)
+
+
+def test_a_clip_that_could_not_be_read_teaches_nothing() -> None:
+    objective, batch = tagger(), batch_of(4)
+    batch.weights[2] = 0
+    objective(batch)["loss"].backward()
+    gradient = objective.trunk.head[1].weight.grad.clone()
+    objective.zero_grad()
+    batch.targets[2] = batch.targets[2].roll(1)
+    objective(batch)["loss"].backward()
+    assert torch.equal(objective.trunk.head[1].weight.grad, gradient)
+
+
+@pytest.mark.parametrize(
+    ("family", "variant"), [(ast, "esc50_10_10"), (ast, "audioset_10_10"), (atgnn, "pyr_t_encoder")]
+)
+def test_short_clips_are_filled_as_the_embedder_fills_them(family, variant: str) -> None:
+    objective = tagger(family=family, variant=variant).eval()
+    batch = batch_of(1, 0.5)
+    behind = torch.zeros(1, RATE)
+    padded = replace_batch(batch, torch.cat([batch.waveforms, behind], 1))
+    model = family.load_model(pretrained=False, variant=variant, layer="logits")
+    model.trunk = objective.trunk
+    expected = model.embed_scenes(batch.waveforms)
+    torch.testing.assert_close(objective.logits(objective.trunk, padded), expected, rtol=0, atol=1e-5)
+
+
+def replace_batch(batch: Batch, waveforms: torch.Tensor) -> Batch:
+    return Batch(waveforms, batch.lengths, batch.targets, batch.weights, batch.draws, batch.failures)
+
+
+def test_clips_are_as_long_as_the_recipe_or_the_variant_says() -> None:
+    def seconds(family, variant: str, recipe=PLAIN) -> float:
+        row = family.VARIANTS[variant]
+        with torch.device("meta"):
+            trunk = family.FAMILY.network(**row.network)
+        return tagging.clip_samples(row, trunk, recipe) / row.frontend.sample_rate
+
+    assert seconds(passt, "base") == 10
+    assert seconds(passt, "base20sec") == 20
+    assert seconds(atgnn, "pyr_t") == tagging.LONGEST_SECONDS
+    assert seconds(atgnn, "pyr_t", replace(PLAIN, seconds=3.0)) == 3
+
+
+# Scores
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_average_precision_is_that_of_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(60, 7)).astype(np.float32).round(1)  # with ties
+    targets = (rng.random((60, 7)) < 0.3).astype(np.float32)
+    targets[:, 3] = 0
+    each = [average_precision_score(targets[:, i], scores[:, i]) for i in range(7) if i != 3]
+    assert tagging.mean_average_precision(targets, scores) == pytest.approx(np.mean(each))
+
+
+def test_accuracy_counts_the_clips_that_are_named_rightly() -> None:
+    targets = np.eye(4, dtype=np.float32)
+    assert tagging.accuracy(targets, targets[[0, 1, 3, 2]]) == 0.5
+
+
+def test_scores_do_not_depend_on_how_the_clips_are_shared() -> None:
+    objective, batch = tagger(), batch_of(5)
+    alone = Processes(0, 1, torch.device("cpu"))
+
+    def parts():
+        for rows in ([3], [0, 4], [2, 1]):
+            part = [tensor[rows] for tensor in (batch.waveforms, batch.lengths, batch.targets, batch.weights)]
+            yield np.array(rows), Batch(*part, {}, [])
+
+    whole = tagging.validation(objective, lambda: [(np.arange(5), batch)], alone)
+    shared = tagging.validation(objective, parts, alone)
+    assert shared(objective.trunk) == pytest.approx(whole(objective.trunk))
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write tones of three pitches in noise, two thirds of them to train on."""
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    lines = {"train": ["path,labels"], "valid": ["path,labels"]}
+    for i in range(18):
+        pitch = ("low", "middle", "high")[i % 3]
+        hertz = {"low": 200, "middle": 800, "high": 3200}[pitch]
+        seconds = np.arange(RATE // 2) / RATE
+        clip = 0.3 * np.sin(2 * np.pi * hertz * seconds) + 0.05 * rng.normal(size=len(seconds))
+        soundfile.write(folder / f"{i}.wav", clip, RATE)
+        lines["train" if i < 12 else "valid"].append(f"{i}.wav,{pitch}")
+    for name, rows in lines.items():
+        (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def arguments(sounds: Path, out: Path, *more: str, epochs: int = 3) -> list[str]:
+    options = {
+        "--family": "ast",
+        "--variant": "esc50_10_10",
+        "--train": sounds / "train.csv",
+        "--valid": sounds / "valid.csv",
+        "--out": out,
+        "--network": json.dumps(NETWORK),
+        "--epochs": epochs,
+        "--batch-size": 4,
+        "--seconds": 0.5,
+        "--workers": 0,
+        "--device": "cpu",
+        "--learning-rate": 0.003,
+    }
+    changes = ['precision="float32"', "mixups=[]", "masks=[]", "warm_up_epochs=0"]
+    pairs = [*options.items(), *(("--set", change) for change in changes)]
+    return ["train", *(str(part) for pair in pairs for part in pair), *more]
+
+
+def trained(sounds: Path, out: Path, *more: str, epochs: int = 3):
+    result = CliRunner().invoke(main, arguments(sounds, out, *more, epochs=epochs))
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def losses(out: Path) -> list[float]:
+    with (out / "steps.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_leaves_curves_settings_and_networks(sounds: Path, tmp_path: Path) -> None:
+    result = trained(sounds, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.safetensors",
+        "curves.png",
+        "epochs.csv",
+        "last.pt",
+        "model.safetensors",
+        "settings.json",
+        "steps.csv",
+    ]
+    assert "12 clips to train on, 6 to validate, 3 classes, one label a clip" in result.stderr
+    assert result.stdout.splitlines()[1] == str(tmp_path / "model.safetensors")
+
+
+def test_the_network_learns_and_is_read_back_with_its_classes(sounds: Path, tmp_path: Path) -> None:
+    trained(sounds, tmp_path, epochs=15)
+    curve = losses(tmp_path)
+    assert np.mean(curve[-5:]) < 0.5 * np.mean(curve[:5])
+    model = ast.load_model(tmp_path / "model.safetensors", layer="logits")
+    assert model.labels == ("high", "low", "middle")
+    clip, _ = soundfile.read(sounds / "12.wav", dtype="float32")
+    assert model.labels[model.embed_scenes(torch.from_numpy(clip)[None]).argmax()] == "low"
+
+
+def test_tags_of_a_trained_network_have_its_names(sounds: Path, tmp_path: Path) -> None:
+    trained(sounds, tmp_path, epochs=1)
+    weights = str(tmp_path / "model.safetensors")
+    result = CliRunner().invoke(
+        embed_audio,
+        [str(sounds / "12.wav"), "--weights", weights, "--layer", "logits", "--labels", "--out", str(tmp_path)],
+    )
+    assert result.exit_code == 0, result.output
+    assert all(name in result.output for name in ("high", "low", "middle"))
+
+
+def test_fine_tuning_begins_with_what_was_trained(sounds: Path, tmp_path: Path) -> None:
+    trained(sounds, tmp_path / "first", epochs=25)
+    trained(sounds, tmp_path / "second", "--from", str(tmp_path / "first" / "model.safetensors"), epochs=1)
+    assert losses(tmp_path / "second")[0] < 0.5 * losses(tmp_path / "first")[0]
+
+
+def test_a_file_that_breaks_is_skipped_counted_and_named(sounds: Path, tmp_path: Path) -> None:
+    rows = (sounds / "train.csv").read_text().replace("3.wav", "broken.wav")
+    (sounds / "broken.wav").write_bytes(b"RIFF but no audio")
+    (sounds / "with_broken.csv").write_text(rows)
+    more = ["--train", str(sounds / "with_broken.csv")]
+    result = trained(sounds, tmp_path, *more)
+    assert "1 file could not be read" in result.stderr
+    assert "broken.wav: not audio" in (tmp_path / "skipped.txt").read_text()
+    assert len((tmp_path / "skipped.txt").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--recipe", "none"], "--recipe none is unknown; choose one of"),
+        (["--set", "colour=1"], "colour"),
+        (["--set", "epochs=many"], "--set epochs: 'many' is not JSON"),
+        (["--network", "[1]"], "is not a JSON object"),
+        (["--network", '{"wings": 2}'], "wings"),
+        (["--variant", "none"], "variant='none' is unknown to ast"),
+        (["--from", "nothing.pt"], "nothing.pt: no such file"),
+        (["--train", "nothing.csv"], "nothing.csv"),
+        (["--batch-size", "0"], "--batch-size"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_first_step(
+    sounds: Path, tmp_path: Path, more: list[str], message: str
+) -> None:
+    result = CliRunner().invoke(main, arguments(sounds, tmp_path / "out", *more))
+    assert result.exit_code in (1, 2)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def started(command: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def script() -> str:
+    return str(Path(sys.executable).with_name("hear-transformers"))
+
+
+def finish(process: subprocess.Popen) -> None:
+    with process:
+        try:
+            _, errors = process.communicate(timeout=300)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors.decode()
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(sounds: Path, tmp_path: Path) -> None:
+    more = ["--checkpoint-seconds", "0"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(started([script(), *arguments(sounds, whole, *more, epochs=30)]))
+    process = started([script(), *arguments(sounds, killed, *more, epochs=30)])
+    while not (killed / "last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 0 < len(losses(killed)) < 90
+    finish(started([script(), *arguments(sounds, killed, *more, epochs=30)]))
+    assert losses(killed) == losses(whole)
+    ours, theirs = (safetensors.torch.load_file(out / "model.safetensors") for out in (whole, killed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_two_processes_have_the_curve_of_one(sounds: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(started([script(), *arguments(sounds, one, epochs=7)]))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    finish(started([*torchrun, "--no-python", script(), *arguments(sounds, two, epochs=7)]))
+    assert len(losses(one)) == 21
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
