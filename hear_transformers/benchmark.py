@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import ast, catalogue, hear, mast, panns, passt
+from . import ast, catalogue, hear, mast, networks, panns, passt
 from .embedder import PRECISIONS, Embedder
 from .foreign import silenced
 
@@ -77,7 +77,7 @@ def seeded() -> Iterator[None]:
 def our_model(family: hear.Family, variant: str, weights: dict[str, Tensor], precision: str = "float32") -> Embedder:
     """Build our model of a variant with the weights of a peer, in the peer's layout."""
     row = family.variants[variant]
-    trunk = hear.random_trunk(family, row)
+    trunk = networks.random_trunk(family, row)
     adapted = {key: value for key, value in family.adapt(weights, row).items() if key not in family.unused}
     # A peer may lack the head.
     trunk.load_state_dict({**trunk.state_dict(), **adapted})

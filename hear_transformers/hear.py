@@ -21,7 +21,6 @@ from .frontend import FrameSpec
 from .networks import Family, published_file, random_trunk, read, variant_of, with_classes_of
 from .own import read_own
 from .pooling import POOLS
-from .starts import start
 from .trunk import LayerRow, Readout, Trunk, Variant, axes_of, layer_table
 
 __all__ = ["Family", "get_scene_embeddings", "get_timestamp_embeddings", "loader"]

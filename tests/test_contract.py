@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hear_transformers import FAMILIES, hear
+from hear_transformers import FAMILIES, hear, networks
 from hear_transformers.embedder import Embedder
 from hear_transformers.trunk import Variant
 
@@ -115,7 +115,7 @@ def test_a_file_with_other_classes_loads(name, tmp_path):
     family = family_of(name)
     variant = next(iter(family.variants))
     row = small(name, family.variants[variant])
-    ours = hear.random_trunk(family, replace(row, network={**row.network, "n_classes": 7}))
+    ours = networks.random_trunk(family, replace(row, network={**row.network, "n_classes": 7}))
     torch.save(ours.state_dict(), tmp_path / "own.pt")
     load_small = hear.loader(replace(family, variants={variant: row}))
     model = load_small(tmp_path / "own.pt", layer="logits")

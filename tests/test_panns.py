@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hear_transformers import benchmark, hear, panns, state_dicts
+from hear_transformers import benchmark, hear, networks, panns, state_dicts
 from hear_transformers.embedder import Embedder
 from hear_transformers.errors import WeightsError
 from hear_transformers.frontend import PannsMel, Waveform
@@ -86,7 +86,7 @@ def small(variant: str) -> hear.Family:
 
 
 def build(variant: str) -> panns.Panns:
-    return hear.random_trunk(panns.FAMILY, small(variant).variants[variant]).eval()
+    return networks.random_trunk(panns.FAMILY, small(variant).variants[variant]).eval()
 
 
 def load(variant: str, **options) -> Embedder:
@@ -165,7 +165,7 @@ def network(request, cached_blocks):
     with np.load(CLASSES[variant].with_suffix(".npz")) as answers:
         answers = dict(answers)
     row = panns.VARIANTS[variant]
-    trunk = hear.random_trunk(panns.FAMILY, row).eval()
+    trunk = networks.random_trunk(panns.FAMILY, row).eval()
     state_dicts.load_into(trunk, panns.adapt(authors_state_dict(variant), row), variant)
     stages = {}
     for name in (key.removeprefix("tap_mean_") for key in answers if key.startswith("tap_mean_")):

@@ -12,7 +12,19 @@ import safetensors.torch
 import timm
 import torch
 
-from hear_transformers import FAMILIES, ast, atgnn, catalogue, checkpoints, hear, mast, networks, passt, state_dicts
+from hear_transformers import (
+    FAMILIES,
+    ast,
+    atgnn,
+    catalogue,
+    checkpoints,
+    hear,
+    mast,
+    networks,
+    passt,
+    starts,
+    state_dicts,
+)
 from hear_transformers.errors import OptionError, WeightsError
 from tests.golden_weights import golden_tensor
 from tests.test_contract import SMALL, family_of
@@ -41,7 +53,7 @@ def trained(name: str, n_classes: int = 3, **network) -> torch.nn.Module:
     """Make a small network of the first variant of a family."""
     family = family_of(name)
     variant = next(iter(family.variants))
-    return filled(hear.start(family, variant, "", n_classes=n_classes, network={**SMALL[name], **network})[0])
+    return filled(starts.start(family, variant, "", n_classes=n_classes, network={**SMALL[name], **network})[0])
 
 
 def written(path: Path, name: str, trunk: torch.nn.Module | None = None, network=None, **metadata: str) -> Path:
@@ -240,7 +252,7 @@ def test_embed_audio_needs_no_more_than_the_file(installed_command, audio_file, 
 def start(name: str, source="", variant: str | None = None, n_classes: int = 3, **network):
     family = family_of(name)
     variant = variant or next(iter(family.variants))
-    return hear.start(family, variant, str(source), n_classes=n_classes, network={**SMALL[name], **network})
+    return starts.start(family, variant, str(source), n_classes=n_classes, network={**SMALL[name], **network})
 
 
 @pytest.mark.parametrize("name", CLASSIFYING)
@@ -313,7 +325,7 @@ def test_starts_that_there_are_not_say_what_there_is(name, options, message):
 
 def test_a_network_without_a_classifier_cannot_be_trained_on_labels():
     with pytest.raises(OptionError, match=r"n_classes=3 for tiny; choose .* a family with a classifier"):
-        hear.start(family_of("tiny"), "tiny", "", n_classes=3)
+        starts.start(family_of("tiny"), "tiny", "", n_classes=3)
 
 
 def test_a_published_checkpoint_is_fetched(tmp_path, monkeypatch):
@@ -626,7 +638,9 @@ def test_atgnn_starts_from_images(variant, fresh, tmp_path):
     images["stem.0.0.weight"] = golden_tensor("filters.weight", (4, 3, 3, 3))
     torch.save(images, tmp_path / "pvig.pth")
     labels = {"label_depths": (1, 1, 1, 1)} if variant == "pyr_s" else {}
-    trunk, found = hear.start(atgnn.FAMILY, variant, str(tmp_path / "pvig.pth"), n_classes=3, network={**VIG, **labels})
+    trunk, found = starts.start(
+        atgnn.FAMILY, variant, str(tmp_path / "pvig.pth"), n_classes=3, network={**VIG, **labels}
+    )
     assert found == fresh
     loaded = trunk.state_dict()
     grey = images["stem.0.0.weight"].mean(1, keepdim=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hear_transformers import hear, panns, transformer
+from hear_transformers import networks, panns, transformer
 from hear_transformers.errors import OptionError
 from hear_transformers.passt import PaSST
 from hear_transformers.trunk import Trunk
@@ -62,7 +62,7 @@ class Case:
         row = self.family.variants[variant]
         classes = {"n_classes": CLASSES} if self.layer == "logits" else {}
         self.row = replace(row, network={**row.network, **changes, **classes})
-        self.trunk: Trunk = hear.random_trunk(self.family, self.row)
+        self.trunk: Trunk = networks.random_trunk(self.family, self.row)
         generator = torch.Generator().manual_seed(0)
         # Levels 10 dB apart, so that there is something to tell the clips by.
         levels = torch.tensor([1.0, 0.3, 0.1, 0.03]).unsqueeze(1)
