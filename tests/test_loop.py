@@ -204,6 +204,16 @@ def test_weight_decay_may_leave_vectors_alone(decay_vectors: bool, expected: lis
     assert [{p.ndim for p in group["params"]} for group in groups] == [{2}, {1}]
 
 
+def test_what_is_fresh_may_learn_faster() -> None:
+    made = optimiser(Line(), replace(RECIPE, fresh_factor=10.0), fresh=("trunk.3",))
+    assert [(group["factor"], sum(p.numel() for p in group["params"])) for group in made.param_groups] == [
+        (1, 24),
+        (1, 24),  # a bias, and scale and shift of a normalisation
+        (10, 8),
+        (10, 1),
+    ]
+
+
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
 def test_the_optimiser_has_the_numbers_of_the_recipe(name: str, kind: type) -> None:
     made = optimiser(Line(), replace(RECIPE, optimiser=name, betas=(0.5, 0.6), eps=1e-3, amsgrad=True))

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ..errors import TrainingError
 from ..writers import atomic
 from .curves import Curves
-from .optimisation import Average, learning_rate, optimiser
+from .optimisation import FACTOR, Average, learning_rate, optimiser
 from .recipes import Recipe
 
 CHECKPOINT = "last.pt"
@@ -120,6 +120,7 @@ class Run:
     seed : of everything that is drawn
     processes : that train together
     settings : what the run was started with, of plain values; a checkpoint of other settings is refused
+    fresh : see `optimiser`
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Run:
         seed: int,
         processes: Processes,
         settings: dict[str, Any],
+        fresh: tuple[str, ...] = (),
     ) -> None:
         self.objective = objective.to(processes.device)
         self.recipe = recipe
@@ -139,7 +141,7 @@ class Run:
         self.seed = seed
         self.processes = processes
         self.settings = settings
-        self.optimiser = optimiser(objective, recipe)
+        self.optimiser = optimiser(objective, recipe, fresh)
         self.average = Average(objective.trunk, recipe)
         self.model = processes.model(objective)
         self.step = 0
@@ -192,7 +194,7 @@ class Run:
         """Take one step: gives the losses before it, on the device."""
         torch.manual_seed(seed_of(self.seed, self.step, self.processes.rank))
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step, self.steps_per_epoch)
+            group["lr"] = group[FACTOR] * learning_rate(self.recipe, self.step, self.steps_per_epoch)
         self.model.train()
         self.optimiser.zero_grad()
         with self._precision():
@@ -261,7 +263,7 @@ def fit(
             scores = validate(run.network) if validate and ends_epoch else {}
             if writer:
                 writer.report(rows, scores)
-            bar.set_postfix({**{name: f"{loss:.3f}" for name, loss in rows[-1].items()}, **run.best})
+            bar.set_postfix({name: f"{loss:.3f}" for name, loss in rows[-1].items()} | {"best": run.best})
             bar.update(len(rows))
             losses.clear()
     if writer:

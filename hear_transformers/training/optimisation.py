@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import torch
 from torch import nn
@@ -10,30 +11,37 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .recipes import Recipe
 
+FACTOR = "factor"
+"""Key of a group of parameters: its part of the learning rate."""
+
 EXPONENTIAL_STEEPNESS = 5.0  # of the exponential warm-up (Laine and Aila, 1610.02242, appendix A)
 EXPONENTIAL_FIRST = 0.5  # epochs that it begins at (PaSST's helpers/ramp.py)
 
 
-def optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def optimiser(module: nn.Module, recipe: Recipe, fresh: tuple[str, ...] = ()) -> torch.optim.Optimizer:
     """Make the optimiser of a recipe.
 
     Parameters
     ----------
     module : whose parameters are trained
     recipe : with `Recipe.decay_vectors` False, weight decay leaves biases, norms and other vectors alone
+    fresh : starts of the names of parameters that are random where others are not: `Recipe.fresh_factor` is for them
 
     Returns
     -------
     optimiser : Adam (Kingma and Ba, 1412.6980) or AdamW (Loshchilov and Hutter, 1711.05101)
     """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {
-            "params": [p for p in parameters if p.ndim <= 1],
-            "weight_decay": recipe.weight_decay if recipe.decay_vectors else 0.0,
-        },
-    ]
+    groups = []
+    for is_fresh, is_matrix in product((False, True), (True, False)):
+        group = [
+            parameter
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad and name.startswith(fresh) == is_fresh and (parameter.ndim > 1) == is_matrix
+        ]
+        decay = recipe.weight_decay if is_matrix or recipe.decay_vectors else 0.0
+        if group:
+            factor = recipe.fresh_factor if is_fresh else 1.0
+            groups.append({"params": group, "weight_decay": decay, FACTOR: factor})
     kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
     return kind(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps, amsgrad=recipe.amsgrad)
 

@@ -117,6 +117,7 @@ RULES: dict[str, Rule] = {
     "epochs": whole(1),
     "batch_size": whole(1),
     "learning_rate": POSITIVE,
+    "fresh_factor": POSITIVE,
     "optimiser": among("adam", "adamw"),
     "betas": (lambda pair: len(pair) == 2 and all(0 <= beta < 1 for beta in pair), "two numbers from 0 to below 1"),
     "eps": POSITIVE,
@@ -164,6 +165,7 @@ class Recipe:
     epochs : to train for
     batch_size : clips of a step, over all processes
     learning_rate : the highest
+    fresh_factor : by which it is higher for what a start did not have, such as the classifier of other classes
     optimiser : "adam" or "adamw"
     betas, eps, amsgrad : of the optimiser
     weight_decay : a part of the gradient in Adam, apart from it in AdamW
@@ -194,6 +196,7 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
+    fresh_factor: float = 1.0
     optimiser: Literal["adam", "adamw"] = "adam"
     betas: tuple[float, float] = (0.9, 0.999)  # PyTorch's own, like eps
     eps: float = 1e-8
@@ -442,6 +445,7 @@ FINE_TUNE = Recipe(
     epochs=20,
     batch_size=32,
     learning_rate=1e-4,
+    fresh_factor=10.0,
     optimiser="adamw",
     weight_decay=0.01,
     decay_vectors=False,

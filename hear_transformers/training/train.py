@@ -98,6 +98,7 @@ class Training:
             seed=options.seed,
             processes=processes,
             settings=self.settings(),
+            fresh=tuple(f"trunk.{name}" for name in self.fresh) if options.source else (),
         )
         self.skipped: set[str] = set()
 
