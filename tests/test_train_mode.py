@@ -12,6 +12,7 @@ from hear_transformers import networks, panns, transformer
 from hear_transformers.errors import OptionError
 from hear_transformers.passt import PaSST
 from hear_transformers.trunk import Trunk
+from tests import test_panns
 
 CLASSES = 5
 # Family, variant, what makes its network small, layer that a loss is put on. Of PANNs one of each kind of network.
@@ -24,33 +25,9 @@ NETWORKS = {
     "convolutional-head": ("efficientat", "mn10_as_fc", {"width": 0.1}, "logits"),
     "dynamic-mobilenet": ("efficientat", "dymn04_as", {"width": 0.1}, "logits"),
     "tiny": ("tiny", "tiny", {"dim": 48, "depth": 2}, "features"),
-    **{
-        f"panns-{variant}": ("panns", variant, {"width": 0.1}, "logits")
-        for variant in (
-            "cnn6",
-            "cnn14",
-            "cnn14_decisionlevelmax",
-            "cnn14_decisionlevelavg",
-            "cnn14_decisionlevelatt",
-            "resnet22",
-            "resnet54",
-            "mobilenetv1",
-            "mobilenetv2",
-            "leenet11",
-            "leenet24",
-            "dainet19",
-            "res1dnet31",
-            "wavegram_cnn14",
-            "wavegram_logmel_cnn14",
-        )
-    },
+    **{f"panns-{kind}": ("panns", kind, {"width": test_panns.WIDTH}, "logits") for kind in test_panns.KINDS},
 }
-UNUSED = {
-    # Parts that the authors' checkpoints hold and their networks do not use.
-    "panns-dainet19": ("conv_block1.downsample.", "conv_block1.bn_downsample."),
-    "panns-cnn14_decisionlevelatt": ("att_block.bn_att.",),
-    "panns-wavegram_cnn14": ("bn0.", "conv_block1."),
-}
+UNUSED = {f"panns-{kind}": names for kind, names in test_panns.UNUSED.items()}
 
 
 class Case:

@@ -154,7 +154,7 @@ class Training:
         """Train to the end: gives the scores of the best epoch."""
         options = self.options
         options.out.mkdir(parents=True, exist_ok=True)
-        if self.processes.rank == 0:
+        if self.processes.rank == 0 and not (options.out / loop.CHECKPOINT).exists():
             (options.out / SETTINGS).write_text(json.dumps(self.settings(), indent=2) + "\n")
         loop.fit(
             self.run,
