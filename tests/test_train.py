@@ -307,8 +307,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(sounds: Path, tmp_path: Path) 
 
 def test_two_processes_have_the_curve_of_one(sounds: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(started([script(), *arguments(sounds, one, epochs=7)]))
+    mixups = [{"of": "waveforms", "alpha": 10.0, "rate": 0.5}, {"of": "mels", "alpha": 0.3}]
+    masks = [{"axis": "frequency", "widest": 24}, {"axis": "time", "widest": 8}]
+    more = ["--set", f"mixups={json.dumps(mixups)}", "--set", f"masks={json.dumps(masks)}", "--set", "gain_db=6"]
+    finish(started([script(), *arguments(sounds, one, *more, epochs=7)]))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    finish(started([*torchrun, "--no-python", script(), *arguments(sounds, two, epochs=7)]))
+    finish(started([*torchrun, "--no-python", script(), *arguments(sounds, two, *more, epochs=7)]))
     assert len(losses(one)) == 21
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
