@@ -79,13 +79,14 @@ def info(name: str, variant: str | None, as_json: bool) -> None:
 @main.command()
 @click.argument("name", metavar="[MODEL] VARIANT|all")
 @click.argument("variant", required=False, metavar="")
+@click.option("--imagenet", is_flag=True, help="What `train --from imagenet` starts from instead.")
 @guarded
-def download(name: str, variant: str | None) -> None:
+def download(name: str, variant: str | None, imagenet: bool) -> None:
     """Download the weights of a variant, or of all variants of a model, and verify them."""
     from hear_transformers import catalogue, checkpoints
 
     failed = False
-    for row in catalogue.downloads(*catalogue.resolve(name, variant)):
+    for row in catalogue.downloads(*catalogue.resolve(name, variant), imagenet=imagenet):
         try:
             click.echo(printable(str(checkpoints.fetch(row, progress=sys.stderr.isatty()))))
         except checkpoints.WeightsError as error:

@@ -239,19 +239,28 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
     }
 
 
-def downloads(name: str, variant_name: str | None = None) -> list[Checkpoint]:
+def downloads(name: str, variant_name: str | None = None, *, imagenet: bool = False) -> list[Checkpoint]:
     """Give the checkpoints of one variant (None: the family's first), or of "all" of a family, each once.
+
+    Parameters
+    ----------
+    name, variant_name : of family and variant
+    imagenet : give those of the networks for images that training may start from instead
 
     Raises
     ------
-    OptionError : family or variant is unknown, or no weights are published for it
+    OptionError : family or variant is unknown, or nothing is published for it
     """
     variants: Mapping[str, Variant] = family(name).VARIANTS
     variant_name = next(iter(variants)) if variant_name is None else variant_name
     if variant_name != "all" and variant_name not in variants:
         raise OptionError(f"variant={variant_name!r} is unknown to {name}; choose all or one of {', '.join(variants)}")
     chosen = variants.values() if variant_name == "all" else [variants[variant_name]]
-    rows = dict.fromkeys(row for variant in chosen if (row := _checkpoint(name, variant)))
+    if imagenet:
+        rows = dict.fromkeys(checkpoints.find(*variant.imagenet) for variant in chosen if variant.imagenet)
+    else:
+        rows = dict.fromkeys(row for variant in chosen if (row := _checkpoint(name, variant)))
     if not rows:
-        raise OptionError(f"no weights are published for {name} {variant_name}; train some, or give a file of your own")
+        kind = "ImageNet start is known" if imagenet else "weights are published"
+        raise OptionError(f"no {kind} for {name} {variant_name}; train some, or give a file of your own")
     return list(rows)

@@ -389,6 +389,7 @@ def test_info_finds_the_model_of_a_variant(installed_command):
         (["info", "pasta", "base"], "model='pasta' is unknown; choose one of tiny"),
         (["info", "efficientat", "mn99"], "variant='mn99' is unknown"),
         (["download", "efficientat", "mn99"], "choose all or one of mn10_as"),
+        (["download", "panns", "cnn14", "--imagenet"], "no ImageNet start is known for panns cnn14"),
     ],
 )
 def test_unknown_models_are_answered_with_known_ones(installed_command, arguments, message):
@@ -401,3 +402,13 @@ def test_download_prints_where_the_file_is(installed_command, monkeypatch):
     monkeypatch.setattr(catalogue.checkpoints, "fetch", lambda row, progress: Path("cache") / row.file)
     result = installed_command("hear-transformers")("download", "efficientat", "mn04_as")
     assert result.stdout.startswith("cache/mn04_as")
+
+
+def test_download_fetches_what_training_may_start_from(installed_command, monkeypatch):
+    monkeypatch.setattr(catalogue.checkpoints, "fetch", lambda row, progress: Path("cache") / row.file)
+    result = installed_command("hear-transformers")("download", "ast", "all", "--imagenet")
+    assert sorted(line.partition("-")[0] for line in result.stdout.splitlines()) == [
+        "cache/deit_base_distilled_patch16_384",
+        "cache/deit_small_distilled_patch16_224",
+        "cache/deit_tiny_distilled_patch16_224",
+    ]
