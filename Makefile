@@ -42,12 +42,12 @@ measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken d
 	$(BIN)/python -m hear_transformers.training.embedded measure --data $(SHARED)/data
 
 STUDY ?= ../study-run
+TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
 
-study: $(VENV)/.stamp-test  ## small networks of all families on ESC-10, from scratch: hours on a CPU (STUDY=folder)
-	$(BIN)/python -m hear_transformers.training.study --data $(SHARED)/data/esc10 --out $(STUDY)
+study: $(VENV)/.stamp-test  ## small networks of all families on ESC-10, from scratch: hours on a CPU (STUDY=folder TEACHER=checkpoint)
+	$(BIN)/python -m hear_transformers.training.study --data $(SHARED)/data/esc10 --out $(STUDY) --mn04 $(TEACHER)
 
 RUN ?= ../tiny-run
-TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
 TRAINING = $(BIN)/python -m hear_transformers.training.embedded
 
 train: $(VENV)/.stamp-test  ## make the embedded model again, hours on a CPU; needs espeak-ng, RUN=folder TEACHER=checkpoint
