@@ -9,6 +9,15 @@ from hear_transformers.checkpoints import Checkpoint, manifest
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 FAMILIES = ("ast", "panns")
+ARCHITECTURES = ("mast", "atgnn")
+"""Families whose variants are mostly without weights: their cards list all of them."""
+
+CLIP_SECONDS = 10.26  # 1024 frames
+SIZES = [
+    pytest.param(family, variant, id=f"{family}-{variant}")
+    for family in ARCHITECTURES
+    for variant in catalogue.family(family).VARIANTS
+]
 ROWS = [pytest.param(row, id=f"{row.family}-{row.name}") for row in manifest().values() if row.family in FAMILIES]
 
 
@@ -66,3 +75,10 @@ def test_the_card_names_licence_and_source(row: Checkpoint) -> None:
     assert row.licence in card(row.family)
     assert row.source is not None
     assert row.source.removeprefix("https://") in card(row.family)
+
+
+@pytest.mark.parametrize(("family", "variant"), SIZES)
+def test_an_architecture_has_the_size_of_its_card(family: str, variant: str) -> None:
+    network, published = catalogue.family(family).VARIANTS[variant], variants(family)[variant]
+    assert f"{catalogue.count_parameters(family, network):,}" == published["parameters"]
+    assert f"{catalogue.count_macs(family, network, CLIP_SECONDS) / 1e9:.1f}" == published["GMACs"]

@@ -11,7 +11,6 @@ from torch import nn
 from hear_transformers import ast, catalogue, hear, mast, state_dicts
 from hear_transformers.errors import OptionError, WeightsError
 from hear_transformers.frontend import AST_MEL
-from tests import test_cards
 from tests.golden_weights import golden_tensor
 
 SMALL = {"dim": 24, "depths": (1, 2, 1, 1), "frames": 128}
@@ -212,14 +211,6 @@ def test_base_has_a_fifth_of_the_multiply_accumulates_of_ast():
     of_ast = catalogue.count_macs("ast", ast.VARIANTS["audioset_10_10"], CLIP_SECONDS)
     of_mast = catalogue.count_macs("mast", mast.VARIANTS["base"], CLIP_SECONDS)
     assert of_ast / of_mast == pytest.approx(5, rel=0.05)
-
-
-@pytest.mark.parametrize("variant", mast.VARIANTS)
-def test_networks_have_the_size_of_the_card(variant):
-    published = test_cards.variants("mast")[variant]
-    assert f"{catalogue.count_parameters('mast', mast.VARIANTS[variant]):,}" == published["parameters"]
-    macs = catalogue.count_macs("mast", mast.VARIANTS[variant], CLIP_SECONDS)
-    assert f"{macs / 1e9:.1f}" == published["GMACs"]
 
 
 # Files

@@ -1,7 +1,9 @@
 """The training loop: steps, checkpoints, one process or several. It knows nothing of audio.
 
 What a step does depends on the seed and its number alone, so a run that was killed goes on as if it had not been, and
-several processes that share a batch take the step that one would take with all of it.
+several processes that share a batch take the step that one would take with all of it, for networks that draw nothing
+themselves: each process draws its own dropout, stochastic depth, patchout and offsets in time. On the CPU it also takes
+its own statistics for batch normalisation.
 """
 
 from __future__ import annotations
