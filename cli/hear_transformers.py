@@ -13,6 +13,8 @@ import click
 from hear_transformers import __version__
 
 from .failures import guarded, printable
+from .hear import hear_group
+from .parsing import parse_object
 from .train import train_command
 
 
@@ -23,6 +25,7 @@ def main() -> None:
 
 
 main.add_command(train_command)
+main.add_command(hear_group)
 
 
 @main.command("list")
@@ -107,20 +110,11 @@ def validate(module: str, weights: str, options: str, device: str) -> None:
 
     # As `python -m` does: a module of your own lies in the current folder. Last, so that it hides nothing.
     sys.path.append(os.getcwd())
-    for finding in contract.check(module, weights, parse_options(options), catalogue.pick_device(device)):
+    for finding in contract.check(
+        module, weights, parse_object("--options", options, '{"layer": 8}'), catalogue.pick_device(device)
+    ):
         click.echo(finding)
     click.echo("Looks good!")
-
-
-def parse_options(text: str) -> dict[str, Any]:
-    """Read a JSON object."""
-    try:
-        options = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise click.BadParameter(f"{text!r} is not JSON ({error})", param_hint="--options") from error
-    if not isinstance(options, dict):
-        raise click.BadParameter(f'{text!r} is not a JSON object; an example: {{"layer": 8}}', param_hint="--options")
-    return options
 
 
 def as_text(value: Any) -> str:

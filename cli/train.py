@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from hear_transformers.errors import OptionError
 from hear_transformers.training.recipes import RECIPES, Recipe, with_changes
 
 from .failures import guarded
+from .parsing import parse_json, parse_object
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -69,7 +69,7 @@ def train_command(**given: Any) -> None:
         out=given["out"],
         recipe=recipe_of(given),
         source=given["source"],
-        network=parse_json("--network", given["network"], dict),
+        network=parse_object("--network", given["network"], '{"depth": 4}'),
         classes=read_classes(given["classes_file"]),
         multi_label=given["multi_label"],
         seed=given["seed"],
@@ -103,19 +103,8 @@ def recipe_of(given: dict[str, Any]) -> Recipe:
     }
     for change in given["changes"]:
         key, _, value = change.partition("=")
-        changes[key.replace("-", "_")] = parse_json(f"--set {key}", value, None)
+        changes[key.replace("-", "_")] = parse_json(f"--set {key}", value)
     return with_changes(RECIPES[name], **changes)
-
-
-def parse_json(option: str, text: str, kind: type | None) -> Any:
-    """Read a JSON value, of one type if `kind` is given."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise OptionError(f"{option}: {text!r} is not JSON ({error})") from error
-    if kind is not None and not isinstance(value, kind):
-        raise OptionError(f'{option}: {text!r} is not a JSON object; an example: {{"depth": 4}}')
-    return value
 
 
 def read_classes(path: Path | None) -> tuple[str, ...] | None:

@@ -17,8 +17,8 @@ from . import FAMILIES, checkpoints, state_dicts
 from .checkpoints import Checkpoint
 from .embedder import Embedder
 from .errors import OptionError
-from .extract import Model
 from .foreign import ForeignModel, import_hear
+from .pipeline import Model
 from .trunk import Variant, layer_table
 
 DEVICES = ("cuda", "mps", "cpu")

@@ -173,6 +173,26 @@ class Embedder(nn.Module):
             readout = replace(readout, fill_frames=0)  # does not change the size, only the work
         return self._read(torch.zeros(1, length, device=self._device), readout).shape[1]
 
+    def columns(self, *, timestamps: bool = False) -> dict[str, list[int]]:
+        """Tell which numbers of an embedding are of which layer.
+
+        Parameters
+        ----------
+        timestamps : of embeddings along time instead of scenes
+
+        Returns
+        -------
+        columns : layer, as in `Readout.layers`: its positions in an embedding, ascending
+        """
+        places: dict[str, list[int]] = {}
+        first = 0
+        for readout in self.variant.timestamps if timestamps else (self.variant.scene,):
+            for layer in readout.layers:
+                last = first + self._size(replace(readout, layers=(layer,)))
+                places.setdefault(layer, []).extend(range(first, last))
+                first = last
+        return places
+
     # One batch of windows
 
     def _taps(self, waveforms: Tensor, layers: Collection[str], fill_frames: int = 0) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -52,12 +52,14 @@ class ForeignModel:
     name : of the module that follows the HEAR API, ``hear21passt.base``
     path : checkpoint for its `load_model`, empty for its own default
     device : where it runs
+    options : keyword arguments for its `load_model`, beyond the HEAR API
     """
 
-    def __init__(self, name: str, path: str, device: torch.device) -> None:
+    def __init__(self, name: str, path: str, device: torch.device, options: Mapping[str, Any] | None = None) -> None:
         self.module = import_hear(name)
+        self.options = dict(options or {})
         with silenced():
-            self.model = self.module.load_model(path) if path else self.module.load_model()
+            self.model = self.module.load_model(*([path] if path else []), **self.options)
         if not isinstance(self.model, torch.nn.Module):
             raise OptionError(f"{name}.load_model gave a {type(self.model).__name__}, expected a torch.nn.Module")
         self.model = self.model.to(device)
@@ -90,4 +92,5 @@ class ForeignModel:
 
     def provenance(self) -> dict[str, Any]:
         """Say what makes the embeddings, ready for JSON."""
-        return {"module": self.name, "weights_sha256": self.weights_sha256, "sample_rate": self.sample_rate}
+        options = {"options": self.options} if self.options else {}
+        return {"module": self.name, "weights_sha256": self.weights_sha256, "sample_rate": self.sample_rate, **options}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import audio, efficientat, extract, sources
+from hear_transformers import audio, efficientat, extract, pipeline, sources
 from hear_transformers.errors import OptionError
 from hear_transformers.labels import top_tags
 from hear_transformers.sources import Source, find, name_outputs
@@ -145,7 +145,7 @@ def test_a_long_file_is_streamed_to_the_same_embedding(run, audio_file, tmp_path
     path = audio_file(seconds=13.3, sample_rate=44_100)
     run(path, timestamps=timestamps)
     whole = embedding(tmp_path / "out" / "tone.npz")
-    monkeypatch.setattr(extract, "LONG_SECONDS", 3.0)
+    monkeypatch.setattr(pipeline, "LONG_SECONDS", 3.0)
     monkeypatch.setattr(audio.blocks, "__defaults__", (1.0,))
     run(path, timestamps=timestamps, overwrite=True)
     np.testing.assert_allclose(embedding(tmp_path / "out" / "tone.npz"), whole, atol=1e-5)
@@ -187,7 +187,7 @@ def test_the_batch_size_is_kept(audio_file, tmp_path):
 
 
 def test_waiting_clips_are_bounded(audio_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract, "PENDING_SECONDS", 2.5)
+    monkeypatch.setattr(pipeline, "PENDING_SECONDS", 2.5)
     model = Counting()
     lengths = [1.0, 1.0, 0.6, 0.7, 0.8]
     files = [audio_file(f"{i}.wav", seconds=seconds) for i, seconds in enumerate(lengths)]
@@ -242,7 +242,7 @@ def test_labels_are_those_of_the_embedding(tagger, audio_file, tmp_path, format)
 
 
 def test_a_long_file_gets_labels(tagger, audio_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract, "LONG_SECONDS", 0.5)
+    monkeypatch.setattr(pipeline, "LONG_SECONDS", 0.5)
     report = extract.extract(tagger, find([str(audio_file())]), tmp_path / "out", n_labels=4)
     assert len(report.written[0].tags) == 4
 

@@ -1,0 +1,24 @@
+"""Values of options that are more than a word."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hear_transformers.errors import OptionError
+
+
+def parse_json(option: str, text: str) -> Any:
+    """Read a JSON value."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise OptionError(f"{option}: {text!r} is not JSON ({error})") from error
+
+
+def parse_object(option: str, text: str, example: str) -> dict[str, Any]:
+    """Read a JSON object."""
+    value = parse_json(option, text)
+    if not isinstance(value, dict):
+        raise OptionError(f"{option}: {text!r} is not a JSON object; an example: {example}")
+    return value
