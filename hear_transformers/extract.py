@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import HearTransformersError, OptionError
 from .labels import Tag, check_logits, tags_of
-from .pipeline import Embedded, Model, embed
+from .pipeline import Clip, Embedded, Model, embed
 from .sources import Source, name_outputs
 from .writers import WRITERS, Writer
 
@@ -108,7 +108,9 @@ def extract(
         else:
             record(Outcome(str(source.path), "skipped", output, message=doubt))
     with writer:
-        for embedded in embed(model, [task.path for task in tasks], timestamps=timestamps, scratch=_folder_at(out)):
+        for embedded in embed(
+            model, [Clip(task.path) for task in tasks], timestamps=timestamps, scratch=_folder_at(out)
+        ):
             record(_complete(model, writer, tasks[embedded.index], embedded, n_labels))
     order = {str(source.path): i for i, source in enumerate(sources)}
     for outcomes in (report.written, report.skipped, report.failed):

@@ -5,9 +5,10 @@ The embedding of a clip does not depend on the others, and one that fails does n
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from . import audio
-from .errors import HearTransformersError
+from .checkpoints import sha256_of
+from .errors import AudioError, HearTransformersError, OptionError
 
 LONG_SECONDS = 60.0
 """Files longer than this are not held in memory but embedded as they are decoded."""
@@ -55,76 +57,119 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Clip:
+    """What to embed: an audio file, a part of one, or a waveform.
+
+    Attributes
+    ----------
+    path : of the file; None for a waveform
+    start, end : of the part, in s
+    waveform : (samples,) float32 at the model's sample rate
+    known : sha256 of a file that was embedded before: with the same content it is not embedded again
+    """
+
+    path: Path | None = None
+    start: float = 0.0
+    end: float = math.inf
+    waveform: Tensor | None = None
+    known: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Embedded:
-    """The embedding of one clip.
+    """What became of one clip.
 
     Attributes
     ----------
     index : which clip, from 0
-    embedding : (size,) float32 of a scene, or (times, size); None if the clip failed
-    times_ms : (times,) float64, None for a scene
+    embedding : (size,) float32 of a scene, or (times, size); None if the clip failed or is known
+    times_ms : (times,) float64, from the start of the clip; None for a scene
     seconds : duration of its audio
+    sha256 : of the file, empty for a waveform or where hashes are not asked for
     error : why it failed
     """
 
     index: int
-    embedding: np.ndarray | None
+    embedding: np.ndarray | None = None
     times_ms: np.ndarray | None = None
     seconds: float = 0.0
+    sha256: str = ""
     error: Exception | None = None
 
 
 def embed(
-    model: Model, paths: Sequence[Path], *, timestamps: bool = False, scratch: Path | None = None
+    model: Model,
+    clips: Iterable[Clip],
+    *,
+    timestamps: bool = False,
+    hashes: bool = False,
+    scratch: Path | None = None,
 ) -> Iterator[Embedded]:
-    """Embed audio files.
+    """Embed clips.
 
-    Clips of equal length are embedded together, files longer than `LONG_SECONDS` as they are decoded.
+    Clips of equal length are embedded together, those longer than `LONG_SECONDS` as they are decoded.
 
     Parameters
     ----------
     model : what embeds
-    paths : of audio files
-    timestamps : embeddings along time instead of one per file
-    scratch : folder where embeddings along time of long files wait, on the disk; None: where the system keeps such
+    clips : to embed
+    timestamps : embeddings along time instead of one per clip
+    hashes : whether the sha256 of every file is wanted
+    scratch : folder where embeddings along time of long clips wait, on the disk; None: where the system keeps such
 
     Yields
     ------
-    embedded : of every path, in order
+    embedded : of every clip, in order
     """
-    run = _Run(model, timestamps=timestamps, scratch=scratch)
-    for index, path in enumerate(paths):
-        yield from run.take(index, path)
+    run = _Run(model, timestamps=timestamps, hashes=hashes, scratch=scratch)
+    for index, clip in enumerate(clips):
+        yield from run.take(index, clip)
     yield from run.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Short:
+    """A clip in memory."""
+
+    waveform: Tensor
+    sha256: str
 
 
 class _Run:
     """Collects short clips until there are enough of equal length, and gives embeddings in order."""
 
-    def __init__(self, model: Model, *, timestamps: bool, scratch: Path | None) -> None:
+    def __init__(self, model: Model, *, timestamps: bool, hashes: bool, scratch: Path | None) -> None:
         self.model = model
         self.timestamps = timestamps
+        self.hashes = hashes
         self.scratch = scratch
-        self.pending: dict[int, dict[int, Tensor]] = {}  # length: {index: waveform}
+        self.pending: dict[int, dict[int, _Short]] = {}  # length: {index: clip}
         self.done: dict[int, Embedded] = {}
         self.next = 0
 
-    def take(self, index: int, path: Path) -> Iterator[Embedded]:
-        """Read one file; embed it if it is long, else keep it until others of its length are there."""
+    def take(self, index: int, clip: Clip) -> Iterator[Embedded]:
+        """Read one clip; embed it if it is long, else keep it until others of its length are there."""
         try:
-            held, rest = self._hold(path)
-            if rest is not None:
-                self.done[index] = self._embed_long(index, chain(held, rest))
-            else:
-                waveform = torch.cat(held)
-                self.pending.setdefault(len(waveform), {})[index] = waveform
-                self._embed_if_enough(len(waveform))
+            self._take(index, clip)
         except Exception as error:
-            self.done[index] = Embedded(index, None, error=error)
+            self.done[index] = Embedded(index, error=error)
         yield from self._release()
         while self.done and sum(_held_bytes(embedded) for embedded in self.done.values()) > WAITING_BYTES:
             self._embed_together(self._oldest())
             yield from self._release()
+
+    def _take(self, index: int, clip: Clip) -> None:
+        sha256 = sha256_of(clip.path) if clip.path and (self.hashes or clip.known) else ""
+        if sha256 and sha256 == clip.known:
+            self.done[index] = Embedded(index, sha256=sha256)
+            return
+        held, rest = self._hold(_blocks(clip, self.model.sample_rate))
+        if rest is not None:
+            self.done[index] = replace(self._embed_long(index, chain(held, rest)), sha256=sha256)
+            return
+        waveform = torch.cat(held)
+        self.pending.setdefault(len(waveform), {})[index] = _Short(waveform, sha256)
+        self._embed_if_enough(len(waveform))
 
     def finish(self) -> Iterator[Embedded]:
         """Embed the clips that are still waiting."""
@@ -138,9 +183,8 @@ class _Run:
             yield self.done.pop(self.next)
             self.next += 1
 
-    def _hold(self, path: Path) -> tuple[list[Tensor], Iterator[Tensor] | None]:
-        """Read one file up to `LONG_SECONDS`: give what was read, and the rest if there may be any."""
-        blocks = audio.blocks(path, self.model.sample_rate)
+    def _hold(self, blocks: Iterator[Tensor]) -> tuple[list[Tensor], Iterator[Tensor] | None]:
+        """Read one clip up to `LONG_SECONDS`: give what was read, and the rest if there may be any."""
         held: list[Tensor] = []
         n_held = 0
         for block in blocks:
@@ -168,17 +212,17 @@ class _Run:
         try:
             self._embed(clips)
         except Exception as error:
-            for index, waveform in clips.items():
+            for index, clip in clips.items():
                 try:
                     if len(clips) == 1:
                         raise error
-                    self._embed({index: waveform})
+                    self._embed({index: clip})
                 except Exception as reason:
-                    self.done[index] = Embedded(index, None, error=reason)
+                    self.done[index] = Embedded(index, error=reason)
 
-    def _embed(self, clips: dict[int, Tensor]) -> None:
+    def _embed(self, clips: dict[int, _Short]) -> None:
         """Embed equally long clips."""
-        waveforms = torch.stack([*clips.values()])
+        waveforms = torch.stack([clip.waveform for clip in clips.values()])
         times = None
         if self.timestamps:
             tensor, times_ms = self.model.embed_timestamps(waveforms)
@@ -186,8 +230,8 @@ class _Run:
         else:
             tensor = self.model.embed_scenes(waveforms)
         seconds = waveforms.shape[1] / self.model.sample_rate
-        for index, embedding in zip(clips, finite(tensor), strict=True):
-            self.done[index] = Embedded(index, embedding, times, seconds)
+        for (index, clip), embedding in zip(clips.items(), finite(tensor), strict=True):
+            self.done[index] = Embedded(index, embedding, times, seconds, clip.sha256)
 
     def _embed_long(self, index: int, blocks: Iterable[Tensor]) -> Embedded:
         """Embed one file while it is decoded; embeddings along time wait in a nameless file, not in memory."""
@@ -211,6 +255,37 @@ class _Run:
             times = np.concatenate(times_ms)
             rows = np.memmap(scratch, np.float32, "r").reshape(len(times), -1)
             return Embedded(index, rows, times, n_samples / rate)
+
+
+def _blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+    """Read a clip piece by piece."""
+    if clip.waveform is not None:
+        yield clip.waveform
+    elif clip.path is None:
+        raise OptionError("a clip is a file or a waveform; this one is neither")
+    elif clip.start == 0.0 and clip.end == math.inf:
+        yield from audio.blocks(clip.path, sample_rate)
+    elif clip.end - clip.start <= LONG_SECONDS:
+        yield audio.excerpt(clip.path, sample_rate, clip.start, clip.end - clip.start)
+    else:
+        yield from _between(audio.blocks(clip.path, sample_rate), clip, sample_rate)
+
+
+def _between(blocks: Iterable[Tensor], clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+    """Drop what lies outside a part of a file."""
+    first = round(clip.start * sample_rate)
+    last = None if clip.end == math.inf else round(clip.end * sample_rate)
+    position, empty = 0, True
+    for block in blocks:
+        part = block[max(0, first - position) : None if last is None else max(0, last - position)]
+        position += len(block)
+        if len(part):
+            empty = False
+            yield part
+        if last is not None and position >= last:
+            break
+    if empty:
+        raise AudioError(f"{clip.path}: ends before {clip.start:.3f} s, where a part was to begin")
 
 
 def _held_bytes(embedded: Embedded) -> int:

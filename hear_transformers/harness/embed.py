@@ -34,7 +34,7 @@ from .. import FAMILIES, catalogue
 from ..embedder import Embedder
 from ..errors import HearTransformersError, OptionError
 from ..foreign import ForeignModel
-from ..pipeline import Embedded, Model, embed
+from ..pipeline import Clip, Embedded, Model, embed
 from ..writers import atomic
 from .tasks import METADATA, VOCABULARY, Task
 
@@ -181,7 +181,7 @@ def _embed_task(
     n_done = len(files) - len(wanted)
     on_file(task, n_done, len(files))
     scratch = folders[0].path
-    for embedded in embed(model, paths, timestamps=task.kind == "event", scratch=scratch):
+    for embedded in embed(model, [Clip(path) for path in paths], timestamps=task.kind == "event", scratch=scratch):
         if embedded.error is not None:
             raise HearTransformersError(
                 f"{paths[embedded.index]}: cannot be embedded ({embedded.error}); what is done is kept, "
