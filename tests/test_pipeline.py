@@ -28,7 +28,7 @@ def test_embeddings_come_in_the_order_of_the_clips(small_model, audio_file):
 
 def test_embeddings_do_not_wait_for_a_clip_of_rare_length(small_model, audio_file, monkeypatch):
     monkeypatch.setattr(pipeline, "WAITING_BYTES", 3 * 4 * small_model.scene_embedding_size)
-    monkeypatch.setattr(pipeline, "STACK_SECONDS", 1.0)
+    monkeypatch.setattr(small_model, "batch_size", 2)
     n_read = 0
 
     def clips():
