@@ -90,6 +90,18 @@ class Embedder(nn.Module):
         self.scene_embedding_size = self._size(variant.scene)
         self.timestamp_embedding_size = sum(self._size(readout) for readout in variant.timestamps)
 
+    def compile_trunk(self, backend: str = "inductor") -> None:
+        """Compile the network at its first use, for any number of windows of any length; weights stay in place.
+
+        That takes minutes (a second time for a batch of one window, which PyTorch treats apart), and gives the same
+        numbers but for rounding. It needs a C++ compiler, or Triton on CUDA.
+
+        Parameters
+        ----------
+        backend : of `torch.compile`
+        """
+        self.trunk.compile(dynamic=True, backend=backend)
+
     # What is read
 
     def layer_axis(self, layer: str) -> TimeAxis | None:

@@ -283,6 +283,15 @@ def test_a_family_without_published_weights_says_how_to_go_on():
         unpublished()
 
 
+def test_a_compiled_network_gives_the_same_numbers_for_any_shape():
+    model = load_model(pretrained=False, layer=2)
+    shapes = [(2, 40_000), (3, 40_000), (2, 61_000), (1, 20_000)]
+    expected = [model.embed_scenes(noise(*shape)) for shape in shapes]
+    model.compile_trunk(backend="eager")  # traced only: that takes seconds, and inductor minutes
+    for shape, scenes in zip(shapes, expected, strict=True):
+        torch.testing.assert_close(model.embed_scenes(noise(*shape)), scenes, rtol=0, atol=1e-4)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_equals_cpu(model):
