@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench measure study train hear bench-hear hear-results clean
+.PHONY: help demo test check format bench bench-bulk measure study train hear bench-hear hear-results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -56,6 +56,14 @@ format: $(VENV)/.stamp-dev  ## reformat the code
 
 bench: $(VENV)/.stamp-test  ## beside the authors' packages: equal numbers, speed ratios, share of the machine's GEMM peak
 	$(BIN)/python -m hear_transformers.benchmark
+
+BULK = $(BIN)/python -m hear_transformers.bulk_benchmark
+DEVICE ?= cpu
+
+bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, errors of low precision, memory for 10 h (SHARED=folder DEVICE=cuda)
+	$(BULK) throughput --audio $(SHARED)/data/esc10/audio --device $(DEVICE)
+	$(BULK) precision
+	$(BULK) memory
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
 	$(BIN)/python -m hear_transformers.training.embedded measure --data $(SHARED)/data
