@@ -5,6 +5,7 @@ The embedding of a clip does not depend on the others, and one that fails does n
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from . import audio
 from .checkpoints import sha256_of
-from .errors import AudioError, HearTransformersError, OptionError
+from .errors import AudioError, HearTransformersError, OptionError, WeightsError
 
 LONG_SECONDS = 60.0
 """Files longer than this are not held in memory but embedded as they are decoded."""
@@ -104,6 +105,7 @@ def embed(
     timestamps: bool = False,
     hashes: bool = False,
     scratch: Path | None = None,
+    workers: int = 0,
 ) -> Iterator[Embedded]:
     """Embed clips.
 
@@ -116,6 +118,7 @@ def embed(
     timestamps : embeddings along time instead of one per clip
     hashes : whether the sha256 of every file is wanted
     scratch : folder where embeddings along time of long clips wait, on the disk; None: where the system keeps such
+    workers : processes that read audio
 
     Yields
     ------
@@ -159,7 +162,7 @@ class _Run:
             yield from self._release()
 
     def _take(self, index: int, clip: Clip) -> None:
-        sha256 = sha256_of(clip.path) if clip.path and (self.hashes or clip.known) else ""
+        sha256 = _content(clip.path) if clip.path and (self.hashes or clip.known) else ""
         if sha256 and sha256 == clip.known:
             self.done[index] = Embedded(index, sha256=sha256)
             return
@@ -255,6 +258,13 @@ class _Run:
             times = np.concatenate(times_ms)
             rows = np.memmap(scratch, np.float32, "r").reshape(len(times), -1)
             return Embedded(index, rows, times, n_samples / rate)
+
+
+def _content(path: Path) -> str:
+    """Give the sha256 of a file; empty for what is none or cannot be read, of which decoding says more."""
+    with contextlib.suppress(WeightsError):
+        return sha256_of(path) if path.is_file() else ""  # to open a pipe would take until somebody writes to it
+    return ""
 
 
 def _blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
