@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__, framing, windows
+from . import encode as encoding
+from .audio import LOUDEST
 from .errors import AudioError, OptionError
 from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
 from .trunk import Readout, TimeAxis, Trunk, Variant, axes_of
@@ -24,9 +26,6 @@ BATCH_SECONDS = {"cpu": 20.0}
 large matrix products, few enough that their activations stay in the CPU's cache."""
 
 BATCH_SECONDS_ELSEWHERE = 320.0
-
-LOUDEST = 1e6
-"""Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
 
 
 class Embedder(nn.Module):
@@ -445,6 +444,11 @@ class Embedder(nn.Module):
             "hop_ms": variant.hop_ms,
             "framing": variant.framing,
         }
+
+    # Files and arrays, with the habits of sentence-transformers
+
+    encode = encoding.encode
+    encode_timestamps = encoding.encode_timestamps
 
 
 def checked(waveforms: Tensor) -> Tensor:
