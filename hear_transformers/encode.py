@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import pipeline, sounds
+from . import sounds
+from .decoding import Clip
 from .errors import HearTransformersError, OptionError
-from .pipeline import Clip, Embedded
 from .sounds import Sound
 
 if TYPE_CHECKING:
     from .embedder import Embedder
+    from .pipeline import Embedded
 
 SHORTEST_NORM = 1e-12
 """Vectors are divided by no less, so that zeros stay zeros, as in `torch.nn.functional.normalize`."""
@@ -114,7 +115,7 @@ def encode(
     if normalize_embeddings:
         _normalise(embeddings)
     result = embeddings[0] if one else embeddings
-    return torch.from_numpy(result).to(next(model.parameters()).device) if convert_to_tensor else result
+    return torch.from_numpy(result).to(model.device) if convert_to_tensor else result
 
 
 @overload
@@ -219,15 +220,18 @@ class _Run:
         timestamps: bool,
     ) -> Iterator[Iterator[Embedded]]:
         """Give what becomes of the inputs, in order."""
+        from .pipeline import embed  # which imports the embedder, whose methods these are
+
         with (
             tempfile.TemporaryDirectory(prefix="hear_transformers-") as scratch,
             _batches_of(model, batch_size),
             tqdm(total=self.total, unit="clip", disable=_hides_bar(show_progress_bar), file=sys.stderr) as bar,
         ):
             reading = sounds.Reading(model.sample_rate, sampling_rate, Path(scratch))
-            options: dict[str, Any] = {"workers": workers} if workers else {}
-            embedded = pipeline.embed(model, self._clips(reading), timestamps=timestamps, **options)
-            yield self._checked(embedded, reading, bar)
+            clips = self._clips(reading)
+            # Closed after an error: workers end now, not when its traceback is forgotten.
+            with contextlib.closing(embed(model, clips, timestamps=timestamps, workers=workers)) as results:
+                yield self._checked(results, reading, bar)
 
     def _clips(self, reading: sounds.Reading) -> Iterator[Clip]:
         """Make clips up to the first input that is none; those before it may fail too, and then theirs is the error."""

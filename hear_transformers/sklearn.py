@@ -44,7 +44,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
     layer : 8, -1, "features", "mel", a list of such; None is the variant's own choice
     pool : how a layer becomes a vector: "mean", "max", "meanmax", ...; None is the variant's own choice, "mean" with a
         layer
-    precision : of the network, "float32" or "bfloat16"
+    precision : of the network, "float32", "bfloat16" or "float16"
     device : "auto", or what PyTorch calls one ("cuda:1")
     batch_size : windows per forward pass; None is the model's own choice
     sampling_rate : of waveforms, in Hz; not needed for files

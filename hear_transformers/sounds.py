@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from . import audio
+from .decoding import Clip
 from .errors import AudioError, OptionError
-from .pipeline import Clip
 
 
 @runtime_checkable

@@ -8,12 +8,14 @@ import weakref
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
 
 from hear_transformers import audio, pipeline
 from hear_transformers.errors import AudioError, HearTransformersError, OptionError
+from hear_transformers.pipeline import Embedded
 from tests.conftest import tone
 
 
@@ -120,8 +122,7 @@ def test_no_inputs_give_no_rows(small_model):
     assert small_model.encode_timestamps(iter([])) == []
 
 
-def test_a_generator_is_not_held_in_memory(small_model, monkeypatch):
-    monkeypatch.setattr(pipeline, "STACK_SECONDS", 0.4)
+def test_a_generator_is_not_held_in_memory(small_model):
     waveforms, most_alive = [], 0
 
     def clips():
@@ -151,7 +152,6 @@ def test_an_array_may_be_used_again_while_its_clip_waits(small_model):
 
 def test_contents_of_files_do_not_stay_on_the_disk(small_model, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(pipeline, "STACK_SECONDS", 0.1)
     most_files = 0
 
     def contents():
@@ -160,7 +160,7 @@ def test_contents_of_files_do_not_stay_on_the_disk(small_model, tmp_path, monkey
             most_files = max(most_files, sum(path.is_file() for path in tmp_path.rglob("*")))
             yield float_wav(mono(0.1), 32_000)
 
-    small_model.encode(contents())
+    small_model.encode(contents(), batch_size=1)
     assert most_files <= 1
     assert not list(tmp_path.iterdir())
 
@@ -202,24 +202,43 @@ def test_normalised_embeddings_have_length_one(small_model):
 
 
 def test_an_embedding_of_zeros_stays_zero(small_model, monkeypatch):
-    monkeypatch.setattr(small_model, "embed_scenes", lambda audio: torch.zeros(len(audio), 960))
-    monkeypatch.setattr(small_model, "scene_embedding_size", 960)
+    zeros = np.zeros(small_model.scene_embedding_size, np.float32)
+    monkeypatch.setattr(
+        pipeline, "embed", lambda _, clips, **options: (Embedded(i, zeros) for i, _ in enumerate(clips))
+    )
     assert not small_model.encode(mono(), sampling_rate=32_000, normalize_embeddings=True).any()
 
 
 def test_the_batch_size_is_for_one_call(small_model, monkeypatch):
     sizes = []
-    embed_scenes = small_model.embed_scenes
-    monkeypatch.setattr(
-        small_model, "embed_scenes", lambda audio: sizes.append(small_model.batch_size) or embed_scenes(audio)
-    )
+
+    def embed(model, clips, **options):
+        sizes.append(model.batch_size)
+        return pipeline_embed(model, clips, **options)
+
+    pipeline_embed = pipeline.embed
+    monkeypatch.setattr(pipeline, "embed", embed)
     clips = [mono(), mono() / 2]
     rows = small_model.encode(clips, sampling_rate=32_000, batch_size=1)
-    assert sizes == [1, 1]
     np.testing.assert_allclose(rows, small_model.encode(clips, sampling_rate=32_000), atol=1e-5)
     with pytest.raises(AudioError):
         small_model.encode("lost.wav", batch_size=3)
+    assert sizes == [1, None, 3]
     assert small_model.batch_size is None
+
+
+def test_workers_change_nothing(small_model, audio_file):
+    path = audio_file(sample_rate=48_000)
+    inputs = [path, mono(), path.read_bytes(), {"path": str(path)}]
+    rows = small_model.encode(inputs, sampling_rate=32_000, num_workers=2)
+    np.testing.assert_array_equal(rows, small_model.encode(inputs, sampling_rate=32_000))
+
+
+def test_workers_end_with_an_error(small_model, audio_file):
+    before = set(psutil.Process().children())
+    with pytest.raises(AudioError, match=r"^input 1: lost\.wav"):
+        small_model.encode([audio_file(), "lost.wav", None], num_workers=2)
+    assert set(psutil.Process().children()) == before
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5, "8"])
@@ -299,7 +318,7 @@ def test_a_failing_model_is_named_with_its_input(small_model, monkeypatch):
     def broken(audio):
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(small_model, "embed_scenes", broken)
+    monkeypatch.setattr(small_model.frontend, "forward", broken)
     with pytest.raises(HearTransformersError, match=r"^input 0: array of shape \(16000,\): RuntimeError: no kernel"):
         small_model.encode([mono()], sampling_rate=32_000)
 
