@@ -9,6 +9,9 @@ from typing import Any
 
 import click
 
+from hear_transformers.harness.run import run_command
+from hear_transformers.harness.scores import scores_command
+
 from .failures import guarded
 from .parsing import parse_object
 
@@ -18,6 +21,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.group("hear")
 def hear_group() -> None:
     """Run HEAR's benchmark on its tasks: embeddings, predictions, scores."""
+
+
+hear_group.add_command(run_command)
+hear_group.add_command(scores_command)
 
 
 @hear_group.command()
