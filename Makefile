@@ -101,6 +101,7 @@ hear-results: $(HEAR)/.stamp-baseline  ## HEAR-format tasks of ESC-10 and spoken
 	test -e $(HEAR_OUT)/.tasks || $(BIN)/python $(SHARED)/tools/build_hear_tasks.py --out $(HEAR_OUT)/tasks --sr 16000 32000 44100
 	touch $(HEAR_OUT)/.tasks
 	$(BENCHMARK) --tasks-dir $(HEAR_OUT)/tasks --out $(HEAR_OUT)/results --param-grid hear_transformers/harness/grids.json $(RESULTS)
+	$(BIN)/python -m hear_transformers.harness.pages --results $(HEAR_OUT)/results
 
 clean:  ## remove the virtual environments and what was built
 	rm -rf $(VENV) $(HEAR) build dist *.egg-info demo_output

@@ -163,3 +163,10 @@ def test_check_names_a_page_that_differs_and_leaves_it(folder: Path, monkeypatch
 
 def test_outside_a_checkout_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "in a checkout of the repository only" in command(monkeypatch, tmp_path / "site-packages").stderr
+
+
+def test_results_of_a_run_are_taken_over_with_their_families() -> None:
+    systems = ("hear_transformers.passt-layer=8", "hear_transformers.tiny", "hearbaseline.naive")
+    scores = [pages.Score(system, ESC10, "top1_acc", 0.5, None, 1, None, None, "grid") for system in systems]
+    rows = list(csv.DictReader(pages.results_of(scores).splitlines()))
+    assert [(row["family"], row["system"]) for row in rows] == list(zip(("passt", "tiny", ""), systems, strict=True))

@@ -1,6 +1,6 @@
 """Pages of HEAR scores, one for each family: those that HEAR's leaderboard has, beside those that were run here.
 
-python -m hear_transformers.harness.pages [--check]
+python -m hear_transformers.harness.pages [--results FOLDER] [--check]
 
 weights/hear/published.csv    a line for each system and task of HEAR; no score where the leaderboard has none; no
                               folder for Beehive States, which has two: how they make one score is not said
@@ -20,7 +20,7 @@ import click
 from .. import FAMILIES
 from ..cli.failures import guarded
 from ..errors import HearTransformersError
-from .scores import Score, to_markdown
+from .scores import Score, read, to_csv, to_markdown
 
 FOLDER = Path(__file__).parents[2] / "weights" / "hear"
 
@@ -134,11 +134,27 @@ def _score(row: Row) -> Score:
     return Score(*names, float(row["score"]), std, int(row["folds"]), embedding, prediction, row["grid"])
 
 
+def results_of(scores: Sequence[Score]) -> str:
+    """Write results.csv: the lines of `hear scores --csv`, after the family of each."""
+    header, *lines = to_csv(scores).splitlines()
+    families = (score.system.removeprefix("hear_transformers.").partition("-")[0] for score in scores)
+    rows = (f"{family if family in FAMILIES else ''},{line}" for family, line in zip(families, lines, strict=True))
+    return "\n".join([f"family,{header}", *rows]) + "\n"
+
+
 @click.command("pages")
+@click.option(
+    "--results",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Of `hear run`: its scores replace those of results.csv first.",
+)
 @click.option("--check", is_flag=True, help="Write nothing; fail if a page is not what would be written.")
 @guarded
-def pages_command(check: bool) -> None:
+def pages_command(results: Path | None, check: bool) -> None:
     """Write the pages of HEAR scores."""
+    if results:
+        (FOLDER / "results.csv").write_text(results_of(read(results)), encoding="utf-8")
     for path, text in pages(FOLDER).items():
         if not check:
             path.write_text(text, encoding="utf-8")
