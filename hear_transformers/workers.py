@@ -108,6 +108,9 @@ def ahead(
     used = 0  # of the room
     is_wanted = True
 
+    def may_go_on() -> bool:
+        return not is_wanted or used <= room
+
     def fill() -> None:
         nonlocal used
         failure: BaseException | None = None
@@ -117,7 +120,7 @@ def ahead(
                     waiting.append(item)
                     used += size(item)
                     changed.notify_all()
-                    changed.wait_for(lambda: not is_wanted or used <= room)
+                    changed.wait_for(may_go_on)
                 if not is_wanted:
                     return
         except BaseException as error:
