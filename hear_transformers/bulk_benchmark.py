@@ -29,7 +29,7 @@ from .workers import default_workers
 THROUGHPUT_MODELS = ("tiny", "panns/cnn10", "passt/base")
 
 MEMORY_MODELS: dict[str, dict[str, Any]] = {
-    "efficientat/mn01_as": {"hop_ms": 1_000.0},
+    "efficientat/mn01_as": {"layer": 0, "hop_ms": 1_000.0},
     "tiny": {"layer": 1, "framing": "native", "hop_ms": 100.0},
 }
 """Cheap ones, with windows around every centre and with the network's own time axis."""

@@ -320,10 +320,9 @@ class Embedder(nn.Module):
         read: Callable[[Tensor, Readout], Read],
     ) -> list[Read]:
         """Read the same windows of every clip, clip after clip."""
-        starts = starts.to(buffer.waveforms.device)
 
         def cut(first: int, last: int) -> Tensor:
-            item = torch.arange(first, last, device=starts.device)
+            item = torch.arange(first, last)
             return buffer.cut(item // len(starts), starts[item % len(starts)], length)
 
         return list(self.in_batches(len(buffer.waveforms) * len(starts), length, readout, cut, read))

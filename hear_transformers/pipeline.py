@@ -164,16 +164,17 @@ class _Run:
         make = model.reader if isinstance(model, Embedder) else partial(_WholeClips, model)
         self.packer = Packer(make(timestamps=timestamps))
         self.shorts: dict[int, Embedded] = {}  # what is known of the clips that wait in the packer
-        self.done: dict[int, Embedded] = {}
+        self.done: dict[int, Embedded] = {}  # what waits for a clip before it
+        self.done_bytes = 0
         self.next = 0
 
     def take(self, loaded: Loaded) -> Iterator[Embedded]:
         """Embed a clip if it is long, else pack it; give what can be given."""
         embedded = Embedded(loaded.index, sha256=loaded.sha256, error=loaded.error)
         if loaded.blocks is not None:
-            self.done[loaded.index] = self._try_long(embedded, loaded.blocks)
+            self._keep(self._try_long(embedded, loaded.blocks))
         elif loaded.waveform is None:
-            self.done[loaded.index] = embedded
+            self._keep(embedded)
         else:
             seconds = len(loaded.waveform) / self.model.sample_rate
             self.shorts[loaded.index] = replace(embedded, seconds=seconds)
@@ -189,7 +190,7 @@ class _Run:
         batch = (self.model.batch_size or 0) * longest
         if self.packer.n_samples > max(PENDING_SECONDS * self.model.sample_rate, 2 * batch):
             return True
-        return bool(self.shorts) and sum(map(_held_bytes, self.done.values())) > WAITING_BYTES
+        return bool(self.shorts) and self.done_bytes > WAITING_BYTES
 
     def finish(self) -> Iterator[Embedded]:
         """Embed the clips that are still waiting."""
@@ -198,8 +199,7 @@ class _Run:
     def _pack(self, finished: Iterator[Packed]) -> Iterator[Embedded]:
         """Take clips that are finished, give those that have none before them that is not."""
         for packed in finished:
-            embedded = self.shorts.pop(packed.key)
-            self.done[packed.key] = self._complete(embedded, packed)
+            self._keep(self._complete(self.shorts.pop(packed.key), packed))
             yield from self._release()
 
     def _complete(self, embedded: Embedded, packed: Packed) -> Embedded:
@@ -212,11 +212,17 @@ class _Run:
         times_ms = packed.result.times_ms
         return replace(embedded, embedding=embedding, times_ms=None if times_ms is None else times_ms.numpy())
 
+    def _keep(self, embedded: Embedded) -> None:
+        self.done[embedded.index] = embedded
+        self.done_bytes += _held_bytes(embedded)
+
     def _release(self) -> Iterator[Embedded]:
         """Give what is done and has nothing before it that is not."""
         while self.next in self.done:
-            yield self.done.pop(self.next)
+            embedded = self.done.pop(self.next)
+            self.done_bytes -= _held_bytes(embedded)
             self.next += 1
+            yield embedded
 
     def _try_long(self, embedded: Embedded, blocks: Iterator[Tensor]) -> Embedded:
         try:

@@ -93,6 +93,8 @@ def cut(waveform: Tensor, starts: Tensor, length: int) -> Tensor:
     windows : (windows, length)
     """
     n_samples = len(waveform)
+    if len(starts) == 1 and int(starts[0]) == 0 and length == n_samples:
+        return waveform[None]
     if int(starts[0]) >= 0 and int(starts[-1]) + length <= n_samples:
         return waveform.unfold(0, length, 1)[starts.to(waveform.device)]
     positions = starts.to(waveform.device)[:, None] + torch.arange(length, device=waveform.device)
@@ -134,15 +136,19 @@ class Buffer:
 
         Parameters
         ----------
-        clips : (windows,) int64, which clip each window is from
-        starts : (windows,) int64, position of its first sample; may lie outside the clip, see `reflect`
+        clips : (windows,) int64 on the CPU, which clip each window is from
+        starts : (windows,) int64 on the CPU, position of its first sample; may lie outside the clip, see `reflect`
         length : of every window, in samples
 
         Returns
         -------
         windows : (windows, length) float32
         """
-        positions = starts[:, None] + torch.arange(length, device=starts.device)
+        device = self.waveforms.device
+        if int(starts.min()) >= self.start and int(starts.max()) + length <= self.stop:
+            return self.waveforms.unfold(1, length, 1)[clips.to(device), (starts - self.start).to(device)]
+        clips, starts = clips.to(device), starts.to(device)
+        positions = starts[:, None] + torch.arange(length, device=device)
         # As long as the end is not in sight only the start can be reflected at.
         positions = positions.abs() if self.n_samples is None else reflect(positions, self.n_samples)
         return self.waveforms[clips[:, None], positions - self.start]

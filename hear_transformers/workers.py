@@ -83,8 +83,7 @@ def load(clips: Iterable[Clip], how: How, workers: int = 0) -> Generator[Loaded,
             yield read(index, clip, how)
         return
     pool = _Pool(how, workers)
-    room = ASKED_FOR * workers * how.most_samples // 4
-    yield from ahead(pool.load(clips), _n_samples, room, pool.close)
+    yield from ahead(pool.load(clips), _n_samples, workers * how.most_samples, pool.close)
 
 
 def _n_samples(loaded: Loaded) -> int:
@@ -106,16 +105,22 @@ def ahead(
     changed = threading.Condition()
     waiting: deque[T] = deque()
     end: list[BaseException | None] = []  # one entry when there are no more items: what stopped them
+    used = 0  # of the room
     is_wanted = True
 
+    def may_go_on() -> bool:
+        return not is_wanted or used <= room
+
     def fill() -> None:
+        nonlocal used
         failure: BaseException | None = None
         try:
             for item in items:
                 with changed:
                     waiting.append(item)
+                    used += size(item)
                     changed.notify_all()
-                    changed.wait_for(lambda: not is_wanted or sum(map(size, waiting)) <= room)
+                    changed.wait_for(may_go_on)
                 if not is_wanted:
                     return
         except BaseException as error:
@@ -134,6 +139,7 @@ def ahead(
                 if not waiting:
                     break
                 item = waiting.popleft()
+                used -= size(item)
                 changed.notify_all()
             yield item
     finally:

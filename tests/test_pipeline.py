@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hear_transformers import audio, efficientat, pipeline, tiny, workers
 from hear_transformers.checkpoints import sha256_of
 from hear_transformers.errors import AudioError, HearTransformersWarning, OptionError
+from hear_transformers.packing import Packer
 from hear_transformers.pipeline import Clip, embed
 
 forked = pytest.mark.skipif(workers.START_METHOD != "fork", reason="a patched function reaches forked workers only")
@@ -158,7 +159,7 @@ def test_embed_many_gives_the_embeddings_in_order(model):
         model.embed_many([noise(5), torch.zeros(0)])
 
 
-def test_a_clip_that_breaks_the_network_does_not_take_others_along(model, monkeypatch):
+def break_on_silence(model, monkeypatch) -> None:
     forward = model.trunk.forward
 
     def fragile(mel, wanted):
@@ -167,6 +168,29 @@ def test_a_clip_that_breaks_the_network_does_not_take_others_along(model, monkey
         return forward(mel, wanted)
 
     monkeypatch.setattr(model.trunk, "forward", fragile)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_batches_in_flight_as_on_a_gpu_lose_nothing(model, monkeypatch, timestamps):
+    break_on_silence(model, monkeypatch)
+    monkeypatch.setattr(model, "batch_size", 3)
+    packer = Packer(model.reader(timestamps=timestamps))
+    packer.most_flights = 1
+    waveforms = [noise(length) for length in (40_000, 70_000, 40_000, 100, 100_000, 40_000, 40_000)]
+    waveforms.insert(2, torch.zeros(90_000))
+    packed = [each for key, waveform in enumerate(waveforms) for each in packer.add(key, waveform)]
+    packed += packer.finish()
+    assert sorted(each.key for each in packed) == list(range(8))
+    assert [each.key for each in packed if each.error is not None] == [2]
+    assert (packer.clips, packer.queues, packer.n_samples) == ({}, {}, 0)
+    for each in packed:
+        if each.result is not None:
+            expected = model.embed_many([waveforms[each.key]], timestamps=timestamps)[0].embedding
+            torch.testing.assert_close(each.result.embedding, expected, rtol=0, atol=1e-5)
+
+
+def test_a_clip_that_breaks_the_network_does_not_take_others_along(model, monkeypatch):
+    break_on_silence(model, monkeypatch)
     lengths = [30_000, 50_000, 30_000]
     clips = [Clip(waveform=noise(length)) for length in lengths]
     clips.insert(1, Clip(waveform=torch.zeros(30_000)))
@@ -324,3 +348,18 @@ def test_few_clips_need_no_workers_and_many_leave_a_core_for_the_model(monkeypat
         monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)))
         assert workers.default_workers(10) == 0
         assert workers.default_workers(1_000) == expected
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_cuda_equals_cpu(model, audio_file, timestamps):
+    clips = [Clip(audio_file(f"{i}.wav", seconds=0.3 + 0.4 * (i % 5))) for i in range(40)]
+    expected = list(embed(model, clips, timestamps=timestamps))
+    try:
+        found = list(embed(model.to("cuda"), clips, timestamps=timestamps, workers=2))
+    finally:
+        model.to("cpu")
+    for first, second in zip(expected, found, strict=True):
+        assert (first.index, second.error) == (second.index, None)
+        np.testing.assert_allclose(second.embedding, first.embedding, atol=1e-4)
