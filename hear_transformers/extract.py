@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from . import journal
 from .errors import HearTransformersError
-from .journal import NO_ROOM, Failures, no_room
+from .journal import Failures, has_no_room
 from .labels import Tag, check_logits, tags_of
 from .layout import ALL, Shard, Where, items_of, parts_of
 from .outputs import Held, Item, Output, TableOfParts
@@ -118,7 +118,7 @@ def extract(
     items, failed = items_of(sources, where, shard)
     parts = parts_of(model, timestamps=timestamps, apart=layers_apart, dtype=dtype)
     report = _Reporter(Failures(where.failures), fail_fast, on_outcome)
-    with contextlib.suppress(_Stopped), contextlib.ExitStack() as stack:
+    with journal.room_needed(where.folder), contextlib.suppress(_Stopped), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(where.folder))
         outputs = [where.output(part, overwrite=overwrite, scratch=scratch) for part in parts]
         for output in outputs:
@@ -181,6 +181,8 @@ class _Run:
     def complete(self, task: _Task, embedded: Embedded) -> Outcome:
         """Write an embedding where it is wanted, and say what became of its source."""
         item = task.item
+        if isinstance(embedded.error, OSError) and has_no_room(embedded.error):
+            raise embedded.error
         if embedded.error is not None:
             return _failure(item.source, embedded.error)
         if embedded.embedding is None:
@@ -193,10 +195,8 @@ class _Run:
                 return self._skipped(item, held, tags)
             shapes = [output.write(item, embedded) for output in missing]
         except OSError as error:
-            if error.errno in NO_ROOM:
-                raise no_room(self.outputs[0].path(item), error) from error
-            if any(isinstance(output, TableOfParts) for output in self.outputs):
-                raise  # a part is spoiled, with others in it
+            if has_no_room(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
+                raise  # the next would fail too, or a part is spoiled that holds others
             return _failure(item.source, error)
         except HearTransformersError as error:
             return _failure(item.source, error)

@@ -42,11 +42,29 @@ class NoRoomError(HearTransformersError):
     """There is no room to write to."""
 
 
-def no_room(path: Path, error: OSError) -> NoRoomError:
-    """Make the error of a full disk."""
-    return NoRoomError(
-        f"{path}: no room to write ({error.strerror}); what is finished is kept: make room, the same command goes on"
-    )
+def has_no_room(error: OSError) -> bool:
+    """Tell whether an error is that of a full disk."""
+    return error.errno in NO_ROOM
+
+
+@contextlib.contextmanager
+def room_needed(folder: Path) -> Iterator[None]:
+    """Raise NoRoomError where the disk of a folder is full."""
+    try:
+        yield
+    except OSError as error:
+        if not has_no_room(error):
+            raise
+        raise NoRoomError(
+            f"{folder}: no room to write ({os.strerror(error.errno or 0)}); what is finished is kept: make room, "
+            "and the same command goes on"
+        ) from error
+
+
+def _write(file: BinaryIO, text: bytes) -> None:
+    """Write all of a text at once."""
+    if file.write(text) != len(text):  # the disk was full in the middle
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def digest(settings: Mapping[str, Any]) -> str:
@@ -119,8 +137,7 @@ class Journal:
             if self.file.seek(0, os.SEEK_END):
                 self.file.seek(-1, os.SEEK_END)
                 text = text if self.file.read(1) == b"\n" else b"\n" + text  # after a line that was cut short
-        if self.file.write(text) != len(text):  # the disk was full in the middle
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        _write(self.file, text)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -207,7 +224,7 @@ class Failures:
         """Add one that failed."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab", buffering=0) as file:
-            file.write(json.dumps(failure).encode() + b"\n")
+            _write(file, json.dumps(failure).encode() + b"\n")
 
 
 def _is_list(path: Path) -> bool:

@@ -11,6 +11,7 @@ hdf5     a dataset per column, NaN where there is no time; provenance, identity 
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 from bisect import bisect_right
@@ -222,6 +223,42 @@ class ParquetTable(Table):
             yield read
 
 
+class _Draft(io.FileIO):
+    """A file that keeps an error to itself until it is asked: in the midst of writing, one would end HDF5's process."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of it, or nothing any more after an error."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest and self.error is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Change the size, unless there was an error."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def tell_error(self) -> None:
+        """Raise the error that there was."""
+        if self.error is not None:
+            raise self.error
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Raise the error that there was in the end, once HDF5 is done."""
+        yield
+        self.tell_error()
+
+
 class HDF5Table(Table):
     """An HDF5 file with a dataset for each column."""
 
@@ -241,7 +278,7 @@ class HDF5Table(Table):
     @contextlib.contextmanager
     def create(self, path: Path, identity: str) -> Iterator[Callable[[Any], None]]:
         """Make a table, see `Table.create`."""
-        with self.h5py.File(path, "x") as file:
+        with _Draft(path, "x+") as draft, draft.told(), self.h5py.File(draft, "w") as file:
             file.attrs["provenance"] = json.dumps(self.provenance)
             file.attrs["id"] = identity
             if self.layer is not None:
@@ -257,6 +294,7 @@ class HDF5Table(Table):
                     first = len(file[name])
                     file[name].resize(first + len(values), axis=0)
                     file[name][first:] = values
+                draft.tell_error()
 
             def cut(block: Any, at: int) -> tuple[Any, Any]:
                 return {k: v[:at] for k, v in block.items()}, {k: v[at:] for k, v in block.items()}
