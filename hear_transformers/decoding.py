@@ -17,6 +17,11 @@ from .checkpoints import sha256_of
 from .errors import AudioError, OptionError, WeightsError
 
 
+LARGE_BYTES = 2**20
+"""A smaller file is not asked for its length first, which takes as long as to decode a second: if it is long after all,
+its first minute is decoded twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """What to embed: an audio file, a part of one, or a waveform.
@@ -102,8 +107,10 @@ def _claims_to_be_long(clip: Clip, how: How) -> bool:
     if clip.path is None or clip.end - clip.start <= how.long_seconds:
         return False
     try:
+        if clip.path.stat().st_size < LARGE_BYTES:
+            return False
         return min(clip.end, audio.seconds(clip.path)) - clip.start > how.long_seconds
-    except AudioError:
+    except (AudioError, OSError):
         return False  # decoding it will say what is wrong
 
 
