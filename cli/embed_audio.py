@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +15,13 @@ import click
 
 from hear_transformers import FAMILIES, __version__
 
-from .failures import guarded, printable
+from .failures import Failure, guarded, one_line
+from .parsing import count_or_auto
 
 if TYPE_CHECKING:
     from hear_transformers.extract import Outcome, Report
     from hear_transformers.labels import Tag
+    from hear_transformers.sources import Source
 
 FEW_FILES = 10
 """Up to so many files each gets a line of its own at the end."""
@@ -40,10 +45,28 @@ Examples:
                                                what is heard: Speech, Music, ...
   find . -name "*.ogg" | embed-audio - --json
 
-Files that are there already are skipped, so an interrupted run is taken up by the same command. With --labels they are
-heard again, and their outputs stay as they are.
+  embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8
+                                               parts of files, by one of eight jobs
+
+What was made with the same settings from the same audio is skipped, so a run that was interrupted or killed is taken up
+by the same command; outputs of other settings are kept, with a warning. With --labels they are heard again, and their
+outputs stay as they are. failures.jsonl, beside the outputs, names what failed in the last run.
+
+\b
+Exit codes:
+  0    every file is embedded
+  1    some files failed, or the disk is full; the others are written
+  2    the command is wrong; nothing was done
+  130  interrupted; what was finished is kept
+
 What can be chosen: hear-transformers list, hear-transformers info MODEL.
 """
+
+MANY_FILES = 64
+"""With fewer, worker processes take longer to start than they save."""
+
+MOST_WORKERS = 8
+"""Unless told: a few processes decode faster than most models embed."""
 
 
 def milliseconds(context: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
@@ -56,8 +79,22 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
         raise click.BadParameter(f"{value!r} is not a number in ms, nor a list such as 160,800") from error
 
 
+def fraction(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
+    """Read which of how many: "0/8"."""
+    if value is None:
+        return 0, 1
+    try:
+        index, count = map(int, value.split("/"))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not which of how many, from 0/8 to 7/8") from error
+    return index, count
+
+
 @click.command(epilog=EXAMPLES)
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
+@click.option(
+    "--manifest", metavar="FILE", help="List of files: .txt, or .csv or .parquet with columns path, start, end."
+)
 @click.option(
     "--model",
     metavar="NAME",
@@ -77,13 +114,25 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
     "--framing", metavar="NAME", help="windowed: a window around each time; native: the network's own frames."
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
-@click.option("--precision", metavar="NAME", help="Of the network: float32 or bfloat16; results are float32 always.")
-@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Windows that go through it at once.")
-@click.option("--out", default=".", show_default=True, metavar="PATH", help="Folder, or a .npz, .npy or .parquet file.")
+@click.option("--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16; results are float32.")
+@click.option("--compile", is_flag=True, default=None, help="Compile the network: faster after a slow start.")
+@click.option("--batch-size", callback=count_or_auto, metavar="N", help="Windows that go through it at once, or auto.")
 @click.option(
-    "--format", metavar="NAME", help="npz, npy or parquet (one table for all).  [default: by --out, else npz]"
+    "--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio, or auto.  [default: auto]"
 )
+@click.option(
+    "--out", default=".", show_default=True, metavar="PATH", help="Folder, or a .npz, .npy, .parquet or .hdf5 file."
+)
+@click.option(
+    "--format", metavar="NAME", help="npz, npy; parquet, hdf5 (one table for all).  [default: by --out, else npz]"
+)
+@click.option(
+    "--dtype", metavar="NAME", help="Of the numbers that are written: float32 or float16.  [default: float32]"
+)
+@click.option("--layers-apart", is_flag=True, help="Write each of several layers into a folder of its own: layer=4.")
+@click.option("--shard", callback=fraction, metavar="I/N", help="Embed only part I of N, counted from 0: 0/8 to 7/8.")
 @click.option("--overwrite", is_flag=True, help="Make outputs anew that are there already.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
 @click.option(
     "--labels", is_flag=True, help="Print what is heard, of AudioSet's classes or your own; needs --layer logits."
 )
@@ -94,17 +143,23 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
 @guarded
 def main(
     inputs: tuple[str, ...],
+    manifest: str | None,
     model: str | None,
     weights: str | None,
     scene: bool | None,
     device: str,
+    num_workers: int | None,
     out: str,
     format: str | None,
-    overwrite: bool,
+    dtype: str | None,
+    shard: tuple[int, int],
     labels: bool,
     top_k: int | None,
     quiet: bool,
     as_json: bool,
+    layers_apart: bool,
+    overwrite: bool,
+    fail_fast: bool,
     **options: Any,
 ) -> None:
     """Embed audio files: numbers that say what is heard, from any layer, for whole files or along time.
@@ -113,30 +168,65 @@ def main(
     of paths on stdin.
     """
     # Imported here because PyTorch takes seconds and --help must not.
-    from hear_transformers import catalogue, extract, sources, writers
+    from hear_transformers import catalogue, extract, layout, writers
 
     given = {name: value for name, value in options.items() if value is not None}
     timestamps = wants_timestamps(scene, given)
     n_labels = wants_labels(labels, top_k, given.get("layer"), timestamps)
-    format = writers.choose_format(Path(out), format)
-    found = sources.find(inputs, sys.stdin)
-    if not found:
-        raise click.UsageError("nothing to embed: the list on stdin is empty")
+    chosen = {
+        "format": writers.choose_format(Path(out), format),
+        "dtype": dtype or writers.DTYPES[0],
+        "shard": layout.Shard(*shard),
+        "layers_apart": layers_apart,
+        "overwrite": overwrite,
+        "fail_fast": fail_fast,
+    }
+    found = find(inputs, manifest)
     embedder = catalogue.load(model or catalogue.family_of(weights or ""), weights or "", device, given)
-    with Progress(len(found), quiet=quiet, as_json=as_json) as progress:
+    with Progress(len(found) // shard[1], quiet=quiet, as_json=as_json) as progress, kept(overwrite):
         report = extract.extract(
             embedder,
             found,
             Path(out),
-            format,
             timestamps=timestamps,
-            overwrite=overwrite,
             n_labels=n_labels,
+            workers=default_workers(len(found)) if num_workers is None else num_workers,
             on_outcome=progress.show,
+            **chosen,
         )
     if not (quiet or as_json):
-        summarise(report)
+        summarise(report, chosen["dtype"])
     sys.exit(1 if report.failed else 0)
+
+
+def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
+    """Find what is to be embedded."""
+    from hear_transformers import lists, sources
+
+    if not inputs and manifest is None:
+        raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
+    # Names of files need not be text.
+    listed = map(os.fsdecode, sys.stdin.buffer)
+    found = sources.each_once([*sources.find(inputs, listed), *(lists.read(Path(manifest)) if manifest else ())])
+    if not found:
+        raise click.UsageError("nothing to embed: the list on stdin is empty")
+    return found
+
+
+def default_workers(n_files: int) -> int:
+    """Choose how many processes read audio."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if n_files < MANY_FILES else min(MOST_WORKERS, n_cores - 1)
+
+
+@contextlib.contextmanager
+def kept(overwrite: bool) -> Iterator[None]:
+    """Say how to go on when a run is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        without = " without --overwrite" if overwrite else ""
+        raise Failure(f"interrupted; what is finished is kept, the same command{without} goes on", 130) from error
 
 
 def wants_timestamps(scene: bool | None, given: dict[str, Any]) -> bool:
@@ -186,11 +276,11 @@ class Progress:
     def show(self, outcome: Outcome) -> None:
         """Show what became of one source."""
         if outcome.status == "failed":
-            self.bar.write(printable(f"Error: {outcome.message}"), file=sys.stderr)
+            self.bar.write(one_line(f"Error: {outcome.message}"), file=sys.stderr)
         if self.as_json:
             click.echo(json.dumps(as_record(outcome)))
         if self.with_tables and outcome.tags:
-            self.bar.write(printable(as_table(outcome.source, outcome.tags)), file=sys.stdout)
+            self.bar.write(as_table(outcome.source, outcome.tags), file=sys.stdout)
         self.bar.update()
 
 
@@ -199,6 +289,8 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
     failed = outcome.status == "failed"
     return {
         "input": outcome.source,
+        "start": outcome.start,
+        "end": None if outcome.end == math.inf else outcome.end,
         "output": None if outcome.output is None else str(outcome.output),
         "status": outcome.status,
         "shape": outcome.shape,
@@ -211,17 +303,17 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
 
 def as_table(source: str, tags: Iterable[Tag]) -> str:
     """Write the labels of one source for people: its name, then a probability and a label on each line."""
-    return "\n".join([source, *(f"  {tag.probability:.3f}  {tag.label}" for tag in tags)])
+    return "\n".join([one_line(source), *(f"  {tag.probability:.3f}  {tag.label}" for tag in tags)])
 
 
-def summarise(report: Report) -> None:
+def summarise(report: Report, dtype: str) -> None:
     """Say what was written, and what is doubtful about what was not."""
     if len(report.written) <= FEW_FILES:
         for outcome in report.written:
-            click.echo(printable(f"{outcome.source} -> {outcome.output}  {outcome.shape} float32"))
+            click.echo(one_line(f"{outcome.source} -> {outcome.output}  {outcome.shape} {dtype}"))
     doubts = [outcome.message for outcome in report.skipped if outcome.message]
     for doubt in doubts[:FEW_WARNINGS]:
-        click.echo(printable(f"Warning: {doubt}"), err=True)
+        click.echo(one_line(f"Warning: {doubt}"), err=True)
     if len(doubts) > FEW_WARNINGS:
         click.echo(f"Warning: the same of {len(doubts) - FEW_WARNINGS} more files", err=True)
     parts = [f"{len(report.written)} written"]

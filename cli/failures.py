@@ -1,6 +1,6 @@
 """How command lines fail: one line on stderr and an exit code, never a traceback.
 
-1: some or all of the work failed. 2: the command itself is wrong. 130: interrupted.
+0: all is well. 1: some or all of the work failed. 2: the command itself is wrong. 130: interrupted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ class Failure(click.ClickException):
 def printable(text: str) -> str:
     """Replace what no terminal can print: a file name need not be text."""
     return text.encode("utf-8", "replace").decode()
+
+
+def one_line(text: str) -> str:
+    """Write a file name on one line, and without what a terminal would take for a command."""
+    shown = (char if char.isprintable() or "\ud800" <= char <= "\udfff" else repr(char)[1:-1] for char in text)
+    return printable("".join(shown))
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from . import audio
 from .checkpoints import sha256_of
-from .errors import AudioError, OptionError
+from .errors import AudioError, OptionError, WeightsError
 
 Blocks = Generator[Tensor, None, None]
 """(samples,) tensors that follow each other, decoded as they are taken; to be closed by who does not take all."""
@@ -114,7 +115,11 @@ def _claims_to_be_long(clip: Clip, how: How) -> bool:
 
 
 def _sha256(clip: Clip, how: How) -> str:
-    return sha256_of(clip.path) if clip.path and (how.hashes or clip.known) else ""
+    """Give the sha256 of a file, if wanted; empty for what is none or cannot be read, of which decoding says more."""
+    with contextlib.suppress(WeightsError):
+        # To open a pipe would take until somebody writes to it.
+        return sha256_of(clip.path) if clip.path and (how.hashes or clip.known) and clip.path.is_file() else ""
+    return ""
 
 
 def blocks_of(clip: Clip, how: How) -> Blocks:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__, framing, packing, plans, windows
+from . import encode as encoding
+from .audio import LOUDEST
 from .errors import AudioError, HearTransformersWarning, OptionError
 from .framing import NO_SAMPLES
 from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
@@ -28,9 +30,6 @@ large matrix products, few enough that their activations stay in the CPU's cache
 BATCH_SECONDS_ELSEWHERE = 320.0
 
 Read = TypeVar("Read")
-
-LOUDEST = 1e6
-"""Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
 
 
 class Embedder(nn.Module):
@@ -546,6 +545,11 @@ class Embedder(nn.Module):
             "hop_ms": variant.hop_ms,
             "framing": variant.framing,
         }
+
+    # Files and arrays, with the habits of sentence-transformers
+
+    encode = encoding.encode
+    encode_timestamps = encoding.encode_timestamps
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -97,7 +97,7 @@ def embed(
     hashes: bool = False,
     scratch: Path | None = None,
     workers: int = 0,
-) -> Iterator[Embedded]:
+) -> Generator[Embedded, None, None]:
     """Embed clips.
 
     Windows of clips of any lengths are embedded together (of another package's model: clips of equal length), clips

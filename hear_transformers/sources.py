@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,11 +26,27 @@ class Source:
     path : as the user would write it
     name : what names its output: the path below the folder that was searched
     error : why there is no file to read, None if there may be one
+    start, end : of the part of the file that is meant, in s
     """
 
     path: Path
     name: PurePath
     error: AudioError | None = None
+    start: float = 0.0
+    end: float = math.inf
+
+    @property
+    def segment(self) -> str:
+        """Name the part of the file, in ms: "1500-3000"; empty for all of it."""
+        if (self.start, self.end) == (0.0, math.inf):
+            return ""
+        start, end = (f"{1000.0 * seconds:.12g}" for seconds in (self.start, self.end))
+        return f"{start}-{'end' if end == 'inf' else end}"
+
+    @property
+    def place(self) -> tuple[str, float, float]:
+        """Tell where it lies, however its folder was reached; a link to a file is a file of its own."""
+        return os.path.join(os.path.realpath(self.path.parent), self.path.name), self.start, self.end
 
 
 def find(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Source]:
@@ -48,24 +65,30 @@ def find(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Source]:
     -------
     sources : those with an `error` are kept in the list, so that one of them does not stop the others
     """
-    found: dict[str, Source] = {}
-    for entry in inputs:
-        lines = [line.rstrip("\r\n") for line in listed] if entry == STDIN else [entry]
-        for line in filter(None, lines):
-            for source in _expand(line):
-                found.setdefault(_place(source.path), source)
+    lines = (line for entry in inputs for line in (map(_stripped, listed) if entry == STDIN else [entry]))
+    return each_once(source for line in lines if line for source in _expand(line))
+
+
+def each_once(sources: Iterable[Source]) -> list[Source]:
+    """Drop what is named twice."""
+    found: dict[tuple[str, float, float], Source] = {}
+    for source in sources:
+        found.setdefault(source.place, source)
     return list(found.values())
 
 
-def _place(path: Path) -> str:
-    """Tell where a file lies, however its folder was reached; a link to a file is a file of its own."""
-    return os.path.join(os.path.realpath(path.parent), path.name)
+def _stripped(line: str) -> str:
+    return line.rstrip("\r\n")
 
 
 def _expand(entry: str) -> Iterator[Source]:
     """Find the files that one word stands for."""
+    if "\0" in entry:
+        shown = entry.replace("\0", "\\0")
+        yield Source(Path(shown), PurePath(shown), AudioError(f"{shown}: no name of a file holds a zero byte"))
+        return
     path = Path(entry)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, says no to a name that is too long
         yield from _search(path)
     elif not os.path.lexists(path) and glob.has_magic(entry):
         yield from _match(entry)
@@ -113,9 +136,15 @@ def _match(pattern: str) -> Iterator[Source]:
             yield from _search(path)
 
 
+def _below(name: PurePath) -> PurePath:
+    """Give a name that stays below the output folder: without a root, and without steps up."""
+    parts = [part for part in name.parts if part not in (name.anchor, os.pardir)]
+    return PurePath(*parts) if parts else PurePath("unnamed")
+
+
 NAMINGS: tuple[Callable[[Source, str], PurePath], ...] = (
-    lambda source, _: source.name.with_suffix(""),
-    lambda source, _: source.name,
+    lambda source, _: _below(source.name).with_suffix(""),
+    lambda source, _: _below(source.name),
     lambda source, common: PurePath(os.path.relpath(source.path, common)),
 )
 """Ways to name an output after its source, tried in this order until all names differ: without the suffix, with it, and
@@ -126,11 +155,16 @@ def _common_folder(sources: Sequence[Source]) -> str:
     return os.path.commonpath([os.path.dirname(os.path.abspath(source.path)) for source in sources])
 
 
+def _named(name: PurePath, source: Source, suffix: str) -> PurePath:
+    segment = f".{source.segment}" if source.segment else ""
+    return name.with_name(f"{name.name}{segment}{suffix}")
+
+
 def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     """Name the output of every source, below the output folder; no two are the same.
 
-    `clip.wav` becomes `clip.npz`; where that would be the name of another output too, `clip.wav.npz`; where even that
-    is taken, the folders that tell the sources apart are kept.
+    `clip.wav` becomes `clip.npz`, its part from 1.5 to 3 s `clip.1500-3000.npz`; where that would be the name of
+    another output too, `clip.wav.npz`; where even that is taken, the folders that tell the sources apart are kept.
 
     Raises
     ------
@@ -141,7 +175,7 @@ def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     while True:
         common = _common_folder(sources) if last in ways else ""
         names = [NAMINGS[way](source, common) for way, source in zip(ways, sources, strict=True)]
-        outputs = [name.with_name(f"{name.name}{suffix}") for name in names]
+        outputs = [_named(name, source, suffix) for name, source in zip(names, sources, strict=True)]
         # Two names that differ in case only are one file on many systems.
         counts = Counter(str(output).casefold() for output in outputs)
         clashing = [i for i, output in enumerate(outputs) if counts[str(output).casefold()] > 1]

@@ -1,16 +1,17 @@
 """Embeddings -> files, by format; each with what made it, and never half of one.
 
-npz      one per source: ``embedding`` (size,) or (times, size) float32, ``timestamps`` (times,) float64 in ms where
-         there are any, ``provenance`` as JSON
+npz      one per source: ``embedding`` (size,) or (times, size), ``timestamps`` (times,) float64 in ms where there are
+         any, ``provenance`` as JSON
 npy      one per source: the array alone; ``NAME.npy.json`` beside it holds ``timestamps`` and ``provenance``
-parquet  one table for all sources, a row per embedding: ``file``, ``time_ms`` (null for a scene), ``embedding``; the
-         provenance is in the metadata of its schema. Rows come in the order in which sources were finished
+parquet, hdf5
+         one table for all sources, see `tables`
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,27 +19,50 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from .errors import OptionError
+from .errors import HearTransformersError, OptionError
+from .tables import HDF5Table, ParquetTable
 
-PARQUET_ROWS = 8192
-"""Rows of a row group: at 768 numbers each 25 MB."""
+DTYPES = ("float32", "float16")
+"""Numbers that embeddings may be stored as, the default first."""
+
+ROWS_AT_ONCE = 8192
+"""Rows of an embedding on the disk that are held in memory: at 768 numbers each 25 MB."""
 
 
-class Writer:
-    """Writes the embeddings of one run; every format derives from it.
+@contextlib.contextmanager
+def atomic_path(path: Path, scratch: Path | None = None) -> Iterator[Path]:
+    """Give a place to write a file to, which gets its name in the end; until then, and after a failure, it has none.
+
+    Parameters
+    ----------
+    path : of the file; folders are made as needed
+    scratch : folder on the same disk where it waits; None for its own
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = (scratch or path.parent) / f".{uuid.uuid4().hex}.part"
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic(path: Path, scratch: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a file that gets its name only when all of it is written, see `atomic_path`."""
+    with atomic_path(path, scratch) as part, part.open("xb") as file:
+        yield file
+
+
+class Files:
+    """One file per source; every format of files derives from it.
 
     Parameters
     ----------
     provenance : what made the embeddings, ready for JSON
-
-    Attributes
-    ----------
-    suffix : of its files
-    single : True if one file holds all sources: then a failed write spoils them all
     """
 
-    suffix: ClassVar[str]
-    single: ClassVar[bool] = False
+    suffixes: ClassVar[tuple[str, ...]]
 
     def __init__(self, provenance: Mapping[str, Any]) -> None:
         self.provenance = json.loads(json.dumps(provenance))  # as it will be read: lists, no tuples
@@ -48,42 +72,25 @@ class Writer:
         """Read the provenance of a file of this format, None if it has none."""
         raise TypeError(f"the format of {path} cannot be read")
 
-    def write(self, path: Path, source: str, embedding: np.ndarray, timestamps_ms: np.ndarray | None) -> None:
+    def write(
+        self, path: Path, embedding: np.ndarray, timestamps_ms: np.ndarray | None, scratch: Path | None = None
+    ) -> None:
         """Write one source.
 
         Parameters
         ----------
         path : of the output; folders are made as needed
-        source : the audio file, as the user names it
-        embedding : (size,) float32 of a scene, or (times, size)
+        embedding : (size,) of a scene, or (times, size)
         timestamps_ms : (times,) float64, None for a scene
+        scratch : folder for what is not finished, see `atomic_path`
         """
         raise TypeError(f"{type(self).__name__} has no write of its own")
 
-    def __enter__(self) -> Writer:
-        return self
 
-    def __exit__(self, *error: Any) -> None:
-        """End the run; what is not yet written is kept only if nothing was raised."""
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that gets its name only when all of it is written; until then, and after a failure, it has none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-class NpzFiles(Writer):
+class NpzFiles(Files):
     """One NumPy archive per source."""
 
-    suffix = ".npz"
+    suffixes = (".npz",)
 
     @staticmethod
     def provenance_of(path: Path) -> Any:
@@ -93,19 +100,21 @@ class NpzFiles(Writer):
             return json.loads(str(archive["provenance"]))
         return None
 
-    def write(self, path: Path, source: str, embedding: np.ndarray, timestamps_ms: np.ndarray | None) -> None:
-        """Write one source, see `Writer.write`."""
+    def write(
+        self, path: Path, embedding: np.ndarray, timestamps_ms: np.ndarray | None, scratch: Path | None = None
+    ) -> None:
+        """Write one source, see `Files.write`."""
         arrays = {"embedding": embedding, "provenance": np.array(json.dumps(self.provenance))}
         if timestamps_ms is not None:
             arrays["timestamps"] = timestamps_ms
-        with atomic(path) as file:
+        with atomic(path, scratch) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # one of its own options is a bool
 
 
-class NpyFiles(Writer):
+class NpyFiles(Files):
     """One NumPy array and one JSON file per source."""
 
-    suffix = ".npy"
+    suffixes = (".npy",)
 
     @staticmethod
     def _sidecar(path: Path) -> Path:
@@ -118,108 +127,26 @@ class NpyFiles(Writer):
             return json.loads(NpyFiles._sidecar(path).read_text(encoding="utf-8"))["provenance"]
         return None
 
-    def write(self, path: Path, source: str, embedding: np.ndarray, timestamps_ms: np.ndarray | None) -> None:
-        """Write one source, see `Writer.write`."""
+    def write(
+        self, path: Path, embedding: np.ndarray, timestamps_ms: np.ndarray | None, scratch: Path | None = None
+    ) -> None:
+        """Write one source, see `Files.write`."""
         times = {} if timestamps_ms is None else {"timestamps": timestamps_ms.tolist()}
-        with atomic(self._sidecar(path)) as file:
+        with atomic(self._sidecar(path), scratch) as file:
             file.write(json.dumps({"provenance": self.provenance, **times}).encode())
         # The array last: a run that is taken up again goes by it.
-        with atomic(path) as file:
+        with atomic(path, scratch) as file:
             np.save(file, embedding)
 
 
-class ParquetTable(Writer):
-    """One Parquet table for all sources, written in row groups."""
+FILES: dict[str, type[Files]] = {"npz": NpzFiles, "npy": NpyFiles}
+"""Formats of one file per source by name, the default first."""
 
-    suffix = ".parquet"
-    single = True
+TABLES: dict[str, type[ParquetTable] | type[HDF5Table]] = {"parquet": ParquetTable, "hdf5": HDF5Table}
+"""Formats of one table for all sources by name."""
 
-    def __init__(self, provenance: Mapping[str, Any]) -> None:
-        super().__init__(provenance)
-        self.arrow = _pyarrow()
-        self.files = contextlib.ExitStack()
-        self.table: Any = None
-        self.pending: list[Any] = []
-        self.n_pending = 0
-
-    @staticmethod
-    def provenance_of(path: Path) -> Any:
-        """Read the provenance of a table, None if it has none."""
-        arrow = _pyarrow()
-        with contextlib.suppress(OSError, KeyError, TypeError, ValueError):  # pyarrow's own derive from these
-            return json.loads(arrow.parquet.read_schema(path).metadata[b"provenance"])
-        return None
-
-    def write(self, path: Path, source: str, embedding: np.ndarray, timestamps_ms: np.ndarray | None) -> None:
-        """Write one source, see `Writer.write`; all have the same path."""
-        rows = np.atleast_2d(embedding)
-        if self.table is None:
-            self._open(path, rows.shape[1])
-        for first in range(0, len(rows), PARQUET_ROWS):
-            part = slice(first, first + PARQUET_ROWS)
-            times = [None] if timestamps_ms is None else timestamps_ms[part]
-            self.pending.append(self._batch(source, times, rows[part]))
-            self.n_pending += len(rows[part])
-            if self.n_pending >= PARQUET_ROWS:
-                self._flush()
-
-    def _open(self, path: Path, size: int) -> None:
-        arrow = self.arrow
-        self.schema = arrow.schema(
-            [
-                ("file", arrow.string()),
-                ("time_ms", arrow.float64()),
-                ("embedding", arrow.list_(arrow.float32(), size)),
-            ],
-            {"provenance": json.dumps(self.provenance)},
-        )
-        file = self.files.enter_context(atomic(path))
-        table = arrow.parquet.ParquetWriter(file, self.schema, use_dictionary=["file"])  # floats do not repeat
-        self.table = self.files.enter_context(table)
-
-    def _batch(self, source: str, times: Any, rows: np.ndarray) -> Any:
-        arrow = self.arrow
-        # A file name need not be text; what is not becomes "?".
-        file = source.encode("utf-8", "replace").decode()
-        values = arrow.array(np.ascontiguousarray(rows).reshape(-1))
-        return arrow.record_batch(
-            [
-                arrow.array([file] * len(rows)),
-                arrow.array(times, arrow.float64()),
-                arrow.FixedSizeListArray.from_arrays(values, rows.shape[1]),
-            ],
-            schema=self.schema,
-        )
-
-    def _flush(self) -> None:
-        if self.pending:
-            self.table.write_table(self.arrow.Table.from_batches(self.pending))
-            self.pending, self.n_pending = [], 0
-
-    def __exit__(self, *error: Any) -> None:
-        """Write the last rows and give the table its name; after an error leave nothing."""
-        if any(error):
-            self.files.__exit__(*error)
-        else:
-            with self.files:
-                self._flush()
-
-
-def _pyarrow() -> Any:
-    """Import pyarrow, which is an optional dependency."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise OptionError(
-            "the format parquet needs pyarrow, which is not installed; "
-            "run: python -m pip install 'hear_transformers[parquet]'"
-        ) from error
-    return pyarrow
-
-
-WRITERS: dict[str, type[Writer]] = {"npz": NpzFiles, "npy": NpyFiles, "parquet": ParquetTable}
-"""Formats by name, the default first."""
+SUFFIXES = {suffix: name for name, form in {**FILES, **TABLES}.items() for suffix in form.suffixes}
+"""Format by suffix."""
 
 
 def choose_format(out: Path, name: str | None) -> str:
@@ -229,10 +156,50 @@ def choose_format(out: Path, name: str | None) -> str:
     ------
     OptionError : the name is unknown, or is not that of the suffix
     """
-    formats = ", ".join(WRITERS)
-    if name is not None and name not in WRITERS:
-        raise OptionError(f"format={name!r} is unknown; choose one of {formats}")
-    suffix = "" if out.is_dir() else out.suffix.lower().removeprefix(".")
-    if name is not None and suffix in WRITERS and suffix != name:
+    formats = (*FILES, *TABLES)
+    if name is not None and name not in formats:
+        raise OptionError(f"format={name!r} is unknown; choose one of {', '.join(formats)}")
+    by_suffix = None if out.is_dir() else SUFFIXES.get(out.suffix.lower())
+    if name is not None and by_suffix not in (None, name):
         raise OptionError(f"format={name!r} does not go with the file name {out}; leave one of them out")
-    return name or (suffix if suffix in WRITERS else next(iter(WRITERS)))
+    return name or by_suffix or formats[0]
+
+
+def stored(
+    embedding: np.ndarray, dtype: str, columns: slice | list[int] | None = None, scratch: Path | None = None
+) -> np.ndarray:
+    """Give the numbers of an embedding that are to be stored, as what they are to be stored as.
+
+    Parameters
+    ----------
+    embedding : (size,) or (times, size) float32; one that is on the disk stays there
+    dtype : one of `DTYPES`
+    columns : which numbers, None for all
+    scratch : folder on the disk
+
+    Raises
+    ------
+    HearTransformersError : a number is beyond what the type holds
+    """
+    if columns is None and embedding.dtype == dtype:
+        return embedding
+    columns = slice(None) if columns is None else columns
+    if not isinstance(embedding, np.memmap):
+        return _cast(embedding[..., columns], dtype)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for first in range(0, len(embedding), ROWS_AT_ONCE):
+            file.write(_cast(embedding[first : first + ROWS_AT_ONCE, columns], dtype).tobytes())
+        file.flush()
+        return np.memmap(file, dtype, "r").reshape(len(embedding), -1)
+
+
+def _cast(numbers: np.ndarray, dtype: str) -> np.ndarray:
+    largest = np.finfo(dtype).max
+    # float16 rounds what is a little beyond down to it.
+    with np.errstate(over="ignore"):
+        cast = np.asarray(numbers).astype(dtype)
+    if not np.isfinite(cast).all():
+        raise HearTransformersError(
+            f"the embedding holds {np.abs(numbers).max():g}, {dtype} ends at {largest:g}; store it as float32"
+        )
+    return cast

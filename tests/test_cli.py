@@ -95,7 +95,7 @@ def test_outputs_go_where_they_are_asked_for(embed_audio, audio_file, tmp_path, 
     audio_file("in/sub/b.wav")
     assert embed_audio("in", *arguments).exit_code == 0
     written = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(set(written) - {"in/a.wav", "in/sub/b.wav"}) == outputs
+    assert sorted(name for name in written if not name.startswith("in/") and ".embed-audio/" not in name) == outputs
 
 
 def test_a_list_of_paths_comes_on_stdin(embed_audio, audio_file, tmp_path):
@@ -118,7 +118,7 @@ def test_json_says_what_became_of_every_file(embed_audio, audio_file):
     result = embed_audio("a.wav", "b.wav", "c.wav", "--json")
     assert result.exit_code == 1
     records = {record["input"]: record for record in map(json.loads, result.stdout.splitlines())}
-    nothing = {"output": None, "shape": None, "seconds": None, "tags": None, "error": None, "warning": None}
+    nothing = dict.fromkeys(("end", "output", "shape", "seconds", "tags", "error", "warning")) | {"start": 0.0}
     assert records == {
         "a.wav": nothing | {"input": "a.wav", "status": "written", "output": "a.npz", "shape": [96], "seconds": 1.0},
         "b.wav": nothing | {"input": "b.wav", "status": "skipped", "output": "b.npz"},
@@ -216,7 +216,15 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
         (["--model=pasta"], "model is one of tiny, passt"),
         (["--device=tpu"], "device='tpu' cannot be used here; choose auto or"),
         (["--device=cuda:99"], "device='cuda:99' cannot be used here; choose auto or"),
-        (["--batch-size=0"], "0 is not in the range"),
+        (["--batch-size=0"], "'0' is neither a number from 1 on nor auto"),
+        (["--num-workers=-1"], "'-1' is neither a number from 0 on nor auto"),
+        (["--num-workers=many"], "'many' is neither a number from 0 on nor auto"),
+        (["--shard=8/8"], "shard=8/8 is none of 8; they count from 0: choose 0/8 to 7/8"),
+        (["--shard=-1/8"], "shard=-1/8 is none of 8; they count from 0"),
+        (["--shard=8"], "'8' is not which of how many"),
+        (["--dtype=float64"], "dtype='float64' is unknown; choose one of float32, float16"),
+        (["--manifest=list.json"], "list.json: a manifest is a list of files that ends in .txt, .csv, .parquet"),
+        (["--manifest=missing.txt"], "missing.txt: cannot be read (No such file or directory)"),
         (["--window-ms=long"], "'long' is not a number in ms"),
         (["--format=csv"], "format='csv' is unknown; choose one of npz"),
         (["--out=x.npz", "--format=npy"], "does not go with the file name x.npz"),

@@ -115,6 +115,10 @@ def run(small_model, tmp_path):
     return run
 
 
+def files_below(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+
+
 def embedding(path: Path) -> np.ndarray:
     with np.load(path) as archive:
         return archive["embedding"]
@@ -149,7 +153,7 @@ def test_a_long_file_is_streamed_to_the_same_embedding(run, audio_file, tmp_path
     monkeypatch.setattr(audio.blocks, "__defaults__", (1.0,))
     run(path, timestamps=timestamps, overwrite=True)
     np.testing.assert_allclose(embedding(tmp_path / "out" / "tone.npz"), whole, atol=1e-5)
-    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == ["tone.npz"]
+    assert [str(path) for path in files_below(tmp_path / "out")] == [".embed-audio/journal.jsonl", "tone.npz"]
 
 
 class Counting:
@@ -215,7 +219,7 @@ def test_embeddings_that_are_not_finite_are_not_written(audio_file, tmp_path):
 
     report = extract.extract(Broken(), find([str(audio_file())]), tmp_path / "out")
     assert "NaN" in report.failed[0].message
-    assert not (tmp_path / "out").exists()
+    assert files_below(tmp_path / "out") == [Path("failures.jsonl")]
 
 
 def test_outcomes_are_told_as_they_come(run, audio_file, tmp_path):
@@ -317,9 +321,9 @@ def test_one_file_for_several_inputs_is_refused(small_model, audio_file, tmp_pat
         extract.extract(small_model, found, tmp_path / "x.npz")
 
 
-def test_a_table_that_cannot_be_written_ends_the_run(small_model, audio_file, tmp_path):
+def test_a_file_in_place_of_the_folder_is_refused(small_model, audio_file, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OptionError, match="file is a file; outputs need a folder"):
         extract.extract(small_model, find([str(audio_file())]), tmp_path / "file", "parquet")
 
 
