@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from .errors import HearTransformersError, OptionError
-from .tables import HDF5Table, ParquetTable
+from .hdf5 import HDF5Table
+from .tables import ParquetTable
 
 DTYPES = ("float32", "float16")
 """Numbers that embeddings may be stored as, the default first."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import audio, efficientat, extract, lists, outputs, pipeline, sources
+from hear_transformers import audio, efficientat, extract, lists, parts, pipeline, sources
 from hear_transformers.errors import OptionError
 from hear_transformers.labels import top_tags
 from hear_transformers.layout import Shard
@@ -415,6 +415,14 @@ def test_a_table_is_added_to(run, audio_file, tmp_path):
     assert len(in_table(tmp_path / "out" / "embeddings.parquet")) == 2
 
 
+def test_a_file_has_one_row_whatever_it_is_called(run, audio_file, tmp_path):
+    one, other = audio_file("one/same.wav"), audio_file("other/same.wav", seconds=0.5)
+    run(one, format="parquet")
+    run(one, other, audio_file("one/same.flac"), format="parquet")
+    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "out" / "embeddings.parquet")
+    assert sorted(table["file"].to_pylist()) == sorted([str(one), str(other), str(tmp_path / "one/same.flac")])
+
+
 def test_an_interrupted_table_is_gone_on_with(run, audio_file, tmp_path):
     files = [audio_file(f"{i}.wav", seconds=0.5 + 0.1 * i) for i in range(3)]
 
@@ -440,7 +448,7 @@ def test_tables_of_the_same_content_are_the_same_bytes(run, audio_file, tmp_path
     run(*files, format="parquet")
     whole = table.read_bytes()
     table.unlink()
-    monkeypatch.setattr(outputs, "PART_ROWS", 2)
+    monkeypatch.setattr(parts, "PART_ROWS", 2)
     run(*files, format="parquet")
     assert table.read_bytes() == whole
 
@@ -650,3 +658,39 @@ def test_a_name_with_a_zero_byte_fails_alone(tree):
 
 def test_a_name_that_is_too_long_is_no_folder(tree):
     assert len(find(["x" * 5_000, "b.wav"])) == 2
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_a_table_survives_an_end_at_any_step_of_its_joining(run, audio_file, tmp_path, monkeypatch):
+    files = [audio_file(f"{i}.wav", seconds=0.3) for i in range(4)]
+    monkeypatch.setattr(parts, "PART_ROWS", 1)
+    run(*files[:2], format="parquet")
+    table = tmp_path / "out" / "embeddings.parquet"
+    n_ends = 0
+    while True:
+        n_steps = 0
+
+        def step(function, *arguments, last=n_ends, **options):
+            nonlocal n_steps
+            n_steps += 1
+            if n_steps > last:
+                raise KilledError
+            return function(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "unlink"):
+                function = getattr(Path, name)
+                patch.setattr(Path, name, lambda *a, function=function, **k: step(function, *a, **k))
+            try:
+                run(*files, format="parquet")
+                break
+            except KilledError:
+                n_ends += 1
+        assert set(in_table(table)) >= set(map(str, files[:2]))
+    assert n_ends >= 5
+    assert list(in_table(table)) == list(map(str, files))
+    monkeypatch.undo()
+    assert len(run(*files, format="parquet").skipped) == 4

@@ -362,12 +362,12 @@ def test_a_full_disk_ends_the_run_with_one_message(drill, expected, out):
 
 KILLS = """
 import contextlib, os, random, signal, sys, time
-from hear_transformers import outputs
+from hear_transformers import parts
 from hear_transformers.cli.embed_audio import main
 
 N_KILLS = 10
 *arguments, out = sys.argv[1:]
-outputs.PART_SECONDS = 0.01
+parts.PART_SECONDS = 0.01
 lists = sys.stdin.buffer.read()
 
 def work(out):

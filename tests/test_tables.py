@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hear_transformers import tables
+from hear_transformers import hdf5, tables
 from hear_transformers.errors import OptionError
-from hear_transformers.tables import HDF5Table, ParquetTable, Rows
+from hear_transformers.hdf5 import HDF5Table
+from hear_transformers.tables import ParquetTable, Rows
 
 PROVENANCE = {"family": "passt", "layer": ["8"]}
 NAN = float("nan")
@@ -108,7 +109,8 @@ def dtype_of(path: Path) -> str:
 
 
 def test_rows_of_any_place_are_copied(tmp_path, form, monkeypatch):
-    monkeypatch.setattr(tables, "GROUP_ROWS", 10)
+    for module in (tables, hdf5):
+        monkeypatch.setattr(module, "GROUP_ROWS", 10)
     make(tmp_path / "t", form, frames("a.wav", 7), frames("b.wav", 25, first=100), scene("c.wav", 1000))
     make(tmp_path / "wanted", form, scene("c.wav", 1000), frames("b.wav", 25, first=100), frames("a.wav", 7))
     with form.reader(tmp_path / "t") as read, form.create(tmp_path / "copy", "x") as add:
