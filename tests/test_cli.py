@@ -62,6 +62,9 @@ def test_one_file_becomes_one_npz(embed_audio, audio_file, tmp_path):
         (["--layer=2,-1", "--pool=meanmax"], (208,)),
         (["--precision=bfloat16"], (96,)),
         (["--batch-size=3", "--timestamps"], (21, 96)),
+        (["--batch-size=auto"], (96,)),
+        (["--num-workers=0"], (96,)),
+        (["--num-workers=auto"], (96,)),
         (["--device=cpu"], (96,)),
     ],
 )

@@ -56,6 +56,23 @@ def test_provenance_is_read_back(tmp_path, name):
     assert form.provenance_of(tmp_path / "a") == PROVENANCE
 
 
+@pytest.mark.parametrize("n_renamed", [0, 1])
+def test_an_old_array_never_lies_beside_a_new_sidecar(tmp_path, monkeypatch, n_renamed):
+    path, replace, names = tmp_path / "a.npy", Path.replace, []
+    FILES["npy"]({"family": "ast"}).write(path, SCENE, None)
+
+    def end(part, name):
+        if len(names) == n_renamed:
+            raise KeyboardInterrupt
+        names.append(name)
+        replace(part, name)
+
+    monkeypatch.setattr(Path, "replace", end)
+    with pytest.raises(KeyboardInterrupt):
+        FILES["npy"](PROVENANCE).write(path, SCENE + 1, None)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\3\4 cut short", b"\x93NUMPY", b"PAR1", b"\x89HDF\r\n\x1a\n"])
 @pytest.mark.parametrize("name", [*FILES, *TABLES])
 def test_a_file_of_something_else_has_no_provenance(tmp_path, name, content):
