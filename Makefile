@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench measure study train clean
+.PHONY: help demo test check format bench bench-bulk measure study train hear bench-hear hear-results clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 $(VENV)/.stamp-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,11 +19,30 @@ $(VENV)/.stamp-run: EXTRA =
 $(VENV)/.stamp-test: EXTRA = [test]
 $(VENV)/.stamp-dev: EXTRA = [dev]
 
+HEAR := .venv-hear
+HEAR_BIN := $(HEAR)/bin
+
+# HEAR's harness has an environment of its own, which sees the packages of .venv as well, PyTorch above all: it is not
+# installed twice. heareval and hearvalidator come without what they require: NumPy 1.19 and numba 0.48 of 2020, which
+# install on no Python that PyTorch is made for now, and TensorFlow. What they run with is our extra "hear".
+$(HEAR)/.stamp: pyproject.toml | $(VENV)/.stamp-run
+	test -x $(HEAR_BIN)/python || $(BIN)/python -m venv $(HEAR)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> $$(echo $(HEAR)/lib/python*/site-packages)/venv.pth
+	$(HEAR_BIN)/python -m pip install --quiet --disable-pip-version-check 'hear_transformers[hear]'
+	$(HEAR_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps heareval==2021.1.3 hearvalidator==2021.0.2
+	touch $@
+
+# HEAR's baseline; librosa, which it needs, is one of the harness' packages.
+$(HEAR)/.stamp-baseline: $(HEAR)/.stamp
+	$(HEAR_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hearbaseline==2021.1.1
+	touch $@
+
 demo: $(VENV)/.stamp-run  ## install, then embed the example recording with layer 8 of the embedded model
 	$(BIN)/embed-audio tests/audio/example.wav --layer 8 --out demo_output --overwrite
 
-test: $(VENV)/.stamp-test  ## install with the test extra, then run every test
-	$(BIN)/python -m pytest
+test: $(VENV)/.stamp-test $(HEAR)/.stamp  ## install with the test extra and HEAR's harness, then run every test
+	HEAR_PYTHON=$(CURDIR)/$(HEAR_BIN)/python $(BIN)/python -m pytest
 
 check: $(VENV)/.stamp-dev  ## formatting, lint, types, repeated code: all but the tests
 	$(BIN)/ruff format --check .
@@ -37,6 +56,14 @@ format: $(VENV)/.stamp-dev  ## reformat the code
 
 bench: $(VENV)/.stamp-test  ## beside the authors' packages: equal numbers, speed ratios, share of the machine's GEMM peak
 	$(BIN)/python -m hear_transformers.benchmark
+
+BULK = $(BIN)/python -m hear_transformers.bulk_benchmark
+DEVICE ?= cpu
+
+bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, errors of low precision, memory for 10 h (SHARED=folder DEVICE=cuda)
+	$(BULK) throughput --audio $(SHARED)/data/esc10/audio --device $(DEVICE)
+	$(BULK) precision
+	$(BULK) memory
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
 	$(BIN)/python -m hear_transformers.training.embedded measure --data $(SHARED)/data
@@ -55,5 +82,26 @@ train: $(VENV)/.stamp-test  ## make the embedded model again, hours on a CPU; ne
 	$(TRAINING) targets --shards $(RUN)/shards --teacher $(TEACHER)
 	$(TRAINING) train --shards $(RUN)/shards --out $(RUN)
 
-clean:  ## remove the virtual environment and what was built
-	rm -rf $(VENV) build dist *.egg-info demo_output
+TASKS ?= ../tasks
+SYSTEMS ?= hear_transformers.tiny
+HEAR_OUT ?= ../hear-run
+BENCHMARK = $(HEAR_BIN)/python -m hear_transformers.harness.run
+
+hear: $(HEAR)/.stamp  ## score SYSTEMS on HEAR's tasks with its official harness (TASKS=folder SYSTEMS="MODULE .." HEAR_OUT=folder)
+	$(BENCHMARK) --tasks-dir $(TASKS) --out $(HEAR_OUT) $(SYSTEMS)
+
+bench-hear: $(HEAR)/.stamp  ## our embedding stage beside HEAR's on TASKS: equal numbers, ratio of times
+	$(HEAR_BIN)/python -m hear_transformers.harness.benchmark --tasks-dir $(TASKS) $(SYSTEMS)
+
+# The log-mel baseline has the short windows that PaSST has for events; with tiny's 2 s it would find no onset.
+RESULTS = hear_transformers.tiny 'hear_transformers.efficientat=$(TEACHER):{"variant":"mn04_as"}' \
+	'hear_transformers.tiny:{"layer":"mel","pool":"meanstd","window_ms":160}' hearbaseline.naive
+
+hear-results: $(HEAR)/.stamp-baseline  ## HEAR-format tasks of ESC-10 and spoken digits, and four systems on them: an hour (SHARED=folder)
+	test -e $(HEAR_OUT)/.tasks || $(BIN)/python $(SHARED)/tools/build_hear_tasks.py --out $(HEAR_OUT)/tasks --sr 16000 32000 44100
+	touch $(HEAR_OUT)/.tasks
+	$(BENCHMARK) --tasks-dir $(HEAR_OUT)/tasks --out $(HEAR_OUT)/results --param-grid hear_transformers/harness/grids.json $(RESULTS)
+	$(BIN)/python -m hear_transformers.harness.pages --results $(HEAR_OUT)/results
+
+clean:  ## remove the virtual environments and what was built
+	rm -rf $(VENV) $(HEAR) build dist *.egg-info demo_output

@@ -16,6 +16,7 @@ import click
 from hear_transformers import FAMILIES, __version__
 
 from .failures import Failure, guarded, one_line
+from .parsing import count_or_auto
 
 if TYPE_CHECKING:
     from hear_transformers.extract import Outcome, Report
@@ -75,20 +76,6 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
         return [float(part) for part in value.split(",")]
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not a number in ms, nor a list such as 160,800") from error
-
-
-def count_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Read a whole number, None for "auto"."""
-    if value in (None, "auto"):
-        return None
-    least = 0 if parameter.name == "num_workers" else 1
-    try:
-        count = int(value)
-    except ValueError:
-        count = least - 1
-    if count < least:
-        raise click.BadParameter(f"{value!r} is neither a number from {least} on nor auto")
-    return count
 
 
 def fraction(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:

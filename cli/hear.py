@@ -9,8 +9,11 @@ from typing import Any
 
 import click
 
+from hear_transformers.harness.run import run_command
+from hear_transformers.harness.scores import scores_command
+
 from .failures import guarded
-from .parsing import parse_object
+from .parsing import count_or_auto, parse_object
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -18,6 +21,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.group("hear")
 def hear_group() -> None:
     """Run HEAR's benchmark on its tasks: embeddings, predictions, scores."""
+
+
+hear_group.add_command(run_command)
+hear_group.add_command(scores_command)
 
 
 @hear_group.command()
@@ -32,6 +39,9 @@ def hear_group() -> None:
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Windows that go through it at once.")
+@click.option(
+    "--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio, or auto.  [default: auto]"
+)
 @guarded
 def embed(
     module: str,
@@ -43,6 +53,7 @@ def embed(
     layers: str | None,
     device: str,
     batch_size: int | None,
+    num_workers: int | None,
 ) -> None:
     """Embed tasks as HEAR's own `heareval.embeddings.runner` does, to the same files, faster.
 
@@ -66,6 +77,6 @@ def embed(
             bar.total, bar.n = total, n_done
             bar.refresh()
 
-        stage.run(model, parts, found, embeddings_dir, show)
+        stage.run(model, parts, found, embeddings_dir, show, workers=num_workers)
     for part in parts:
         click.echo(embeddings_dir / part.name)

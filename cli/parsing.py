@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import click
+
 from hear_transformers.errors import OptionError
 
 
@@ -22,3 +24,17 @@ def parse_object(option: str, text: str, example: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise OptionError(f"{option}: {text!r} is not a JSON object; an example: {example}")
     return value
+
+
+def count_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Read a whole number, None for "auto"."""
+    if value in (None, "auto"):
+        return None
+    least = 0 if parameter.name == "num_workers" else 1
+    try:
+        count = int(value)
+    except ValueError:
+        count = least - 1
+    if count < least:
+        raise click.BadParameter(f"{value!r} is neither a number from {least} on nor auto")
+    return count

@@ -18,8 +18,10 @@ import soxr
 import torch
 from torch import Tensor
 
-from .embedder import LOUDEST
 from .errors import AudioError
+
+LOUDEST = 1e6
+"""Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
 
 SUFFIXES = (
     ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".flac", ".ircam", ".mp1", ".mp2", ".mp3", ".mpc", ".nist",
@@ -237,6 +239,22 @@ def _resampler(rate: int, sample_rate: int) -> Callable[[np.ndarray, bool], np.n
         return lambda samples, _: samples
     stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
     return stream.resample_chunk
+
+
+def resampled(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """Bring a waveform to another sample rate: to what `blocks` gives of a file that holds it.
+
+    Parameters
+    ----------
+    waveform : (samples,) float32, at least one sample
+    rate, sample_rate : of it and of the result, in Hz
+
+    Returns
+    -------
+    waveform : (samples,) float32, at least one sample; the same array where both rates are the same
+    """
+    samples = _resampler(rate, sample_rate)(waveform, True)
+    return samples if len(samples) else waveform.mean(keepdims=True)
 
 
 def _decoded(

@@ -65,7 +65,8 @@ def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, 
     name : of a family, or of any other module that follows the HEAR API
     path : checkpoint; empty for the published one
     device : "auto", or what PyTorch calls one ("cuda:1")
-    options : for the family's `load_model`, and "batch_size"; other modules take none
+    options : for the family's `load_model`; "batch_size", windows that go through the network at once ("auto": as many
+        as suit the device); "compile", whether the network is compiled; other modules take none
 
     Raises
     ------
@@ -78,9 +79,12 @@ def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, 
     if own not in FAMILIES:
         return _load_foreign(name, path, place, chosen)
     batch_size = chosen.pop("batch_size", None)
-    model: Embedder = family(own).load_model(path, **chosen)
-    model.batch_size = batch_size
-    return model.to(place)
+    compiled = chosen.pop("compile", False)
+    model: Embedder = family(own).load_model(path, **chosen).to(place)
+    model.batch_size = None if batch_size == "auto" else batch_size
+    if compiled:
+        model.compile_trunk()
+    return model
 
 
 def _load_foreign(name: str, path: str, device: torch.device, options: Mapping[str, Any]) -> ForeignModel:

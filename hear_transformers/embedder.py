@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from . import __version__, framing, windows
-from .errors import AudioError, OptionError
+from . import __version__, framing, packing, plans, windows
+from . import encode as encoding
+from .audio import LOUDEST
+from .errors import AudioError, HearTransformersWarning, OptionError
+from .framing import NO_SAMPLES
 from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
 from .trunk import Readout, TimeAxis, Trunk, Variant, axes_of
 
 FRAMINGS = ("windowed", "native")
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 BATCH_SECONDS = {"cpu": 20.0}
 """Audio per forward pass on a type of device unless `Embedder.batch_size` says otherwise: enough rows for the speed of
@@ -25,8 +29,7 @@ large matrix products, few enough that their activations stay in the CPU's cache
 
 BATCH_SECONDS_ELSEWHERE = 320.0
 
-LOUDEST = 1e6
-"""Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
+Read = TypeVar("Read")
 
 
 class Embedder(nn.Module):
@@ -43,7 +46,7 @@ class Embedder(nn.Module):
     trunk : the network
     variant : what is read from it
     name : of the family and the variant, for provenance and messages
-    precision : of the network, "float32" or "bfloat16"; front end and results are float32 always
+    precision : of the network, a key of `PRECISIONS`; front end and results are float32 always
 
     Attributes
     ----------
@@ -52,7 +55,8 @@ class Embedder(nn.Module):
     weights_sha256 : hash of the checkpoint file, None for random weights
     labels : names of the classes in the order of "logits", None if the checkpoint does not say
     multi_label : whether a clip may belong to several classes: then logits go through a sigmoid, else through a softmax
-    batch_size : windows per forward pass; None = as many as fill `BATCH_SECONDS`
+    batch_size : windows per forward pass; None = as many as fill `BATCH_SECONDS`. Either is halved whenever memory runs
+        out, and what fits is kept
     """
 
     def __init__(
@@ -79,10 +83,23 @@ class Embedder(nn.Module):
         if precision != "float32":
             _cast_matrices(trunk, PRECISIONS[precision])
         self._fitting_samples = math.inf  # largest batch known to fit, set by running out of memory
+        self._has_warned = False
         self.eval()
         self._check(variant)
         self.scene_embedding_size = self._size(variant.scene)
         self.timestamp_embedding_size = sum(self._size(readout) for readout in variant.timestamps)
+
+    def compile_trunk(self, backend: str = "inductor") -> None:
+        """Compile the network at its first use, for any number of windows of any length; weights stay in place.
+
+        That takes minutes (a second time for a batch of one window, which PyTorch treats apart), and gives the same
+        numbers but for rounding. It needs a C++ compiler, or Triton on CUDA.
+
+        Parameters
+        ----------
+        backend : of `torch.compile`
+        """
+        self.trunk.compile(dynamic=True, backend=backend)
 
     # What is read
 
@@ -91,7 +108,8 @@ class Embedder(nn.Module):
         return axes_of(self.trunk, self.variant.frontend)[layer]
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the network is."""
         return next(self.parameters()).device
 
     @property
@@ -127,9 +145,9 @@ class Embedder(nn.Module):
                 f"pool='cls' needs layers with a class token; layer {', '.join(readout.layers)} of "
                 f"{'/'.join(self.name)} has none"
             )
-        self._check_window(readout.window_ms, self._fewest_samples(readout))
+        self._check_window(readout.window_ms, self.fewest_samples(readout))
 
-    def _fewest_samples(self, readout: Readout) -> int:
+    def fewest_samples(self, readout: Readout) -> int:
         """Give the length of the shortest waveform that can be read so."""
         spec = self.variant.frontend
         only_mel = spec.has_mel and set(readout.layers) == {"mel"}
@@ -171,7 +189,7 @@ class Embedder(nn.Module):
             length = windows.samples_of(readout.window_ms, self.sample_rate)
         else:
             readout = replace(readout, fill_frames=0)  # does not change the size, only the work
-        return self._read(torch.zeros(1, length, device=self._device), readout).shape[1]
+        return self.read(torch.zeros(1, length, device=self.device), readout).shape[1]
 
     def columns(self, *, timestamps: bool = False) -> dict[str, list[int]]:
         """Tell which numbers of an embedding are of which layer.
@@ -210,7 +228,7 @@ class Embedder(nn.Module):
                 taps.update(self.trunk(frames, wanted))
         return {layer: taps[layer].float() for layer in layers}
 
-    def _read(self, waveforms: Tensor, readout: Readout) -> Tensor:
+    def read(self, waveforms: Tensor, readout: Readout) -> Tensor:
         """Read one vector per window: (batch, samples) -> (batch, size)."""
         if readout.pool == CLASS_TOKEN:
             grids = {layer for layer in readout.layers if self.layer_axis(layer) is not None}
@@ -225,7 +243,7 @@ class Embedder(nn.Module):
             taps = {layer: pool(tap) if tap.ndim == 4 else tap for layer, tap in taps.items()}
         return torch.cat([taps[layer] for layer in readout.layers], 1)
 
-    def _read_frames(self, waveforms: Tensor, readout: Readout) -> dict[str, Tensor]:
+    def read_frames(self, waveforms: Tensor, readout: Readout) -> dict[str, Tensor]:
         """Read every time position on its own: (batch, samples) -> (batch, time, size) for each layer."""
         frames = {}
         for layer, grid in self._taps(waveforms, readout.layers).items():
@@ -235,58 +253,138 @@ class Embedder(nn.Module):
 
     # Many windows of many clips
 
-    def _batch_windows(self, length: int) -> int:
-        """How many windows of `length` samples, filled up to that, go through the network at once."""
-        seconds = BATCH_SECONDS.get(self._device.type, BATCH_SECONDS_ELSEWHERE)
-        wanted = self.batch_size or int(seconds * self.sample_rate / length)
-        return max(1, min(wanted, int(min(self._fitting_samples, 2**62) // length)))
+    def n_windows(self, length: int, readout: Readout) -> int:
+        """Say how many windows of `length` samples go through the network at once."""
+        return self._fitting(self._filled(length, readout))
 
-    def _in_batches(
+    def _filled(self, length: int, readout: Readout) -> int:
+        """Give the samples that a window costs: its length, or what it is filled up to."""
+        return max(length, self.variant.frontend.n_samples(readout.fill_frames))
+
+    def _fitting(self, filled: int) -> int:
+        seconds = BATCH_SECONDS.get(self.device.type, BATCH_SECONDS_ELSEWHERE)
+        wanted = self.batch_size or int(seconds * self.sample_rate / filled)
+        return max(1, min(wanted, int(min(self._fitting_samples, 2**62) // filled)))
+
+    def in_batches(
+        self,
+        total: int,
+        length: int,
+        readout: Readout,
+        cut: Callable[[int, int], Tensor],
+        read: Callable[[Tensor, Readout], Read],
+    ) -> Iterator[Read]:
+        """Read windows batch by batch.
+
+        The batch is halved whenever it does not fit into memory; what fits is kept.
+
+        Parameters
+        ----------
+        total : how many windows
+        length : of each, in samples
+        readout : what is read of them
+        cut : gives the windows `first` to `last`: (last - first, length)
+        read : `read` or `read_frames`, or what calls them
+        """
+        filled = self._filled(length, readout)
+        first = 0
+        is_halved = False
+        while first < total:
+            last = min(first + self._fitting(filled), total)
+            try:
+                with torch.no_grad():
+                    result = read(cut(first, last), readout)
+            except (RuntimeError, MemoryError) as error:
+                if last - first == 1 or not is_out_of_memory(error):
+                    raise
+                self._fitting_samples = (last - first) * filled // 2
+                is_halved = True
+                continue
+            if is_halved and self.batch_size is not None and not self._has_warned:
+                self._has_warned = True
+                warnings.warn(
+                    f"batch_size={self.batch_size} does not fit into the memory of {self.device}; "
+                    f"{self._fitting(filled)} windows go through {'/'.join(self.name)} at once instead",
+                    HearTransformersWarning,
+                    stacklevel=2,
+                )
+            yield result
+            first = last
+
+    def _of_every_clip(
         self,
         buffer: windows.Buffer,
         starts: Tensor,
         length: int,
         readout: Readout,
-        read: Callable[[Tensor, Readout], Any],
-    ) -> Iterator[Any]:
-        """Read the same windows of every clip, batch by batch, clip after clip.
+        read: Callable[[Tensor, Readout], Read],
+    ) -> list[Read]:
+        """Read the same windows of every clip, clip after clip."""
 
-        The batch is halved whenever it does not fit into memory; what fits is kept.
-        """
-        n_clips, n_starts = len(buffer.waveforms), len(starts)
-        filled = max(length, self.variant.frontend.n_samples(readout.fill_frames))
-        first = 0
-        while first < n_clips * n_starts:
-            size = self._batch_windows(filled)
-            item = torch.arange(first, min(first + size, n_clips * n_starts), device=buffer.waveforms.device)
-            try:
-                batch = buffer.cut(item // n_starts, starts.to(item.device)[item % n_starts], length)
-                result = read(batch, readout)
-            except torch.OutOfMemoryError:
-                if len(item) == 1:
-                    raise
-                self._fitting_samples = len(item) * filled // 2
-                continue
-            yield result
-            first += size
+        def cut(first: int, last: int) -> Tensor:
+            item = torch.arange(first, last)
+            return buffer.cut(item // len(starts), starts[item % len(starts)], length)
+
+        return list(self.in_batches(len(buffer.waveforms) * len(starts), length, readout, cut, read))
 
     def _embed_windows(self, buffer: windows.Buffer, starts: Tensor, length: int, readout: Readout) -> Tensor:
         """Embed the same windows of every clip: -> (clips, starts, size)."""
-        embeddings = torch.cat(list(self._in_batches(buffer, starts, length, readout, self._read)))
+        embeddings = torch.cat(self._of_every_clip(buffer, starts, length, readout, self.read))
         return embeddings.unflatten(0, (len(buffer.waveforms), len(starts)))
 
     def _embed_chunks(self, buffer: windows.Buffer, starts: Tensor, length: int, readout: Readout) -> dict[str, Tensor]:
         """Embed every time position of the same chunks of every clip: -> (clips, starts, time, size) for each layer."""
         length = max(length, self.min_samples)
-        batches = list(self._in_batches(buffer, starts, length, readout, self._read_frames))
+        batches = self._of_every_clip(buffer, starts, length, readout, self.read_frames)
         shape = (len(buffer.waveforms), len(starts))
         return {layer: torch.cat([frames[layer] for frames in batches]).unflatten(0, shape) for layer in batches[0]}
+
+    # Whole clips of any lengths
+
+    def checked_length(self, waveform: Tensor) -> int:
+        """Count the samples of one clip (samples,); raise AudioError if it is not audio."""
+        checked(waveform[None])
+        if not len(waveform):
+            raise AudioError(NO_SAMPLES)
+        return len(waveform)
+
+    def reader(self, *, timestamps: bool) -> packing.Reader:
+        """Give what reads whole clips for `packing.Packer`."""
+        self.eval()
+        if not timestamps:
+            return plans.Scenes(self)
+        return plans.Native(self) if self.variant.framing == "native" else plans.Windowed(self)
+
+    def embed_many(self, waveforms: Iterable[Tensor], *, timestamps: bool = False) -> list[packing.Result]:
+        """Embed clips of any lengths; windows of many go through the network together.
+
+        Parameters
+        ----------
+        waveforms : (samples,) each, floating point in [-1, 1], at `sample_rate`
+        timestamps : embeddings along time instead of one per clip
+
+        Returns
+        -------
+        results : embedding and, along time, the centres in ms, of every clip; on the CPU
+
+        Raises
+        ------
+        AudioError : wrong shape, no samples, or samples that are not finite
+        """
+        packer = packing.Packer(self.reader(timestamps=timestamps))
+        results: dict[int, packing.Result] = {}
+        added = (packer.add(key, waveform) for key, waveform in enumerate(waveforms))
+        for packed in chain(chain.from_iterable(added), packer.finish()):
+            if packed.result is None:
+                raise packed.error or RuntimeError("a clip was lost")
+            results[packed.key] = packed.result
+        return [results[key] for key in sorted(results)]
 
     # Clips that arrive in blocks
 
     def _collect(self, blocks: Iterable[Tensor]) -> Iterator[windows.Buffer]:
         """Collect blocks of audio on the device of the network, see `framing.collect`."""
-        return framing.collect(checked(block).to(self._device, torch.float32) for block in blocks)
+        return framing.collect(checked(block).to(self.device, torch.float32) for block in blocks)
 
     def _stream_windowed(
         self, blocks: Iterable[Tensor], readouts: tuple[Readout, ...], hop_ms: float
@@ -314,16 +412,18 @@ class Embedder(nn.Module):
         """Give the fewest samples that are a whole number of tokens of every layer."""
         return math.lcm(*(axis.hop for axis in self._axes(readout).values()))
 
+    def native(self, readout: Readout, hop_ms: float) -> framing.Native:
+        """Make what interpolates the network's own time axis."""
+        length = windows.samples_of(readout.window_ms, self.sample_rate)
+        chunks = windows.Chunks.half_overlapping(length, self._token_multiple(readout))
+        return framing.Native(windows.Grid(hop_ms, self.sample_rate), chunks, self._axes(readout))
+
     def _stream_native(self, blocks: Iterable[Tensor], readout: Readout, hop_ms: float) -> Iterator[Tensor]:
         """Interpolate the network's own time axis at every centre: yields (clips, times, size), in order."""
-        length = windows.samples_of(readout.window_ms, self.sample_rate)
-        native = framing.Native(
-            windows.Grid(hop_ms, self.sample_rate),
-            windows.Chunks.half_overlapping(length, self._token_multiple(readout)),
-            self._axes(readout),
-            lambda buffer, starts, length: self._embed_chunks(buffer, starts, length, readout),
+        pieces = self.native(readout, hop_ms).stream(
+            self._collect(blocks), lambda buffer, starts, length: self._embed_chunks(buffer, starts, length, readout)
         )
-        for embeddings in native.stream(self._collect(blocks)):
+        for embeddings in pieces:
             yield torch.cat([embeddings[layer] for layer in readout.layers], 2)
 
     # What users call
@@ -386,13 +486,13 @@ class Embedder(nn.Module):
             held.append(block)
         if sum(block.shape[-1] for block in held) <= window:
             *_, buffer = self._collect(held)
-            length = max(buffer.stop, self._fewest_samples(scene))
+            length = max(buffer.stop, self.fewest_samples(scene))
             return self._embed_windows(buffer, torch.zeros(1, dtype=torch.int64), length, scene)[:, 0]
         total, count = torch.zeros((), dtype=torch.float64), 0
         for embeddings in self._stream_windowed(chain(held, later), (scene,), self.variant.scene_hop_ms):
             total = total + embeddings.sum(1).cpu().double()
             count += embeddings.shape[1]
-        return (total / count).to(self._device, torch.float32)
+        return (total / count).to(self.device, torch.float32)
 
     def embed_timestamps(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """Embed clips along time.
@@ -445,6 +545,16 @@ class Embedder(nn.Module):
             "hop_ms": variant.hop_ms,
             "framing": variant.framing,
         }
+
+    # Files and arrays, with the habits of sentence-transformers
+
+    encode = encoding.encode
+    encode_timestamps = encoding.encode_timestamps
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out; on the CPU PyTorch raises a plain RuntimeError for that."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def checked(waveforms: Tensor) -> Tensor:

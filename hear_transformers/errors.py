@@ -6,6 +6,8 @@ HearTransformersError
 + WeightsError     a checkpoint is missing, damaged, or for another network
 + TrainingError    a training run cannot begin or go on
 
+HearTransformersWarning: the work goes on, though not quite as was asked for.
+
 Every message says what was given, what is allowed, and what to do.
 """
 
@@ -28,3 +30,7 @@ class WeightsError(HearTransformersError):
 
 class TrainingError(HearTransformersError):
     """A training run cannot begin or go on: its data, its folder or its numbers forbid it."""
+
+
+class HearTransformersWarning(UserWarning):
+    """The work goes on, though not quite as was asked for: with a smaller batch, or fewer processes."""

@@ -16,6 +16,8 @@ from torch import Tensor
 from .errors import AudioError
 from .windows import Buffer, Chunks, Grid, Track
 
+NO_SAMPLES = "the waveform has 0 samples; give at least 1"
+
 
 def collect(blocks: Iterable[Tensor]) -> Iterator[Buffer]:
     """Collect blocks of some clips into one growing buffer.
@@ -40,7 +42,7 @@ def collect(blocks: Iterable[Tensor]) -> Iterator[Buffer]:
             yield buffer
             buffer.append(block)
     if buffer is None or buffer.stop == 0:
-        raise AudioError("the waveform has 0 samples; give at least 1")
+        raise AudioError(NO_SAMPLES)
     buffer.n_samples = buffer.stop
     yield buffer
 
@@ -81,42 +83,46 @@ class Axis(NamedTuple):
 
 
 class Native:
-    """Runs a network over chunks and interpolates its own time axis at every centre.
+    """Keeps what chunks contribute to a network's own time axis, and interpolates that at every centre.
 
     Parameters
     ----------
     grid : the centres
     chunks : where the network runs
     axes : of each layer
-    embed : buffer, first samples of chunks (chunks,), their length -> (clips, chunks, tokens, size) for each layer
     """
 
-    def __init__(
-        self,
-        grid: Grid,
-        chunks: Chunks,
-        axes: Mapping[str, Axis],
-        embed: Callable[[Buffer, Tensor, int], dict[str, Tensor]],
-    ) -> None:
+    def __init__(self, grid: Grid, chunks: Chunks, axes: Mapping[str, Axis]) -> None:
         self.grid = grid
         self.chunks = chunks
         self.axes = axes
-        self.embed = embed
         self.tracks: dict[str, Track] = {}
 
-    def stream(self, buffers: Iterable[Buffer]) -> Iterator[dict[str, Tensor]]:
-        """Take buffers from `collect`, yield (clips, times, size) for each layer, the next in time."""
+    def stream(
+        self, buffers: Iterable[Buffer], embed: Callable[[Buffer, Tensor, int], dict[str, Tensor]]
+    ) -> Iterator[dict[str, Tensor]]:
+        """Run a network over chunks as their audio arrives.
+
+        Parameters
+        ----------
+        buffers : from `collect`
+        embed : buffer, first samples of chunks (chunks,), their length -> (clips, chunks, tokens, size) of each layer
+
+        Yields
+        ------
+        embeddings : (clips, times, size) of each layer, the next in time
+        """
         chunk = first = 0
         for buffer in buffers:
-            ready = self.chunks.ready(buffer.stop)
-            self._run(buffer, range(chunk, ready), self.chunks.length)
-            chunk = ready
-            if buffer.n_samples is not None:
-                self._run(buffer, range(chunk, chunk + 1), None)
+            is_whole = buffer.n_samples is not None
+            for starts, length in self.chunks.between(chunk, buffer.stop, is_whole=is_whole):
+                tokens = embed(buffer, starts, length)
+                for i in range(len(starts)):
+                    self.keep(chunk, {layer: kept[:, i] for layer, kept in tokens.items()}, buffer.n_samples)
+                    chunk += 1
             last = self._count(buffer)
             if last > first:
-                positions = self.grid.times_ms(first, last) * (self.grid.sample_rate / 1000.0)
-                yield {layer: track.at(positions) for layer, track in self.tracks.items()}
+                yield self.read(first, last)
                 first = last
                 for track in self.tracks.values():
                     track.forget(self.grid.centre(first) - 1)
@@ -129,24 +135,28 @@ class Native:
         ends = [math.floor(track.end()) for track in self.tracks.values()]
         return self.grid.count(min(ends, default=-1))
 
-    def _run(self, buffer: Buffer, numbers: range, length: int | None) -> None:
-        """Run some chunks and keep the tokens each contributes; without a `length` it is the last, cut by the end."""
-        if not numbers:
-            return
-        starts = torch.tensor(numbers) * self.chunks.hop
-        tokens = self.embed(buffer, starts, buffer.stop - numbers[0] * self.chunks.hop if length is None else length)
-        for layer, per_chunk in tokens.items():
-            for i, number in enumerate(numbers):
-                self._keep(layer, per_chunk[:, i], number, is_last=length is None)
+    def keep(self, chunk: int, tokens: Mapping[str, Tensor], n_samples: int | None) -> None:
+        """Append the tokens that a chunk contributes.
 
-    def _keep(self, layer: str, tokens: Tensor, number: int, *, is_last: bool) -> None:
-        """Append the tokens that a chunk contributes: tokens (clips, tokens, size) of the whole chunk."""
-        hop, offset = self.axes[layer]
-        start = number * self.chunks.hop // hop
-        kept_from = self.chunks.kept_from(number, hop, offset) - start
-        kept_to = tokens.shape[1] if is_last else self.chunks.kept_from(number + 1, hop, offset) - start
-        kept = tokens[:, kept_from:kept_to]
-        if layer in self.tracks:
-            self.tracks[layer].append(kept)
-        else:
-            self.tracks[layer] = Track(hop, offset, kept)
+        Parameters
+        ----------
+        chunk : its number; chunks come in order
+        tokens : (clips, tokens, size) of the whole chunk, for each layer
+        n_samples : length of the clips; None as long as it is not known, but then this is not the last chunk
+        """
+        is_last = n_samples is not None and chunk == self.chunks.ready(n_samples)
+        for layer, of_chunk in tokens.items():
+            hop, offset = self.axes[layer]
+            start = chunk * self.chunks.hop // hop
+            kept_from = self.chunks.kept_from(chunk, hop, offset) - start
+            kept_to = of_chunk.shape[1] if is_last else self.chunks.kept_from(chunk + 1, hop, offset) - start
+            kept = of_chunk[:, kept_from:kept_to]
+            if layer in self.tracks:
+                self.tracks[layer].append(kept)
+            else:
+                self.tracks[layer] = Track(hop, offset, kept)
+
+    def read(self, first: int, last: int) -> dict[str, Tensor]:
+        """Interpolate at the centres ``first .. last - 1``: (clips, times, size) of each layer."""
+        positions = self.grid.times_ms(first, last) * (self.grid.sample_rate / 1000.0)
+        return {layer: track.at(positions) for layer, track in self.tracks.items()}

@@ -103,7 +103,7 @@ class LoadModel(Protocol):
             the length of the chunks
         framing : "windowed" or "native", see `Embedder`; None is the variant's own choice, or windowed where the layers
             or the pooling chosen have no frames
-        precision : of the network, "float32" or "bfloat16"; results are float32 always
+        precision : of the network: "float32", "bfloat16" or "float16"; results are float32 always
         pretrained : False gives seeded random weights, for tests and for training from scratch
 
         Returns

@@ -1,4 +1,4 @@
-"""Clips -> embeddings, in the order of the clips: read, stacked by equal length, embedded together.
+"""Clips -> embeddings, in the order of the clips: read (`workers`), embedded together (`packing`), put in order.
 
 The embedding of a clip does not depend on the others, and one that fails does not stop them.
 """
@@ -6,11 +6,10 @@ The embedding of a clip does not depend on the others, and one that fails does n
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,21 +17,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import audio
-from .checkpoints import sha256_of
-from .errors import AudioError, HearTransformersError, OptionError, WeightsError
+from .decoding import Clip, How, Loaded
+from .embedder import Embedder
+from .errors import HearTransformersError
+from .packing import Cuts, Kind, Packed, Packer, Plan, Result, Rows
+from .workers import load
+
+__all__ = ["Clip", "Embedded", "Model", "embed", "finite"]
 
 LONG_SECONDS = 60.0
 """Files longer than this are not held in memory but embedded as they are decoded."""
 
 STACK_SECONDS = 320.0
-"""Audio of equally long clips that is embedded at once, unless the model's batch size says otherwise."""
+"""Audio of equally long clips that the model of another package embeds at once."""
 
 PENDING_SECONDS = 640.0
-"""Audio of short clips that waits in memory for others of its length: 82 MB at 32 kHz."""
+"""Audio of short clips that waits in memory until there are enough windows: 82 MB at 32 kHz."""
 
 WAITING_BYTES = 2**28
 """Embeddings that wait in memory for those of clips before them."""
+
+HINTS = {
+    "float32": "",
+    "bfloat16": "; try float32",
+    "float16": ", which ends at 65504; choose bfloat16 or float32",
+}
+"""What to do about numbers that are not finite."""
 
 
 class Model(Protocol):
@@ -55,25 +65,6 @@ class Model(Protocol):
 
     def provenance(self) -> dict[str, Any]:
         """Say what makes the embeddings, ready for JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """What to embed: an audio file, a part of one, or a waveform.
-
-    Attributes
-    ----------
-    path : of the file; None for a waveform
-    start, end : of the part, in s
-    waveform : (samples,) float32 at the model's sample rate
-    known : sha256 of a file that was embedded before: with the same content it is not embedded again
-    """
-
-    path: Path | None = None
-    start: float = 0.0
-    end: float = math.inf
-    waveform: Tensor | None = None
-    known: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,137 +97,140 @@ def embed(
     hashes: bool = False,
     scratch: Path | None = None,
     workers: int = 0,
-) -> Iterator[Embedded]:
+) -> Generator[Embedded, None, None]:
     """Embed clips.
 
-    Clips of equal length are embedded together, those longer than `LONG_SECONDS` as they are decoded.
+    Windows of clips of any lengths are embedded together (of another package's model: clips of equal length), clips
+    longer than `LONG_SECONDS` as they are decoded.
 
     Parameters
     ----------
     model : what embeds
-    clips : to embed
+    clips : to embed; with workers they are taken in another thread, some before they are needed
     timestamps : embeddings along time instead of one per clip
     hashes : whether the sha256 of every file is wanted
     scratch : folder where embeddings along time of long clips wait, on the disk; None: where the system keeps such
-    workers : processes that read audio
+    workers : processes that decode, resample and hash while this one computes, see `workers.default_workers`; 0: none
 
     Yields
     ------
-    embedded : of every clip, in order
+    embedded : of every clip, in order; neither that nor the numbers depend on workers and batches
     """
-    run = _Run(model, timestamps=timestamps, hashes=hashes, scratch=scratch)
-    for index, clip in enumerate(clips):
-        yield from run.take(index, clip)
-    yield from run.finish()
+    run = _Run(model, timestamps=timestamps, scratch=scratch)
+    how = How(model.sample_rate, LONG_SECONDS, hashes)
+    with contextlib.closing(load(clips, how, workers)) as loads:
+        for loaded in loads:
+            yield from run.take(loaded)
+        yield from run.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Short:
-    """A clip in memory."""
+class _WholeClips:
+    """Reads clips with the model of another package: equally long ones together, see `packing.Reader`."""
 
-    waveform: Tensor
-    sha256: str
+    device = torch.device("cpu")  # such a model fetches its clips itself
+
+    def __init__(self, model: Model, *, timestamps: bool) -> None:
+        self.model = model
+        self.timestamps = timestamps
+
+    def plan(self, waveform: Tensor) -> Plan:
+        """Plan one window, the clip itself."""
+        return Plan(
+            [Cuts(0, len(waveform), torch.zeros(1, dtype=torch.int64))],
+            lambda rows: Result(*(rows[0][name][0] for name in ("embedding", "times_ms") if name in rows[0])),
+        )
+
+    def n_windows(self, kind: Kind) -> int:
+        """Say how many clips are embedded at once."""
+        return self.model.batch_size or max(1, int(STACK_SECONDS * self.model.sample_rate / kind[1]))
+
+    def read(self, kind: Kind, windows: Sequence[tuple[Tensor, Tensor]]) -> Rows:
+        """Embed equally long clips."""
+        waveforms = torch.stack([waveform for waveform, _ in windows])
+        if not self.timestamps:
+            return {"embedding": self.model.embed_scenes(waveforms)}
+        embeddings, times_ms = self.model.embed_timestamps(waveforms)
+        return {"embedding": embeddings, "times_ms": times_ms.double().expand(len(waveforms), -1)}
 
 
 class _Run:
-    """Collects short clips until there are enough of equal length, and gives embeddings in order."""
+    """Embeds what has been read, and gives embeddings in order."""
 
-    def __init__(self, model: Model, *, timestamps: bool, hashes: bool, scratch: Path | None) -> None:
+    def __init__(self, model: Model, *, timestamps: bool, scratch: Path | None) -> None:
         self.model = model
         self.timestamps = timestamps
-        self.hashes = hashes
         self.scratch = scratch
-        self.pending: dict[int, dict[int, _Short]] = {}  # length: {index: clip}
-        self.done: dict[int, Embedded] = {}
+        self.precision = model.precision if isinstance(model, Embedder) else "float32"
+        make = model.reader if isinstance(model, Embedder) else partial(_WholeClips, model)
+        self.packer = Packer(make(timestamps=timestamps))
+        self.shorts: dict[int, Embedded] = {}  # what is known of the clips that wait in the packer
+        self.done: dict[int, Embedded] = {}  # what waits for a clip before it
+        self.done_bytes = 0
         self.next = 0
 
-    def take(self, index: int, clip: Clip) -> Iterator[Embedded]:
-        """Read one clip; embed it if it is long, else keep it until others of its length are there."""
-        try:
-            self._take(index, clip)
-        except Exception as error:
-            self.done[index] = Embedded(index, error=error)
+    def take(self, loaded: Loaded) -> Iterator[Embedded]:
+        """Embed a clip if it is long, else pack it; give what can be given."""
+        embedded = Embedded(loaded.index, sha256=loaded.sha256, error=loaded.error)
+        if loaded.blocks is not None:
+            self._keep(self._try_long(embedded, loaded.blocks))
+        elif loaded.waveform is None:
+            self._keep(embedded)
+        else:
+            seconds = len(loaded.waveform) / self.model.sample_rate
+            self.shorts[loaded.index] = replace(embedded, seconds=seconds)
+            yield from self._pack(self.packer.add(loaded.index, loaded.waveform))
         yield from self._release()
-        while self.done and sum(_held_bytes(embedded) for embedded in self.done.values()) > WAITING_BYTES:
-            self._embed_together(self._oldest())
-            yield from self._release()
+        while self._is_full():
+            yield from self._pack(self.packer.finish_oldest())
 
-    def _take(self, index: int, clip: Clip) -> None:
-        sha256 = _content(clip.path) if clip.path and (self.hashes or clip.known) else ""
-        if sha256 and sha256 == clip.known:
-            self.done[index] = Embedded(index, sha256=sha256)
-            return
-        held, rest = self._hold(_blocks(clip, self.model.sample_rate))
-        if rest is not None:
-            self.done[index] = replace(self._embed_long(index, chain(held, rest)), sha256=sha256)
-            return
-        waveform = torch.cat(held)
-        self.pending.setdefault(len(waveform), {})[index] = _Short(waveform, sha256)
-        self._embed_if_enough(len(waveform))
+    def _is_full(self) -> bool:
+        """Tell whether too much audio waits, or too many embeddings for that of a clip before them."""
+        longest = max((length for _, length in self.packer.queues), default=0)
+        # A batch size that was asked for is reached, whatever it takes.
+        batch = (self.model.batch_size or 0) * longest
+        if self.packer.n_samples > max(PENDING_SECONDS * self.model.sample_rate, 2 * batch):
+            return True
+        return bool(self.shorts) and self.done_bytes > WAITING_BYTES
 
     def finish(self) -> Iterator[Embedded]:
         """Embed the clips that are still waiting."""
-        while self.pending:
-            self._embed_together(self._oldest())
+        yield from self._pack(self.packer.finish())
+
+    def _pack(self, finished: Iterator[Packed]) -> Iterator[Embedded]:
+        """Take clips that are finished, give those that have none before them that is not."""
+        for packed in finished:
+            self._keep(self._complete(self.shorts.pop(packed.key), packed))
             yield from self._release()
+
+    def _complete(self, embedded: Embedded, packed: Packed) -> Embedded:
+        if packed.result is None:
+            return replace(embedded, error=packed.error, seconds=0.0)
+        try:
+            embedding = finite(packed.result.embedding, self.precision)
+        except Exception as error:
+            return replace(embedded, error=error, seconds=0.0)
+        times_ms = packed.result.times_ms
+        return replace(embedded, embedding=embedding, times_ms=None if times_ms is None else times_ms.numpy())
+
+    def _keep(self, embedded: Embedded) -> None:
+        self.done[embedded.index] = embedded
+        self.done_bytes += _held_bytes(embedded)
 
     def _release(self) -> Iterator[Embedded]:
         """Give what is done and has nothing before it that is not."""
         while self.next in self.done:
-            yield self.done.pop(self.next)
+            embedded = self.done.pop(self.next)
+            self.done_bytes -= _held_bytes(embedded)
             self.next += 1
+            yield embedded
 
-    def _hold(self, blocks: Iterator[Tensor]) -> tuple[list[Tensor], Iterator[Tensor] | None]:
-        """Read one clip up to `LONG_SECONDS`: give what was read, and the rest if there may be any."""
-        held: list[Tensor] = []
-        n_held = 0
-        for block in blocks:
-            held.append(block)
-            n_held += len(block)
-            if n_held > LONG_SECONDS * self.model.sample_rate:
-                return held, blocks
-        return held, None
-
-    def _oldest(self) -> int:
-        """Give the length of the clip that has waited longest."""
-        return min(self.pending, key=lambda length: next(iter(self.pending[length])))
-
-    def _embed_if_enough(self, length: int) -> None:
-        rate = self.model.sample_rate
-        enough = self.model.batch_size or max(1, int(STACK_SECONDS * rate / length))
-        if len(self.pending[length]) >= enough:
-            self._embed_together(length)
-        elif sum(length * len(clips) for length, clips in self.pending.items()) > PENDING_SECONDS * rate:
-            self._embed_together(self._oldest())
-
-    def _embed_together(self, length: int) -> None:
-        """Embed clips of one length together; if that fails one by one, so that none spoils the others."""
-        clips = self.pending.pop(length)
+    def _try_long(self, embedded: Embedded, blocks: Iterator[Tensor]) -> Embedded:
         try:
-            self._embed(clips)
+            return self._embed_long(embedded, blocks)
         except Exception as error:
-            for index, clip in clips.items():
-                try:
-                    if len(clips) == 1:
-                        raise error
-                    self._embed({index: clip})
-                except Exception as reason:
-                    self.done[index] = Embedded(index, error=reason)
+            return replace(embedded, error=error)
 
-    def _embed(self, clips: dict[int, _Short]) -> None:
-        """Embed equally long clips."""
-        waveforms = torch.stack([clip.waveform for clip in clips.values()])
-        times = None
-        if self.timestamps:
-            tensor, times_ms = self.model.embed_timestamps(waveforms)
-            times = times_ms.cpu().double().numpy()
-        else:
-            tensor = self.model.embed_scenes(waveforms)
-        seconds = waveforms.shape[1] / self.model.sample_rate
-        for (index, clip), embedding in zip(clips.items(), finite(tensor), strict=True):
-            self.done[index] = Embedded(index, embedding, times, seconds, clip.sha256)
-
-    def _embed_long(self, index: int, blocks: Iterable[Tensor]) -> Embedded:
+    def _embed_long(self, embedded: Embedded, blocks: Iterator[Tensor]) -> Embedded:
         """Embed one file while it is decoded; embeddings along time wait in a nameless file, not in memory."""
         n_samples = 0
 
@@ -246,56 +240,18 @@ class _Run:
                 n_samples += len(block)
                 yield block[None]
 
-        rate = self.model.sample_rate
         if not self.timestamps:
-            return Embedded(index, finite(self.model.stream_scene(counted()))[0], None, n_samples / rate)
+            scene = finite(self.model.stream_scene(counted()), self.precision)[0]
+            return replace(embedded, embedding=scene, seconds=n_samples / self.model.sample_rate)
         times_ms = []
         with tempfile.TemporaryFile(dir=self.scratch) as scratch:
             for embeddings, centres_ms in self.model.stream_timestamps(counted()):
-                scratch.write(finite(embeddings).tobytes())
+                scratch.write(finite(embeddings, self.precision).tobytes())
                 times_ms.append(centres_ms.cpu().double().numpy())
             scratch.flush()
             times = np.concatenate(times_ms)
             rows = np.memmap(scratch, np.float32, "r").reshape(len(times), -1)
-            return Embedded(index, rows, times, n_samples / rate)
-
-
-def _content(path: Path) -> str:
-    """Give the sha256 of a file; empty for what is none or cannot be read, of which decoding says more."""
-    with contextlib.suppress(WeightsError):
-        return sha256_of(path) if path.is_file() else ""  # to open a pipe would take until somebody writes to it
-    return ""
-
-
-def _blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
-    """Read a clip piece by piece."""
-    if clip.waveform is not None:
-        yield clip.waveform
-    elif clip.path is None:
-        raise OptionError("a clip is a file or a waveform; this one is neither")
-    elif clip.start == 0.0 and clip.end == math.inf:
-        yield from audio.blocks(clip.path, sample_rate)
-    elif clip.end - clip.start <= LONG_SECONDS:
-        yield audio.excerpt(clip.path, sample_rate, clip.start, clip.end - clip.start)
-    else:
-        yield from _between(audio.blocks(clip.path, sample_rate), clip, sample_rate)
-
-
-def _between(blocks: Iterable[Tensor], clip: Clip, sample_rate: int) -> Iterator[Tensor]:
-    """Drop what lies outside a part of a file."""
-    first = round(clip.start * sample_rate)
-    last = None if clip.end == math.inf else round(clip.end * sample_rate)
-    position, empty = 0, True
-    for block in blocks:
-        part = block[max(0, first - position) : None if last is None else max(0, last - position)]
-        position += len(block)
-        if len(part):
-            empty = False
-            yield part
-        if last is not None and position >= last:
-            break
-    if empty:
-        raise AudioError(f"{clip.path}: ends before {clip.start:.3f} s, where a part was to begin")
+        return replace(embedded, embedding=rows, times_ms=times, seconds=n_samples / self.model.sample_rate)
 
 
 def _held_bytes(embedded: Embedded) -> int:
@@ -304,9 +260,11 @@ def _held_bytes(embedded: Embedded) -> int:
     return 0 if embedding is None or isinstance(embedding, np.memmap) else embedding.nbytes
 
 
-def finite(embeddings: Tensor) -> np.ndarray:
+def finite(embeddings: Tensor, precision: str = "float32") -> np.ndarray:
     """Move embeddings to a NumPy array of float32; refuse any that are not finite."""
     array = embeddings.detach().float().cpu().numpy()
     if not np.isfinite(array).all():
-        raise HearTransformersError("the model gave NaN or infinite numbers; with precision bfloat16, try float32")
+        raise HearTransformersError(
+            f"the model gave NaN or infinite numbers with precision {precision}{HINTS[precision]}"
+        )
     return array

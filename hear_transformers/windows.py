@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -78,6 +79,28 @@ def reflect(index: Tensor, n_samples: int) -> Tensor:
     return torch.minimum(folded, period - folded)
 
 
+def cut(waveform: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Cut windows out of a whole clip.
+
+    Parameters
+    ----------
+    waveform : (samples,), at least one
+    starts : (windows,) int64 on the CPU, ascending: the first sample of each; may lie outside the clip, see `reflect`
+    length : of every window, in samples
+
+    Returns
+    -------
+    windows : (windows, length)
+    """
+    n_samples = len(waveform)
+    if len(starts) == 1 and int(starts[0]) == 0 and length == n_samples:
+        return waveform[None]
+    if int(starts[0]) >= 0 and int(starts[-1]) + length <= n_samples:
+        return waveform.unfold(0, length, 1)[starts.to(waveform.device)]
+    positions = starts.to(waveform.device)[:, None] + torch.arange(length, device=waveform.device)
+    return waveform[reflect(positions, n_samples)]
+
+
 @dataclass(slots=True)
 class Buffer:
     """The part of some clips that is in memory; positions are those of the whole clips.
@@ -113,15 +136,19 @@ class Buffer:
 
         Parameters
         ----------
-        clips : (windows,) int64, which clip each window is from
-        starts : (windows,) int64, position of its first sample; may lie outside the clip, see `reflect`
+        clips : (windows,) int64 on the CPU, which clip each window is from
+        starts : (windows,) int64 on the CPU, position of its first sample; may lie outside the clip, see `reflect`
         length : of every window, in samples
 
         Returns
         -------
         windows : (windows, length) float32
         """
-        positions = starts[:, None] + torch.arange(length, device=starts.device)
+        device = self.waveforms.device
+        if int(starts.min()) >= self.start and int(starts.max()) + length <= self.stop:
+            return self.waveforms.unfold(1, length, 1)[clips.to(device), (starts - self.start).to(device)]
+        clips, starts = clips.to(device), starts.to(device)
+        positions = starts[:, None] + torch.arange(length, device=device)
         # As long as the end is not in sight only the start can be reflected at.
         positions = positions.abs() if self.n_samples is None else reflect(positions, self.n_samples)
         return self.waveforms[clips[:, None], positions - self.start]
@@ -151,6 +178,26 @@ class Chunks:
     def ready(self, n_samples: int) -> int:
         """Count the chunks that are certain to be followed by another one once `n_samples` of the clip are known."""
         return max(0, math.ceil((n_samples - self.length) / self.hop))
+
+    def between(self, first: int, n_samples: int, *, is_whole: bool) -> Iterator[tuple[Tensor, int]]:
+        """Give the chunks from number `first` on that lie in `n_samples`: those of full length, then the last.
+
+        Parameters
+        ----------
+        first : number of a chunk
+        n_samples : what is known of the clip
+        is_whole : whether that is all of it; else the last chunk, which the end cuts, is not given
+
+        Yields
+        ------
+        starts : (chunks,) int64, first sample of each
+        length : theirs, in samples
+        """
+        last = self.ready(n_samples)
+        if last > first:
+            yield torch.arange(first, last) * self.hop, self.length
+        if is_whole:
+            yield torch.tensor([last * self.hop]), n_samples - last * self.hop
 
     def kept_from(self, chunk: int, hop: int, offset: float) -> int:
         """Give the first token that `chunk` contributes, counted from the start of the clip.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hear_transformers import hear, passt
-from hear_transformers.errors import AudioError, OptionError, WeightsError
+from hear_transformers.errors import AudioError, HearTransformersWarning, OptionError, WeightsError
 from hear_transformers.trunk import layer_table
 
 SMALL = replace(passt.BASE, network={"dim": 48, "depth": 3, "heads": 3})
@@ -79,23 +79,64 @@ def test_batch_size_does_not_change_the_numbers(model, batch_size, monkeypatch):
     torch.testing.assert_close(model.embed_timestamps(clips)[0], expected, rtol=0, atol=1e-5)
 
 
-def test_batch_is_halved_until_it_fits_and_stays_so():
+MEMORY_RUNS_OUT = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+class SmallMemory:
+    """Lets so many windows through a network, and remembers what was tried."""
+
+    def __init__(self, model, most: int, error: Exception) -> None:
+        self.forward, self.most, self.error = model.trunk.forward, most, error
+        self.tried: list[int] = []
+        model.trunk.forward = self
+
+    def __call__(self, mel, wanted):
+        self.tried.append(len(mel))
+        if len(mel) > self.most:
+            raise self.error
+        return self.forward(mel, wanted)
+
+
+@pytest.mark.parametrize("error", MEMORY_RUNS_OUT)
+def test_batch_is_halved_until_it_fits_and_stays_so(error):
     model = load_model(pretrained=False, layer=1)
     expected = model.embed_timestamps(noise(1, 64_000))[0]
-    forward, tried = model.trunk.forward, []
-
-    def small_memory(mel, wanted):
-        tried.append(len(mel))
-        if len(mel) > 10:
-            raise torch.OutOfMemoryError("out of memory")
-        return forward(mel, wanted)
-
-    model.trunk.forward = small_memory
+    memory = SmallMemory(model, 10, error)
     torch.testing.assert_close(model.embed_timestamps(noise(1, 64_000))[0], expected, rtol=0, atol=1e-5)
-    assert tried[:3] == [41, 20, 10]
-    tried.clear()
+    assert memory.tried[:3] == [41, 20, 10]
+    memory.tried.clear()
     model.embed_timestamps(noise(1, 64_000))
-    assert max(tried) == 10
+    assert max(memory.tried) == 10
+
+
+def test_a_batch_size_that_does_not_fit_is_halved_with_one_warning():
+    model = load_model(pretrained=False, layer=1)
+    model.batch_size = 30
+    memory = SmallMemory(model, 10, MEMORY_RUNS_OUT[0])
+    message = "batch_size=30 does not fit into the memory of cpu; 7 windows go through passt/small at once instead"
+    with pytest.warns(HearTransformersWarning, match=message) as caught:
+        model.embed_timestamps(noise(1, 64_000))
+    assert memory.tried[:4] == [30, 15, 7, 7]
+    model.embed_many([noise(1, 64_000)[0]] * 2, timestamps=True)
+    assert len(caught) == 1
+
+
+def test_one_window_that_does_not_fit_is_an_error():
+    model = load_model(pretrained=False, layer=1)
+    SmallMemory(model, 0, MEMORY_RUNS_OUT[0])
+    with pytest.raises(torch.OutOfMemoryError):
+        model.embed_scenes(noise(1, 32_000))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory():
+    model = load_model(pretrained=False, layer=1)
+    SmallMemory(model, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        model.embed_scenes(noise(2, 32_000))
 
 
 def test_native_mel_frames_are_the_frames_of_the_whole_clip():
@@ -162,10 +203,11 @@ def test_random_weights_are_the_same_every_time_and_leave_the_seed_alone():
     assert torch.equal(load_model(pretrained=False).embed_scenes(noise(1, 20_000)), first)
 
 
-def test_bfloat16_is_close_and_answers_in_float32():
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_is_close_and_answers_in_float32(precision):
     clips = noise(1, 50_000)
     exact = load_model(pretrained=False, layer=3).embed_timestamps(clips)[0]
-    rounded = load_model(pretrained=False, layer=3, precision="bfloat16").embed_timestamps(clips)[0]
+    rounded = load_model(pretrained=False, layer=3, precision=precision).embed_timestamps(clips)[0]
     assert rounded.dtype == torch.float32
     assert torch.cosine_similarity(exact, rounded, dim=-1).min() > 0.999
 
@@ -204,7 +246,7 @@ def test_layer_table_gives_size_hop_and_field():
         ({"framing": "native"}, "framing='native' needs layers with a time axis, logits, features"),
         ({"framing": "native", "layer": 1, "pool": "meanstd"}, "pool='meanstd' reads a whole window"),
         ({"framing": "native", "layer": 1, "window_ms": [1_000, 2_000]}, "give one window_ms"),
-        ({"precision": "int8"}, "precision='int8' is unknown; choose one of float32, bfloat16"),
+        ({"precision": "int8"}, "precision='int8' is unknown; choose one of float32, bfloat16, float16"),
     ],
 )
 def test_a_bad_option_is_named_with_what_is_allowed(options, message):
@@ -239,6 +281,15 @@ def test_a_family_without_published_weights_says_how_to_go_on():
     unpublished = hear.loader(replace(passt.FAMILY, variants={"small": replace(SMALL, checkpoint="")}))
     with pytest.raises(WeightsError, match=r"no weights are published .* pretrained=False"):
         unpublished()
+
+
+def test_a_compiled_network_gives_the_same_numbers_for_any_shape():
+    model = load_model(pretrained=False, layer=2)
+    shapes = [(2, 40_000), (3, 40_000), (2, 61_000), (1, 20_000)]
+    expected = [model.embed_scenes(noise(*shape)) for shape in shapes]
+    model.compile_trunk(backend="eager")  # traced only: that takes seconds, and inductor minutes
+    for shape, scenes in zip(shapes, expected, strict=True):
+        torch.testing.assert_close(model.embed_scenes(noise(*shape)), scenes, rtol=0, atol=1e-4)
 
 
 @pytest.mark.cuda

@@ -1,43 +1,74 @@
 """The official hear-validator, as installed, on every family."""
 
+import subprocess
 import sys
-import types
-import warnings
+from pathlib import Path
 
 import pytest
+import torch
+from hear_transformers.cli.failures import Failure
 
 from hear_transformers import FAMILIES, tiny
+from hear_transformers.harness import official
 
 # tiny is embedded in the package; the published files of the others are not at hand.
 OPTIONS = {name: {} if name == tiny.FAMILY.name else {"pretrained": False} for name in FAMILIES}
+# A smaller AST: the full size takes two minutes of a core here, and test_contract.py holds it to the same rules.
+OPTIONS["ast"]["variant"] = "tiny_10_10"
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
+    ),
+]
 
 
-@pytest.fixture(scope="module")
-def validate():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's, which the validator imports
-        from hearvalidator import validate
-
-    return validate
+@pytest.fixture
+def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the stand-in where the command puts it, for one test."""
+    monkeypatch.setitem(sys.modules, "tensorflow", official.TensorFlow())
 
 
+@pytest.mark.usefixtures("no_tensorflow")
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_official_validator_says_looks_good(name, validate, monkeypatch, capsys):
+def test_official_validator_says_looks_good(name: str, device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    official.validate(f"hear_transformers.{name}", device=device, options=OPTIONS[name])
+    printed = capsys.readouterr().out
+    assert f"Loading onto device: {device}" in printed
+    assert printed.endswith("Looks good!\n")
 
-    class Validator(validate.ValidateModel):
-        # The registry's release refuses 32 kHz by a bug of its own; the newest source allows it.
-        ACCEPTABLE_SAMPLE_RATE = (*validate.ValidateModel.ACCEPTABLE_SAMPLE_RATE, 32_000)
 
-        def import_model(self):
-            super().import_model()
-            family = self.module
-            self.module = types.SimpleNamespace(
-                load_model=lambda path="": family.load_model(path, **OPTIONS[name]),
-                get_scene_embeddings=family.get_scene_embeddings,
-                get_timestamp_embeddings=family.get_timestamp_embeddings,
-            )
+def test_the_command_takes_weights_and_options(small_weights: Path) -> None:
+    command = [sys.executable, "-m", "hear_transformers.harness.official", "validate", "hear_transformers.efficientat"]
+    given = ["--model", small_weights, "--device", "cpu", "--model-options", '{"variant": "mn01_as"}']
+    done = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("Looks good!\n"), done.stderr
 
-    monkeypatch.setattr(validate, "ValidateModel", Validator)
-    monkeypatch.setattr(sys, "argv", ["hear-validator", f"hear_transformers.{name}", "--device", "cpu"])
-    validate.main()
-    assert capsys.readouterr().out.endswith("Looks good!\n")
+
+def test_options_that_are_not_json_are_refused() -> None:
+    command = [sys.executable, "-m", "hear_transformers.harness.official", "validate", "hear_transformers.tiny"]
+    done = subprocess.run([*command, "--model-options", "pool"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.partition(" (")[0]) == (2, "Error: --model-options: 'pool' is not JSON")
+
+
+@pytest.mark.usefixtures("no_tensorflow")
+@pytest.mark.parametrize(
+    "line", ["import tensorflow.keras", "from tensorflow import keras", "import tensorflow as tf; tf.keras.Model"]
+)
+def test_a_module_for_tensorflow_is_refused_clearly(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made_of_keras.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "made_of_keras", raising=False)
+    with pytest.raises(Failure, match="the module needs TensorFlow"), official.clear_about_tensorflow():
+        official.validate("made_of_keras")
+
+
+@pytest.mark.usefixtures("no_tensorflow")
+def test_another_missing_package_is_not_taken_for_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lacks_a_package.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"), official.clear_about_tensorflow():
+        official.validate("lacks_a_package")

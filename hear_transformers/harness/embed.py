@@ -35,6 +35,7 @@ from ..embedder import Embedder
 from ..errors import HearTransformersError, OptionError
 from ..foreign import ForeignModel
 from ..pipeline import Clip, Embedded, Model, embed
+from ..workers import default_workers
 from ..writers import atomic
 from .tasks import METADATA, VOCABULARY, Task
 
@@ -140,6 +141,8 @@ def run(
     tasks: Sequence[Task],
     embeddings_dir: Path,
     on_file: Callable[[Task, int, int], None] = lambda task, done, total: None,
+    *,
+    workers: int | None = None,
 ) -> None:
     """Embed tasks; what is done is left alone, what was begun with the same settings is gone on with.
 
@@ -150,6 +153,7 @@ def run(
     tasks : from `tasks.find`
     embeddings_dir : folder of all models
     on_file : called after every file with the task, files done and files in all
+    workers : processes that read audio; None leaves it to `default_workers`
 
     Raises
     ------
@@ -164,11 +168,15 @@ def run(
         folders = [_Folder(embeddings_dir / part.name / task.name, task, part) for part in parts]
         folders = [folder for folder in folders if not folder.done]
         if folders:
-            _embed_task(model, task, folders, on_file)
+            _embed_task(model, task, folders, on_file, workers)
 
 
 def _embed_task(
-    model: Model, task: Task, folders: Sequence[_Folder], on_file: Callable[[Task, int, int], None]
+    model: Model,
+    task: Task,
+    folders: Sequence[_Folder],
+    on_file: Callable[[Task, int, int], None],
+    workers: int | None,
 ) -> None:
     """Embed the files of a task that any of the folders lacks."""
     began = time.perf_counter()
@@ -180,8 +188,9 @@ def _embed_task(
     paths = [task.audio(split, model.sample_rate) / name for split, name in wanted]
     n_done = len(files) - len(wanted)
     on_file(task, n_done, len(files))
-    scratch = folders[0].path
-    for embedded in embed(model, [Clip(path) for path in paths], timestamps=task.kind == "event", scratch=scratch):
+    clips = [Clip(path) for path in paths]
+    workers = default_workers(len(clips)) if workers is None else workers
+    for embedded in embed(model, clips, timestamps=task.kind == "event", scratch=folders[0].path, workers=workers):
         if embedded.error is not None:
             raise HearTransformersError(
                 f"{paths[embedded.index]}: cannot be embedded ({embedded.error}); what is done is kept, "

@@ -1,0 +1,181 @@
+"""Embeddings as a step of a scikit-learn pipeline: `AudioEmbedder`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import FAMILIES, catalogue
+from .embedder import Embedder
+from .errors import OptionError
+from .hear import Layer
+from .sounds import told_apart
+
+try:
+    from sklearn.base import BaseEstimator, TransformerMixin
+    from sklearn.utils import Tags
+except ImportError as error:
+    raise ImportError(
+        "hear_transformers.sklearn needs scikit-learn 1.6 or newer; "
+        "run: python -m pip install 'hear_transformers[sklearn]'"
+    ) from error
+
+MODELS_HELD = 2
+"""Models that stay in memory, the ones used last: enough for a union of two."""
+
+
+class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """Audio files or waveforms -> one embedding each, of any model of this package.
+
+    There is nothing to fit. The model is loaded at the first `transform`, and shared by all estimators with the same
+    parameters in this process, so that the folds of a cross-validation load it once; `load.cache_clear` forgets it. An
+    estimator holds its parameters only: copies and pickles are small. A search over what comes after it embeds anew for
+    every candidate unless the pipeline has a cache: ``make_pipeline(..., memory=folder)``.
+
+    Parameters
+    ----------
+    model : a family ("passt"), or a variant of one ("mn10_as")
+    variant : which network of the family; None is its first
+    weights : checkpoint; empty for the published one
+    layer : 8, -1, "features", "mel", a list of such; None is the variant's own choice
+    pool : how a layer becomes a vector: "mean", "max", "meanmax", ...; None is the variant's own choice, "mean" with a
+        layer
+    precision : of the network, "float32", "bfloat16" or "float16"
+    device : "auto", or what PyTorch calls one ("cuda:1")
+    batch_size : windows per forward pass; None is the model's own choice
+    sampling_rate : of waveforms, in Hz; not needed for files
+    num_workers : processes that decode files; 0 decodes in this one
+    """
+
+    def __init__(
+        self,
+        model: str = next(iter(FAMILIES)),
+        *,
+        variant: str | None = None,
+        weights: str | Path = "",
+        layer: Layer | None = None,
+        pool: str | None = None,
+        precision: str = "float32",
+        device: str = "auto",
+        batch_size: int | None = None,
+        sampling_rate: float | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        self.model = model
+        self.variant = variant
+        self.weights = weights
+        self.layer = layer
+        self.pool = pool
+        self.precision = precision
+        self.device = device
+        self.batch_size = batch_size
+        self.sampling_rate = sampling_rate
+        self.num_workers = num_workers
+
+    def fit(self, X: Any, y: Any = None) -> AudioEmbedder:
+        """Give the estimator itself; raise OptionError where `transform` could do nothing with `X`."""
+        clips_of(X)
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> AudioEmbedder:
+        """Give the estimator itself, see `fit`."""
+        return self.fit(X, y)
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Embed clips.
+
+        Parameters
+        ----------
+        X : paths, in a list, an array, a series or a frame of one column; or waveforms at `sampling_rate`, in a list of
+            any lengths or as (clips, samples); or anything else that `Embedder.encode` takes several of
+
+        Returns
+        -------
+        embeddings : (clips, size) float32
+
+        Raises
+        ------
+        AudioError : a clip cannot be read, or is not audio; the message says which
+        OptionError : a parameter is not one the model knows, or `X` is of another kind
+        """
+        return self._embedder().encode(
+            clips_of(X), sampling_rate=self.sampling_rate, batch_size=self.batch_size, num_workers=self.num_workers
+        )
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Name the numbers of an embedding after family and layer: "passt_layer8_0", "passt_logits_526"."""
+        embedder = self._embedder()
+        names = np.empty(embedder.scene_embedding_size, object)
+        for layer, places in embedder.columns().items():
+            start = f"{embedder.name[0]}_{'layer' if layer.isdecimal() else ''}{layer}_"
+            names[places] = [f"{start}{i}" for i in range(len(places))]
+        return names
+
+    def __sklearn_tags__(self) -> Tags:
+        """Say what it takes: paths, or clips if their sample rate is known; and that it learns nothing."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = self.sampling_rate is not None
+        tags.transformer_tags.preserves_dtype = []  # float32 always
+        tags.requires_fit = False
+        tags.no_validation = True
+        return tags
+
+    def _embedder(self) -> Embedder:
+        weights = str(self.weights)
+        # A file may be written again under its name.
+        stat = Path(weights).stat() if weights and Path(weights).is_file() else None
+        version = (stat.st_mtime_ns, stat.st_size) if stat else None
+        layer = self.layer
+        if layer is not None and not isinstance(layer, (int, str)):
+            layer = ",".join(map(str, layer))
+        options = {"layer": layer, "pool": self.pool, "precision": self.precision}
+        given = tuple((name, value) for name, value in options.items() if value is not None)
+        return load(self.model, self.variant, weights, self.device, given, version)
+
+
+@functools.lru_cache(maxsize=MODELS_HELD)
+def load(
+    model: str,
+    variant: str | None,
+    weights: str,
+    device: str,
+    options: tuple[tuple[str, Any], ...],
+    version: tuple[int, int] | None,
+) -> Embedder:
+    """Load a model once.
+
+    Parameters
+    ----------
+    model, variant, weights, device : see `AudioEmbedder`
+    options : for the family's `load_model`
+    version : of the file of weights: another version is loaded anew
+    """
+    family, variant = catalogue.resolve(model, variant)
+    place = catalogue.pick_device(device)
+    return catalogue.family(family).load_model(weights, variant, **dict(options)).to(place)
+
+
+def clips_of(X: Any) -> Iterable[Any]:
+    """Give the clips in what scikit-learn hands over.
+
+    Raises
+    ------
+    OptionError : a single clip, a sparse matrix, or several columns of paths
+    """
+    if hasattr(X, "toarray"):
+        raise OptionError("X is a sparse matrix; expected paths or waveforms, which are dense")
+    X = X.to_numpy() if hasattr(X, "to_numpy") else X  # a series, or a frame
+    if isinstance(X, np.ndarray) and X.ndim == 2:
+        if X.dtype.kind not in "OTU":
+            return list(X)
+        if X.shape[1] != 1:
+            raise OptionError(f"X has {X.shape[1]} columns; expected one, of paths")
+    one, clips = told_apart(X)
+    if one:
+        raise OptionError("X is a single clip; give a list of one")
+    return clips
