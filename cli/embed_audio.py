@@ -44,7 +44,6 @@ Examples:
   embed-audio input.wav --model efficientat --layer logits --labels
                                                what is heard: Speech, Music, ...
   find . -name "*.ogg" | embed-audio - --json
-
   embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8
                                                parts of files, by one of eight jobs
 

@@ -16,8 +16,9 @@ from . import journal
 from .errors import HearTransformersError
 from .journal import Failures, has_no_room
 from .labels import Tag, check_logits, tags_of
-from .layout import ALL, Shard, Where, items_of, parts_of
-from .outputs import Held, Item, Output, TableOfParts
+from .layout import ALL, Output, Shard, Where, contents_of, items_of
+from .outputs import Held, Item
+from .parts import TableOfParts
 from .pipeline import Clip, Embedded, Model, embed
 from .sources import Source
 from .writers import DTYPES
@@ -116,11 +117,11 @@ def extract(
         check_logits(model, timestamps=timestamps)
     where = Where.of(out, format, shard)
     items, failed = items_of(sources, where, shard)
-    parts = parts_of(model, timestamps=timestamps, apart=layers_apart, dtype=dtype)
+    contents = contents_of(model, timestamps=timestamps, apart=layers_apart, dtype=dtype)
     report = _Reporter(Failures(where.failures), fail_fast, on_outcome)
     with journal.room_needed(where.folder), contextlib.suppress(_Stopped), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(where.folder))
-        outputs = [where.output(part, overwrite=overwrite, scratch=scratch) for part in parts]
+        outputs = [where.output(content, overwrite=overwrite, scratch=scratch) for content in contents]
         for output in outputs:
             stack.enter_context(output)
         for source in failed:

@@ -11,10 +11,13 @@ from typing import Any
 
 from .embedder import Embedder
 from .errors import OptionError
-from .outputs import FolderOfFiles, Item, Output, Part, TableOfParts
+from .outputs import Content, FolderOfFiles, Item
+from .parts import TableOfParts
 from .pipeline import Model
 from .sources import Source, name_outputs
 from .writers import DTYPES, FILES, TABLES
+
+Output = FolderOfFiles | TableOfParts
 
 SETTINGS_OF_OTHERS = {"scene": ("timestamps", "hop_ms", "framing"), "timestamps": ("scene",)}
 """What an embedder's provenance says about the other kind of embeddings, which has no part in these."""
@@ -98,15 +101,15 @@ class Where:
         """Give the list of what failed."""
         return self.folder / f"failures{self.shard.suffix}.jsonl"
 
-    def output(self, part: Part, *, overwrite: bool, scratch: Path) -> Output:
+    def output(self, content: Content, *, overwrite: bool, scratch: Path) -> Output:
         """Make an output."""
-        folder = self.folder / f"layer={part.layer}" if part.is_apart else self.folder
+        folder = self.folder / f"layer={content.layer}" if content.is_apart else self.folder
         if self.format in TABLES:
             assert self.file is not None
-            table = TABLES[self.format](part.settings, part.layer, partitioned=part.is_apart)
-            return TableOfParts(folder / self.file, table, part, overwrite=overwrite)
-        form = FILES[self.format](part.settings)
-        return FolderOfFiles(folder, form, part, overwrite=overwrite, shard=self.shard.suffix, scratch=scratch)
+            table = TABLES[self.format](content.settings, content.layer, partitioned=content.is_apart)
+            return TableOfParts(folder / self.file, table, content, overwrite=overwrite)
+        form = FILES[self.format](content.settings)
+        return FolderOfFiles(folder, form, content, overwrite=overwrite, shard=self.shard.suffix, scratch=scratch)
 
 
 def items_of(sources: Sequence[Source], where: Where, shard: Shard) -> tuple[list[Item], list[Source]]:
@@ -120,7 +123,7 @@ def items_of(sources: Sequence[Source], where: Where, shard: Shard) -> tuple[lis
     )
 
 
-def parts_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTYPES[0]) -> list[Part]:
+def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTYPES[0]) -> list[Content]:
     """Say what is written of every embedding, and what made it: all of it, or each layer as if it were the only one.
 
     Raises
@@ -136,19 +139,19 @@ def parts_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTYPES
     if not isinstance(model, Embedder):
         if apart:
             raise OptionError("layers apart are for the models of this package; the HEAR API does not say what is what")
-        return [Part(settings, dtype=dtype)]
+        return [Content(settings, dtype=dtype)]
     readouts = model.variant.timestamps if timestamps else (model.variant.scene,)
     window_ms = max(readout.window_ms for readout in readouts)
     columns = model.columns(timestamps=timestamps)
     if not apart:
-        return [Part(settings, ",".join(columns), dtype=dtype, window_ms=window_ms)]
-    parts = []
+        return [Content(settings, ",".join(columns), dtype=dtype, window_ms=window_ms)]
+    contents = []
     for layer in dict.fromkeys(model.variant.scene.layers):
         others = {*model.variant.scene.layers} - {layer}
         places = sorted(i for name, positions in columns.items() if name not in others for i in positions)
         made_with = _without(settings, others)
-        parts.append(Part(made_with, layer, _as_slice(places), dtype, window_ms, is_apart=True))
-    return parts
+        contents.append(Content(made_with, layer, _as_slice(places), dtype, window_ms, is_apart=True))
+    return contents
 
 
 def _without(settings: dict[str, Any], layers: set[str]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     ------
     OptionError : two outputs would have the same name whatever is tried
     """
-    ways = [0] * len(sources)
+    ways = [0 if suffix else 1] * len(sources)  # a name alone keeps what tells clip.wav from clip.flac
     last = len(NAMINGS) - 1
     while True:
         common = _common_folder(sources) if last in ways else ""

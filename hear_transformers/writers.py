@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from .errors import HearTransformersError, OptionError
-from .tables import HDF5Table, ParquetTable
+from .hdf5 import HDF5Table
+from .tables import ParquetTable
 
 DTYPES = ("float32", "float16")
 """Numbers that embeddings may be stored as, the default first."""
@@ -132,11 +133,11 @@ class NpyFiles(Files):
     ) -> None:
         """Write one source, see `Files.write`."""
         times = {} if timestamps_ms is None else {"timestamps": timestamps_ms.tolist()}
-        with atomic(self._sidecar(path), scratch) as file:
-            file.write(json.dumps({"provenance": self.provenance, **times}).encode())
-        # The array last: a run that is taken up again goes by it.
         with atomic(path, scratch) as file:
             np.save(file, embedding)
+            path.unlink(missing_ok=True)  # an old array would pass for the new one beside its sidecar
+            with atomic(self._sidecar(path), scratch) as sidecar:
+                sidecar.write(json.dumps({"provenance": self.provenance, **times}).encode())
 
 
 FILES: dict[str, type[Files]] = {"npz": NpzFiles, "npy": NpyFiles}

@@ -62,6 +62,9 @@ def test_one_file_becomes_one_npz(embed_audio, audio_file, tmp_path):
         (["--layer=2,-1", "--pool=meanmax"], (208,)),
         (["--precision=bfloat16"], (96,)),
         (["--batch-size=3", "--timestamps"], (21, 96)),
+        (["--batch-size=auto"], (96,)),
+        (["--num-workers=0"], (96,)),
+        (["--num-workers=auto"], (96,)),
         (["--device=cpu"], (96,)),
     ],
 )
@@ -109,6 +112,76 @@ def test_an_empty_list_is_an_error(embed_audio):
     result = embed_audio("-", stdin="\n")
     assert result.exit_code == 2
     assert "the list on stdin is empty" in result.stderr
+
+
+def test_a_manifest_names_parts_of_files(embed_audio, audio_file, tmp_path):
+    audio_file("clips/tone.wav")
+    (tmp_path / "list.csv").write_text("path,start,end\nclips/tone.wav,0.25,0.5\n")
+    result = embed_audio("--manifest=list.csv", "--out=out", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert (record["start"], record["end"], record["output"]) == (0.25, 0.5, "out/clips/tone.250-500.npz")
+
+
+def test_a_wrong_line_of_a_manifest_is_named(embed_audio, tmp_path):
+    (tmp_path / "list.csv").write_text("path,start,end\na.wav,0.25,0.1\n")
+    result = embed_audio("--manifest=list.csv")
+    assert result.exit_code == 2
+    assert "list.csv, line 2: the end, 0.1 s, is not after the start" in result.stderr
+
+
+def test_nothing_to_embed_is_an_error(embed_audio):
+    result = embed_audio()
+    assert result.exit_code == 2
+    assert "nothing to embed; give files" in result.stderr
+
+
+def test_names_on_stdin_need_not_be_text(embed_audio, audio_file, tmp_path):
+    if sys.platform != "linux":
+        pytest.skip("other systems have no such names")
+    audio_file().rename(tmp_path / "t\udcffne.wav")
+    assert embed_audio("-", stdin=b"t\xffne.wav\n").exit_code == 0
+
+
+def test_a_message_is_one_line_whatever_the_name(embed_audio):
+    result = embed_audio("new\nline\x1b.wav")
+    assert result.stderr == "Error: new\\nline\\x1b.wav: no such file\n"
+
+
+def test_shards_have_lists_of_failures_of_their_own(embed_audio, tmp_path):
+    codes = [embed_audio("missing.wav", f"--shard={i}/2", "--out=out").exit_code for i in range(2)]
+    assert sorted(codes) == [0, 1]
+    (path,) = (tmp_path / "out").glob("failures-?-of-2.jsonl")
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert line == {
+        "file": "missing.wav",
+        "start": 0.0,
+        "end": None,
+        "error": "AudioError",
+        "reason": "missing.wav: no such file",
+    }
+
+
+def test_the_first_failure_can_end_the_run(embed_audio, audio_file, tmp_path):
+    audio_file()
+    result = embed_audio("missing.wav", "lost.wav", "tone.wav", "--fail-fast", "--batch-size=1")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: missing.wav: no such file\n"
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_layers_apart_are_folders(embed_audio, audio_file, tmp_path):
+    audio_file()
+    assert embed_audio("tone.wav", "--layer=2,5", "--layers-apart", "--dtype=float16").exit_code == 0
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("layer=*/*.npz")) == [
+        "layer=2/tone.npz",
+        "layer=5/tone.npz",
+    ]
+
+
+def test_exit_codes_are_in_the_help(embed_audio):
+    text = embed_audio("--help").stdout
+    assert [line.split()[0] for line in text.partition("Exit codes:\n")[2].splitlines()[:4]] == ["0", "1", "2", "130"]
 
 
 def test_json_says_what_became_of_every_file(embed_audio, audio_file):
@@ -196,7 +269,7 @@ def test_interruption_ends_with_130_and_keeps_what_is_written(embed_audio, audio
     audio_file()
     result = embed_audio("tone.wav")
     assert result.exit_code == 130
-    assert "interrupted" in result.stderr
+    assert result.stderr == "Error: interrupted; what is finished is kept, the same command goes on\n"
     assert (tmp_path / "tone.npz").exists()
 
 

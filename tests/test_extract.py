@@ -1,5 +1,6 @@
 """Which files are found and how outputs are named; many files, one of them bad; long ones; runs taken up again."""
 
+import math
 import os
 from pathlib import Path, PurePath
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import audio, efficientat, extract, pipeline, sources
+from hear_transformers import audio, efficientat, extract, lists, parts, pipeline, sources
 from hear_transformers.errors import OptionError
 from hear_transformers.labels import top_tags
+from hear_transformers.layout import Shard
 from hear_transformers.sources import Source, find, name_outputs
 
 
@@ -333,3 +335,362 @@ def test_an_output_that_cannot_be_written_fails_alone(small_model, audio_file, t
     report = extract.extract(small_model, found, tmp_path / "out", overwrite=True)
     assert [outcome.source for outcome in report.written] == [str(tmp_path / "b.wav")]
     assert "IsADirectoryError" in report.failed[0].message
+
+
+def test_changed_audio_is_embedded_again(run, audio_file, tmp_path):
+    path = audio_file()
+    run(path)
+    before = embedding(tmp_path / "out" / "tone.npz")
+    audio_file(seconds=0.5)
+    os.utime(path, ns=(0, 0))
+    assert len(run(path).written) == 1
+    assert not np.array_equal(embedding(tmp_path / "out" / "tone.npz"), before)
+    assert len(run(path).skipped) == 1
+
+
+def test_an_old_time_of_change_alone_is_no_change(run, audio_file):
+    path = audio_file()
+    run(path)
+    os.utime(path, ns=(0, 0))
+    assert len(run(path).skipped) == 1
+
+
+def test_without_a_journal_an_output_of_these_settings_is_kept(run, audio_file, tmp_path):
+    path = audio_file()
+    run(path)
+    (tmp_path / "out" / ".embed-audio" / "journal.jsonl").unlink()
+    assert [outcome.message for outcome in run(path).skipped] == [""]
+
+
+@pytest.mark.parametrize("format", ["npz", "parquet", "hdf5"])
+def test_the_output_of_another_file_is_not_overwritten(run, audio_file, format):
+    one, other = audio_file("one/same.wav"), audio_file("other/same.wav", seconds=0.5)
+    run(one, format=format)
+    (outcome,) = run(other, format=format).skipped
+    assert f"is kept, but was made from {one}; overwrite makes it anew" in outcome.message
+    assert [outcome.message for outcome in run(one, format=format).skipped] == [""]
+
+
+def test_audio_that_was_moved_is_known(run, audio_file):
+    path = audio_file("one/same.wav")
+    run(path)
+    moved = path.rename(path.parents[1] / "same.wav")
+    assert [outcome.message for outcome in run(moved).skipped] == [""]
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(run, audio_file, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
+    audio_file("in/sub/a.wav")
+    audio_file("in/b.wav")
+    report = run(tmp_path / "in")
+    assert "would lie outside" in report.failed[0].message
+    assert [outcome.source for outcome in report.written] == [str(tmp_path / "in/b.wav")]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../../a.wav", "/a.wav", "..", "x/../../a.wav"])
+def test_outputs_stay_below_their_folder(name):
+    (output,) = name_outputs([Source(Path("a.wav"), PurePath(name))], ".npz")
+    assert os.path.normpath("out" / output).startswith("out/")
+    assert os.pardir not in output.parts
+
+
+# Tables
+
+
+def in_table(path: Path) -> dict[str, np.ndarray]:
+    table = pytest.importorskip("pyarrow.parquet").read_table(path)
+    return dict(zip(table["file"].to_pylist(), np.array(table["embedding"].to_pylist()), strict=True))
+
+
+def test_a_table_is_added_to(run, audio_file, tmp_path):
+    first, second = audio_file("a.wav"), audio_file("b.wav", seconds=0.5)
+    run(second, format="parquet")
+    report = run(first, second, format="parquet")
+    assert [outcome.source for outcome in report.written] == [str(first)]
+    assert list(in_table(tmp_path / "out" / "embeddings.parquet")) == [str(first), str(second)]
+    run(second, format="parquet")
+    assert len(in_table(tmp_path / "out" / "embeddings.parquet")) == 2
+
+
+def test_a_file_has_one_row_whatever_it_is_called(run, audio_file, tmp_path):
+    one, other = audio_file("one/same.wav"), audio_file("other/same.wav", seconds=0.5)
+    run(one, format="parquet")
+    run(one, other, audio_file("one/same.flac"), format="parquet")
+    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "out" / "embeddings.parquet")
+    assert sorted(table["file"].to_pylist()) == sorted([str(one), str(other), str(tmp_path / "one/same.flac")])
+
+
+def test_an_interrupted_table_is_gone_on_with(run, audio_file, tmp_path):
+    files = [audio_file(f"{i}.wav", seconds=0.5 + 0.1 * i) for i in range(3)]
+
+    def interrupt(outcome):
+        if outcome.source == str(files[1]):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(*files, format="parquet", on_outcome=interrupt)
+    table = tmp_path / "out" / "embeddings.parquet"
+    assert not table.exists()
+    assert len(run(*files, format="parquet").skipped) >= 2
+    assert list(in_table(table)) == list(map(str, files))
+    assert sorted(path.name for path in (tmp_path / "out/.embed-audio/embeddings.parquet").iterdir()) == [
+        "journal.jsonl",
+        "lock",
+    ]
+
+
+def test_tables_of_the_same_content_are_the_same_bytes(run, audio_file, tmp_path, monkeypatch):
+    files = [audio_file(f"{i}.wav", seconds=0.5) for i in range(5)]
+    table = tmp_path / "out" / "embeddings.parquet"
+    run(*files, format="parquet")
+    whole = table.read_bytes()
+    table.unlink()
+    monkeypatch.setattr(parts, "PART_ROWS", 2)
+    run(*files, format="parquet")
+    assert table.read_bytes() == whole
+
+
+def test_a_table_that_nobody_noted_is_kept(run, audio_file, tmp_path):
+    path = audio_file()
+    run(path, format="parquet")
+    (tmp_path / "out/.embed-audio/embeddings.parquet/journal.jsonl").unlink()
+    (outcome,) = run(path, format="parquet").skipped
+    assert "nobody noted what is in it" in outcome.message
+
+
+def test_rows_along_time_say_what_they_hear(run, audio_file, tmp_path):
+    run(audio_file(), format="parquet", timestamps=True)
+    rows = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "out" / "embeddings.parquet").to_pylist()
+    assert [row["time_ms"] for row in rows] == [50.0 * i for i in range(21)]
+    np.testing.assert_allclose([rows[0]["start"], rows[0]["end"]], [0.0, 0.08])
+    np.testing.assert_allclose([rows[10]["start"], rows[10]["end"]], [0.42, 0.58])
+    np.testing.assert_allclose([rows[20]["start"], rows[20]["end"]], [0.92, 1.0])
+    assert {row["layer"] for row in rows} == {"features"}
+
+
+# Numbers and layers
+
+
+def test_half_precision_is_said_in_the_provenance(run, audio_file, tmp_path):
+    path = audio_file()
+    run(path, dtype="float16")
+    assert embedding(tmp_path / "out" / "tone.npz").dtype == np.float16
+    (outcome,) = run(path).skipped
+    assert "made with other settings (dtype)" in outcome.message
+
+
+@pytest.mark.parametrize("format", ["npz", "parquet"])
+def test_numbers_that_float16_does_not_hold_fail_alone(audio_file, tmp_path, format):
+    class Large(Counting):
+        def embed_scenes(self, waveforms):
+            return torch.full((len(waveforms), 4), 1e5 if waveforms.shape[1] > 20_000 else 1.0)
+
+    found = find([str(audio_file("large.wav")), str(audio_file("small.wav", seconds=0.5))])
+    report = extract.extract(Large(), found, tmp_path / "out", format, dtype="float16")
+    assert [outcome.source for outcome in report.written] == [str(tmp_path / "small.wav")]
+    assert "float16 ends at 65504" in report.failed[0].message
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize("format", ["npz", "parquet"])
+def test_layers_apart_are_what_runs_of_each_give(audio_file, tmp_path, format, timestamps):
+    path = audio_file()
+    options = {"variant": "mn01_as", "pretrained": False}
+    several = efficientat.load_model(layer="2,5", **options)
+    extract.extract(several, find([str(path)]), tmp_path / "apart", format, layers_apart=True, timestamps=timestamps)
+    for layer in ("2", "5"):
+        alone = efficientat.load_model(layer=layer, **options)
+        out = tmp_path / "apart" / f"layer={layer}"
+        report = extract.extract(alone, find([str(path)]), out, format, timestamps=timestamps)
+        assert [outcome.message for outcome in report.skipped] == [""]
+        extract.extract(alone, find([str(path)]), tmp_path / layer, format, timestamps=timestamps)
+        if format == "npz":
+            assert np.array_equal(embedding(out / "tone.npz"), embedding(tmp_path / layer / "tone.npz"))
+
+
+def test_a_layer_that_is_missing_is_made_and_the_other_left(audio_file, tmp_path):
+    path = audio_file()
+    model = efficientat.load_model(variant="mn01_as", pretrained=False, layer="2,5")
+    extract.extract(model, find([str(path)]), tmp_path, layers_apart=True)
+    kept, lost = (tmp_path / f"layer={layer}" / "tone.npz" for layer in (2, 5))
+    lost.unlink()
+    before = kept.stat().st_mtime_ns
+    assert len(extract.extract(model, find([str(path)]), tmp_path, layers_apart=True).written) == 1
+    assert lost.exists()
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_layers_of_others_cannot_be_told_apart(audio_file, tmp_path):
+    with pytest.raises(OptionError, match="layers apart are for the models of this package"):
+        extract.extract(Counting(), find([str(audio_file())]), tmp_path / "out", layers_apart=True)
+
+
+# Parts of the work
+
+
+@pytest.mark.parametrize("format", ["npz", "parquet"])
+def test_shards_share_the_work(run, audio_file, tmp_path, format):
+    files = [audio_file(f"{i}.wav", seconds=0.3) for i in range(8)]
+    missing = tmp_path / "missing.wav"
+    reports = [run(*files, missing, format=format, shard=Shard(i, 3)) for i in range(3)]
+    written = [outcome.source for report in reports for outcome in report.written]
+    assert sorted(written) == list(map(str, files))
+    assert sum(len(report.failed) for report in reports) == 1
+    assert len(list((tmp_path / "out").glob("failures-*-of-3.jsonl"))) == 1
+    if format == "parquet":
+        tables = [in_table(path) for path in sorted((tmp_path / "out").glob("embeddings-*-of-3.parquet"))]
+        assert sorted(name for table in tables for name in table) == list(map(str, files))
+    else:
+        assert len(run(*files).skipped) == 8  # one run knows what shards did
+
+
+def test_more_inputs_do_not_move_others_between_shards():
+    names = [f"{i}.npz|" for i in range(1000)]
+    counts = [sum(Shard(i, 4).has(name) for name in names) for i in range(4)]
+    assert sum(counts) == 1000
+    assert min(counts) > 200
+
+
+@pytest.mark.parametrize("shard", [(3, 3), (-1, 3), (0, 0)])
+def test_a_shard_that_is_none_is_refused(shard):
+    with pytest.raises(OptionError, match="they count from 0"):
+        Shard(*shard)
+
+
+def test_the_first_failure_can_end_the_run(run, audio_file, tmp_path):
+    bad = tmp_path / "bad.wav"
+    bad.write_text("text")
+    report = run(bad, tmp_path / "missing.wav", audio_file(), fail_fast=True)
+    assert (len(report.failed), len(report.written)) == (1, 0)
+
+
+# Lists of files
+
+
+def listed(folder: Path, text: str | bytes, name: str = "list.csv") -> list[Source]:
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return lists.read(folder / name)
+
+
+def test_segments_have_outputs_of_their_own(small_model, audio_file, tmp_path):
+    path = audio_file("clips/tone.wav")
+    found = listed(
+        tmp_path, "start,path,note,end\n,clips/tone.wav,all,\n0.25,clips/tone.wav,,0.5\n0.5,clips/tone.wav,,\n"
+    )
+    report = extract.extract(small_model, found, tmp_path / "out")
+    assert [outcome.output.name for outcome in report.written] == ["tone.npz", "tone.250-500.npz", "tone.500-end.npz"]
+    assert [(outcome.start, outcome.end) for outcome in report.written] == [
+        (0.0, math.inf),
+        (0.25, 0.5),
+        (0.5, math.inf),
+    ]
+    part = audio.read(path, 32_000)[None, 8_000:16_000]
+    found = embedding(tmp_path / "out/clips/tone.250-500.npz")
+    np.testing.assert_allclose(found, small_model.embed_scenes(part)[0], atol=1e-5)
+
+
+def test_times_of_segments_are_those_of_the_file(small_model, audio_file, tmp_path):
+    audio_file()
+    found = listed(tmp_path, "path,start,end\ntone.wav,0.5,0.7\n")
+    extract.extract(small_model, found, tmp_path / "out", "parquet", timestamps=True)
+    extract.extract(small_model, found, tmp_path / "out", timestamps=True)
+    rows = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "out" / "embeddings.parquet").to_pylist()
+    with np.load(tmp_path / "out/tone.500-700.npz") as archive:
+        assert archive["timestamps"].tolist() == [row["time_ms"] for row in rows] == [500, 550, 600, 650, 700]
+    assert (rows[0]["start"], rows[-1]["end"]) == (0.5, 0.7)
+
+
+def test_a_list_is_read_from_any_of_its_formats(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"path": ["a.wav", "sub/b.wav"], "start": [None, 1.0], "labels": ["x", "y"]})
+    parquet.write_table(table, tmp_path / "list.parquet")
+    from_table = lists.read(tmp_path / "list.parquet")
+    assert [(str(each.name), each.start, each.end) for each in from_table] == [
+        ("a.wav", 0.0, math.inf),
+        ("sub/b.wav", 1.0, math.inf),
+    ]
+    assert paths(listed(tmp_path, b"a.wav\r\n\n-b\xff.wav\na.wav\n", "list.txt")) == [
+        str(tmp_path / "a.wav"),
+        str(tmp_path / "-b\udcff.wav"),
+    ]
+    assert paths(listed(tmp_path, 'path\n"new\nline, comma.wav"\n/x/../y.wav\n')) == [
+        str(tmp_path / "new\nline, comma.wav"),
+        "/x/../y.wav",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the first row names the columns: path, perhaps start and end, each once; the file is empty"),
+        ("file,start\na.wav,1\n", r"each once; found 'file,start'"),
+        ("path,start,start\n", "each once; found"),
+        ("path\n", "names no files"),
+        ("path,start\na.wav,1\nb.wav,soon\n", r"list\.csv, line 3: 'soon' is not a time"),
+        ("path,start\na.wav,-1\n", "line 2: '-1' is not a time"),
+        ("path,end\na.wav,inf\n", "line 2: 'inf' is not a time"),
+        ("path,start,end\na.wav,2,1\n", "line 2: the end, 1 s, is not after the start, 2 s"),
+        ("path,start\n,1\n", "line 2: no path of a file"),
+        ("path,start\na.wav\n", "line 2: 1 cells, the header has 2"),
+        ('path\n"a.wav\n', "not a CSV"),
+    ],
+)
+def test_a_wrong_list_says_where(tmp_path, text, message):
+    with pytest.raises(OptionError, match=message):
+        listed(tmp_path, text)
+
+
+def test_a_damaged_table_is_no_list(tmp_path):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(OptionError, match="not a Parquet table"):
+        listed(tmp_path, "text", "list.parquet")
+
+
+def test_a_name_with_a_zero_byte_fails_alone(tree):
+    bad, good = find(["a\0.wav", "b.wav"])
+    assert "zero byte" in str(bad.error)
+    assert good.error is None
+
+
+def test_a_name_that_is_too_long_is_no_folder(tree):
+    assert len(find(["x" * 5_000, "b.wav"])) == 2
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_a_table_survives_an_end_at_any_step_of_its_joining(run, audio_file, tmp_path, monkeypatch):
+    files = [audio_file(f"{i}.wav", seconds=0.3) for i in range(4)]
+    monkeypatch.setattr(parts, "PART_ROWS", 1)
+    run(*files[:2], format="parquet")
+    table = tmp_path / "out" / "embeddings.parquet"
+    n_ends = 0
+    while True:
+        n_steps = 0
+
+        def step(function, *arguments, last=n_ends, **options):
+            nonlocal n_steps
+            n_steps += 1
+            if n_steps > last:
+                raise KilledError
+            return function(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "unlink"):
+                function = getattr(Path, name)
+                patch.setattr(Path, name, lambda *a, function=function, **k: step(function, *a, **k))
+            try:
+                run(*files, format="parquet")
+                break
+            except KilledError:
+                n_ends += 1
+        assert set(in_table(table)) >= set(map(str, files[:2]))
+    assert n_ends >= 5
+    assert list(in_table(table)) == list(map(str, files))
+    monkeypatch.undo()
+    assert len(run(*files, format="parquet").skipped) == 4

@@ -1,12 +1,11 @@
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hear_transformers.errors import OptionError
-from hear_transformers.writers import WRITERS, atomic, choose_format
+from hear_transformers.errors import HearTransformersError, OptionError
+from hear_transformers.writers import FILES, TABLES, atomic, choose_format, stored
 
 SCENE = np.arange(6, dtype=np.float32)
 FRAMES = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -15,7 +14,7 @@ PROVENANCE = {"family": "passt", "layer": ["8"]}
 
 
 def test_npz_holds_embedding_timestamps_and_provenance(tmp_path):
-    WRITERS["npz"](PROVENANCE).write(tmp_path / "a.npz", "a.wav", FRAMES, TIMES)
+    FILES["npz"](PROVENANCE).write(tmp_path / "a.npz", FRAMES, TIMES)
     with np.load(tmp_path / "a.npz") as archive:
         np.testing.assert_array_equal(archive["embedding"], FRAMES)
         np.testing.assert_array_equal(archive["timestamps"], TIMES)
@@ -23,70 +22,17 @@ def test_npz_holds_embedding_timestamps_and_provenance(tmp_path):
 
 
 def test_npz_of_a_scene_has_no_timestamps(tmp_path):
-    WRITERS["npz"](PROVENANCE).write(tmp_path / "a.npz", "a.wav", SCENE, None)
+    FILES["npz"](PROVENANCE).write(tmp_path / "a.npz", SCENE, None)
     with np.load(tmp_path / "a.npz") as archive:
         assert sorted(archive) == ["embedding", "provenance"]
         np.testing.assert_array_equal(archive["embedding"], SCENE)
 
 
 def test_npy_holds_the_array_alone_and_json_the_rest(tmp_path):
-    WRITERS["npy"](PROVENANCE).write(tmp_path / "a.npy", "a.wav", FRAMES, TIMES)
+    FILES["npy"](PROVENANCE).write(tmp_path / "a.npy", FRAMES, TIMES)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), FRAMES)
     sidecar = json.loads((tmp_path / "a.npy.json").read_text())
     assert sidecar == {"provenance": PROVENANCE, "timestamps": TIMES.tolist()}
-
-
-def read_table(path: Path):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    return parquet.read_table(path)
-
-
-def test_parquet_holds_a_row_per_embedding_of_all_files(tmp_path):
-    with WRITERS["parquet"](PROVENANCE) as writer:
-        writer.write(tmp_path / "t.parquet", "a.wav", FRAMES, TIMES)
-        writer.write(tmp_path / "t.parquet", "b.wav", FRAMES[:2] + 1, TIMES[:2])
-    table = read_table(tmp_path / "t.parquet")
-    assert table["file"].to_pylist() == ["a.wav"] * 3 + ["b.wav"] * 2
-    assert table["time_ms"].to_pylist() == [0, 50, 100, 0, 50]
-    assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[4]"
-    np.testing.assert_array_equal(np.stack(table["embedding"].to_pylist()), np.concatenate([FRAMES, FRAMES[:2] + 1]))
-    assert json.loads(table.schema.metadata[b"provenance"]) == PROVENANCE
-
-
-def test_parquet_has_no_time_for_scenes(tmp_path):
-    with WRITERS["parquet"](PROVENANCE) as writer:
-        writer.write(tmp_path / "t.parquet", "a.wav", SCENE, None)
-    assert read_table(tmp_path / "t.parquet")["time_ms"].to_pylist() == [None]
-
-
-def test_parquet_writes_long_files_in_row_groups(tmp_path, monkeypatch):
-    pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("hear_transformers.writers.PARQUET_ROWS", 100)
-    frames = np.arange(1_000, dtype=np.float32).reshape(250, 4)
-    with WRITERS["parquet"](PROVENANCE) as writer:
-        writer.write(tmp_path / "t.parquet", "a.wav", frames, np.arange(250.0))
-        assert not (tmp_path / "t.parquet").exists()
-    assert pyarrow_parquet.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3
-    np.testing.assert_array_equal(np.stack(read_table(tmp_path / "t.parquet")["embedding"].to_pylist()), frames)
-
-
-def test_parquet_without_pyarrow_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(OptionError, match=r"pip install 'hear_transformers\[parquet\]'"):
-        WRITERS["parquet"](PROVENANCE)
-
-
-def test_an_interrupted_table_leaves_nothing(tmp_path):
-    pytest.importorskip("pyarrow")
-
-    def interrupted_run():
-        with WRITERS["parquet"](PROVENANCE) as writer:
-            writer.write(tmp_path / "t.parquet", "a.wav", SCENE, None)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted_run()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -103,20 +49,62 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert [(entry, entry.read_text()) for entry in tmp_path.iterdir()] == [(path, "before")]
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", FILES)
 def test_provenance_is_read_back(tmp_path, name):
-    path = tmp_path / "a"
-    with WRITERS[name](PROVENANCE) as writer:
-        writer.write(path, "a.wav", SCENE, None)
-    assert writer.provenance_of(path) == PROVENANCE
+    form = FILES[name](PROVENANCE)
+    form.write(tmp_path / "a", SCENE, None)
+    assert form.provenance_of(tmp_path / "a") == PROVENANCE
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\3\4 cut short", b"\x93NUMPY"])
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("n_renamed", [0, 1])
+def test_an_old_array_never_lies_beside_a_new_sidecar(tmp_path, monkeypatch, n_renamed):
+    path, replace, names = tmp_path / "a.npy", Path.replace, []
+    FILES["npy"]({"family": "ast"}).write(path, SCENE, None)
+
+    def end(part, name):
+        if len(names) == n_renamed:
+            raise KeyboardInterrupt
+        names.append(name)
+        replace(part, name)
+
+    monkeypatch.setattr(Path, "replace", end)
+    with pytest.raises(KeyboardInterrupt):
+        FILES["npy"](PROVENANCE).write(path, SCENE + 1, None)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\3\4 cut short", b"\x93NUMPY", b"PAR1", b"\x89HDF\r\n\x1a\n"])
+@pytest.mark.parametrize("name", [*FILES, *TABLES])
 def test_a_file_of_something_else_has_no_provenance(tmp_path, name, content):
     path = tmp_path / "a"
     path.write_bytes(content)
-    assert WRITERS[name].provenance_of(path) is None
+    assert {**FILES, **TABLES}[name](PROVENANCE).provenance_of(path) is None
+
+
+# Numbers as they are stored
+
+
+def on_disk(folder: Path, rows: np.ndarray) -> np.memmap:
+    rows.tofile(folder / "rows")
+    return np.memmap(folder / "rows", rows.dtype, "r", shape=rows.shape)
+
+
+@pytest.mark.parametrize("columns", [None, slice(1, 3), [0, 3]])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_some_numbers_are_stored_as_what_is_asked_for(tmp_path, monkeypatch, dtype, columns):
+    monkeypatch.setattr("hear_transformers.writers.ROWS_AT_ONCE", 2)
+    wanted = (FRAMES if columns is None else FRAMES[:, columns]).astype(dtype)
+    for rows in (FRAMES, on_disk(tmp_path, FRAMES)):
+        found = stored(rows, dtype, columns, tmp_path)
+        np.testing.assert_array_equal(found, wanted)
+        assert found.dtype == dtype
+    assert isinstance(found, np.memmap)
+
+
+@pytest.mark.parametrize("value", [70_000.0, -1e30])
+def test_what_float16_does_not_hold_is_refused(value):
+    with pytest.raises(HearTransformersError, match="float16 ends at 65504; store it as float32"):
+        stored(np.array([1.0, value], np.float32), "float16")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +115,8 @@ def test_a_file_of_something_else_has_no_provenance(tmp_path, name, content):
         (".", "npy", "npy"),
         ("a.npy", None, "npy"),
         ("A.PARQUET", None, "parquet"),
+        ("a.h5", None, "hdf5"),
+        ("a.hdf5", "hdf5", "hdf5"),
         ("a.npz", "npz", "npz"),
     ],
 )
@@ -134,7 +124,7 @@ def test_format_is_the_one_named_or_that_of_the_suffix(out, name, chosen):
     assert choose_format(Path(out), name) == chosen
 
 
-@pytest.mark.parametrize(("name", "message"), [("csv", "npz, npy, parquet"), ("npy", r"file name a\.npz")])
+@pytest.mark.parametrize(("name", "message"), [("csv", "npz, npy, parquet, hdf5"), ("npy", r"file name a\.npz")])
 def test_a_wrong_format_says_what_is_right(name, message):
     with pytest.raises(OptionError, match=message):
         choose_format(Path("a.npz"), name)
