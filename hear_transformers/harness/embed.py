@@ -316,5 +316,5 @@ def _json_or_none(path: Path) -> Any:
 
 
 def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    with atomic(path) as file:
-        file.write(json.dumps(value, indent=indent).encode())
+    """Write JSON; not atomic: nothing is read before the array, or the file of a task, that is written after it."""
+    path.write_text(json.dumps(value, indent=indent), encoding="utf-8")

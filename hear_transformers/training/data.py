@@ -6,8 +6,6 @@ worker processes, or that of the processes that share it.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import audio
 from ..errors import AudioError, OptionError
+from ..workers import leave_the_terminal
 from .manifest import Manifest
 
 ORDER, EXCERPTS, AUGMENTATION = range(3)
@@ -346,7 +345,7 @@ def _load(dataset: Dataset[Any], numbers: range, workers: int, pin_memory: bool)
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_the_terminal,
+        worker_init_fn=_start_silently,
         generator=torch.Generator(),  # of seeds that nothing here uses; else PyTorch's own would move on
     )
     return iter(loader)
@@ -356,10 +355,5 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_the_terminal(worker: int) -> None:
-    """Make a worker process silent: Ctrl-C is the main process's to handle, and errors are handed to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # libmpg123 writes about each excerpt that begins amid an MP3, although it is right.
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 2)
-    os.close(silence)
+def _start_silently(worker: int) -> None:
+    leave_the_terminal()
