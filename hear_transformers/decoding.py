@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -15,6 +14,14 @@ from torch import Tensor
 from . import audio
 from .checkpoints import sha256_of
 from .errors import AudioError, OptionError, WeightsError
+
+Blocks = Generator[Tensor, None, None]
+"""(samples,) tensors that follow each other, decoded as they are taken; to be closed by who does not take all."""
+
+
+LARGE_BYTES = 2**20
+"""A smaller file is not asked for its length first, which takes as long as to decode a second: if it is long after all,
+its first minute is decoded twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +51,14 @@ class Loaded:
     ----------
     index : which clip, from 0
     waveform : (samples,) float32; None if the clip is long, failed or is known
-    blocks : of a long clip: (samples,) tensors that follow each other, decoded as they are taken
+    blocks : of a long clip
     sha256 : of the file, empty where it is not asked for
     error : why it failed
     """
 
     index: int
     waveform: Tensor | None = None
-    blocks: Iterator[Tensor] | None = None
+    blocks: Blocks | None = None
     sha256: str = ""
     error: Exception | None = None
 
@@ -95,15 +102,22 @@ def read(index: int, clip: Clip, how: How) -> Loaded:
             held.append(block)
     except Exception as error:
         return Loaded(index, sha256=sha256, error=error)
-    return Loaded(index, blocks=chain(held, blocks), sha256=sha256)
+    return Loaded(index, blocks=_rest(held, blocks), sha256=sha256)
+
+
+def _rest(held: Iterable[Tensor], blocks: Blocks) -> Blocks:
+    yield from held
+    yield from blocks
 
 
 def _claims_to_be_long(clip: Clip, how: How) -> bool:
     if clip.path is None or clip.end - clip.start <= how.long_seconds:
         return False
     try:
+        if clip.path.stat().st_size < LARGE_BYTES:
+            return False
         return min(clip.end, audio.seconds(clip.path)) - clip.start > how.long_seconds
-    except AudioError:
+    except (AudioError, OSError):
         return False  # decoding it will say what is wrong
 
 
@@ -115,7 +129,7 @@ def _sha256(clip: Clip, how: How) -> str:
     return ""
 
 
-def blocks_of(clip: Clip, how: How) -> Iterator[Tensor]:
+def blocks_of(clip: Clip, how: How) -> Blocks:
     """Read a clip piece by piece, in this process."""
     if clip.waveform is not None:
         yield clip.waveform

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decoding import Clip, How, Loaded
+from .decoding import Blocks, Clip, How, Loaded
 from .embedder import Embedder
 from .errors import HearTransformersError
 from .packing import Cuts, Kind, Packed, Packer, Plan, Result, Rows
@@ -224,13 +224,14 @@ class _Run:
             self.next += 1
             yield embedded
 
-    def _try_long(self, embedded: Embedded, blocks: Iterator[Tensor]) -> Embedded:
-        try:
-            return self._embed_long(embedded, blocks)
-        except Exception as error:
-            return replace(embedded, error=error)
+    def _try_long(self, embedded: Embedded, blocks: Blocks) -> Embedded:
+        with contextlib.closing(blocks):
+            try:
+                return self._embed_long(embedded, blocks)
+            except Exception as error:
+                return replace(embedded, error=error)
 
-    def _embed_long(self, embedded: Embedded, blocks: Iterator[Tensor]) -> Embedded:
+    def _embed_long(self, embedded: Embedded, blocks: Blocks) -> Embedded:
         """Embed one file while it is decoded; embeddings along time wait in a nameless file, not in memory."""
         n_samples = 0
 

@@ -317,6 +317,16 @@ def test_who_stops_early_leaves_neither_processes_nor_threads(small_model, audio
     assert threading.active_count() == n_threads
 
 
+def test_a_long_clip_that_fails_leaves_no_thread(small_model, audio_file, monkeypatch):
+    monkeypatch.setattr(pipeline, "LONG_SECONDS", 0.5)
+    monkeypatch.setattr(audio.blocks, "__defaults__", (0.1,))
+    monkeypatch.setattr(small_model, "stream_scene", lambda blocks: next(blocks) @ torch.zeros(0))
+    n_threads = threading.active_count()
+    (embedded,) = embed(small_model, [Clip(audio_file(seconds=3.0))], workers=1)
+    assert embedded.error is not None
+    assert threading.active_count() == n_threads
+
+
 def test_an_error_among_the_clips_is_raised(small_model, audio_file):
     def clips():
         yield Clip(audio_file())

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hear_transformers.windows import Buffer, Chunks, Grid, Track, reflect, samples_of
+from hear_transformers.windows import Buffer, Chunks, Grid, Track, cut, reflect, samples_of
 
 RATES = st.sampled_from([16_000, 22_050, 32_000, 44_100, 48_000])
 HOPS = st.floats(0.5, 1_000.0).map(lambda hop: round(hop, 3))
@@ -36,6 +36,18 @@ def test_first_centre_is_zero_and_last_lies_within_one_hop_of_the_end(hop_ms, ra
 @given(HOPS, RATES, st.integers(0, 100_000))
 def test_every_centre_is_within_half_a_sample_of_its_time(hop_ms, rate, index):
     assert abs(Grid(hop_ms, rate).centre(index) - index * hop_ms * rate / 1000) <= 0.5 + 1e-6
+
+
+@given(HOPS, RATES, st.integers(1, 1_000_000), st.floats(1.0, 20_000.0))
+def test_centres_are_regular_and_inside_the_clip_whatever_the_window(hop_ms, rate, n_samples, window_ms):
+    grid, window = Grid(hop_ms, rate), samples_of(window_ms, rate)
+    count = min(grid.count(n_samples), 2_000)
+    times_ms, centres = grid.times_ms(0, count), grid.centres(0, count)
+    assert torch.allclose(times_ms.diff(), torch.full((count - 1,), hop_ms, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert (centres >= 0).all()
+    assert (centres <= n_samples).all()
+    middle_of_windows = (centres - window // 2) + window / 2
+    assert ((middle_of_windows - times_ms * rate / 1000).abs() <= 1.0 + 1e-6).all()
 
 
 def test_no_centre_before_the_start():
@@ -74,6 +86,26 @@ def test_a_buffer_cuts_the_same_windows_after_forgetting():
 def test_a_buffer_reflects_at_the_start_before_its_end_is_known():
     buffer = Buffer(torch.arange(10.0)[None])
     assert buffer.cut(torch.tensor([0]), torch.tensor([-2]), 5).tolist() == [[2.0, 1.0, 0.0, 1.0, 2.0]]
+
+
+@given(st.integers(1, 60), st.lists(st.integers(-100, 100), min_size=1, max_size=5), st.integers(1, 80))
+def test_windows_of_a_whole_clip_are_those_of_a_buffer(n_samples, starts, length):
+    clip = torch.arange(float(n_samples))
+    first = torch.tensor(sorted(starts))
+    expected = Buffer(clip[None], n_samples=n_samples).cut(torch.zeros_like(first), first, length)
+    assert torch.equal(cut(clip, first, length), expected)
+    assert torch.equal(cut(clip, first, length), clip[reflect(first[:, None] + torch.arange(length), n_samples)])
+
+
+@given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 3_000))
+def test_chunks_of_a_growing_clip_are_those_of_the_whole_one(half, hop, n_samples):
+    chunks = Chunks.half_overlapping(2 * half * hop, hop)
+    whole = [(start, length) for starts, length in chunks.between(0, n_samples, is_whole=True) for start in starts]
+    known = n_samples // 2
+    early = [(start, length) for starts, length in chunks.between(0, known, is_whole=False) for start in starts]
+    late = chunks.between(len(early), n_samples, is_whole=True)
+    assert early + [(start, length) for starts, length in late for start in starts] == whole
+    assert whole[-1][0] + whole[-1][1] == n_samples
 
 
 @given(st.integers(2, 400), st.integers(1, 40), st.integers(1, 3_000), st.integers(0, 20))

@@ -152,8 +152,11 @@ class Benchmark:
             _copy_metadata(task.folder / METADATA, folder / METADATA, self.param_grids.get(task.name))
             self.predict(system, task, folder.with_name(f"{task.name}.predictions.log"))
 
-    def embed(self, system: System, task: Task, log: Path) -> None:
-        """Run the embedding stage, in the current folder: a module of the user's own lies there."""
+    def embed(self, system: System, task: Task, log: Path, more: Sequence[str] = ()) -> None:
+        """Run the embedding stage, in the current folder: a module of the user's own lies there.
+
+        `more` are options that only our program has.
+        """
         program = (self.python, *OFFICIAL, "embeddings") if self.is_official else (sys.executable, *OURS)
         weights = ("--model", str(system.weights.absolute())) if system.weights else ()
         arguments = {
@@ -163,7 +166,7 @@ class Benchmark:
             "--model-options": json.dumps(system.options),
         }
         given = [str(part) for pair in arguments.items() for part in pair]
-        _run([*program, system.module, *weights, *given], log)
+        _run([*program, system.module, *weights, *given, *more], log)
         folder = self.out / system.folder / task.name
         if not (folder / DONE["embeddings"]).exists():
             raise HearTransformersError(f"{log} ends well, but the embeddings are not in {folder}")
