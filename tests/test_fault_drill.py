@@ -281,6 +281,13 @@ def test_a_second_run_does_nothing_again(drill, undisturbed):
     assert failures(drill.folder / "undisturbed").keys() == drill.bad.keys()
 
 
+def test_worker_processes_change_nothing(drill, undisturbed, expected):
+    done = drill.run("-", "--out=workers", "--num-workers=2")
+    assert done.returncode == 1
+    check_equal(written_in(drill.folder, done), expected)
+    assert failures(drill.folder / "workers") == failures(drill.folder / "undisturbed")
+
+
 def test_one_table_holds_the_same(drill, undisturbed, expected):
     done = drill.run("-", "--out=all.parquet")
     assert done.returncode == 1
