@@ -17,9 +17,6 @@ from typing import BinaryIO
 HEAD_BYTES = 2**14
 """How much of a file is looked at: more than one frame of AAC, whose size has 13 bits (ISO/IEC 14496-3, 1.A.2.2)."""
 
-OGG_PAGE = 65_307
-"""Largest page of an Ogg file in bytes (RFC 3533, section 6)."""
-
 UNKNOWN_BYTES = 0x7FFF0000
 """Programs that write into a pipe cannot know the length of a RIFF file and claim this much or more (SoX, FFmpeg)."""
 
@@ -132,16 +129,6 @@ def _riff_size(head: bytes) -> int:
     return 8 + size if head[:4] == b"RIFF" and head[8:11] == b"AVI" and 0 < size < UNKNOWN_BYTES else 0
 
 
-def ogg_flaw(file: BinaryIO, n_bytes: int) -> str:
-    """Look for the end of an Ogg file: its last page must be complete and carry the flag "end of stream"."""
-    file.seek(max(0, n_bytes - OGG_PAGE))
-    tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    # Bytes of a page header: 5 flags, 26 number of segments, from 27 on their lengths (RFC 3533, section 6).
-    complete = len(page) > 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
-    return "" if complete and page[5] & 4 else "cut short: its last page is missing"
-
-
 @dataclass(frozen=True, slots=True)
 class Container:
     """A kind of file that FFmpeg decodes.
@@ -184,8 +171,6 @@ CONTAINERS = (
     Container("AMR", "amr", _begins(rb"#!AMR(?:-WB)?\n")),
     # WavPack 4 & 5 Binary File / Block Format, section 2.0.
     Container("WavPack", "wv", _begins(rb"wvpk"), whole, True),
-    # What the first packet of an Ogg stream begins with, where libsndfile has no decoder for it (RFC 5334, section 4).
-    Container("Ogg with FLAC, Speex or video", "ogg", _begins(rb"OggS.{24}(?:\x7fFLAC|Speex  |\x80theora)"), ogg_flaw),
     # The format of the first chunk (Apple Core Audio Format Specification, "Audio Description Chunk").
     Container("CAF with AAC or IMA4", "caf", _begins(rb"caff.{4}desc.{16}(?:aac |ima4)")),
 )  # fmt: skip

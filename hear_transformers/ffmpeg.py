@@ -10,7 +10,7 @@ other files or of addresses to open. It decodes and nothing else: no resampling,
 - Padding at the end is left out where the header of an MP4 or the packets of Opus tell of it, else kept.
 - What FFmpeg calls damaged is refused, and so is a file whose outermost parts claim more bytes than there are, or whose
   header more seconds. Unnoticed go: AAC, AMR and MPEG streams cut between two packets, live recordings in WebM and
-  fragmented MP4 cut between two parts, and damage inside packets that a decoder conceals.
+  fragmented MP4 cut between two parts, damage inside packets that a decoder conceals, and whole packets that are lost.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ from .sndfile import UNKNOWN_FRAMES
 
 SUFFIXES = (
     ".3g2", ".3gp", ".aac", ".amr", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv",
-    ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".spx", ".vob", ".weba", ".webm", ".wma", ".wmv", ".wv",
+    ".mov", ".mp4", ".mpeg", ".mpg", ".vob", ".weba", ".webm", ".wma", ".wmv", ".wv",
 )  # fmt: skip
 """Names of such files in folders, but not .ts and .mts, which are mostly programs."""
 
 LONGEST_PADDING = 4_096
 """Most samples at the end that are taken for padding: two frames of HE-AAC, 2,048 each (ISO/IEC 14496-3, 4.6.18)."""
 
-CLEARLY_SECONDS = 1.0
+CLEARLY_SECONDS = 0.5
 """A file is cut short if it ends so much before its header says: durations are rounded, and streams end apart."""
-
 
 SKIPPED_FRAMES = 2**20
 """Frames decoded at once on the way to an excerpt."""
@@ -148,7 +147,8 @@ class Decoder:
         # All streams, since they are read anyway, and tell where the file ends.
         for packet in _packets(self.media):
             is_audio = packet.stream.index == self.stream.index
-            if is_audio and packet.is_corrupt:
+            # Of these containers, a packet is called so whose end lies behind the end of the file, picture or sound.
+            if packet.is_corrupt and (is_audio or self.claims_duration):
                 raise AudioError(f"{self.path}: damaged or cut short at {self._audio_end_s:.3f} s")
             if packet.pts is not None:
                 end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -192,7 +192,8 @@ def _array(frame: Any) -> np.ndarray:
     n_planes = n_channels if frame.format.is_planar else 1
     dtype = SAMPLE_TYPES[frame.format.name.removesuffix("p")]
     count = frame.samples * n_channels // n_planes
-    planes = [np.frombuffer(AudioPlane(frame, i), dtype, count) for i in range(n_planes)]
+    buffers: list[Any] = [AudioPlane(frame, i) for i in range(n_planes)]
+    planes = [np.frombuffer(buffer, dtype, count) for buffer in buffers]
     return np.stack(planes, axis=1) if frame.format.is_planar else planes[0].reshape(-1, n_channels)
 
 

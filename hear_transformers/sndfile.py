@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from .containers import UNKNOWN_BYTES, ogg_flaw
+from .containers import UNKNOWN_BYTES
 from .errors import AudioError
 
 SUFFIXES = (
@@ -24,6 +24,9 @@ mostly hold matrices and features."""
 
 UNKNOWN_FRAMES = 2**62
 """libsndfile's length of a FLAC file whose header does not know it, 2^63 - 1, and anything like it."""
+
+OGG_PAGE = 65_307
+"""Largest page of an Ogg file in bytes (RFC 3533, section 6)."""
 
 
 class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
@@ -77,9 +80,16 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untype
         return any(int(actual) < int(claimed) < UNKNOWN_BYTES for claimed, actual in claims)
 
     def _lacks_end(self) -> bool:
-        """Tell whether this is an Ogg file without its last page."""
+        """Tell whether an Ogg file lacks its end: its last page must be complete and carry the flag "end of stream"."""
         with open(self.name, "rb") as file:
-            return file.read(4) == b"OggS" and bool(ogg_flaw(file, os.fstat(file.fileno()).st_size))
+            if file.read(4) != b"OggS":
+                return False
+            file.seek(-min(OGG_PAGE, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            tail = file.read()
+        page = tail[tail.rfind(b"OggS") :]
+        # Bytes of a page header: 5 flags, 26 number of segments, from 27 on their lengths (RFC 3533, section 6).
+        complete = len(page) > 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+        return not (complete and page[5] & 4)
 
 
 @contextlib.contextmanager
