@@ -1,5 +1,7 @@
 """Decoding, downmixing and resampling; what is refused is in test_bad_input.py."""
 
+import struct
+
 import numpy as np
 import pytest
 import soundfile
@@ -74,6 +76,26 @@ def test_formats_and_widths_give_the_same_waveform(audio_file, name, options, to
 def test_opus_is_read(audio_file):
     path = audio_file("a.opus", sample_rate=48_000, format="OGG", subtype="OPUS")
     assert len(audio.read(path, 32_000)) == 32_000
+
+
+def test_an_mp3_in_a_wav_is_read(audio_file):
+    path = audio_file("a.mp3", seconds=3)
+    content = path.read_bytes()
+    # MPEGLAYER3WAVEFORMAT: format 0x55, a channel, rates in Hz and bytes, 12 more bytes about blocks and delay.
+    header = struct.pack("<HHIIHHHHIHHH", 0x55, 1, 32_000, 8_000, 1, 0, 12, 1, 2, 288, 1, 1_393)
+    chunks = [b"fmt ", struct.pack("<I", len(header)), header, b"data", struct.pack("<I", len(content)), content]
+    body = b"WAVE" + b"".join(chunks)
+    wav = path.with_name("a.wav")
+    wav.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    assert audio.seconds(wav) == len(audio.read(wav, 32_000)) / 32_000 == pytest.approx(3, abs=0.1)
+
+
+@pytest.mark.parametrize("suffix", [".au", ".snd", ".vox", ".gsm"])
+def test_a_suffix_makes_no_audio_of_other_content(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_text("This is not a sound.\n" * 100)
+    with pytest.raises(AudioError, match=rf"a\{suffix}: not audio, or raw samples without a header"):
+        audio.read(path, 32_000)
 
 
 def test_a_wav_written_into_a_pipe_is_read_whole(audio_file):

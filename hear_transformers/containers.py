@@ -1,0 +1,195 @@
+"""How a file begins -> which container it is; what its outermost parts claim -> whether it is whole.
+
+Here are the containers that libsndfile does not know and FFmpeg does. They are told by their content, never by their
+names: libsndfile, where it knows no content, goes by the name, and an MP4 named .mp3, .au or .vox becomes noise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+HEAD_BYTES = 2**14
+"""How much of a file is looked at: more than one frame of AAC, whose size has 13 bits (ISO/IEC 14496-3, 1.A.2.2)."""
+
+UNKNOWN_BYTES = 0x7FFF0000
+"""Programs that write into a pipe cannot know the length of a RIFF file and claim this much or more (SoX, FFmpeg)."""
+
+MOST_SAMPLES = 8
+"""Most samples for each byte of an MP4: QuickTime counts those before compression, and MACE 6:1 makes six a byte."""
+
+
+def whole(file: BinaryIO, n_bytes: int) -> str:
+    """Find nothing: a container without claims about its size."""
+    return ""
+
+
+def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
+    """Walk the boxes of an MP4: the outermost must be whole, and tables of samples must not outgrow the file.
+
+    FFmpeg makes 35 bytes in memory for every sample that a table claims, whether or not the file could hold it.
+    """
+    inner = []
+    for kind, body, end in _boxes(file, 0, n_bytes):
+        if kind not in ISO_BOXES:
+            break  # bytes that some program appended
+        if end > n_bytes:
+            return f"cut short: {n_bytes} bytes of {end}"
+        if kind in ISO_NESTED:
+            inner.append((body, end))
+    while inner:
+        for kind, body, end in _boxes(file, *inner.pop()):
+            if kind in ISO_NESTED:
+                inner.append((body, min(end, n_bytes)))
+            elif kind in ISO_COUNTS and (claimed := _claimed_samples(file, kind, body)) > MOST_SAMPLES * n_bytes:
+                return f"damaged: it claims {claimed} samples in {n_bytes} bytes"
+    return ""
+
+
+def _boxes(file: BinaryIO, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Give kind, start of the content and end of the boxes between two places of a file."""
+    while position + 8 <= end:
+        file.seek(position)
+        # Size, kind, and 64 bits of size if it is 1; 0 means to the end (ISO/IEC 14496-12, section 4.2).
+        size, kind, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+        body = position + (16 if size == 1 else 8)
+        position = {0: end, 1: position + large}.get(size, position + size)
+        if position < body:
+            return
+        yield kind, body, position
+
+
+ISO_NESTED = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+"""Boxes on the way to the tables of samples (ISO/IEC 14496-12, section 6.2)."""
+
+ISO_COUNTS = (b"stsz", b"trun")
+
+ISO_BOXES = frozenset(
+    b"ftyp styp pdin moov moof mfra mdat free skip wide udta uuid meta sidx ssix prft emsg pnot PICT".split()
+)
+"""Outermost boxes (ISO/IEC 14496-12, section 6.2; QuickTime File Format, "Atoms")."""
+
+
+def _claimed_samples(file: BinaryIO, kind: bytes, body: int) -> int:
+    """Read the number of samples from a table of them, 0 where each has an entry, so that the table bounds it."""
+    file.seek(body)
+    flags, first, second = struct.unpack(">III", file.read(12).ljust(12, b"\0"))
+    if kind == b"stsz":  # flags, size of all samples or 0, count (ISO/IEC 14496-12, section 8.7.3)
+        return second if first else 0
+    return 0 if flags & 0xF00 else first  # trun: flags 0x100 to 0x800 announce entries (section 8.8.8)
+
+
+def _sizes_flaw(size_of: Callable[[bytes], int]) -> Callable[[BinaryIO, int], str]:
+    """Make the check of a file whose outermost parts follow each other, from what gives the size of one or 0."""
+
+    def flaw(file: BinaryIO, n_bytes: int) -> str:
+        position = 0
+        while position < n_bytes:
+            file.seek(position)
+            size = size_of(file.read(24).ljust(24, b"\0"))
+            if size <= 0:
+                return ""
+            position += size
+        return f"cut short: {n_bytes} bytes of {position}" if position > n_bytes else ""
+
+    return flaw
+
+
+def _asf_size(head: bytes) -> int:
+    """Size of an object of ASF: the header or the data (Advanced Systems Format Specification, sections 3.1, 5.1)."""
+    known = head[1:16] == ASF_HEADER[1:] and head[0] in (0x30, 0x36)
+    return int(struct.unpack("<Q", head[16:24])[0]) if known else 0
+
+
+ASF_HEADER = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
+"""GUID of the first object; that of the second, the data, begins with 0x36."""
+
+
+def _ebml_size(head: bytes) -> int:
+    """Size of one of the two outermost elements of Matroska, 0 where a live recording left it unknown (RFC 8794)."""
+    if head[:4] not in (EBML_HEADER, SEGMENT) or not head[4]:
+        return 0
+    length = 9 - head[4].bit_length()  # bytes of the size: leading zeros and one bit say how many (section 4)
+    unknown = (1 << 7 * length) - 1
+    size = int.from_bytes(head[4 : 4 + length], "big") & unknown
+    return 0 if size == unknown else 4 + length + size
+
+
+EBML_HEADER, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+
+
+def _riff_size(head: bytes) -> int:
+    """Size of a RIFF chunk of AVI; one of more than 1 GB has several (OpenDML AVI File Format Extensions)."""
+    size = int(struct.unpack("<I", head[4:8])[0])
+    return 8 + size if head[:4] == b"RIFF" and head[8:11] == b"AVI" and 0 < size < UNKNOWN_BYTES else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A kind of file that FFmpeg decodes.
+
+    Attributes
+    ----------
+    name : for people
+    demuxer : FFmpeg's name of what takes it apart
+    start : how such files begin
+    flaw : from a file and its size in bytes to what is wrong with its outermost parts, empty if nothing is
+    claims_duration : whether its header says how long it is, else FFmpeg's word is an estimate
+    """
+
+    name: str
+    demuxer: str
+    start: re.Pattern[bytes]
+    flaw: Callable[[BinaryIO, int], str] = whole
+    claims_duration: bool = False
+
+
+def _begins(pattern: bytes) -> re.Pattern[bytes]:
+    return re.compile(pattern, re.DOTALL)
+
+
+CONTAINERS = (
+    # A box named so at byte 4; files of QuickTime may lack ftyp (ISO/IEC 14496-12, section 4.3; QuickTime File Format).
+    Container("MP4, M4A or MOV", "mov", _begins(rb".{4}(?:ftyp|moov|mdat|wide|free|skip|pnot)"), iso_flaw, True),
+    Container("Matroska or WebM", "matroska", _begins(re.escape(EBML_HEADER)), _sizes_flaw(_ebml_size), True),
+    # Twelve bits of sync, layer 0, and the first three bytes are the same in the next frame (ISO/IEC 14496-3, 1.A.2.2).
+    Container("AAC (ADTS)", "aac", _begins(rb"(\xff[\xf0\xf1\xf8\xf9].).{4,8188}?\1")),
+    Container("WMA or WMV (ASF)", "asf", _begins(re.escape(ASF_HEADER)), _sizes_flaw(_asf_size)),
+    # Signature and version (Adobe Flash Video File Format Specification, annex E.2).
+    Container("Flash video (FLV)", "flv", _begins(rb"FLV\x01"), whole, True),
+    # A sync byte every 188 bytes, on Blu-ray discs after four bytes of time (ISO/IEC 13818-1, section 2.4.3.2).
+    Container("MPEG transport stream", "mpegts", _begins(rb"G.{187}G.{187}G|.{4}G.{191}G.{191}G")),
+    # Start code of a pack (ISO/IEC 13818-1, section 2.5.3.3).
+    Container("MPEG program stream", "mpeg", _begins(rb"\x00\x00\x01\xba")),
+    Container("AVI", "avi", _begins(rb"RIFF.{4}AVI "), _sizes_flaw(_riff_size)),
+    # RFC 4867, section 5.1.
+    Container("AMR", "amr", _begins(rb"#!AMR(?:-WB)?\n")),
+    # WavPack 4 & 5 Binary File / Block Format, section 2.0.
+    Container("WavPack", "wv", _begins(rb"wvpk"), whole, True),
+    # The format of the first chunk (Apple Core Audio Format Specification, "Audio Description Chunk").
+    Container("CAF with AAC or IMA4", "caf", _begins(rb"caff.{4}desc.{16}(?:aac |ima4)")),
+)  # fmt: skip
+"""What FFmpeg is given; what is none of these is libsndfile's."""
+
+
+def recognise(path: Path) -> Container | None:
+    """Tell which of `CONTAINERS` a file is, None if none of them; a tag ID3v2 in front does not count."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        if head[:3] == b"ID3" and len(head) >= 10:
+            # Four times seven bits of size after ten bytes of header (ID3v2.4.0, section 3.1).
+            size = sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
+            file.seek(10 + size)
+            head = file.read(HEAD_BYTES)
+    return next((container for container in CONTAINERS if container.start.match(head)), None)
+
+
+def flaw(container: Container, path: Path) -> str:
+    """Say what is wrong with the outermost parts of a file, empty if nothing is."""
+    with path.open("rb") as file:
+        return container.flaw(file, os.fstat(file.fileno()).st_size)
