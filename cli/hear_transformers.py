@@ -1,20 +1,20 @@
-"""The command `hear-transformers`: which models there are, their weights, whether a module follows HEAR, training."""
+"""The command `hear-transformers`: models, weights, HEAR, training, and what works here."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from hear_transformers import __version__
 
+from .doctor import doctor_command
 from .failures import guarded, printable
 from .hear import hear_group
 from .parsing import parse_object
+from .tables import as_text, echo_table
 from .train import train_command
 
 
@@ -26,6 +26,7 @@ def main() -> None:
 
 main.add_command(train_command)
 main.add_command(hear_group)
+main.add_command(doctor_command)
 
 
 @main.command("list")
@@ -115,25 +116,3 @@ def validate(module: str, weights: str, options: str, device: str) -> None:
     ):
         click.echo(finding)
     click.echo("Looks good!")
-
-
-def as_text(value: Any) -> str:
-    """Write a value of JSON for people."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {as_text(part)}" for key, part in value.items())
-    if isinstance(value, list):
-        return " + ".join(map(as_text, value))
-    if value is None:
-        return "no limit"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def echo_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

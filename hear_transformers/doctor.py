@@ -1,0 +1,303 @@
+"""What works on this machine: libraries, extras, devices, decoders, the cache, weights. Never uses the network.
+
+Every part is a list of rows ready for JSON. What a user needs and does not work has a "problem" in its row, which says
+what to do. Nothing heavy is imported before a part needs it, since a library that does not load is what is looked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import HearTransformersError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PACKAGE = "hear_transformers"
+
+LIBRARIES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "safetensors")
+"""What the package cannot do without and may fail to load: these hold compiled code that must fit the machine."""
+
+INSTALL = "python -m pip install"
+
+DEVELOPERS = ("check", "test", "dev")
+"""Extras that users have no need of."""
+
+SAMPLE_RATE = 48_000
+"""Of the tone that is encoded and decoded: Opus has no higher one."""
+
+LEAST_SIMILARITY = 0.9
+"""Correlation of the decoded tone with the one that was encoded; the worst, AAC's with its delay removed, has 0.99."""
+
+SOUND_FILES = {
+    "WAV": {"format": "WAV"},
+    "FLAC": {"format": "FLAC"},
+    "Ogg Vorbis": {"format": "OGG", "subtype": "VORBIS"},
+    "Ogg Opus": {"format": "OGG", "subtype": "OPUS"},
+    "MP3": {"format": "MP3"},
+}
+"""Formats tried with libsndfile."""
+
+MEDIA_FILES = {"M4A (AAC)": ("ipod", "aac"), "WebM (Opus)": ("webm", "libopus"), "WMA": ("asf", "wmav2")}
+"""Containers and codecs tried with PyAV."""
+
+Row = dict[str, Any]
+
+
+def examine(*, verify: bool = False) -> dict[str, list[Row]]:
+    """Look at everything.
+
+    Parameters
+    ----------
+    verify : compare hashes of weights as every load does, not their sizes only
+
+    Returns
+    -------
+    parts : rows by the name of the part, ready for JSON
+    """
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "versions": versions,
+        "extras": extras,
+        "devices": devices,
+        "decoders": decoders,
+        "cache": cache,
+        "weights": lambda: weights(verify=verify),
+    }
+    return {name: _tried(name, part) for name, part in parts.items()}
+
+
+def problems(parts: dict[str, list[Row]]) -> list[str]:
+    """Say what does not work, and what to do about it."""
+    return [row["problem"] for rows in parts.values() for row in rows if row.get("problem")]
+
+
+def _tried(name: str, part: Callable[[], list[Row]]) -> list[Row]:
+    """Look at one part; if that fails, which has no common root, the failure is what was found."""
+    try:
+        return part()
+    except Exception as error:
+        return [{"problem": f"{name} cannot be looked at ({type(error).__name__}: {error})"}]
+
+
+def versions() -> list[Row]:
+    """Give the versions of Python, of this package and of the libraries, and whether those load."""
+    rows: list[Row] = [
+        {"name": PACKAGE, "version": _version(PACKAGE)},
+        {"name": "python", "version": f"{platform.python_version()} on {platform.platform()}"},
+    ]
+    rows += [_library(name, name) for name in LIBRARIES]
+    rows.append(_library("libsndfile", "soundfile", "__libsndfile_version__"))
+    if _version("av"):
+        rows += [_library("av", "av"), _library("FFmpeg", "av", "ffmpeg_version_info")]
+    return rows
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _library(name: str, module: str, attribute: str = "") -> Row:
+    """Load a library, and give its version or that of what it holds."""
+    version = _version(module)
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:  # what a library raises while it loads has no common root
+        again = f"{INSTALL} --force-reinstall '{module}{'' if version is None else f'=={version}'}'"
+        return {"name": name, "version": version, "problem": f"{module} does not load ({error}); run: {again}"}
+    return {"name": name, "version": str(getattr(loaded, attribute, "unknown")) if attribute else version}
+
+
+def extras() -> list[Row]:
+    """Say which optional parts are installed, and what would install the others."""
+    wanted: dict[str, list[str]] = {}
+    for requirement in importlib.metadata.requires(PACKAGE) or []:
+        distribution, marker = re.match(r"([\w.-]+)", requirement), re.search(r"extra == ['\"]([\w-]+)", requirement)
+        if distribution and marker and marker[1] not in DEVELOPERS:
+            wanted.setdefault(marker[1], []).append(distribution[1])
+    missing = {name: [each for each in needed if _version(each) is None] for name, needed in wanted.items()}
+    return [
+        {"name": name, "missing": lacking, "install": f"{INSTALL} '{PACKAGE}[{name}]'" if lacking else None}
+        for name, lacking in missing.items()
+    ]
+
+
+def devices() -> list[Row]:
+    """Give the devices that PyTorch has here, and whether they compute."""
+    import torch
+
+    rows: list[Row] = [{"name": "cpu", "about": f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"}]
+    with warnings.catch_warnings(record=True) as caught:  # a driver too old for PyTorch is no more than a warning
+        warnings.simplefilter("always")
+        n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    rows += [{"name": "cuda", "about": f"cannot be used: {warning.message}"} for warning in caught]
+    for i in range(n_cuda):
+        card = torch.cuda.get_device_properties(i)
+        about = f"{card.name}, {card.total_memory / 1e9:.0f} GB, compute capability {card.major}.{card.minor}"
+        rows.append({"name": f"cuda:{i}", "about": about, "bytes": card.total_memory} | _computes(f"cuda:{i}"))
+    if torch.backends.mps.is_available():
+        rows.append({"name": "mps", "about": platform.machine()} | _computes("mps"))
+    return rows
+
+
+def _computes(device: str) -> Row:
+    """Add two numbers on a device."""
+    import torch
+
+    try:
+        right = torch.ones(2, device=device).sum().item() == 2
+        reason = "" if right else "1 + 1 is not 2"
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+    advice = "use --device cpu, or install the PyTorch that is made for it (https://pytorch.org/get-started)"
+    return {"problem": f"{device} does not compute ({reason}); {advice}"} if reason else {}
+
+
+def decoders() -> list[Row]:
+    """Encode a tone, and decode it as every file is; "decodes" is None where PyAV or its encoder is not installed."""
+    rows = [_decoder(name, "libsndfile", _write_sound, options) for name, options in SOUND_FILES.items()]
+    for name, (container, codec) in MEDIA_FILES.items():
+        if _encodes(codec):
+            rows.append(_decoder(name, "PyAV", _write_media, (container, codec)))
+        else:
+            rows.append({"format": name, "library": "PyAV", "decodes": None})
+    return rows
+
+
+def _encodes(codec: str) -> bool:
+    """Tell whether PyAV is there and has an encoder, of which not every FFmpeg has all."""
+    if _version("av") is None:
+        return False
+    import av
+
+    try:
+        return av.Codec(codec, "w").is_encoder
+    except ValueError:
+        return False
+
+
+def _decoder(name: str, library: str, write: Callable[[Path, np.ndarray, Any], None], options: Any) -> Row:
+    import numpy as np
+
+    from . import audio
+
+    t = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    tone = (0.3 * np.sin(2 * np.pi * (200 + 150 * t) * t)).astype(np.float32)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "tone")
+            write(path, tone, options)
+            heard = audio.read(path, SAMPLE_RATE).numpy()
+        likeness = _similarity(heard, tone)
+        reason = "" if likeness > LEAST_SIMILARITY else f"what was decoded resembles what was encoded by {likeness:.2f}"
+    except Exception as error:  # of two libraries and the disk
+        reason = str(error)
+    row: Row = {"format": name, "library": library, "decodes": not reason}
+    again = f"{INSTALL} --upgrade {'soundfile' if library == 'libsndfile' else 'av'}"
+    return row | ({"problem": f"{name} is not decoded by {library} ({reason}); run: {again}"} if reason else {})
+
+
+def _similarity(heard: np.ndarray, written: np.ndarray) -> float:
+    """Give the highest correlation of two waveforms, wherever one begins in the other."""
+    import numpy as np
+
+    n_fft = len(heard) + len(written)
+    product = np.fft.irfft(np.fft.rfft(heard, n_fft) * np.fft.rfft(written, n_fft).conj(), n_fft)
+    return float(product.max() / (np.linalg.norm(heard) * np.linalg.norm(written) + 1e-9))
+
+
+def _write_sound(path: Path, waveform: np.ndarray, options: dict[str, str]) -> None:
+    import soundfile
+
+    soundfile.write(path, waveform, SAMPLE_RATE, **options)
+
+
+def _write_media(path: Path, waveform: np.ndarray, options: tuple[str, str]) -> None:
+    import av
+
+    container, codec = options
+    with av.open(str(path), "w", format=container) as media:
+        stream: Any = media.add_stream(codec, rate=SAMPLE_RATE)
+        stream.layout, stream.bit_rate = "mono", 128_000
+        stream.codec_context.open()
+        frame = av.AudioFrame.from_ndarray(waveform[None], format="flt", layout="mono")
+        frame.sample_rate, frame.pts = SAMPLE_RATE, 0
+        resampler = av.AudioResampler(stream.format, "mono", SAMPLE_RATE, stream.codec_context.frame_size)
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            media.mux(stream.encode(part))
+
+
+def cache() -> list[Row]:
+    """Say where downloaded weights go."""
+    from . import checkpoints
+
+    folder = checkpoints.weights_dir()
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    row: Row = {
+        "folder": str(folder),
+        "variable": os.environ.get(checkpoints.FOLDER_VARIABLE),
+        "exists": folder.is_dir(),
+        "writable": os.access(there, os.W_OK | os.X_OK),
+        "free_bytes": shutil.disk_usage(there).free,
+    }
+    if folder.exists() and not folder.is_dir():
+        row["problem"] = f"{folder} is no folder; set {checkpoints.FOLDER_VARIABLE} to one that holds weights, or may"
+    elif not row["writable"] and not _held(folder):
+        row["problem"] = (
+            f"{folder} holds no weights and cannot be written; set {checkpoints.FOLDER_VARIABLE} to a folder that can"
+        )
+    return [row]
+
+
+def _held(folder: Path) -> list[str]:
+    """Name the published files in a folder."""
+    from . import checkpoints
+
+    return [row.file for row in checkpoints.manifest().values() if (folder / row.file).is_file()]
+
+
+def weights(*, verify: bool = False) -> list[Row]:
+    """Say which published weights are on this machine, and whether they are what was published."""
+    from . import checkpoints
+
+    rows: list[Row] = []
+    for row in checkpoints.manifest().values():
+        path = checkpoints.locate(row)
+        name = f"{row.family} {row.name}"
+        if path is not None:
+            rows.append(
+                {"checkpoint": name, "file": str(path), "bytes": path.stat().st_size} | _state(row, path, verify)
+            )
+        elif row.embedded:
+            problem = f"{row.file} is missing in the package; run: {INSTALL} --force-reinstall {PACKAGE}"
+            rows.append({"checkpoint": name, "file": None, "bytes": None, "state": "missing", "problem": problem})
+    return rows
+
+
+def _state(row: Any, path: Path, verify: bool) -> Row:
+    from . import checkpoints
+
+    size = path.stat().st_size
+    if row.bytes is not None and size != row.bytes:
+        problem = f"{path}: {size} bytes, expected {row.bytes}; delete it and load again"
+        return {"state": "wrong size", "problem": problem}
+    if not verify:
+        return {"state": "right size" if row.bytes else "its size is not published"}
+    try:
+        checkpoints.fetch(row)  # which is there, and so is only verified
+    except HearTransformersError as error:
+        return {"state": "wrong content", "problem": str(error)}
+    published = row.sha256 or row.sha256_start or row.md5
+    return {"state": "right content" if published else "as it was first seen"}
