@@ -34,7 +34,7 @@ def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
 
     FFmpeg makes 35 bytes in memory for every sample that a table claims, whether or not the file could hold it.
     """
-    inner = []
+    inner, claimed = [], 0
     for kind, body, end in _boxes(file, 0, n_bytes):
         if kind not in ISO_BOXES:
             break  # bytes that some program appended
@@ -46,8 +46,10 @@ def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
         for kind, body, end in _boxes(file, *inner.pop()):
             if kind in ISO_NESTED:
                 inner.append((body, min(end, n_bytes)))
-            elif kind in ISO_COUNTS and (claimed := _claimed_samples(file, kind, body)) > MOST_SAMPLES * n_bytes:
-                return f"damaged: it claims {claimed} samples in {n_bytes} bytes"
+            elif kind in ISO_COUNTS:
+                claimed += _claimed_samples(file, kind, body)
+        if claimed > MOST_SAMPLES * n_bytes:
+            return f"damaged: it claims {claimed} samples in {n_bytes} bytes"
     return ""
 
 
