@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +136,11 @@ def extract(
             scratch=scratch,
             workers=workers,
         )
-        for outcome in _in_background(lambda embedded: run.complete(tasks[embedded.index], embedded), embeddings):
+        # Closed here, whatever happens, so that no worker outlives an interruption.
+        stack.enter_context(contextlib.closing(embeddings))
+        outcomes = _in_background(lambda embedded: run.complete(tasks[embedded.index], embedded), embeddings)
+        stack.enter_context(contextlib.closing(outcomes))
+        for outcome in outcomes:
             report.record(outcome)
         for output in outputs:
             output.finish(items)
@@ -229,7 +233,7 @@ def _failure(source: Source, error: Exception | None) -> Outcome:
     return Outcome(path, "failed", message=message, start=source.start, end=source.end, error=type(error).__name__)
 
 
-def _in_background(function: Callable[[T], Result], items: Iterable[T]) -> Iterator[Result]:
+def _in_background(function: Callable[[T], Result], items: Iterable[T]) -> Generator[Result, None, None]:
     """Apply a function to items, in order, in a thread of its own while the next ones are made."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(1) as pool:

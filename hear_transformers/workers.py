@@ -6,6 +6,7 @@ thread is at, such as writing a file, and does not say what the worker was at.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import mmap
@@ -131,7 +132,19 @@ def ahead(
                 changed.notify_all()
 
     thread = threading.Thread(target=fill, name="reads ahead", daemon=True)
+
+    def stop() -> None:
+        nonlocal is_wanted
+        if is_wanted:
+            with changed:
+                is_wanted = False
+                changed.notify_all()
+            close()
+            thread.join()
+
     thread.start()
+    # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
+    atexit.register(stop)
     try:
         while True:
             with changed:
@@ -143,11 +156,8 @@ def ahead(
                 changed.notify_all()
             yield item
     finally:
-        with changed:
-            is_wanted = False
-            changed.notify_all()
-        close()
-        thread.join()
+        stop()
+        atexit.unregister(stop)
     if end[0] is not None:
         raise end[0]
 

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 from multiprocessing import active_children
@@ -373,3 +374,20 @@ def test_cuda_equals_cpu(model, audio_file, timestamps):
     for first, second in zip(expected, found, strict=True):
         assert (first.index, second.error) == (second.index, None)
         np.testing.assert_allclose(second.embedding, first.embedding, atol=1e-4)
+
+
+LEFT = """
+import sys
+from pathlib import Path
+from hear_transformers.decoding import Clip, How
+from hear_transformers.workers import load
+loads = load((Clip(Path(sys.argv[1])) for _ in range(100_000)), How(32_000, 60.0, False), workers=2)
+print(next(loads).index)
+"""
+
+
+def test_a_program_that_leaves_clips_unread_ends(audio_file):
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, audio_file()], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")

@@ -14,6 +14,7 @@ stage goes on from here:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import random
@@ -190,16 +191,18 @@ def _embed_task(
     on_file(task, n_done, len(files))
     clips = [Clip(path) for path in paths]
     workers = default_workers(len(clips)) if workers is None else workers
-    for embedded in embed(model, clips, timestamps=task.kind == "event", scratch=folders[0].path, workers=workers):
-        if embedded.error is not None:
-            raise HearTransformersError(
-                f"{paths[embedded.index]}: cannot be embedded ({embedded.error}); what is done is kept, "
-                "the same command goes on with it"
-            ) from embedded.error
-        for folder in folders:
-            folder.write(*wanted[embedded.index], embedded)
-        n_done += 1
-        on_file(task, n_done, len(files))
+    embeddings = embed(model, clips, timestamps=task.kind == "event", scratch=folders[0].path, workers=workers)
+    with contextlib.closing(embeddings):
+        for embedded in embeddings:
+            if embedded.error is not None:
+                raise HearTransformersError(
+                    f"{paths[embedded.index]}: cannot be embedded ({embedded.error}); what is done is kept, "
+                    "the same command goes on with it"
+                ) from embedded.error
+            for folder in folders:
+                folder.write(*wanted[embedded.index], embedded)
+            n_done += 1
+            on_file(task, n_done, len(files))
     for folder in folders:
         folder.finish(time.perf_counter() - began)
 
