@@ -155,7 +155,7 @@ class Benchmark:
     def embed(self, system: System, task: Task, log: Path, more: Sequence[str] = ()) -> None:
         """Run the embedding stage, in the current folder: a module of the user's own lies there.
 
-        `more` are options that only our program has.
+        `more` are options that only our program has, which may name its folders otherwise.
         """
         program = (self.python, *OFFICIAL, "embeddings") if self.is_official else (sys.executable, *OURS)
         weights = ("--model", str(system.weights.absolute())) if system.weights else ()
@@ -168,7 +168,7 @@ class Benchmark:
         given = [str(part) for pair in arguments.items() for part in pair]
         _run([*program, system.module, *weights, *given, *more], log)
         folder = self.out / system.folder / task.name
-        if not (folder / DONE["embeddings"]).exists():
+        if not more and not (folder / DONE["embeddings"]).exists():
             raise HearTransformersError(f"{log} ends well, but the embeddings are not in {folder}")
 
     def predict(self, system: System, task: Task, log: Path) -> None:
