@@ -1,4 +1,4 @@
-"""`hear-transformers hear`: HEAR's benchmark, with its official programs or a faster first stage of our own."""
+"""`hear-transformers hear`: HEAR's benchmark, with its official programs or a first stage of our own that goes on and sweeps layers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def embed(
     batch_size: int | None,
     num_workers: int | None,
 ) -> None:
-    """Embed tasks as HEAR's own `heareval.embeddings.runner` does, to the same files, faster.
+    """Embed tasks to the files of HEAR's own `heareval.embeddings.runner`; of several layers in one pass.
 
     MODULE is one of ours (hear_transformers.passt), of another package, or of your own. Embeddings that are there are
     kept, and a run that was stopped goes on. The official prediction stage takes the folders as they are.

@@ -1,4 +1,4 @@
-"""The embedding stage of HEAR's heareval: the same files, made faster, resumable, all layers of a sweep in one pass.
+"""The embedding stage of HEAR's heareval: the same files, resumable, all layers of a sweep in one pass.
 
 The layout is that of heareval 2021.1.3 (embeddings/runner.py and embeddings/task_embeddings.py), so that its prediction
 stage goes on from here:

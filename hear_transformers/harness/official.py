@@ -257,7 +257,7 @@ def validate(
                 self.module = SimpleNamespace(**{**vars(self.module), "load_model": load_model})
 
     Validator(module, weights, device=device)()
-    print("Looks good!")
+    click.echo("Looks good!")
 
 
 # The commands
