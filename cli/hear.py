@@ -1,4 +1,4 @@
-"""`hear-transformers hear`: HEAR's benchmark, with its official programs or a first stage of our own that goes on and sweeps layers."""
+"""`hear-transformers hear`: HEAR's benchmark, with its official programs or a first stage of our own."""
 
 from __future__ import annotations
 
