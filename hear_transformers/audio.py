@@ -135,12 +135,22 @@ def seconds(path: str | os.PathLike[str]) -> float:
     AudioError : the file is missing or not audio; that it is cut short is not noticed
     """
     path = Path(path)
-    with _opened(path) as file:
-        known = file.seconds()
+    known = claimed_seconds(path)
     if known is not None:
         return known
     with _opened(path) as file:
         return sum(map(len, _decoded(file, path, BLOCK_SECONDS))) / file.samplerate
+
+
+def claimed_seconds(path: str | os.PathLike[str]) -> float | None:
+    """Give the duration in s that the header of one audio file knows; None if it does not.
+
+    Raises
+    ------
+    AudioError : the file is missing or not audio
+    """
+    with _opened(Path(path)) as file:
+        return file.seconds()
 
 
 def excerpt(path: str | os.PathLike[str], sample_rate: int, start: float, seconds: float) -> Tensor:

@@ -21,7 +21,7 @@ Blocks = Generator[Tensor, None, None]
 
 LARGE_BYTES = 2**20
 """A smaller file is not asked for its length first, which takes as long as to decode a second: if it is long after all,
-its first minute is decoded twice."""
+as one whose header does not know may be too, its first minute is decoded twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _claims_to_be_long(clip: Clip, how: How) -> bool:
     try:
         if clip.path.stat().st_size < LARGE_BYTES:
             return False
-        return min(clip.end, audio.seconds(clip.path)) - clip.start > how.long_seconds
+        return min(clip.end, audio.claimed_seconds(clip.path) or 0.0) - clip.start > how.long_seconds
     except (AudioError, OSError):
         return False  # decoding it will say what is wrong
 

@@ -569,7 +569,7 @@ def checked(waveforms: Tensor) -> Tensor:
             f"expected floating-point waveforms of shape (clips, samples), got {waveforms.dtype} of shape "
             f"{tuple(waveforms.shape)}; a single clip is waveform[None], integers are divided by their full scale"
         )
-    if waveforms.numel() and not waveforms.abs().max() <= LOUDEST:  # also False for NaN
+    if waveforms.numel() and not torch.stack(waveforms.aminmax()).abs().max() <= LOUDEST:  # also False for NaN
         raise AudioError(f"the waveform holds NaN, Inf or values beyond {LOUDEST:g}; expected [-1, 1]")
     return waveforms
 

@@ -92,13 +92,18 @@ def cut(waveform: Tensor, starts: Tensor, length: int) -> Tensor:
     -------
     windows : (windows, length)
     """
-    n_samples = len(waveform)
-    if len(starts) == 1 and int(starts[0]) == 0 and length == n_samples:
+    n_samples, device = len(waveform), waveform.device
+    first, last = int(starts[0]), int(starts[-1]) + length
+    if len(starts) == 1 and first == 0 and last == n_samples:
         return waveform[None]
-    if int(starts[0]) >= 0 and int(starts[-1]) + length <= n_samples:
-        return waveform.unfold(0, length, 1)[starts.to(waveform.device)]
-    positions = starts.to(waveform.device)[:, None] + torch.arange(length, device=waveform.device)
-    return waveform[reflect(positions, n_samples)]
+    if first < 0 or last > n_samples:
+        # Only what lies outside is looked up sample by sample, once for all windows.
+        before = torch.arange(first, max(first, min(0, last)), device=device)
+        after = torch.arange(max(n_samples, first), max(n_samples, last), device=device)
+        inside = waveform[max(0, first) : max(0, last)]
+        waveform = torch.cat([waveform[reflect(before, n_samples)], inside, waveform[reflect(after, n_samples)]])
+        starts = starts - first
+    return waveform.unfold(0, length, 1)[starts.to(device)]
 
 
 @dataclass(slots=True)

@@ -51,6 +51,9 @@ PATROL_SECONDS = 2.0
 """How often workers and their master look whether the other lives, should its end of the pipe have been inherited by a
 third process."""
 
+NICENESS = 10
+"""By how much workers give way to the network: where it has to share a core, all its other cores wait for that one."""
+
 LONG = -1
 """What a worker gives instead of a number of samples if a clip is not to be held in memory."""
 
@@ -361,6 +364,8 @@ def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], how:
     """Read clips for the process at the other end of a pipe, as long as it lives."""
     leave_the_terminal()
     torch.set_num_threads(1)
+    if sys.platform != "win32":
+        os.nice(NICENESS)
     gc.freeze()  # what came with the fork stays shared
     rows = np.frombuffer(memory, np.float32).reshape(shape)
     master = os.getppid()

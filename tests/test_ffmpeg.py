@@ -151,6 +151,11 @@ def test_the_duration_is_that_of_what_is_read(tmp_path, name):
     assert audio.seconds(path) == len(audio.read(path, RATE)) / RATE
 
 
+def test_a_duration_that_the_header_does_not_know_is_not_looked_for_by_decoding(tmp_path):
+    assert audio.claimed_seconds(make(tmp_path, "a.m4a")) is not None
+    assert audio.claimed_seconds(make(tmp_path, "a.aac")) is None
+
+
 @pytest.mark.parametrize("suffix", ["", ".wav", ".mp3", ".au", ".raw", ".ogg", ".txt"])
 @pytest.mark.parametrize("name", ["a.m4a", "a.mkv", "a.aac", "a.ts"])
 def test_the_suffix_does_not_matter(tmp_path, name, suffix):
