@@ -61,12 +61,6 @@ Exit codes:
 What can be chosen: hear-transformers list, hear-transformers info MODEL.
 """
 
-MANY_FILES = 64
-"""With fewer, worker processes take longer to start than they save."""
-
-MOST_WORKERS = 8
-"""Unless told: a few processes decode faster than most models embed."""
-
 
 def milliseconds(context: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
     """Read one or several numbers: "160" or "160,800"."""
@@ -167,7 +161,7 @@ def main(
     of paths on stdin.
     """
     # Imported here because PyTorch takes seconds and --help must not.
-    from hear_transformers import catalogue, extract, layout, writers
+    from hear_transformers import catalogue, extract, layout, workers, writers
 
     given = {name: value for name, value in options.items() if value is not None}
     timestamps = wants_timestamps(scene, given)
@@ -189,7 +183,7 @@ def main(
             Path(out),
             timestamps=timestamps,
             n_labels=n_labels,
-            workers=default_workers(len(found)) if num_workers is None else num_workers,
+            workers=workers.default_workers(len(found)) if num_workers is None else num_workers,
             on_outcome=progress.show,
             **chosen,
         )
@@ -210,12 +204,6 @@ def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
     if not found:
         raise click.UsageError("nothing to embed: the list on stdin is empty")
     return found
-
-
-def default_workers(n_files: int) -> int:
-    """Choose how many processes read audio."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if n_files < MANY_FILES else min(MOST_WORKERS, n_cores - 1)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import click
@@ -23,7 +23,9 @@ from torch import Tensor
 
 from . import FAMILIES, audio, catalogue, sources
 from .embedder import PRECISIONS, Embedder
+from .extract import extract
 from .pipeline import Clip, embed
+from .sources import Source
 from .workers import default_workers
 
 THROUGHPUT_MODELS = ("tiny", "panns/cnn10", "passt/base")
@@ -86,20 +88,21 @@ class Stopwatch:
             self.seconds += time.perf_counter() - start
 
 
-def clips_of(folder: Path, count: int, seconds: float | None, scratch: Path) -> list[Path]:
-    """Give so many audio files of a folder, taken again and again, cut or repeated to a length if that is asked for."""
+def clips_of(folder: Path, count: int, seconds: float | None, scratch: Path) -> list[Source]:
+    """Name so many audio files of a folder, taken again and again, cut or repeated to a length if that is asked for."""
     found = [source.path for source in sources.find([str(folder)], iter(())) if source.error is None]
     if not found:
         raise click.ClickException(f"{folder} holds no audio")
-    if seconds is None:
-        return list(islice(cycle(found), count))
-    written = []
-    for i, path in enumerate(islice(cycle(found), min(count, MOST_FILES))):
-        samples, rate = soundfile.read(path, dtype="int16")
-        target = scratch / f"{i}.wav"
-        soundfile.write(target, np.resize(samples, (round(seconds * rate), *samples.shape[1:])), rate)
-        written.append(target)
-    return list(islice(cycle(written), count))
+    if seconds is not None:
+        found = [shaped(path, seconds, scratch / f"{i}.wav") for i, path in enumerate(found[: min(count, MOST_FILES)])]
+    return [Source(path, PurePath(f"{i}{path.suffix}")) for i, path in enumerate(islice(cycle(found), count))]
+
+
+def shaped(path: Path, seconds: float, target: Path) -> Path:
+    """Write a file cut or repeated to a length."""
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(target, np.resize(samples, (round(seconds * rate), *samples.shape[1:])), rate)
+    return target
 
 
 def clips_per_second_alone(model: Embedder, waveform: Tensor) -> float:
@@ -114,21 +117,21 @@ def clips_per_second_alone(model: Embedder, waveform: Tensor) -> float:
     return n_clips / (time.perf_counter() - start)
 
 
-def throughput_row(name: str, paths: Sequence[Path], device: str, workers: int, options: dict[str, Any]) -> list[str]:
+def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int, options: dict[str, Any]) -> list[str]:
     """Time one model; give its row of the table."""
     model = load(name, device, **options)
-    alone = clips_per_second_alone(model, audio.read(paths[0], model.sample_rate))
+    alone = clips_per_second_alone(model, audio.read(clips[0].path, model.sample_rate))
     watch = Stopwatch(model.read)
     model.read = watch  # type: ignore[assignment,method-assign]
-    start = time.perf_counter()
-    embedded = list(embed(model, map(Clip, paths), workers=workers))
-    wall = time.perf_counter() - start
-    failed = [str(each.error) for each in embedded if each.error is not None]
-    if failed:
-        raise click.ClickException(failed[0])
-    rate = len(paths) / wall
+    with tempfile.TemporaryDirectory() as out:
+        start = time.perf_counter()
+        report = extract(model, clips, Path(out), workers=workers)
+        wall = time.perf_counter() - start
+    if report.failed:
+        raise click.ClickException(report.failed[0].message)
+    rate = len(clips) / wall
     computing = "-" if model.device.type == "cuda" else f"{watch.seconds / wall:.0%}"  # a launch is not waited for
-    real_time = sum(each.seconds for each in embedded) / wall
+    real_time = sum(outcome.seconds or 0.0 for outcome in report.written) / wall
     return [
         name, model.precision, str(workers), f"{rate:.1f}", f"{real_time:.0f}", f"{alone:.1f}", f"{rate / alone:.0%}",
         computing,
@@ -153,11 +156,11 @@ def throughput(
     workers: int | None,
     **options: Any,
 ) -> None:
-    """Embed clips from disk as embed-audio does, beside the network alone on clips that are in its memory."""
+    """Embed clips from disk to disk as embed-audio does, beside the network alone on a clip that is in its memory."""
     workers = default_workers(clips) if workers is None else workers
     click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}, {clips} clips\n")
     with tempfile.TemporaryDirectory() as scratch:
-        paths = clips_of(folder, clips, seconds, Path(scratch))
+        named = clips_of(folder, clips, seconds, Path(scratch))
         table(
             (
                 "model",
@@ -169,7 +172,7 @@ def throughput(
                 "of that",
                 "computing",
             ),
-            (throughput_row(name, paths, device, workers, options) for name in names),
+            (throughput_row(name, named, device, workers, options) for name in names),
         )
 
 

@@ -79,33 +79,6 @@ def reflect(index: Tensor, n_samples: int) -> Tensor:
     return torch.minimum(folded, period - folded)
 
 
-def cut(waveform: Tensor, starts: Tensor, length: int) -> Tensor:
-    """Cut windows out of a whole clip.
-
-    Parameters
-    ----------
-    waveform : (samples,), at least one
-    starts : (windows,) int64 on the CPU, ascending: the first sample of each; may lie outside the clip, see `reflect`
-    length : of every window, in samples
-
-    Returns
-    -------
-    windows : (windows, length)
-    """
-    n_samples, device = len(waveform), waveform.device
-    first, last = int(starts[0]), int(starts[-1]) + length
-    if len(starts) == 1 and first == 0 and last == n_samples:
-        return waveform[None]
-    if first < 0 or last > n_samples:
-        # Only what lies outside is looked up sample by sample, once for all windows.
-        before = torch.arange(first, max(first, min(0, last)), device=device)
-        after = torch.arange(max(n_samples, first), max(n_samples, last), device=device)
-        inside = waveform[max(0, first) : max(0, last)]
-        waveform = torch.cat([waveform[reflect(before, n_samples)], inside, waveform[reflect(after, n_samples)]])
-        starts = starts - first
-    return waveform.unfold(0, length, 1)[starts.to(device)]
-
-
 @dataclass(slots=True)
 class Buffer:
     """The part of some clips that is in memory; positions are those of the whole clips.
@@ -149,14 +122,43 @@ class Buffer:
         -------
         windows : (windows, length) float32
         """
-        device = self.waveforms.device
-        if int(starts.min()) >= self.start and int(starts.max()) + length <= self.stop:
-            return self.waveforms.unfold(1, length, 1)[clips.to(device), (starts - self.start).to(device)]
-        clips, starts = clips.to(device), starts.to(device)
-        positions = starts[:, None] + torch.arange(length, device=device)
+        first, last = int(starts.min()), int(starts.max()) + length
+        waveforms, origin = self.waveforms, self.start
+        if first < self.start or last > self.stop:
+            lowest, highest = int(clips.min()), int(clips.max())
+            waveforms = self._around(waveforms[lowest : highest + 1], first, last)
+            clips, origin = clips - lowest, first
+        device = waveforms.device
+        return waveforms.unfold(1, length, 1)[clips.to(device), (starts - origin).to(device)]
+
+    def _around(self, waveforms: Tensor, first: int, last: int) -> Tensor:
+        """Give the samples from position `first` to `last`; only those that lie outside are looked up one by one."""
+        before = torch.arange(first, max(first, min(self.start, last)), device=waveforms.device)
+        after = torch.arange(max(self.stop, first), max(self.stop, last), device=waveforms.device)
+        inside = waveforms[:, max(0, first - self.start) : max(0, last - self.start)]
+        return torch.cat([waveforms[:, self._folded(before)], inside, waveforms[:, self._folded(after)]], 1)
+
+    def _folded(self, positions: Tensor) -> Tensor:
         # As long as the end is not in sight only the start can be reflected at.
-        positions = positions.abs() if self.n_samples is None else reflect(positions, self.n_samples)
-        return self.waveforms[clips[:, None], positions - self.start]
+        return (positions.abs() if self.n_samples is None else reflect(positions, self.n_samples)) - self.start
+
+
+def cut(waveform: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Cut windows out of a whole clip.
+
+    Parameters
+    ----------
+    waveform : (samples,), at least one
+    starts : (windows,) int64 on the CPU: the first sample of each; may lie outside the clip, see `reflect`
+    length : of every window, in samples
+
+    Returns
+    -------
+    windows : (windows, length)
+    """
+    if len(starts) == 1 and int(starts[0]) == 0 and length == len(waveform):
+        return waveform[None]
+    return Buffer(waveform[None], n_samples=len(waveform)).cut(torch.zeros_like(starts), starts, length)
 
 
 @dataclass(frozen=True, slots=True)
