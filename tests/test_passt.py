@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -154,8 +155,14 @@ def theirs():
     return benchmark.Hear21Passt("cpu")
 
 
-@pytest.mark.parametrize("seconds", [1.07, 2.74, 12.5, 21.0])
-@pytest.mark.parametrize("preset", ["base", "base2level", "base2levelmel"])
+SHORT, LONG = (1.07, 2.74), (12.5, 21.0)
+
+
+# Of clips beyond a window of 10 s only the preset that holds the two others: theirs takes a minute for each.
+@pytest.mark.parametrize(
+    ("preset", "seconds"),
+    [*product(["base", "base2level", "base2levelmel"], SHORT), *product(["base2levelmel"], LONG)],
+)
 def test_preset_equals_the_installed_hear21passt(theirs, preset, seconds):
     ours = theirs.ours(preset)
     clips = golden_audio(32_000, int(seconds * 32_000))[:1]
