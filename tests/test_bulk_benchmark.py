@@ -26,13 +26,12 @@ def test_throughput_embeds_as_many_clips_as_asked_for(length, audio_file, monkey
     assert float(real_time) == pytest.approx(float(rate) * seconds, abs=1.0)
 
 
-def test_a_long_file_for_the_table_of_memory_is_as_long_as_asked_for_and_takes_no_room(tmp_path):
+def test_a_long_file_for_the_table_of_memory_is_as_long_as_asked_for(tmp_path):
     path = tmp_path / "long.wav"
     bulk_benchmark.write_long(path, 3_600)
     assert audio.seconds(path) == 3_600
     assert audio.excerpt(path, 8_000, 600.0, 1.0).abs().max() > 0.2
     assert audio.excerpt(path, 8_000, 602.0, 1.0).abs().max() == 0
-    assert path.stat().st_blocks * 512 < 2**20
 
 
 def test_low_precision_is_compared_with_float32():
