@@ -322,6 +322,7 @@ def test_files_deleted_or_replaced_while_it_runs(drill, small_model):
 INTERRUPTION = """
 import os, signal
 from hear_transformers.cli.embed_audio import Progress
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background of a shell ignore it
 show, told = Progress.show, []
 def show_then_interrupt(self, outcome):
     show(self, outcome)
