@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parent / "golden"
 COUNTER = "num_batches_tracked"
@@ -38,6 +38,13 @@ def golden_tensor(name: str, shape: tuple[int, ...], salt: str = "") -> Tensor:
     else:
         values = 0.1 * noise
     return torch.from_numpy(np.asarray(values, np.float32))
+
+
+def filled(module: nn.Module) -> nn.Module:
+    """Give every parameter and statistic of a module the tensor that belongs to its name; ready for inference."""
+    state_dict = module.state_dict()
+    module.load_state_dict({key: golden_tensor(key, tuple(value.shape)) for key, value in state_dict.items()})
+    return module.eval()
 
 
 def golden_audio(sample_rate: int, n_samples: int) -> Tensor:

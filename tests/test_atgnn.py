@@ -14,7 +14,7 @@ from torch import nn
 
 from hear_transformers import ast, atgnn, catalogue, hear, state_dicts
 from hear_transformers.errors import OptionError, WeightsError
-from tests.golden_weights import golden_audio, golden_tensor
+from tests.golden_weights import filled, golden_audio, golden_tensor
 
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = sorted(path.stem.removeprefix("atgnn-") for path in GOLDEN.glob("atgnn-*.npz"))
@@ -31,13 +31,6 @@ def assert_equal(found, expected, tolerance=1e-4):
     """Within a tolerance of the largest magnitude."""
     found, expected = np.asarray(found), np.asarray(expected)
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-
-
-def filled(module: nn.Module) -> nn.Module:
-    """Give every parameter and statistic a value of its own, by the rule of the golden answers."""
-    state_dict = module.state_dict()
-    module.load_state_dict({key: golden_tensor(key, tuple(value.shape)) for key, value in state_dict.items()})
-    return module.eval()
 
 
 def build(**options) -> atgnn.ATGNN:

@@ -11,7 +11,7 @@ from torch import nn
 from hear_transformers import ast, catalogue, hear, mast, state_dicts
 from hear_transformers.errors import OptionError, WeightsError
 from hear_transformers.frontend import AST_MEL
-from tests.golden_weights import golden_tensor
+from tests.golden_weights import filled
 
 SMALL = {"dim": 24, "depths": (1, 2, 1, 1), "frames": 128}
 AST_HEADS = 2 * 1000 * (768 + 1)
@@ -25,13 +25,6 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def assert_equal(found, expected, tolerance=1e-4):
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * expected.abs().max().item())
-
-
-def filled(module: nn.Module) -> nn.Module:
-    """Give every parameter a value of its own that does not vanish, by the rule of the golden answers."""
-    state_dict = module.state_dict()
-    module.load_state_dict({key: golden_tensor(key, tuple(value.shape)) for key, value in state_dict.items()})
-    return module.eval()
 
 
 def build(**options) -> mast.MAST:

@@ -26,7 +26,7 @@ from hear_transformers import (
     state_dicts,
 )
 from hear_transformers.errors import OptionError, WeightsError
-from tests.golden_weights import golden_tensor
+from tests.golden_weights import filled, golden_tensor
 from tests.test_contract import SMALL, family_of
 
 CLASSIFYING = [name for name in FAMILIES if family_of(name).classifier]
@@ -40,13 +40,6 @@ HEADS = {
 }
 """What other classes leave nothing of."""
 BIRDS = ("wren", "robin", "owl")
-
-
-def filled(module: torch.nn.Module) -> torch.nn.Module:
-    """Give every parameter a value of its own, by the rule of the golden answers."""
-    state_dict = module.state_dict()
-    module.load_state_dict({key: golden_tensor(key, tuple(value.shape)) for key, value in state_dict.items()})
-    return module
 
 
 def trained(name: str, n_classes: int = 3, **network) -> torch.nn.Module:
