@@ -58,11 +58,11 @@ bench: $(VENV)/.stamp-test  ## beside the authors' packages: equal numbers, spee
 	$(BIN)/python -m hear_transformers.benchmark
 
 BULK = $(BIN)/python -m hear_transformers.bulk_benchmark
-DEVICE ?= cpu
+CLIPS ?= --clips 500
 
-bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, errors of low precision, memory for 10 h (SHARED=folder DEVICE=cuda)
-	$(BULK) throughput --audio $(SHARED)/data/esc10/audio --device $(DEVICE)
-	$(BULK) precision
+bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, errors of low precision, memory for 10 h (SHARED=folder CLIPS=options)
+	$(BULK) throughput --audio $(SHARED)/data/esc10/audio $(CLIPS)
+	$(BULK) precision $(if $(wildcard $(TEACHER)),--weights efficientat/mn04_as=$(TEACHER))
 	$(BULK) memory
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
