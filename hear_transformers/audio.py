@@ -283,3 +283,20 @@ def _refuse_incomplete(file: Decoder, path: Path, n_frames: int) -> None:
         raise AudioError(f"{path}: cut short after {n_frames / file.samplerate:.3f} s; copy or download it again")
     if n_frames == 0:
         raise AudioError(f"{path}: 0 samples; expected at least 1")
+
+
+def checked(waveforms: Tensor) -> Tensor:
+    """Give waveforms back if they are audio.
+
+    Raises
+    ------
+    AudioError : not (clips, samples), not floating point, not finite, or far outside [-1, 1]
+    """
+    if waveforms.ndim != 2 or not waveforms.is_floating_point():
+        raise AudioError(
+            f"expected floating-point waveforms of shape (clips, samples), got {waveforms.dtype} of shape "
+            f"{tuple(waveforms.shape)}; a single clip is waveform[None], integers are divided by their full scale"
+        )
+    if waveforms.numel() and not torch.stack(waveforms.aminmax()).abs().max() <= LOUDEST:  # also False for NaN
+        raise AudioError(f"the waveform holds NaN, Inf or values beyond {LOUDEST:g}; expected [-1, 1]")
+    return waveforms

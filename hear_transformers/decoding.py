@@ -132,7 +132,7 @@ def _sha256(clip: Clip, how: How) -> str:
 def blocks_of(clip: Clip, how: How) -> Blocks:
     """Read a clip piece by piece, in this process."""
     if clip.waveform is not None:
-        yield clip.waveform
+        yield audio.checked(clip.waveform[None])[0]
     elif clip.path is None:
         raise OptionError("a clip is a file or a waveform; this one is neither")
     elif clip.start == 0.0 and clip.end == math.inf:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from . import __version__, framing, packing, plans, windows
 from . import encode as encoding
-from .audio import LOUDEST
-from .errors import AudioError, HearTransformersWarning, OptionError
-from .framing import NO_SAMPLES
+from .audio import checked
+from .errors import HearTransformersWarning, OptionError
 from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
 from .trunk import Readout, TimeAxis, Trunk, Variant, axes_of
 
@@ -341,13 +340,6 @@ class Embedder(nn.Module):
 
     # Whole clips of any lengths
 
-    def checked_length(self, waveform: Tensor) -> int:
-        """Count the samples of one clip (samples,); raise AudioError if it is not audio."""
-        checked(waveform[None])
-        if not len(waveform):
-            raise AudioError(NO_SAMPLES)
-        return len(waveform)
-
     def reader(self, *, timestamps: bool) -> packing.Reader:
         """Give what reads whole clips for `packing.Packer`."""
         self.eval()
@@ -373,7 +365,7 @@ class Embedder(nn.Module):
         """
         packer = packing.Packer(self.reader(timestamps=timestamps))
         results: dict[int, packing.Result] = {}
-        added = (packer.add(key, waveform) for key, waveform in enumerate(waveforms))
+        added = (packer.add(key, checked(waveform[None])[0]) for key, waveform in enumerate(waveforms))
         for packed in chain(chain.from_iterable(added), packer.finish()):
             if packed.result is None:
                 raise packed.error or RuntimeError("a clip was lost")
@@ -555,23 +547,6 @@ class Embedder(nn.Module):
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether memory ran out; on the CPU PyTorch raises a plain RuntimeError for that."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-def checked(waveforms: Tensor) -> Tensor:
-    """Give waveforms back if they are audio.
-
-    Raises
-    ------
-    AudioError : not (clips, samples), not floating point, not finite, or far outside [-1, 1]
-    """
-    if waveforms.ndim != 2 or not waveforms.is_floating_point():
-        raise AudioError(
-            f"expected floating-point waveforms of shape (clips, samples), got {waveforms.dtype} of shape "
-            f"{tuple(waveforms.shape)}; a single clip is waveform[None], integers are divided by their full scale"
-        )
-    if waveforms.numel() and not torch.stack(waveforms.aminmax()).abs().max() <= LOUDEST:  # also False for NaN
-        raise AudioError(f"the waveform holds NaN, Inf or values beyond {LOUDEST:g}; expected [-1, 1]")
-    return waveforms
 
 
 def _cast_matrices(trunk: nn.Module, dtype: torch.dtype) -> None:

@@ -9,11 +9,19 @@ import torch
 from torch import Tensor
 
 from . import framing, windows
+from .errors import AudioError
 from .packing import Cuts, Kind, Plan, Result, Rows
 from .trunk import Readout
 
 if TYPE_CHECKING:
     from .embedder import Embedder
+
+
+def _length(waveform: Tensor) -> int:
+    """Count the samples of a clip (samples,); whether they are audio is checked where they come from."""
+    if not len(waveform):
+        raise AudioError(framing.NO_SAMPLES)
+    return len(waveform)
 
 
 class _Whole:
@@ -44,13 +52,14 @@ class _Whole:
         level, length = kind
 
         def cut(first: int, last: int) -> Tensor:
-            cuts, position = [], 0
+            views: list[Tensor] = []
+            position = 0
             for waveform, starts in parts:
-                wanted = starts[max(0, first - position) : max(0, last - position)]
-                if len(wanted):
-                    cuts.append(windows.cut(waveform, wanted, length))
+                wanted = starts[max(0, first - position) : max(0, last - position)].tolist()
+                if wanted:
+                    views += windows.Buffer(waveform[None], n_samples=len(waveform)).views(0, wanted, length)
                 position += len(starts)
-            return torch.cat(cuts)
+            return torch.stack(views)
 
         total = sum(len(starts) for _, starts in parts)
         batches = list(self.model.in_batches(total, length, self.readouts[level], cut, self.read_batch))
@@ -68,7 +77,7 @@ class Scenes(_Whole):
 
     def plan(self, waveform: Tensor) -> Plan:
         """Plan one window as long as the clip, or the mean over several."""
-        n_samples = self.model.checked_length(waveform)
+        n_samples = _length(waveform)
         if n_samples <= self.window:
             cuts = Cuts(0, max(n_samples, self.fewest), torch.zeros(1, dtype=torch.int64))
         else:
@@ -90,7 +99,7 @@ class Windowed(_Whole):
 
     def plan(self, waveform: Tensor) -> Plan:
         """Plan the windows of every level."""
-        count = self.grid.count(self.model.checked_length(waveform))
+        count = self.grid.count(_length(waveform))
         centres = self.grid.centres(0, count)
         cuts = [Cuts(level, length, centres - length // 2) for level, length in enumerate(self.lengths)]
         times_ms = self.grid.times_ms(0, count)
@@ -107,7 +116,7 @@ class Native(_Whole):
 
     def plan(self, waveform: Tensor) -> Plan:
         """Plan half-overlapping chunks; the last one has its own length."""
-        n_samples = self.model.checked_length(waveform)
+        n_samples = _length(waveform)
         cuts = [
             Cuts(0, max(length, self.model.min_samples), starts)
             for starts, length in self.native.chunks.between(0, n_samples, is_whole=True)

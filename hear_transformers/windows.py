@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -123,43 +125,28 @@ class Buffer:
         -------
         windows : (windows, length) float32
         """
-        first, last = int(starts.min()), int(starts.max()) + length
-        waveforms, origin = self.waveforms, self.start
-        if first < self.start or last > self.stop:
-            lowest, highest = int(clips.min()), int(clips.max())
-            waveforms = self._around(waveforms[lowest : highest + 1], first, last)
-            clips, origin = clips - lowest, first
-        device = waveforms.device
-        return waveforms.unfold(1, length, 1)[clips.to(device), (starts - origin).to(device)]
+        of_clips = groupby(zip(clips.tolist(), starts.tolist(), strict=True), itemgetter(0))
+        views = (self.views(clip, [start for _, start in wanted], length) for clip, wanted in of_clips)
+        return torch.stack(list(chain.from_iterable(views)))
 
-    def _around(self, waveforms: Tensor, first: int, last: int) -> Tensor:
-        """Give the samples from position `first` to `last`."""
+    def views(self, clip: int, starts: Sequence[int], length: int) -> list[Tensor]:
+        """Give windows of one clip as views of what is held, or of a copy with what lies outside; see `cut`."""
+        first, last = min(starts), max(starts) + length
+        origin, samples = self.start, self.waveforms[clip]
+        if first < self.start or last > self.stop:
+            origin, samples = first, self._around(samples, first, last)
+        return [samples[start - origin : start - origin + length] for start in starts]
+
+    def _around(self, samples: Tensor, first: int, last: int) -> Tensor:
+        """Give what is held of a clip from position `first` to `last`, with what lies outside the clip."""
         before, after = max(0, self.start - first), max(0, last - self.stop)
-        if max(before, after) < waveforms.shape[1]:  # five times as fast as to look all samples up
-            padded = F.pad(waveforms, (before, after), mode="reflect")
-            return padded[:, first - self.start + before : last - self.start + before]
-        positions = torch.arange(first, last, device=waveforms.device)
+        if max(before, after) < len(samples):  # five times as fast as to look all samples up
+            padded = F.pad(samples[None], (before, after), mode="reflect")
+            return padded[0, first - self.start + before : last - self.start + before]
+        positions = torch.arange(first, last, device=samples.device)
         # As long as the end is not in sight only the start can be reflected at.
         folded = positions.abs() if self.n_samples is None else reflect(positions, self.n_samples)
-        return waveforms[:, folded - self.start]
-
-
-def cut(waveform: Tensor, starts: Tensor, length: int) -> Tensor:
-    """Cut windows out of a whole clip.
-
-    Parameters
-    ----------
-    waveform : (samples,), at least one
-    starts : (windows,) int64 on the CPU: the first sample of each; may lie outside the clip, see `reflect`
-    length : of every window, in samples
-
-    Returns
-    -------
-    windows : (windows, length)
-    """
-    if len(starts) == 1 and int(starts[0]) == 0 and length == len(waveform):
-        return waveform[None]
-    return Buffer(waveform[None], n_samples=len(waveform)).cut(torch.zeros_like(starts), starts, length)
+        return samples[folded - self.start]
 
 
 @dataclass(frozen=True, slots=True)
