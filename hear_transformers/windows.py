@@ -63,7 +63,7 @@ def reflect(index: Tensor, n_samples: int) -> Tensor:
     """Fold positions outside a clip back into it.
 
     This is the one rule for everything that lies outside a clip: the clip is mirrored at its first and last sample, as
-    often as needed. Where one reflection is enough it equals ``torch.nn.F.pad(mode="reflect")``; a clip of one
+    often as needed. Where one reflection is enough it equals ``torch.nn.functional.pad(mode="reflect")``; a clip of one
     sample is constant.
 
     Parameters
