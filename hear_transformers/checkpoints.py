@@ -19,7 +19,8 @@ import filelock
 import pooch
 import requests
 
-from .errors import WeightsError
+from .errors import HearTransformersError, WeightsError
+from .files import hash_of, sha256_of
 from .state_dicts import read_state_dict
 
 if sys.version_info >= (3, 11):
@@ -241,7 +242,10 @@ def _verify(row: Checkpoint, path: Path, target: Path, remedy: str) -> None:
     if known is None:
         return
     algorithm, expected, said_by = known
-    found = _hash_of(path, algorithm)
+    try:
+        found = hash_of(path, algorithm)
+    except HearTransformersError as error:
+        raise WeightsError(str(error)) from error
     begins_so = expected == row.sha256_start and found.startswith(expected)
     if found != expected and not begins_so:
         raise WeightsError(f"{target}, from {row.url}: {algorithm} {found}, expected {expected} ({said_by}); {remedy}")
@@ -274,23 +278,3 @@ def _pin(path: Path) -> None:
             new.replace(_pin_of(path))
         finally:
             new.unlink(missing_ok=True)
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the sha256 of a file in hexadecimal; an unchanged file is read only once per process."""
-    return _hash_of(Path(path), "sha256")
-
-
-def _hash_of(path: Path, algorithm: str) -> str:
-    """Return a hash of a file in hexadecimal, cached for as long as its size and time of change stay."""
-    try:
-        status = path.stat()
-        return _hash_cached(str(path), algorithm, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error})") from error
-
-
-@functools.lru_cache(maxsize=256)
-def _hash_cached(path: str, algorithm: str, size: int, mtime_ns: int) -> str:
-    """Return a hash of a file; size and time are there to tell versions of it apart."""
-    return str(pooch.file_hash(path, alg=algorithm))

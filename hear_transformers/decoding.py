@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from . import audio
-from .checkpoints import sha256_of
-from .errors import AudioError, OptionError, WeightsError
+from .errors import AudioError, HearTransformersError, OptionError
+from .files import sha256_of
 
 Blocks = Generator[Tensor, None, None]
 """(samples,) tensors that follow each other, decoded as they are taken; to be closed by who does not take all."""
@@ -123,7 +123,7 @@ def _claims_to_be_long(clip: Clip, how: How) -> bool:
 
 def _sha256(clip: Clip, how: How) -> str:
     """Give the sha256 of a file, if wanted; empty for what is none or cannot be read, of which decoding says more."""
-    with contextlib.suppress(WeightsError):
+    with contextlib.suppress(HearTransformersError):
         # To open a pipe would take until somebody writes to it.
         return sha256_of(clip.path) if clip.path and (how.hashes or clip.known) and clip.path.is_file() else ""
     return ""

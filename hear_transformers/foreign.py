@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoints import sha256_of
 from .errors import OptionError
+from .files import sha256_of
 
 FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 """What the HEAR API asks of a module."""

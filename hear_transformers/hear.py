@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from . import checkpoints, state_dicts
+from . import state_dicts
 from .embedder import Embedder
 from .errors import OptionError
+from .files import sha256_of
 from .frontend import FrameSpec
 from .networks import Family, published_file, random_trunk, read, variant_of, with_classes_of
 from .own import read_own
@@ -164,7 +165,7 @@ def loader(family: Family) -> LoadModel:
 def _fill(model: Embedder, family: Family, state_dict: Mapping[str, Tensor], file: Path) -> None:
     """Give a model the weights of a file."""
     state_dicts.load_into(model.trunk, state_dict, file, unused=family.unused)
-    model.weights_sha256 = checkpoints.sha256_of(file)
+    model.weights_sha256 = sha256_of(file)
 
 
 def shortened(variant: Variant, trunk: Trunk) -> Variant:

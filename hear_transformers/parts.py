@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from . import journal
+from .files import atomic_path
 from .journal import Journal
 from .outputs import Content, Held, Item, doubt_of
 from .pipeline import Embedded
 from .sources import Source
 from .tables import Rows, Table
-from .writers import atomic_path, stored
+from .writers import stored
 
 PART_ROWS = 8192
 """Rows after which a part of a table is finished; a run that is killed loses one at most."""

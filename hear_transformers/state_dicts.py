@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import WeightsError
-from .writers import atomic
+from .files import atomic
 
 PACKAGE = "hear_transformers"
 """What tells checkpoints of our own: ``package`` in their metadata."""

@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .errors import HearTransformersError, OptionError
+from .files import atomic
 from .hdf5 import HDF5Table
 from .tables import ParquetTable
 
@@ -28,31 +28,6 @@ DTYPES = ("float32", "float16")
 
 ROWS_AT_ONCE = 8192
 """Rows of an embedding on the disk that are held in memory: at 768 numbers each 25 MB."""
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path, scratch: Path | None = None) -> Iterator[Path]:
-    """Give a place to write a file to, which gets its name in the end; until then, and after a failure, it has none.
-
-    Parameters
-    ----------
-    path : of the file; folders are made as needed
-    scratch : folder on the same disk where it waits; None for its own
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = (scratch or path.parent) / f".{uuid.uuid4().hex}.part"
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic(path: Path, scratch: Path | None = None) -> Iterator[BinaryIO]:
-    """Open a file that gets its name only when all of it is written, see `atomic_path`."""
-    with atomic_path(path, scratch) as part, part.open("xb") as file:
-        yield file
 
 
 class Files:

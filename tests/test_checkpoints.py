@@ -1,6 +1,5 @@
 """The weights store: the manifest, where files lie, hashes."""
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -8,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import torch
 
-from hear_transformers import FAMILIES, catalogue, checkpoints
+from hear_transformers import FAMILIES, catalogue
 from hear_transformers.checkpoints import (
     Checkpoint,
     fetch,
@@ -16,10 +15,10 @@ from hear_transformers.checkpoints import (
     locate,
     manifest,
     parse_manifest,
-    sha256_of,
     weights_dir,
 )
 from hear_transformers.errors import WeightsError
+from hear_transformers.files import sha256_of
 from hear_transformers.state_dicts import read_state_dict
 
 ROW = '[net.one]\nfile = "one.pt"\nlicence = "MIT"\nurl = "https://example.org/one.pt"\n'
@@ -182,26 +181,6 @@ def test_embedded_files_lie_in_the_package(monkeypatch: pytest.MonkeyPatch, tmp_
     path = locate(Checkpoint("net", "net", file="manifest.toml", licence="MIT", embedded=True))
     assert path is not None
     assert path.read_text().startswith("# Published checkpoints")
-
-
-def test_sha256_follows_the_content(tmp_path: Path) -> None:
-    path = written(tmp_path / "file", b"one")
-    assert sha256_of(path) == hashlib.sha256(b"one").hexdigest()
-    path.write_bytes(b"other")
-    assert sha256_of(str(path)) == hashlib.sha256(b"other").hexdigest()
-
-
-def test_an_unchanged_file_is_hashed_once(tmp_path: Path) -> None:
-    path = written(tmp_path / "file", b"one")
-    sha256_of(path)
-    before = checkpoints._hash_cached.cache_info().misses
-    sha256_of(path)
-    assert checkpoints._hash_cached.cache_info().misses == before
-
-
-def test_the_hash_of_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"none\.pt"):
-        sha256_of(tmp_path / "none.pt")
 
 
 def known_by_its_start(path: Path, digits: str) -> Checkpoint:

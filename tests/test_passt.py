@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import benchmark, checkpoints, hear, passt, state_dicts
+from hear_transformers import benchmark, hear, passt, state_dicts
+from hear_transformers.files import sha256_of
 from tests.golden_weights import golden_audio, golden_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -129,7 +130,7 @@ def test_a_checkpoint_of_the_authors_loads_from_its_path(tmp_path):
     answers = np.load(GOLDEN / "passt-passt_l_kd_p16_128_ap47.npz")
     clips = golden_audio(32_000, int(answers["n_samples"]))
     assert_equal(model.embed_scenes(clips)[:, :527], answers["logits"])
-    assert model.provenance()["weights_sha256"] == checkpoints.sha256_of(path)
+    assert model.provenance()["weights_sha256"] == sha256_of(path)
 
 
 @pytest.mark.parametrize("prefix", ["", "net.", "module.", "model.net."])

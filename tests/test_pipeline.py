@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hear_transformers import audio, efficientat, pipeline, tiny, workers
-from hear_transformers.checkpoints import sha256_of
 from hear_transformers.errors import AudioError, HearTransformersWarning, OptionError
+from hear_transformers.files import sha256_of
 from hear_transformers.packing import Packer
 from hear_transformers.pipeline import Clip, embed
 

@@ -26,6 +26,7 @@ from hear_transformers import (
     state_dicts,
 )
 from hear_transformers.errors import OptionError, WeightsError
+from hear_transformers.files import sha256_of
 from tests.golden_weights import filled, golden_tensor
 from tests.test_contract import SMALL, family_of
 
@@ -79,7 +80,7 @@ def test_our_own_checkpoint_is_loaded_by_its_path_alone(name, tmp_path):
     assert_equal(model.trunk.state_dict(), trunk.state_dict())
     assert model.name == (name, next(iter(family_of(name).variants)))
     assert (model.labels, model.multi_label) == (BIRDS, False)
-    assert model.weights_sha256 == checkpoints.sha256_of(path)
+    assert model.weights_sha256 == sha256_of(path)
 
 
 def test_the_variant_may_be_named_too(tmp_path):

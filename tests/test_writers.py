@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hear_transformers.errors import HearTransformersError, OptionError
-from hear_transformers.writers import FILES, TABLES, atomic, choose_format, stored
+from hear_transformers.writers import FILES, TABLES, choose_format, stored
 
 SCENE = np.arange(6, dtype=np.float32)
 FRAMES = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -33,20 +33,6 @@ def test_npy_holds_the_array_alone_and_json_the_rest(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), FRAMES)
     sidecar = json.loads((tmp_path / "a.npy.json").read_text())
     assert sidecar == {"provenance": PROVENANCE, "timestamps": TIMES.tolist()}
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path):
-    path = tmp_path / "a.npz"
-    path.write_text("before")
-
-    def write_half():
-        with atomic(path) as file:
-            file.write(b"half")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_half()
-    assert [(entry, entry.read_text()) for entry in tmp_path.iterdir()] == [(path, "before")]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 from .. import FAMILIES, catalogue
 from ..embedder import Embedder
 from ..errors import HearTransformersError, OptionError
+from ..files import atomic
 from ..foreign import ForeignModel
 from ..pipeline import Clip, Embedded, Model, embed
 from ..workers import default_workers
-from ..writers import atomic
 from .tasks import METADATA, VOCABULARY, Task
 
 DONE = ".done.embeddings"

@@ -106,7 +106,7 @@ class Benchmark:
 
     def settings(self, system: System, task: Task) -> dict[str, dict[str, Any]]:
         """Say what the stages depend on beyond the name of their folder, ready for JSON."""
-        from ..checkpoints import sha256_of
+        from ..files import sha256_of
 
         return {
             "embeddings": {

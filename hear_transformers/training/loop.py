@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..errors import TrainingError
-from ..writers import atomic
+from ..files import atomic
 from .curves import Curves
 from .optimisation import FACTOR, Average, learning_rate, optimiser
 from .recipes import Recipe

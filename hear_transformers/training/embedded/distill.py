@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...files import atomic
 from ...tiny import TIME_STRIDE, VARIANTS, TinyAudioTransformer
-from ...writers import atomic
 from ..loop import Objective, Processes, Run
 from .recipe import Recipe
 

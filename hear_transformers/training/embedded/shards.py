@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...files import atomic
 from ...frontend import CPJKU_MEL
-from ...writers import atomic
 
 Arrays = dict[str, NDArray[np.generic]]
 
