@@ -39,7 +39,7 @@ $(HEAR)/.stamp-baseline: $(HEAR)/.stamp
 	touch $@
 
 demo: $(VENV)/.stamp-run  ## install, then embed the example recording with layer 8 of the embedded model
-	$(BIN)/embed-audio tests/audio/example.wav --layer 8 --out demo_output --overwrite
+	$(BIN)/embed-audio tests/data/example.wav --layer 8 --out demo_output --overwrite
 
 test: $(VENV)/.stamp-test $(HEAR)/.stamp  ## install with the test extra and HEAR's harness, then run every test
 	HEAR_PYTHON=$(CURDIR)/$(HEAR_BIN)/python $(BIN)/python -m pytest
@@ -55,9 +55,9 @@ format: $(VENV)/.stamp-dev  ## reformat the code
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.stamp-test  ## beside the authors' packages: equal numbers, speed ratios, share of the machine's GEMM peak
-	$(BIN)/python -m hear_transformers.benchmark
+	$(BIN)/python -m hear_transformers.benchmarks.peers
 
-BULK = $(BIN)/python -m hear_transformers.bulk_benchmark
+BULK = $(BIN)/python -m hear_transformers.benchmarks.bulk
 CLIPS ?= --clips 500
 
 bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, errors of low precision, memory for 10 h (SHARED=folder CLIPS=options)
@@ -66,16 +66,16 @@ bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, er
 	$(BULK) memory
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
-	$(BIN)/python -m hear_transformers.training.embedded measure --data $(SHARED)/data
+	$(BIN)/python -m hear_transformers.training.tiny measure --data $(SHARED)/data
 
 STUDY ?= ../study-run
 TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
 
 study: $(VENV)/.stamp-test  ## small networks of all families on ESC-10, from scratch: hours on a CPU (STUDY=folder TEACHER=checkpoint)
-	$(BIN)/python -m hear_transformers.training.study --data $(SHARED)/data/esc10 --out $(STUDY) --mn04 $(TEACHER)
+	$(BIN)/python -m hear_transformers.benchmarks.study --data $(SHARED)/data/esc10 --out $(STUDY) --mn04 $(TEACHER)
 
 RUN ?= ../tiny-run
-TRAINING = $(BIN)/python -m hear_transformers.training.embedded
+TRAINING = $(BIN)/python -m hear_transformers.training.tiny
 
 train: $(VENV)/.stamp-test  ## make the embedded model again, hours on a CPU; needs espeak-ng, RUN=folder TEACHER=checkpoint
 	$(TRAINING) synthesise --shards $(RUN)/shards --workers 2
@@ -91,7 +91,7 @@ hear: $(HEAR)/.stamp  ## score SYSTEMS on HEAR's tasks with its official harness
 	$(BENCHMARK) --tasks-dir $(TASKS) --out $(HEAR_OUT) $(SYSTEMS)
 
 bench-hear: $(HEAR)/.stamp  ## our embedding stage beside HEAR's on TASKS: equal numbers, ratio of times
-	$(HEAR_BIN)/python -m hear_transformers.harness.benchmark --tasks-dir $(TASKS) $(SYSTEMS)
+	$(HEAR_BIN)/python -m hear_transformers.benchmarks.heareval --tasks-dir $(TASKS) $(SYSTEMS)
 
 # The log-mel baseline has the short windows that PaSST has for events; with tiny's 2 s it would find no onset.
 RESULTS = hear_transformers.tiny 'hear_transformers.efficientat=$(TEACHER):{"variant":"mn04_as"}' \
@@ -101,7 +101,7 @@ hear-results: $(HEAR)/.stamp-baseline  ## HEAR-format tasks of ESC-10 and spoken
 	test -e $(HEAR_OUT)/.tasks || $(BIN)/python $(SHARED)/tools/build_hear_tasks.py --out $(HEAR_OUT)/tasks --sr 16000 32000 44100
 	touch $(HEAR_OUT)/.tasks
 	$(BENCHMARK) --tasks-dir $(HEAR_OUT)/tasks --out $(HEAR_OUT)/results --param-grid hear_transformers/harness/grids.json $(RESULTS)
-	$(BIN)/python -m hear_transformers.harness.pages --results $(HEAR_OUT)/results
+	$(BIN)/python -m hear_transformers.benchmarks.pages --results $(HEAR_OUT)/results
 
 clean:  ## remove the virtual environments and what was built
 	rm -rf $(VENV) $(HEAR) build dist *.egg-info demo_output

@@ -19,9 +19,9 @@ from .failures import Failure, guarded, one_line
 from .parsing import count_or_auto
 
 if TYPE_CHECKING:
-    from hear_transformers.extract import Outcome, Report
+    from hear_transformers.bulk.extract import Outcome, Report
+    from hear_transformers.bulk.sources import Source
     from hear_transformers.labels import Tag
-    from hear_transformers.sources import Source
 
 FEW_FILES = 10
 """Up to so many files each gets a line of its own at the end."""
@@ -161,15 +161,17 @@ def main(
     of paths on stdin.
     """
     # Imported here because PyTorch takes seconds and --help must not.
-    from hear_transformers import catalogue, extract, layout, workers, writers
+    from hear_transformers import catalogue
+    from hear_transformers.audio import workers
+    from hear_transformers.bulk import extract, formats, outputs
 
     given = {name: value for name, value in options.items() if value is not None}
     timestamps = wants_timestamps(scene, given)
     n_labels = wants_labels(labels, top_k, given.get("layer"), timestamps)
     chosen = {
-        "format": writers.choose_format(Path(out), format),
-        "dtype": dtype or writers.DTYPES[0],
-        "shard": layout.Shard(*shard),
+        "format": formats.choose_format(Path(out), format),
+        "dtype": dtype or formats.DTYPES[0],
+        "shard": outputs.Shard(*shard),
         "layers_apart": layers_apart,
         "overwrite": overwrite,
         "fail_fast": fail_fast,
@@ -194,7 +196,8 @@ def main(
 
 def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
     """Find what is to be embedded."""
-    from hear_transformers import lists, sources
+    from hear_transformers.bulk import manifest as lists
+    from hear_transformers.bulk import sources
 
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")

@@ -87,13 +87,14 @@ def info(name: str, variant: str | None, as_json: bool) -> None:
 @guarded
 def download(name: str, variant: str | None, imagenet: bool) -> None:
     """Download the weights of a variant, or of all variants of a model, and verify them."""
-    from hear_transformers import catalogue, checkpoints
+    from hear_transformers import catalogue
+    from hear_transformers.checkpoints import store
 
     failed = False
     for row in catalogue.downloads(*catalogue.resolve(name, variant), imagenet=imagenet):
         try:
-            click.echo(printable(str(checkpoints.fetch(row, progress=sys.stderr.isatty()))))
-        except checkpoints.WeightsError as error:
+            click.echo(printable(str(store.fetch(row, progress=sys.stderr.isatty()))))
+        except store.WeightsError as error:
             click.echo(printable(f"Error: {error}"), err=True)
             failed = True
     sys.exit(1 if failed else 0)
@@ -107,7 +108,8 @@ def download(name: str, variant: str | None, imagenet: bool) -> None:
 @guarded
 def validate(module: str, weights: str, options: str, device: str) -> None:
     """Check that a Python MODULE follows the HEAR API: one of ours, of another package, or of your own."""
-    from hear_transformers import catalogue, contract
+    from hear_transformers import catalogue
+    from hear_transformers.harness import contract
 
     # As `python -m` does: a module of your own lies in the current folder. Last, so that it hides nothing.
     sys.path.append(os.getcwd())

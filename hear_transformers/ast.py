@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import hear, images
-from .frontend import AST_MEL, KaldiMel
+from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .transformer import PATCH, DeiT
-from .trunk import Readout, Variant
+from .networks import imagenet as images
+from .networks.frontend import AST_MEL, KaldiMel
+from .networks.transformer import PATCH, DeiT
+from .networks.trunk import Readout, Variant
 
 __all__ = ["AST", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

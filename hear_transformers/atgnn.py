@@ -28,12 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import hear, images
+from . import hear
 from .errors import OptionError
-from .frontend import AST_MEL
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .transformer import DropPath
-from .trunk import Readout, TimeAxis, Trunk, Variant, depth_of
+from .networks import imagenet as images
+from .networks.frontend import AST_MEL
+from .networks.transformer import DropPath
+from .networks.trunk import Readout, TimeAxis, Trunk, Variant, depth_of
 
 __all__ = ["ATGNN", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

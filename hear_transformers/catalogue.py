@@ -13,13 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import FAMILIES, checkpoints, state_dicts
-from .checkpoints import Checkpoint
-from .embedder import Embedder
+from . import FAMILIES
+from .checkpoints import state_dicts, store
+from .checkpoints.store import Checkpoint
+from .embedding.embedder import Embedder
+from .embedding.external import ForeignModel, import_hear
+from .embedding.pipeline import Model
 from .errors import OptionError
-from .foreign import ForeignModel, import_hear
-from .pipeline import Model
-from .trunk import Variant, layer_table
+from .networks.trunk import Variant, layer_table
 
 DEVICES = ("cuda", "mps", "cpu")
 """Types of devices, in the order in which "auto" prefers them."""
@@ -179,7 +180,7 @@ def _fourier(shape: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any)
 
 
 def _checkpoint(name: str, variant: Variant) -> Checkpoint | None:
-    return checkpoints.find(name, variant.checkpoint) if variant.checkpoint else None
+    return store.find(name, variant.checkpoint) if variant.checkpoint else None
 
 
 def _published(name: str, variant: Variant) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def _published(name: str, variant: Variant) -> dict[str, Any]:
 
 def _located(row: Checkpoint) -> dict[str, Any]:
     """Describe a checkpoint, and say whether it is here."""
-    path = checkpoints.locate(row)
+    path = store.locate(row)
     size = path.stat().st_size if path else row.bytes
     return {
         "checkpoint": row.file,
@@ -239,7 +240,7 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
             for row in layers
         ],
         "weights": _published(name, variant),
-        **({"imagenet": _located(checkpoints.find(*variant.imagenet))} if variant.imagenet else {}),
+        **({"imagenet": _located(store.find(*variant.imagenet))} if variant.imagenet else {}),
     }
 
 
@@ -261,7 +262,7 @@ def downloads(name: str, variant_name: str | None = None, *, imagenet: bool = Fa
         raise OptionError(f"variant={variant_name!r} is unknown to {name}; choose all or one of {', '.join(variants)}")
     chosen = variants.values() if variant_name == "all" else [variants[variant_name]]
     if imagenet:
-        rows = dict.fromkeys(checkpoints.find(*variant.imagenet) for variant in chosen if variant.imagenet)
+        rows = dict.fromkeys(store.find(*variant.imagenet) for variant in chosen if variant.imagenet)
     else:
         rows = dict.fromkeys(row for variant in chosen if (row := _checkpoint(name, variant)))
     if not rows:

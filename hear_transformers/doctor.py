@@ -191,7 +191,7 @@ def _encodes(codec: str) -> bool:
 def _decoder(name: str, library: str, write: Callable[[Path, np.ndarray, Any], None], options: Any) -> Row:
     import numpy as np
 
-    from . import audio
+    from .audio import reading
 
     t = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     tone = (0.3 * np.sin(2 * np.pi * (200 + 150 * t) * t)).astype(np.float32)
@@ -199,7 +199,7 @@ def _decoder(name: str, library: str, write: Callable[[Path, np.ndarray, Any], N
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "tone")
             write(path, tone, options)
-            heard = audio.read(path, SAMPLE_RATE).numpy()
+            heard = reading.read(path, SAMPLE_RATE).numpy()
         likeness = _similarity(heard, tone)
         reason = "" if likeness > LEAST_SIMILARITY else f"what was decoded resembles what was encoded by {likeness:.2f}"
     except Exception as error:  # of two libraries and the disk
@@ -241,40 +241,40 @@ def _write_media(path: Path, waveform: np.ndarray, options: tuple[str, str]) -> 
 
 def cache() -> list[Row]:
     """Say where downloaded weights go."""
-    from . import checkpoints
+    from .checkpoints import store
 
-    folder = checkpoints.weights_dir()
+    folder = store.weights_dir()
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     row: Row = {
         "folder": str(folder),
-        "variable": os.environ.get(checkpoints.FOLDER_VARIABLE),
+        "variable": os.environ.get(store.FOLDER_VARIABLE),
         "exists": folder.is_dir(),
         "writable": os.access(there, os.W_OK | os.X_OK),
         "free_bytes": shutil.disk_usage(there).free,
     }
     if folder.exists() and not folder.is_dir():
-        row["problem"] = f"{folder} is no folder; set {checkpoints.FOLDER_VARIABLE} to one that holds weights, or may"
+        row["problem"] = f"{folder} is no folder; set {store.FOLDER_VARIABLE} to one that holds weights, or may"
     elif not row["writable"] and not _held(folder):
         row["problem"] = (
-            f"{folder} holds no weights and cannot be written; set {checkpoints.FOLDER_VARIABLE} to a folder that can"
+            f"{folder} holds no weights and cannot be written; set {store.FOLDER_VARIABLE} to a folder that can"
         )
     return [row]
 
 
 def _held(folder: Path) -> list[str]:
     """Name the published files in a folder."""
-    from . import checkpoints
+    from .checkpoints import store
 
-    return [row.file for row in checkpoints.manifest().values() if (folder / row.file).is_file()]
+    return [row.file for row in store.manifest().values() if (folder / row.file).is_file()]
 
 
 def weights(*, verify: bool = False) -> list[Row]:
     """Say which published weights are on this machine, and whether they are what was published."""
-    from . import checkpoints
+    from .checkpoints import store
 
     rows: list[Row] = []
-    for row in checkpoints.manifest().values():
-        path = checkpoints.locate(row)
+    for row in store.manifest().values():
+        path = store.locate(row)
         name = f"{row.family} {row.name}"
         if path is not None:
             rows.append(
@@ -287,7 +287,7 @@ def weights(*, verify: bool = False) -> list[Row]:
 
 
 def _state(row: Any, path: Path, verify: bool) -> Row:
-    from . import checkpoints
+    from .checkpoints import store
 
     size = path.stat().st_size
     if row.bytes is not None and size != row.bytes:
@@ -296,7 +296,7 @@ def _state(row: Any, path: Path, verify: bool) -> Row:
     if not verify:
         return {"state": "right size" if row.bytes else "its size is not published"}
     try:
-        checkpoints.fetch(row)  # which is there, and so is only verified
+        store.fetch(row)  # which is there, and so is only verified
     except HearTransformersError as error:
         return {"state": "wrong content", "problem": str(error)}
     published = row.sha256 or row.sha256_start or row.md5

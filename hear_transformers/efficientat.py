@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import hear
-from .frontend import CPJKU_BESIDE, CPJKU_MEL, FrameSpec
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .trunk import Readout, TimeAxis, Trunk, Variant
+from .networks.frontend import CPJKU_BESIDE, CPJKU_MEL, FrameSpec
+from .networks.trunk import Readout, TimeAxis, Trunk, Variant
 
 __all__ = ["FAMILY", "VARIANTS", "EfficientAT", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

@@ -14,15 +14,15 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from . import state_dicts
-from .embedder import Embedder
+from .checkpoints import state_dicts
+from .checkpoints.loading import Family, published_file, random_trunk, read, variant_of, with_classes_of
+from .checkpoints.trained import read_own
+from .embedding.embedder import Embedder
+from .embedding.pooling import POOLS
 from .errors import OptionError
 from .files import sha256_of
-from .frontend import FrameSpec
-from .networks import Family, published_file, random_trunk, read, variant_of, with_classes_of
-from .own import read_own
-from .pooling import POOLS
-from .trunk import LayerRow, Readout, Trunk, Variant, axes_of, layer_table
+from .networks.frontend import FrameSpec
+from .networks.trunk import LayerRow, Readout, Trunk, Variant, axes_of, layer_table
 
 __all__ = ["Family", "get_scene_embeddings", "get_timestamp_embeddings", "loader"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import FAMILIES
-from .embedder import Embedder
+from .embedding.embedder import Embedder
 from .errors import OptionError
 
 

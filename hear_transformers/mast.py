@@ -26,11 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import hear, images
-from .frontend import AST_MEL
+from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .transformer import DropPath, Mlp
-from .trunk import Readout, TimeAxis, Trunk, Variant, depth_of
+from .networks import imagenet as images
+from .networks.frontend import AST_MEL
+from .networks.transformer import DropPath, Mlp
+from .networks.trunk import Readout, TimeAxis, Trunk, Variant, depth_of
 
 __all__ = ["FAMILY", "MAST", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from . import hear
 from .errors import WeightsError
-from .frontend import FrameSpec, PannsMel, Waveform, fourier_kernels, slaney_filters
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .trunk import Readout, TimeAxis, Trunk, Variant
+from .networks.frontend import FrameSpec, PannsMel, Waveform, fourier_kernels, slaney_filters
+from .networks.trunk import Readout, TimeAxis, Trunk, Variant
 
 __all__ = ["FAMILY", "VARIANTS", "Panns", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import hear, images
-from .frontend import CPJKU_BESIDE, CPJKU_MEL
+from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .transformer import PATCH, DeiT
-from .trunk import Readout, Variant
+from .networks import imagenet
+from .networks.frontend import CPJKU_BESIDE, CPJKU_MEL
+from .networks.transformer import PATCH, DeiT
+from .networks.trunk import Readout, Variant
 
 __all__ = ["FAMILY", "VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -90,10 +91,10 @@ def begin(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     n_freq, n_time = trunk.freq_new_pos_embed.shape[2], trunk.time_new_pos_embed.shape[3]
     begun = dict(state_dict)
     filters, times = begun.get("patch_embed.proj.weight"), begun.get("time_new_pos_embed")
-    if filters is not None and images.are_for_images(filters):
-        tokens, patches = images.positions(begun.pop("pos_embed", None))
+    if filters is not None and imagenet.are_for_images(filters):
+        tokens, patches = imagenet.positions(begun.pop("pos_embed", None))
         patches = F.interpolate(patches, (n_freq, n_time), mode="bicubic", align_corners=False)
-        begun["patch_embed.proj.weight"] = images.summed(filters)
+        begun["patch_embed.proj.weight"] = imagenet.summed(filters)
         begun["new_pos_embed"] = tokens
         begun["freq_new_pos_embed"] = patches.mean(3, keepdim=True)
         begun["time_new_pos_embed"] = patches.mean(2, keepdim=True)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from . import FAMILIES, catalogue
-from .embedder import Embedder
+from .audio.inputs import told_apart
+from .embedding.embedder import Embedder
 from .errors import OptionError
 from .hear import Layer
-from .sounds import told_apart
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin

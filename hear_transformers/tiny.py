@@ -2,7 +2,7 @@
 
 A convolutional stem reads the log-mel spectrogram (early convolutions: Xiao et al., 2106.14881) and makes one token of
 192 features every 40 ms; twelve Vision Transformer blocks refine them (the width and heads of DeiT-Ti, Touvron et al.,
-2012.12877). `hear_transformers.training.embedded` trained it on synthetic sounds alone; its model card is
+2012.12877). `hear_transformers.training.tiny` trained it on synthetic sounds alone; its model card is
 weights/tiny.md.
 """
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from . import hear
-from .frontend import CPJKU_MEL
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .transformer import Block
-from .trunk import Readout, TimeAxis, Trunk, Variant, depth_of
+from .networks.frontend import CPJKU_MEL
+from .networks.transformer import Block
+from .networks.trunk import Readout, TimeAxis, Trunk, Variant, depth_of
 
 __all__ = [
     "FAMILY",

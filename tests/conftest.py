@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from hear_transformers import efficientat
-from hear_transformers.embedder import Embedder
+from hear_transformers.embedding.embedder import Embedder
 
 AudioFile = Callable[..., Path]
 Command = Callable[..., Result]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import audio, efficientat
+from hear_transformers import efficientat
+from hear_transformers.audio import reading
 from hear_transformers.errors import OptionError
 from hear_transformers.labels import Tag, audioset_labels, check_logits, tags_of, top_tags
 
@@ -119,7 +120,7 @@ def test_other_classes_are_refused():
 )
 def test_a_real_network_hears_what_is_there(clip, reference):
     model = efficientat.load_model(SHARED / "weights" / "mn04_as_mAP_432.pt", variant="mn04_as", layer="logits")
-    waveform = audio.read(SHARED / "data" / "audioset" / f"{clip}.wav", model.sample_rate)
+    waveform = reading.read(SHARED / "data" / "audioset" / f"{clip}.wav", model.sample_rate)
     expected = json.loads((SHARED / "reference" / "efficientat_mn04_reference.json").read_text())[reference]["top"]
     heard = top_tags(model.embed_scenes(waveform[None])[0], 10)
     assert dict(heard) == pytest.approx(dict(expected), abs=2e-4)

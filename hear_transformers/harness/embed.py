@@ -32,12 +32,12 @@ import torch
 from numpy.typing import NDArray
 
 from .. import FAMILIES, catalogue
-from ..embedder import Embedder
+from ..audio.workers import default_workers
+from ..embedding.embedder import Embedder
+from ..embedding.external import ForeignModel
+from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError, OptionError
 from ..files import atomic
-from ..foreign import ForeignModel
-from ..pipeline import Clip, Embedded, Model, embed
-from ..workers import default_workers
 from .tasks import METADATA, VOCABULARY, Task
 
 DONE = ".done.embeddings"

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..frontend import CpjkuMel, FrameSpec, KaldiMel
+from ..networks.frontend import CpjkuMel, FrameSpec, KaldiMel
 from .recipes import Mask, Mixup, Recipe
 
 Clips = tuple[Tensor, Tensor, Tensor]

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .. import audio
+from ..audio import reading
+from ..audio.workers import leave_the_terminal
 from ..errors import AudioError, OptionError
-from ..workers import leave_the_terminal
 from .manifest import Manifest
 
 ORDER, EXCERPTS, AUGMENTATION = range(3)
@@ -273,19 +273,19 @@ class _Clips:
 
         Raises
         ------
-        AudioError : see `audio.excerpt`
+        AudioError : see `reading.excerpt`
         """
         if clip in self.kept:
             return self._cut(self.kept[clip], where)
         path, (start, end) = self.manifest.path(clip), self.manifest.span(clip)
-        seconds = min(end, audio.seconds(path)) - start
+        seconds = min(end, reading.seconds(path)) - start
         if seconds <= WHOLE_SECONDS:
-            waveform = audio.excerpt(path, self.sample_rate, start, seconds)
+            waveform = reading.excerpt(path, self.sample_rate, start, seconds)
             self._keep(clip, waveform)
             return self._cut(waveform, where)
         first = _first(round(seconds * self.sample_rate), self.n_samples, where)
         duration = min(seconds, self.n_samples / self.sample_rate)
-        return audio.excerpt(path, self.sample_rate, start + first / self.sample_rate, duration)
+        return reading.excerpt(path, self.sample_rate, start + first / self.sample_rate, duration)
 
     def _cut(self, waveform: Tensor, where: float) -> Tensor:
         first = _first(len(waveform), self.n_samples, where)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import TrainingError
-from ..frontend import MelSpec
-from ..trunk import Trunk, Variant
+from ..networks.frontend import MelSpec
+from ..networks.trunk import Trunk, Variant
 from . import augment
 from .curves import VALID_LOSS
 from .data import Batch

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from .. import starts, state_dicts
+from ..checkpoints import state_dicts
+from ..checkpoints.loading import Family
 from ..errors import OptionError, TrainingError
-from ..networks import Family
-from . import augment, data, loop, manifest, tagging
+from . import augment, data, loop, manifest, starts, tagging
 from .recipes import Recipe
 
 SKIPPED = "skipped.txt"

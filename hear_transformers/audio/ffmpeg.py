@@ -1,0 +1,267 @@
+"""What libsndfile does not know: MP4, AAC, WebM, WMA, video, ..., by FFmpeg through PyAV, the extra `av`.
+
+Which files these are is `containers`' affair: FFmpeg is told what a file is, so that it never takes one for a list of
+other files or of addresses to open. It decodes and nothing else: no resampling, no mixing, no video.
+
+- The best audio stream, by FFmpeg's choice, is read from its first sample to its last. When it starts in a video, and
+  gaps in its timestamps, are not filled with silence.
+- Samples that the encoder put in front are left out where the container tells of them: MP4, Matroska and WebM do; ADTS,
+  FLV, MPEG streams and AVI cannot, so that AAC begins there with its 1,024 or more. Of WMA, two frames are dropped.
+- Padding at the end is left out where the header of an MP4 or the packets of Opus tell of it, else kept.
+- What FFmpeg calls damaged is refused, and so is a file whose outermost parts claim more bytes than there are, or whose
+  header more seconds. Unnoticed go: AAC, AMR and MPEG streams cut between two packets, live recordings in WebM and
+  fragmented MP4 cut between two parts, damage inside packets that a decoder conceals, and whole packets that are lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..errors import AudioError
+from . import containers
+from .containers import Container
+from .sndfile import UNKNOWN_FRAMES
+
+SUFFIXES = (
+    ".3g2", ".3gp", ".aac", ".amr", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv",
+    ".mov", ".mp4", ".mpeg", ".mpg", ".vob", ".weba", ".webm", ".wma", ".wmv", ".wv",
+)  # fmt: skip
+"""Names of such files in folders, but not .ts and .mts, which are mostly programs."""
+
+LONGEST_PADDING = 4_096
+"""Most samples at the end that are taken for padding: two frames of HE-AAC, 2,048 each (ISO/IEC 14496-3, 4.6.18)."""
+
+CLEARLY_SECONDS = 0.5
+"""A file is cut short if it ends so much before its header says: durations are rounded, and streams end apart."""
+
+SKIPPED_FRAMES = 2**20
+"""Frames decoded at once on the way to an excerpt."""
+
+CHECKED = ("flac", "wavpack")
+"""Codecs whose packets carry a checksum that FFmpeg compares only if told to."""
+
+SAMPLE_TYPES = {
+    "u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64
+}  # fmt: skip
+"""FFmpeg's sample formats (libavutil/samplefmt.h), those in planes have a p behind."""
+
+INVALID_ARGUMENT = -22
+"""What FFmpeg calls a place that is no place (AVERROR(EINVAL))."""
+
+MICROSECONDS = 1e6
+"""In a second: the unit of FFmpeg's duration of a file (AV_TIME_BASE)."""
+
+
+class Decoder:
+    """Decodes the best audio stream of a file, forward only.
+
+    Attributes
+    ----------
+    samplerate, channels : of the first samples; what has other channels later is averaged
+    frames : how many there are, not known before the end is reached
+    """
+
+    def __init__(self, path: Path, media: Any, container: Container) -> None:
+        stream = media.streams.best("audio")
+        if stream is None or stream.codec_context is None:
+            wrong = "no audio stream" if stream is None else "an audio stream that FFmpeg has no decoder for"
+            raise AudioError(f"{path}: {container.name} with {wrong}")
+        self.path = path
+        self.media = media
+        self.stream = stream
+        if stream.codec_context.name in CHECKED:
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        self.claims_duration = container.claims_duration
+        self.samplerate, self.channels = stream.codec_context.sample_rate, 1
+        self.frames = UNKNOWN_FRAMES
+        self._position = 0
+        self._end_s = self._audio_end_s = 0.0
+        self._started = False
+        self._pieces = self._without_padding()
+        # The first samples say more than the header: HE-AAC may claim half its sample rate there.
+        self._rest = next(self._pieces, np.zeros((0, 1), np.float32))
+
+    def decode(self, n_frames: int) -> np.ndarray:
+        """Decode the next frames, fewer at the end: (frames, channels) float32."""
+        pieces, count = [self._rest], len(self._rest)
+        while count < n_frames:
+            piece = next(self._pieces, None)
+            if piece is None:
+                self.frames = self._position + count
+                break
+            pieces.append(piece)
+            count += len(piece)
+        joined = np.concatenate(pieces)
+        self._rest = joined[n_frames:].copy()
+        self._position += min(count, n_frames)
+        return joined[:n_frames]
+
+    def skip(self, n_frames: int) -> None:
+        """Go from the beginning to a frame, or to the end.
+
+        All before it is decoded: a decoder that starts in the middle gives other samples for a while, with the noise of
+        AAC for good, and timestamps of Matroska are too coarse to find a sample.
+        """
+        while self._position < n_frames and len(self.decode(min(n_frames - self._position, SKIPPED_FRAMES))):
+            pass
+
+    def seconds(self) -> float | None:
+        """Give the duration of the audio if the header knows it: that of an MP4 which is not fragmented."""
+        stream = self.stream
+        if not (self.claims_duration and stream.frames and stream.duration):
+            return None
+        return float(stream.duration * stream.time_base)
+
+    def is_cut_short(self, n_frames: int) -> bool:
+        """Tell whether a file whose end was reached should go on, by the duration in its header."""
+        if not self.claims_duration or self.frames == UNKNOWN_FRAMES:
+            return False
+        stream = self.stream
+        if stream.duration and stream.start_time is not None:
+            return self._audio_end_s < float(stream.duration * stream.time_base) - CLEARLY_SECONDS
+        return self._end_s < (self.media.duration or 0) / MICROSECONDS - CLEARLY_SECONDS
+
+    def _without_padding(self) -> Iterator[np.ndarray]:
+        """Decode what the header of an MP4 counts; if there is far more, it is wrong, and everything."""
+        held: list[np.ndarray] = []
+        count = 0
+        for piece in self._decoded():
+            seconds = self.seconds()
+            n_claimed = UNKNOWN_FRAMES if seconds is None else round(seconds * self.samplerate)
+            held.append(piece)
+            count += len(piece)
+            if count <= n_claimed or count - n_claimed > LONGEST_PADDING:
+                yield from held
+                held = []
+        if held:
+            yield np.concatenate(held)[: n_claimed - count]
+
+    def _decoded(self) -> Iterator[np.ndarray]:
+        """Decode packet by packet: yields (frames, channels) float32."""
+        # All streams, since they are read anyway, and tell where the file ends.
+        for packet in _packets(self.media):
+            is_audio = packet.stream.index == self.stream.index
+            # Of these containers, a packet is called so whose end lies behind the end of the file, picture or sound.
+            if packet.is_corrupt and (is_audio or self.claims_duration):
+                raise AudioError(f"{self.path}: damaged or cut short at {self._audio_end_s:.3f} s")
+            if packet.pts is not None:
+                end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._end_s = max(self._end_s, end_s)
+                self._audio_end_s = max(self._audio_end_s, end_s) if is_audio else self._audio_end_s
+            for frame in packet.decode() if is_audio else ():
+                yield self._samples(frame)
+
+    def _samples(self, frame: Any) -> np.ndarray:
+        """Turn a frame of FFmpeg's into (frames, channels) float32, of the rate and channels of the first one."""
+        channels = frame.layout.nb_channels
+        if not self._started:
+            self._started = True
+            self.samplerate, self.channels = frame.sample_rate, channels
+        if frame.sample_rate != self.samplerate:
+            raise AudioError(
+                f"{self.path}: the sample rate changes from {self.samplerate} to {frame.sample_rate} Hz at "
+                f"{self._audio_end_s:.3f} s; convert it to WAV"
+            )
+        samples = as_float(_array(frame))
+        if channels == self.channels:
+            return samples
+        return np.repeat(samples.mean(1, keepdims=True), self.channels, axis=1)
+
+
+def _packets(media: Any) -> Iterator[Any]:
+    """Give the packets of all streams that were there from the start."""
+    # PyAV looks for a stream that appears on the way, as in broadcasts, once all packets are read and flushed.
+    with contextlib.suppress(IndexError):
+        yield from media.demux()
+
+
+def _array(frame: Any) -> np.ndarray:
+    """Give the samples of a frame of FFmpeg's: (frames, channels), of its own type.
+
+    `frame.planes` and `frame.to_ndarray` look for the end of the planes behind the eighth, where there is none.
+    """
+    from av.audio.plane import AudioPlane
+
+    n_channels = frame.layout.nb_channels
+    n_planes = n_channels if frame.format.is_planar else 1
+    dtype = SAMPLE_TYPES[frame.format.name.removesuffix("p")]
+    count = frame.samples * n_channels // n_planes
+    buffers: list[Any] = [AudioPlane(frame, i) for i in range(n_planes)]
+    planes = [np.frombuffer(buffer, dtype, count) for buffer in buffers]
+    return np.stack(planes, axis=1) if frame.format.is_planar else planes[0].reshape(-1, n_channels)
+
+
+def as_float(samples: np.ndarray) -> np.ndarray:
+    """Turn samples of any type into float32, integers by a power of two: exactly, up to 24 bits."""
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32)
+    full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
+    middle = full_scale if samples.dtype.kind == "u" else np.float32(0.0)
+    return (samples.astype(np.float32) - middle) / full_scale
+
+
+class _File:
+    """What FFmpeg reads: a file that is open already, so that it can take its name for no address."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read = file.read
+        self.tell = file.tell
+        self.file = file
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place; say so if there is none, for PyAV would print an exception."""
+        try:
+            return self.file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return INVALID_ARGUMENT
+
+
+@contextlib.contextmanager
+def opened(path: Path, container: Container) -> Iterator[Decoder]:
+    """Open a file of a container of FFmpeg's; whatever it says against it, then or later, becomes an AudioError."""
+    av = _pyav(path, container)
+    if flaw := containers.flaw(container, path):
+        raise AudioError(f"{path}: {flaw}; copy or download it again")
+    try:
+        with (
+            path.open("rb") as file,
+            av.open(
+                _File(file),
+                format=container.demuxer,
+                metadata_errors="replace",
+                container_options={"codec_whitelist": _audio_decoders()},
+            ) as media,
+        ):
+            yield Decoder(path, media, container)
+    except av.error.FFmpegError as error:
+        raise AudioError(f"{path}: {container.name} that is damaged, or not for FFmpeg ({error.strerror})") from error
+
+
+def _pyav(path: Path, container: Container) -> Any:
+    """Import PyAV, which is an optional dependency."""
+    try:
+        import av
+    except ImportError as error:
+        raise AudioError(
+            f"{path}: {container.name} needs PyAV, which is not installed; "
+            "run: python -m pip install 'hear_transformers[av]'"
+        ) from error
+    return av
+
+
+@functools.cache
+def _audio_decoders() -> str:
+    """Name all decoders of audio: FFmpeg, which looks into every stream of a file, must not decode video for that."""
+    import av
+
+    decoders = []
+    for name in sorted(av.codecs_available):
+        with contextlib.suppress(ValueError):  # it is an encoder only
+            decoders.append(av.Codec(name, "r"))
+    return ",".join(decoder.name for decoder in decoders if decoder.type == "audio")

@@ -1,0 +1,188 @@
+"""What a user has in hand -> clips: paths, arrays, contents of files, what a dataset holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import AudioError, OptionError
+from . import reading
+from .clips import Clip
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A decoder of torchcodec, which the library datasets gives for a sound from its version 4 on."""
+
+    def get_all_samples(self) -> Any:
+        """Decode: an object with `data`, (channels, samples), and `sample_rate`."""
+
+
+Sound = str | os.PathLike[str] | bytes | np.ndarray | Tensor | Mapping[str, Any] | Decoder
+"""One input, see `embedder.Embedder.encode`."""
+
+EXPECTED = (
+    "expected a path, a waveform with its sampling_rate, the bytes of a file, or a dict with 'array' and "
+    "'sampling_rate', or with 'bytes' or 'path', as the audio column of a dataset gives"
+)
+
+
+def told_apart(inputs: Sound | Iterable[Sound]) -> tuple[bool, Iterable[Any]]:
+    """Tell whether there is one input, and give an iterable of all there are.
+
+    Raises
+    ------
+    OptionError : neither an input nor several
+    """
+    # An array of paths or other objects holds inputs, one of numbers is an input.
+    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "OTU":
+        return False, inputs.ravel().tolist()
+    if isinstance(inputs, SINGLE):
+        return True, [inputs]
+    if not isinstance(inputs, Iterable):
+        raise OptionError(f"{inputs!r} is no input; {EXPECTED}, or several of these")
+    return False, inputs
+
+
+class Reading:
+    """Makes clips of inputs.
+
+    Parameters
+    ----------
+    sample_rate : of the clips' waveforms, in Hz
+    sampling_rate : of arrays that do not say their own, in Hz; None if they must
+    scratch : folder for the contents of files
+    """
+
+    def __init__(self, sample_rate: int, sampling_rate: float | None, scratch: Path) -> None:
+        self.sample_rate = sample_rate
+        self.sampling_rate = sampling_rate
+        self.scratch = scratch
+        self.contents: dict[int, Path] = {}  # files that hold the contents of others, by the number of the input
+
+    def clip(self, index: int, sound: Any) -> Clip:
+        """Make the clip of one input.
+
+        Raises
+        ------
+        AudioError : an array is not a waveform
+        OptionError : its sample rate is missing or impossible, or the input is of another kind
+        """
+        for kind, read in READERS:
+            if isinstance(sound, kind):
+                return read(self, index, sound)
+        raise OptionError(EXPECTED)
+
+    def forget(self, index: int) -> Path | None:
+        """Remove the content of an input that was read; give the name of the file that held it, None if none did."""
+        path = self.contents.pop(index, None)
+        if path is not None:
+            path.unlink(missing_ok=True)
+        return path
+
+    def _of_path(self, index: int, path: str | os.PathLike[str]) -> Clip:
+        return Clip(Path(path))
+
+    def _of_bytes(self, index: int, content: bytes, name: str = "") -> Clip:
+        path = self.contents[index] = self.scratch / f"{index}{PurePath(name).suffix}"  # which may help to decode it
+        path.write_bytes(content)
+        return Clip(path)
+
+    def _of_array(self, index: int, array: np.ndarray | Tensor) -> Clip:
+        if array.ndim != 1:
+            raise AudioError(
+                "a bare array is one mono waveform, (samples,), since two axes could be clips or channels; "
+                "clips are list(array), channels go into a dict: {'array': array, 'sampling_rate': ...}"
+            )
+        return self._of_samples(array, self.sampling_rate)
+
+    def _of_mapping(self, index: int, sound: Mapping[str, Any]) -> Clip:
+        if sound.get("array") is not None:
+            array = sound["array"]
+            array = array if isinstance(array, (np.ndarray, Tensor)) else np.asarray(array)
+            return self._of_samples(array, sound.get("sampling_rate", self.sampling_rate))
+        if sound.get("bytes") is not None:
+            return self._of_bytes(index, sound["bytes"], str(sound.get("path") or ""))
+        if sound.get("path") is not None:
+            return self._of_path(index, sound["path"])
+        raise OptionError(f"it holds no sound; {EXPECTED}")
+
+    def _of_decoder(self, index: int, decoder: Decoder) -> Clip:
+        samples = decoder.get_all_samples()
+        return self._of_samples(samples.data, samples.sample_rate)
+
+    def _of_samples(self, array: np.ndarray | Tensor, sampling_rate: float | None) -> Clip:
+        rate = checked_rate(sampling_rate)
+        return Clip(waveform=torch.from_numpy(reading.resampled(mono(array), rate, self.sample_rate)))
+
+
+READERS: tuple[tuple[Any, Callable[[Reading, int, Any], Clip]], ...] = (
+    ((str, os.PathLike), Reading._of_path),
+    (bytes, Reading._of_bytes),
+    ((np.ndarray, Tensor), Reading._of_array),
+    (Mapping, Reading._of_mapping),
+    (Decoder, Reading._of_decoder),
+)
+"""Kinds of inputs, and what makes clips of them."""
+
+SINGLE: tuple[Any, ...] = (str, os.PathLike, bytes, np.ndarray, Tensor, Mapping, Decoder)
+"""All kinds of `READERS`."""
+
+
+def name_of(sound: Any) -> str:
+    """Name an input in messages."""
+    if isinstance(sound, (str, os.PathLike)):
+        return os.fspath(sound)
+    if isinstance(sound, Mapping):
+        return str(sound.get("path") or f"dict with {', '.join(map(str, sound))}")
+    shape = getattr(sound, "shape", None)
+    return type(sound).__name__ if shape is None else f"array of shape {tuple(shape)}"
+
+
+def checked_rate(sampling_rate: Any) -> int:
+    """Give a sample rate in Hz; raise OptionError if there is none, or none of audio."""
+    if sampling_rate is None:
+        raise OptionError("an array does not say its sample rate; give sampling_rate=..., in Hz")
+    try:
+        rate = int(sampling_rate)
+    except (TypeError, ValueError):
+        rate = 0
+    if rate != sampling_rate or rate not in reading.SAMPLE_RATES:
+        least, most = reading.SAMPLE_RATES[0], reading.SAMPLE_RATES[-1]
+        raise OptionError(f"sampling_rate={sampling_rate!r}; give a whole number in Hz from {least} to {most}")
+    return rate
+
+
+def mono(array: np.ndarray | Tensor) -> np.ndarray:
+    """Check samples, and average channels: (samples,) or (channels, samples) -> (samples,) float32, a copy.
+
+    A copy, since a clip waits for others of its length, and its array may be used again meanwhile.
+
+    Raises
+    ------
+    AudioError : another shape, no samples, integers, or samples that are NaN, infinite or absurd
+    """
+    if not (array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"):
+        raise AudioError(f"samples are {array.dtype}; expected floating point in [-1, 1]: divide by the full scale")
+    if array.ndim not in (1, 2) or (array.ndim == 2 and len(array) > array.shape[1]):
+        raise AudioError(f"the array has the shape {tuple(array.shape)}; expected (samples,) or (channels, samples)")
+    if 0 in array.shape:
+        raise AudioError("0 samples; expected at least 1")
+    samples = array.detach().cpu().float().numpy() if isinstance(array, Tensor) else array
+    with np.errstate(over="ignore"):  # what overflows is absurd, and refused as such
+        # Channels last, as they are in a file: so the sum of many is the same to the last bit.
+        samples = np.array(samples.T, np.float32, order="C")
+    usable = np.abs(samples) <= reading.LOUDEST  # False for NaN too
+    if not usable.all():
+        place = np.argwhere(~usable)[0]
+        raise AudioError(
+            f"sample {place[0]} is {samples[tuple(place)]:g}; expected finite numbers, nominally in [-1, 1], never "
+            f"beyond {reading.LOUDEST:g}"
+        )
+    return samples if samples.ndim == 1 else samples.mean(1)

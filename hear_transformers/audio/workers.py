@@ -1,0 +1,404 @@
+"""Clips -> waveforms, in order, read by this process or ahead of it by worker processes.
+
+PyTorch's DataLoader does not serve here: when the system kills a worker, it raises in the midst of whatever the main
+thread is at, such as writing a file, and does not say what the worker was at.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import mmap
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from multiprocessing import connection
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from ..errors import AudioError, HearTransformersError, HearTransformersWarning, OptionError
+from .clips import Clip, How, Loaded, blocks_of, read
+
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""How workers start. A fork starts at once, needs no main module that can be imported twice, and shares memory that
+/dev/shm has no part in, which containers limit to 64 MB. It is safe beside threads and CUDA since a worker uses neither
+CUDA nor PyTorch's threads. macOS's own libraries do not survive it, Windows does not have it."""
+
+MOST_WORKERS = 8
+FEW_CLIPS = 32
+"""Up to so many clips are read by this process unless workers are asked for: starting those takes 0.1 s."""
+
+IN_HAND = 2
+"""Clips that a worker has: one to read, and one so that it need not wait for the next."""
+
+ASKED_FOR = 4
+"""Clips for each worker that are asked for before the first of them is there."""
+
+STRIKES = 2
+"""A clip is given up when so many workers died of it, the last one while the others were at rest."""
+
+PATROL_SECONDS = 2.0
+"""How often workers and their master look whether the other lives, should its end of the pipe have been inherited by a
+third process."""
+
+NICENESS = 10
+"""By how much workers give way to the network: where it has to share a core, all its other cores wait for that one."""
+
+LONG = -1
+"""What a worker gives instead of a number of samples if a clip is not to be held in memory."""
+
+T = TypeVar("T")
+
+
+def default_workers(n_clips: int) -> int:
+    """Say how many processes should read so many clips: one less than this process has cores, for the model's sake."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if n_clips <= FEW_CLIPS else min(cores - 1, MOST_WORKERS)
+
+
+def load(clips: Iterable[Clip], how: How, workers: int = 0) -> Generator[Loaded, None, None]:
+    """Read clips.
+
+    Parameters
+    ----------
+    clips : what to read; with workers they are taken in another thread, some before they are needed
+    how : sample rate, and what is held in memory
+    workers : processes that decode, resample and hash; 0: this one does
+
+    Yields
+    ------
+    loaded : of every clip, in order
+    """
+    if workers < 0:
+        raise OptionError(f"workers={workers} is too few; choose 0 or more")
+    # A daemon of multiprocessing, such as a worker of a pool, may not have children.
+    if workers == 0 or multiprocessing.current_process().daemon:
+        for index, clip in enumerate(clips):
+            yield read(index, clip, how)
+        return
+    pool = _Pool(how, workers)
+    yield from ahead(pool.load(clips), _n_samples, workers * how.most_samples, pool.close)
+
+
+def _n_samples(loaded: Loaded) -> int:
+    return 0 if loaded.waveform is None else len(loaded.waveform)
+
+
+def ahead(
+    items: Iterator[T], size: Callable[[T], int], room: int, close: Callable[[], None] = lambda: None
+) -> Generator[T, None, None]:
+    """Take items in a thread before they are needed, as long as there is room for them; decoding releases the GIL.
+
+    Parameters
+    ----------
+    items : to take
+    size : of an item
+    room : size of the items that wait; one more may
+    close : called when no more are wanted
+    """
+    changed = threading.Condition()
+    waiting: deque[T] = deque()
+    end: list[BaseException | None] = []  # one entry when there are no more items: what stopped them
+    used = 0  # of the room
+    is_wanted = True
+
+    def may_go_on() -> bool:
+        return not is_wanted or used <= room
+
+    def fill() -> None:
+        nonlocal used
+        failure: BaseException | None = None
+        try:
+            for item in items:
+                with changed:
+                    waiting.append(item)
+                    used += size(item)
+                    changed.notify_all()
+                    changed.wait_for(may_go_on)
+                if not is_wanted:
+                    return
+        except BaseException as error:
+            failure = error
+        finally:
+            with changed:
+                end.append(failure)
+                changed.notify_all()
+
+    thread = threading.Thread(target=fill, name="reads ahead", daemon=True)
+
+    def stop() -> None:
+        nonlocal is_wanted
+        if is_wanted:
+            with changed:
+                is_wanted = False
+                changed.notify_all()
+            close()
+            thread.join()
+
+    thread.start()
+    # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
+    atexit.register(stop)
+    try:
+        while True:
+            with changed:
+                changed.wait_for(lambda: waiting or end)
+                if not waiting:
+                    break
+                item = waiting.popleft()
+                used -= size(item)
+                changed.notify_all()
+            yield item
+    finally:
+        stop()
+        atexit.unregister(stop)
+    if end[0] is not None:
+        raise end[0]
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """A clip that has been asked for; `loaded` once it is there."""
+
+    index: int
+    clip: Clip
+    loaded: Loaded | None = None
+    strikes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """A process that reads clips, and the clips it has.
+
+    Attributes
+    ----------
+    process : it
+    pipe : this end of the pipe to it
+    memory : (IN_HAND, samples) float32 that is shared with it: a row for each clip in hand
+    tasks : what it was asked for and has not answered
+    n_asked : clips it was asked for so far
+    is_up : whether it has been heard of
+    """
+
+    process: Any
+    pipe: connection.Connection
+    memory: np.ndarray
+    tasks: deque[_Task] = field(default_factory=deque)
+    n_asked: int = 0
+    is_up: bool = False
+
+
+class _Pool:
+    """Worker processes that read clips, and others in their place when they die.
+
+    Each has a pipe of its own, since a lock that is shared would be lost with the worker that holds it.
+    """
+
+    def __init__(self, how: How, n_workers: int) -> None:
+        self.how = how
+        self.n_workers = n_workers
+        self.todo: deque[_Task] = deque()
+        self.starting = threading.Lock()
+        self.is_closed = False
+        self.workers: list[_Worker] = []
+        for _ in range(n_workers):
+            self._start()
+
+    def load(self, clips: Iterable[Clip]) -> Iterator[Loaded]:
+        """Read clips, in order."""
+        numbered = enumerate(clips)
+        tasks: deque[_Task] = deque()  # that are not yet given
+        while not self.is_closed:
+            while len(tasks) < ASKED_FOR * self.n_workers and (item := next(numbered, None)) is not None:
+                tasks.append(self._task(*item))
+            if not tasks:
+                return
+            self._ask()
+            if tasks[0].loaded is None and self.workers:
+                self._listen()
+            elif tasks[0].loaded is None:
+                self.todo.remove(tasks[0])
+                tasks[0].loaded = read(tasks[0].index, tasks[0].clip, self.how)
+            while tasks and (loaded := tasks[0].loaded) is not None:
+                tasks.popleft()
+                yield loaded
+
+    def close(self) -> None:
+        """End the workers."""
+        with self.starting:
+            self.is_closed = True
+            for worker in self.workers:
+                worker.process.kill()  # it only reads: there is nothing to lose
+        for worker in self.workers:
+            worker.process.join()
+
+    def _task(self, index: int, clip: Clip) -> _Task:
+        task = _Task(index, clip)
+        if clip.path is None:
+            task.loaded = read(index, clip, self.how)
+        else:
+            self.todo.append(task)
+        return task
+
+    def _ask(self) -> None:
+        """Hand clips to workers. One that a worker died of is read while no other is: memory may have been short."""
+        in_hand = [task for worker in self.workers for task in worker.tasks]
+        suspects = [task for task in self.todo if task.strikes]
+        if suspects and self.workers and not in_hand:
+            self.todo.remove(suspects[0])
+            self._send(self.workers[0], suspects[0])
+        if suspects or any(task.strikes for task in in_hand):
+            return
+        while self.todo and self.workers:
+            worker = min(self.workers, key=lambda worker: len(worker.tasks))
+            if len(worker.tasks) == IN_HAND:
+                return
+            self._send(worker, self.todo.popleft())
+
+    def _send(self, worker: _Worker, task: _Task) -> None:
+        try:
+            worker.pipe.send((worker.n_asked % IN_HAND, task.index, task.clip))
+        except OSError:
+            self.todo.appendleft(task)
+            self._bury(worker)
+        else:
+            worker.n_asked += 1
+            worker.tasks.append(task)
+
+    def _listen(self) -> None:
+        """Wait for an answer, or for the end of a worker."""
+        pipes = {worker.pipe: worker for worker in self.workers}
+        ready = connection.wait(list(pipes), timeout=PATROL_SECONDS)
+        for worker in [pipes[pipe] for pipe in ready if isinstance(pipe, connection.Connection)]:
+            self._hear(worker)
+        for worker in [] if ready else [worker for worker in self.workers if not worker.process.is_alive()]:
+            self._bury(worker)
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            answer = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._bury(worker)
+            return
+        if answer is None:
+            worker.is_up = True
+            return
+        row, n_samples, loaded = answer
+        task = worker.tasks.popleft()
+        if n_samples == LONG:
+            blocks = ahead(blocks_of(task.clip, self.how), len, self.how.most_samples)
+            loaded = replace(loaded, blocks=blocks)
+        elif n_samples:
+            loaded = replace(loaded, waveform=torch.from_numpy(worker.memory[row, :n_samples].copy()))
+        task.loaded = loaded
+
+    def _bury(self, worker: _Worker) -> None:
+        """Put another worker in the place of one that died; what it had in hand is read again, or given up."""
+        worker.process.join(PATROL_SECONDS)
+        self.workers.remove(worker)
+        if self.is_closed:
+            return
+        if not worker.is_up:
+            self._warn(f"a process that was to decode ended at once ({_cause(worker.process.exitcode)})")
+        elif worker.tasks:
+            suspect = worker.tasks[0]
+            suspect.strikes += 1
+            if suspect.strikes == STRIKES:
+                worker.tasks.popleft()
+                suspect.loaded = Loaded(suspect.index, error=_given_up(suspect.clip, worker.process.exitcode))
+        self.todo.extendleft(reversed(worker.tasks))
+        if worker.is_up:
+            self._start()
+
+    def _start(self) -> None:
+        """Start one more worker, if the system lets us."""
+        context: Any = multiprocessing.get_context(START_METHOD)
+        shape = (IN_HAND, self.how.most_samples)
+        n_values = shape[0] * shape[1]
+        with self.starting:
+            if self.is_closed:
+                return
+            try:
+                memory = mmap.mmap(-1, 4 * n_values) if START_METHOD == "fork" else context.RawArray("f", n_values)
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, memory, shape, self.how), daemon=True)
+                with warnings.catch_warnings():
+                    # Python >= 3.12 warns of every fork beside threads, see `START_METHOD`.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    process.start()
+            except OSError as error:
+                self._warn(f"no process could be started to decode ({error})")
+                return
+            theirs.close()
+            self.workers.append(_Worker(process, ours, np.frombuffer(memory, np.float32).reshape(shape)))
+
+    def _warn(self, reason: str) -> None:
+        rest = f"{len(self.workers)} others go on" if self.workers else "this one decodes instead"
+        warnings.warn(f"{reason}; {rest}", HearTransformersWarning, stacklevel=2)
+
+
+def _given_up(clip: Clip, exit_code: int | None) -> AudioError:
+    return AudioError(
+        f"{clip.path}: {STRIKES} processes ended while they decoded it ({_cause(exit_code)}); there is not enough "
+        "memory, or the file is damaged in a way that its decoder does not survive"
+    )
+
+
+def _cause(exit_code: int | None) -> str:
+    """Say why a process ended."""
+    if exit_code is None or exit_code >= 0:
+        return f"exit code {exit_code}"
+    return f"killed by {signal.Signals(-exit_code).name}"
+
+
+def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], how: How) -> None:
+    """Read clips for the process at the other end of a pipe, as long as it lives."""
+    leave_the_terminal()
+    torch.set_num_threads(1)
+    if sys.platform != "win32":
+        os.nice(NICENESS)
+    gc.freeze()  # what came with the fork stays shared
+    rows = np.frombuffer(memory, np.float32).reshape(shape)
+    master = os.getppid()
+    with contextlib.suppress(EOFError, OSError):
+        pipe.send(None)
+        while True:
+            while not pipe.poll(PATROL_SECONDS):
+                if os.getppid() != master:
+                    return
+            row, index, clip = pipe.recv()
+            loaded = read(index, clip, how)
+            n_samples = 0 if loaded.blocks is None else LONG
+            if loaded.waveform is not None:
+                n_samples = len(loaded.waveform)
+                rows[row, :n_samples] = loaded.waveform.numpy()
+            answer = Loaded(index, sha256=loaded.sha256, error=_sendable(loaded.error))
+            pipe.send((row, n_samples, answer))
+
+
+def leave_the_terminal() -> None:
+    """Make this worker process silent: Ctrl-C is the main process's to handle, and errors are handed to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # libmpg123 writes about each excerpt that begins amid an MP3, although it is right.
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    os.close(silence)
+
+
+def _sendable(error: Exception | None) -> Exception | None:
+    """Give an error as it is if it survives the way to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return HearTransformersError(f"{type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,283 @@
+"""What bulk extraction costs: speed beside that of the network alone, memory of long files, errors of low precision.
+
+Run ``make bench-bulk``, or ``python -m hear_transformers.benchmarks.bulk --help``. Every command prints one Markdown
+table. Weights are random, but for those embedded in the package.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
+from pathlib import Path, PurePath
+from typing import Any
+
+import click
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from .. import FAMILIES, catalogue
+from ..audio import reading
+from ..audio.workers import default_workers
+from ..bulk import sources
+from ..bulk.extract import extract
+from ..bulk.sources import Source
+from ..embedding.embedder import PRECISIONS, Embedder
+from ..embedding.pipeline import Clip, embed
+
+THROUGHPUT_MODELS = ("tiny", "panns/cnn10", "passt/base")
+
+MEMORY_MODELS: dict[str, dict[str, Any]] = {
+    "efficientat/mn01_as": {"layer": 0, "hop_ms": 1_000.0},
+    "tiny": {"layer": 1, "framing": "native", "hop_ms": 100.0},
+}
+"""Cheap ones, with windows around every centre and with the network's own time axis."""
+
+MOST_FILES = 200
+"""Clips of a length that is asked for are written once each up to so many, and then taken again."""
+
+ALONE_SECONDS = 5.0
+"""How long the network alone is timed, at least."""
+
+LONG_RATE = 8_000
+TONE_HZ = 440.0
+TONE_EVERY_SECONDS = 600
+
+
+def load(name: str, device: str = "cpu", weights: str = "", **options: Any) -> Embedder:
+    """Load a model by the name of its family, or ``family/variant``; random weights, unless given or embedded."""
+    family, _, variant = name.partition("/")
+    pretrained = bool(weights) or family == next(iter(FAMILIES))
+    model = catalogue.load(family, weights, device, {"variant": variant or None, "pretrained": pretrained, **options})
+    assert isinstance(model, Embedder)
+    return model
+
+
+def table(columns: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
+    """Print a Markdown table row by row."""
+    click.echo(f"| {' | '.join(columns)} |")
+    click.echo(f"|{' --- |' * len(columns)}")
+    for row in rows:
+        click.echo(f"| {' | '.join(row)} |")
+
+
+@click.group()
+def main() -> None:
+    """Measure bulk extraction."""
+
+
+# Speed
+
+
+class Stopwatch:
+    """Adds up how long a function takes."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.seconds = 0.0
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        start = time.perf_counter()
+        try:
+            return self.function(*arguments)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def clips_of(folder: Path, count: int, seconds: float | None, scratch: Path) -> list[Source]:
+    """Name so many audio files of a folder, taken again and again, cut or repeated to a length if that is asked for."""
+    found = [source.path for source in sources.find([str(folder)], iter(())) if source.error is None]
+    if not found:
+        raise click.ClickException(f"{folder} holds no audio")
+    if seconds is not None:
+        found = [shaped(path, seconds, scratch / f"{i}.wav") for i, path in enumerate(found[: min(count, MOST_FILES)])]
+    return [Source(path, PurePath(f"{i}{path.suffix}")) for i, path in enumerate(islice(cycle(found), count))]
+
+
+def shaped(path: Path, seconds: float, target: Path) -> Path:
+    """Write a file cut or repeated to a length."""
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(target, np.resize(samples, (round(seconds * rate), *samples.shape[1:])), rate)
+    return target
+
+
+def clips_per_second_alone(model: Embedder, waveform: Tensor) -> float:
+    """Time the network on clips that are on its device already, as many as go through it at once."""
+    n_windows = model.n_windows(len(waveform), model.variant.scene)
+    batch = waveform.to(model.device).expand(n_windows, -1).contiguous()
+    n_clips, start = -n_windows, 0.0  # the first time does not count
+    while not start or time.perf_counter() - start < ALONE_SECONDS:
+        model.embed_scenes(batch).sum().item()  # waits for the GPU
+        n_clips += n_windows
+        start = start or time.perf_counter()
+    return n_clips / (time.perf_counter() - start)
+
+
+def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int, options: dict[str, Any]) -> list[str]:
+    """Time one model; give its row of the table."""
+    model = load(name, device, **options)
+    alone = clips_per_second_alone(model, reading.read(clips[0].path, model.sample_rate))
+    watch = Stopwatch(model.read)
+    model.read = watch  # type: ignore[assignment,method-assign]
+    with tempfile.TemporaryDirectory() as out:
+        start = time.perf_counter()
+        report = extract(model, clips, Path(out), workers=workers)
+        wall = time.perf_counter() - start
+    if report.failed:
+        raise click.ClickException(report.failed[0].message)
+    rate = len(clips) / wall
+    computing = "-" if model.device.type == "cuda" else f"{watch.seconds / wall:.0%}"  # a launch is not waited for
+    real_time = sum(outcome.seconds or 0.0 for outcome in report.written) / wall
+    return [
+        name, model.precision, str(workers), f"{rate:.1f}", f"{real_time:.0f}", f"{alone:.1f}", f"{rate / alone:.0%}",
+        computing,
+    ]  # fmt: skip
+
+
+@main.command()
+@click.option("--audio", "folder", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of clips.")
+@click.option("--clips", default=500, show_default=True, help="How many; files are taken again if there are fewer.")
+@click.option("--seconds", type=float, help="Cut or repeat them to this length.  [default: as they are]")
+@click.option("--model", "names", multiple=True, default=THROUGHPUT_MODELS, show_default=True, help="FAMILY[/VARIANT].")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True)
+@click.option("--compile", is_flag=True, help="Compile the network.")
+@click.option("--workers", type=int, help="Processes that decode.  [default: by the cores there are]")
+def throughput(
+    folder: Path,
+    clips: int,
+    seconds: float | None,
+    names: tuple[str, ...],
+    device: str,
+    workers: int | None,
+    **options: Any,
+) -> None:
+    """Embed clips from disk to disk as embed-audio does, beside the network alone on a clip that is in its memory."""
+    workers = default_workers(clips) if workers is None else workers
+    click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}, {clips} clips\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        named = clips_of(folder, clips, seconds, Path(scratch))
+        table(
+            (
+                "model",
+                "precision",
+                "workers",
+                "clips/s",
+                "x real time",
+                "network alone, clips/s",
+                "of that",
+                "computing",
+            ),
+            (throughput_row(name, named, device, workers, options) for name in names),
+        )
+
+
+# Memory
+
+
+def write_long(path: Path, seconds: float) -> None:
+    """Write a WAV file of silence with a tone now and then, which takes hardly any room where files may be sparse."""
+    tone = (8_000 * np.sin(2 * np.pi * TONE_HZ * np.arange(LONG_RATE) / LONG_RATE)).astype("<i2")
+    soundfile.write(path, np.zeros(0, np.int16), LONG_RATE, "PCM_16", format="WAV")
+    header = path.stat().st_size
+    n_bytes = 2 * round(seconds * LONG_RATE)
+    with path.open("r+b") as file:
+        for size, position in ((header - 8 + n_bytes, 4), (n_bytes, header - 4)):  # of RIFF, of its chunk "data"
+            file.seek(position)
+            file.write(size.to_bytes(4, "little"))
+        for second in range(0, int(seconds), TONE_EVERY_SECONDS):
+            file.seek(header + 2 * second * LONG_RATE)
+            file.write(tone.tobytes())
+        file.truncate(header + n_bytes)
+
+
+def peak_mebibytes(name: str, kind: str, seconds: float, scratch: Path) -> float:
+    """Embed a long file in a process of its own, since a process never forgets its peak; give that."""
+    path = scratch / f"{seconds:g}.wav"
+    write_long(path, seconds)
+    command = [sys.executable, "-m", f"{__package__}.bulk_benchmark", "embed-one", name, kind, str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    path.unlink()
+    if result.returncode:
+        raise click.ClickException(result.stderr)
+    return float(result.stdout)
+
+
+@main.command(hidden=True)
+@click.argument("name")
+@click.argument("kind")
+@click.argument("path", type=click.Path(path_type=Path))
+def embed_one(name: str, kind: str, path: Path) -> None:
+    """Embed one file, and print the peak of this process's memory in MiB."""
+    import resource  # not on Windows
+
+    (embedded,) = embed(load(name, **MEMORY_MODELS[name]), [Clip(path)], timestamps=kind == "timestamps", workers=1)
+    if embedded.embedding is None:
+        raise click.ClickException(str(embedded.error))
+    assert np.isfinite(embedded.embedding[-1]).all()
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
+    click.echo(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+
+
+@main.command()
+@click.option("--hours", default=10.0, show_default=True, help="Duration of the long file.")
+@click.option("--minutes", default=10.0, show_default=True, help="Duration of the short one.")
+def memory(hours: float, minutes: float) -> None:
+    """Compare the peak memory of a long file with that of a short one, in MiB."""
+
+    def rows() -> Iterator[list[str]]:
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in MEMORY_MODELS:
+                for kind in ("scene", "timestamps"):
+                    short, long = (
+                        peak_mebibytes(name, kind, seconds, Path(scratch)) for seconds in (60 * minutes, 3_600 * hours)
+                    )
+                    yield [name, kind, f"{short:.0f}", f"{long:.0f}", f"{long - short:+.0f}"]
+
+    table(("model", "embedding", f"{minutes:g} min, MiB", f"{hours:g} h, MiB", "more, MiB"), rows())
+
+
+# Precision
+
+
+def precision_rows(name: str, **options: Any) -> Iterator[list[str]]:
+    """Compare scenes of a few clips with those in float32."""
+    exact = load(name, precision="float32", **options)
+    generator = torch.Generator().manual_seed(0)
+    loudness = torch.tensor([[1e-3], [1e-2], [1e-1], [0.3]])
+    clips = loudness * torch.randn(len(loudness), 2 * exact.sample_rate, generator=generator)
+    expected = exact.embed_scenes(clips)
+    for precision in PRECISIONS:
+        if precision != "float32":
+            found = load(name, precision=precision, **options).embed_scenes(clips)
+            if not found.isfinite().all():
+                yield [name, precision, "overflows", "overflows"]
+                continue
+            cosine = torch.cosine_similarity(expected, found).min().item()
+            error = ((found - expected).abs().max() / expected.abs().max()).item()
+            yield [name, precision, f"{cosine:.6f}", f"{error:.1e}"]
+
+
+@main.command()
+@click.option("--weights", "given", multiple=True, metavar="FAMILY/VARIANT=FILE", help="Trained weights, besides.")
+def precision(given: tuple[str, ...]) -> None:
+    """Compare the scene embeddings of every family in low precision with those in float32: noise, 2 s, four levels."""
+
+    def rows() -> Iterator[list[str]]:
+        for family in FAMILIES:
+            yield from precision_rows(family)
+        for name, _, path in (each.partition("=") for each in given):
+            for _, *numbers in precision_rows(name, weights=path):
+                yield [f"{name}, trained", *numbers]
+
+    table(("model", "precision", "least cosine", "largest error, of the largest number"), rows())
+
+
+if __name__ == "__main__":
+    main()

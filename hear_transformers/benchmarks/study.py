@@ -1,0 +1,198 @@
+"""The families beside each other on little data: small networks, from scratch, the same steps for all.
+
+    python -m hear_transformers.benchmarks.study --data ../shared/data/esc10 --out RUNS
+
+Every system is trained on three folds of ESC-10 and scored on the fourth, in turn, with the network of the last epoch,
+so that nothing is chosen on what is scored. A fold that is done is not trained again.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from .. import catalogue
+from ..training.curves import EPOCHS
+from ..training.loop import Processes
+from ..training.recipes import RECIPES
+from ..training.train import Options, Training
+
+CLIP_SECONDS = 5.0
+FOLDS = (1, 2, 3, 4)
+TIMED_STEPS = range(5, 50)
+"""Fewest and most that are timed, as many as fit into `TIMED_SECONDS`."""
+
+TIMED_SECONDS = 8.0
+
+RECIPE = replace(
+    RECIPES["scratch"],
+    epochs=10,
+    batch_size=16,
+    learning_rate=1e-3,
+    warm_up_epochs=1.0,
+    mixups=(),  # slows the beginning, and there is no more than that
+    seconds=CLIP_SECONDS,
+)
+"""The same for all: 10 passes over 240 clips, 150 steps."""
+
+FINE_TUNING = replace(
+    RECIPES["fine_tune"], epochs=10, batch_size=16, learning_rate=3e-4, precision="float32", seconds=CLIP_SECONDS
+)
+"""Of a network that knows AudioSet."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A network of the study: a variant, made small.
+
+    Attributes
+    ----------
+    family, variant : of the network
+    network : what differs from the variant
+    training : what holds in training alone
+    source : weights to begin with, see `starts.start`
+    """
+
+    family: str
+    variant: str
+    network: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+TRANSFORMER = {"dim": 128, "depth": 4, "heads": 2}
+PYRAMID = {"channels": (16, 32, 80, 128), "depths": (1, 1, 2, 1)}  # a third of Pyramid ViG-Ti's features
+SYSTEMS = {
+    "AST": System("ast", "esc50_10_10", TRANSFORMER),
+    "PaSST without patchout": System("passt", "base", TRANSFORMER),
+    # As large a part of the 49 columns and 12 rows as the authors leave out of 99 and 12.
+    "PaSST with patchout": System("passt", "base", TRANSFORMER, {"patchout": (4, 20)}),
+    "MAST": System("mast", "tiny", {"dim": 32, "depths": (1, 1, 2, 1)}),
+    "ATGNN encoder": System("atgnn", "pyr_t_encoder", PYRAMID),
+    "ATGNN": System("atgnn", "pyr_t", {**PYRAMID, "label_depths": (1, 1, 1, 1)}),
+    "CNN10": System("panns", "cnn10"),
+}
+FINE_TUNED = "EfficientAT mn04, fine-tuned"
+
+
+def write_folds(data: Path, out: Path) -> dict[int, tuple[Path, Path]]:
+    """Write manifests that leave one fold out each: -> fold: (train, valid)."""
+    with (data / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    manifests = {}
+    for fold in FOLDS:
+        paths = out / f"train-{fold}.csv", out / f"valid-{fold}.csv"
+        for path, is_left_out in zip(paths, (False, True), strict=True):
+            chosen = [row for row in rows if (int(row["fold"]) == fold) == is_left_out]
+            lines = [f"{(data / 'audio' / row['filename']).resolve()},{row['label']}" for row in chosen]
+            path.write_text("\n".join(["path,labels", *lines]) + "\n")
+        manifests[fold] = paths
+    return manifests
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The runs of a study.
+
+    Attributes
+    ----------
+    out : folder of the runs
+    folds : manifests to train on and to score on, by fold
+    epochs : of every run from scratch
+    seed : of every run
+    """
+
+    out: Path
+    folds: Mapping[int, tuple[Path, Path]]
+    epochs: int
+    seed: int
+
+    def training(self, system: System, name: str, fold: int) -> Training:
+        """Prepare a run."""
+        train, valid = self.folds[fold]
+        recipe = FINE_TUNING if system.source else replace(RECIPE, epochs=self.epochs)
+        options = Options(
+            family=system.family,
+            variant=system.variant,
+            network=system.network,
+            source=system.source,
+            train=train,
+            valid=valid,
+            out=self.out / f"{name.lower().replace(' ', '_').replace(',', '')}-{fold}",
+            recipe=replace(recipe, network=system.training),
+            seed=self.seed,
+            progress=True,
+        )
+        return Training(options, Processes(0, 1, catalogue.pick_device("auto")))
+
+    def scored(self, system: System, name: str, fold: int) -> tuple[float, int]:
+        """Train on the other folds, unless that is done: gives the accuracy after the last epoch, and of how many."""
+        training = self.training(system, name, fold)
+        training.fit()
+        with (training.options.out / EPOCHS).open(newline="") as file:
+            *_, last = csv.DictReader(file)
+        return float(last["accuracy"]), len(training.valid)
+
+    def size(self, system: System, name: str) -> tuple[int, int, float]:
+        """Count parameters and multiply-accumulates of a clip, and time a step."""
+        training = self.training(system, name, FOLDS[0])
+        row = training.family.variants[system.variant]
+        network = {**row.network, **system.network, "n_classes": len(training.train.classes)}
+        macs = catalogue.count_macs(system.family, replace(row, network=network), CLIP_SECONDS)
+        n_parameters = sum(parameter.numel() for parameter in training.objective.trunk.parameters())
+        return n_parameters, macs, seconds_per_step(training)
+
+
+def seconds_per_step(training: Training) -> float:
+    """Time some steps, from waveforms on the device to new weights; the fastest: a machine may be shared."""
+    device = training.processes.device
+    times = []
+    with torch.random.fork_rng():
+        for batch in training.batches(range(TIMED_STEPS.stop)):
+            begin = time.perf_counter()
+            training.run.advance(batch)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - begin)
+            if len(times) >= TIMED_STEPS.start and sum(times) > TIMED_SECONDS:
+                break
+    return min(times)
+
+
+def line(study: Study, system: System, name: str) -> str:
+    """Score a system on every fold, and write it as a line of Markdown."""
+    scores = [study.scored(system, name, fold) for fold in FOLDS]
+    mean = sum(score * n for score, n in scores) / sum(n for _, n in scores)
+    n_parameters, macs, seconds = study.size(system, name)
+    each = ", ".join(f"{score:.3f}" for score, _ in scores)
+    return f"| {name} | {mean:.3f} | {each} | {n_parameters:,} | {macs / 1e9:.2f} | {seconds:.2f} |"
+
+
+@click.command()
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="ESC-10.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--mn04", default="", metavar="FILE", help="The authors' mn04_as_mAP_432.pt, to be fine-tuned as well.")
+@click.option("--epochs", type=click.IntRange(1), default=RECIPE.epochs, show_default=True, help="From scratch.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all runs.")
+def main(data: Path, out: Path, mn04: str, epochs: int, seed: int) -> None:
+    """Compare small networks on ESC-10, all folds, equal steps; DATA holds labels.csv and audio/."""
+    out.mkdir(parents=True, exist_ok=True)
+    study = Study(out, write_folds(data, out), epochs, seed)
+    systems = dict(SYSTEMS)
+    if mn04:
+        systems[FINE_TUNED] = System("efficientat", "mn04_as", source=mn04)
+    click.echo("| system | accuracy | folds | parameters | GMACs a clip | s a step |")
+    click.echo("|---|---:|---|---:|---:|---:|")
+    for name, system in systems.items():
+        click.echo(line(study, system, name))
+
+
+if __name__ == "__main__":
+    main()

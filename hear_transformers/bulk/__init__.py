@@ -1,0 +1,1 @@
+"""Many files to output files, resumable."""

@@ -1,0 +1,181 @@
+"""Embeddings -> files, by format; each with what made it, and never half of one.
+
+npz      one per source: ``embedding`` (size,) or (times, size), ``timestamps`` (times,) float64 in ms where there are
+         any, ``provenance`` as JSON
+npy      one per source: the array alone; ``NAME.npy.json`` beside it holds ``timestamps`` and ``provenance``
+parquet, hdf5
+         one table for all sources, see `tables`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import HearTransformersError, OptionError
+from ..files import atomic
+from .hdf5 import HDF5Table
+from .tables import ParquetTable
+
+DTYPES = ("float32", "float16")
+"""Numbers that embeddings may be stored as, the default first."""
+
+ROWS_AT_ONCE = 8192
+"""Rows of an embedding on the disk that are held in memory: at 768 numbers each 25 MB."""
+
+
+class Files:
+    """One file per source; every format of files derives from it.
+
+    Parameters
+    ----------
+    provenance : what made the embeddings, ready for JSON
+    """
+
+    suffixes: ClassVar[tuple[str, ...]]
+
+    def __init__(self, provenance: Mapping[str, Any]) -> None:
+        self.provenance = json.loads(json.dumps(provenance))  # as it will be read: lists, no tuples
+
+    @staticmethod
+    def provenance_of(path: Path) -> Any:
+        """Read the provenance of a file of this format, None if it has none."""
+        raise TypeError(f"the format of {path} cannot be read")
+
+    def write(
+        self, path: Path, embedding: np.ndarray, timestamps_ms: np.ndarray | None, scratch: Path | None = None
+    ) -> None:
+        """Write one source.
+
+        Parameters
+        ----------
+        path : of the output; folders are made as needed
+        embedding : (size,) of a scene, or (times, size)
+        timestamps_ms : (times,) float64, None for a scene
+        scratch : folder for what is not finished, see `atomic_path`
+        """
+        raise TypeError(f"{type(self).__name__} has no write of its own")
+
+
+class NpzFiles(Files):
+    """One NumPy archive per source."""
+
+    suffixes = (".npz",)
+
+    @staticmethod
+    def provenance_of(path: Path) -> Any:
+        """Read the provenance of an archive, None if it has none."""
+        # Anything may lie there under this name, and what it makes NumPy raise has no common root.
+        with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as archive:
+            return json.loads(str(archive["provenance"]))
+        return None
+
+    def write(
+        self, path: Path, embedding: np.ndarray, timestamps_ms: np.ndarray | None, scratch: Path | None = None
+    ) -> None:
+        """Write one source, see `Files.write`."""
+        arrays = {"embedding": embedding, "provenance": np.array(json.dumps(self.provenance))}
+        if timestamps_ms is not None:
+            arrays["timestamps"] = timestamps_ms
+        with atomic(path, scratch) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # one of its own options is a bool
+
+
+class NpyFiles(Files):
+    """One NumPy array and one JSON file per source."""
+
+    suffixes = (".npy",)
+
+    @staticmethod
+    def _sidecar(path: Path) -> Path:
+        return path.with_name(f"{path.name}.json")
+
+    @staticmethod
+    def provenance_of(path: Path) -> Any:
+        """Read the provenance of an array, None if it has none."""
+        with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
+            return json.loads(NpyFiles._sidecar(path).read_text(encoding="utf-8"))["provenance"]
+        return None
+
+    def write(
+        self, path: Path, embedding: np.ndarray, timestamps_ms: np.ndarray | None, scratch: Path | None = None
+    ) -> None:
+        """Write one source, see `Files.write`."""
+        times = {} if timestamps_ms is None else {"timestamps": timestamps_ms.tolist()}
+        with atomic(path, scratch) as file:
+            np.save(file, embedding)
+            path.unlink(missing_ok=True)  # an old array would pass for the new one beside its sidecar
+            with atomic(self._sidecar(path), scratch) as sidecar:
+                sidecar.write(json.dumps({"provenance": self.provenance, **times}).encode())
+
+
+FILES: dict[str, type[Files]] = {"npz": NpzFiles, "npy": NpyFiles}
+"""Formats of one file per source by name, the default first."""
+
+TABLES: dict[str, type[ParquetTable] | type[HDF5Table]] = {"parquet": ParquetTable, "hdf5": HDF5Table}
+"""Formats of one table for all sources by name."""
+
+SUFFIXES = {suffix: name for name, form in {**FILES, **TABLES}.items() for suffix in form.suffixes}
+"""Format by suffix."""
+
+
+def choose_format(out: Path, name: str | None) -> str:
+    """Choose the format of an output, a file or a folder, by name or else by the suffix.
+
+    Raises
+    ------
+    OptionError : the name is unknown, or is not that of the suffix
+    """
+    formats = (*FILES, *TABLES)
+    if name is not None and name not in formats:
+        raise OptionError(f"format={name!r} is unknown; choose one of {', '.join(formats)}")
+    by_suffix = None if out.is_dir() else SUFFIXES.get(out.suffix.lower())
+    if name is not None and by_suffix not in (None, name):
+        raise OptionError(f"format={name!r} does not go with the file name {out}; leave one of them out")
+    return name or by_suffix or formats[0]
+
+
+def stored(
+    embedding: np.ndarray, dtype: str, columns: slice | list[int] | None = None, scratch: Path | None = None
+) -> np.ndarray:
+    """Give the numbers of an embedding that are to be stored, as what they are to be stored as.
+
+    Parameters
+    ----------
+    embedding : (size,) or (times, size) float32; one that is on the disk stays there
+    dtype : one of `DTYPES`
+    columns : which numbers, None for all
+    scratch : folder on the disk
+
+    Raises
+    ------
+    HearTransformersError : a number is beyond what the type holds
+    """
+    if columns is None and embedding.dtype == dtype:
+        return embedding
+    columns = slice(None) if columns is None else columns
+    if not isinstance(embedding, np.memmap):
+        return _cast(embedding[..., columns], dtype)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for first in range(0, len(embedding), ROWS_AT_ONCE):
+            file.write(_cast(embedding[first : first + ROWS_AT_ONCE, columns], dtype).tobytes())
+        file.flush()
+        return np.memmap(file, dtype, "r").reshape(len(embedding), -1)
+
+
+def _cast(numbers: np.ndarray, dtype: str) -> np.ndarray:
+    largest = np.finfo(dtype).max
+    # float16 rounds what is a little beyond down to it.
+    with np.errstate(over="ignore"):
+        cast = np.asarray(numbers).astype(dtype)
+    if not np.isfinite(cast).all():
+        raise HearTransformersError(
+            f"the embedding holds {np.abs(numbers).max():g}, {dtype} ends at {largest:g}; store it as float32"
+        )
+    return cast

@@ -1,0 +1,188 @@
+"""What the user names -> audio files, and the name of the output of each."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from ..audio.reading import SUFFIXES
+from ..errors import AudioError, OptionError
+
+STDIN = "-"
+"""Stands for a list of paths, one a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One audio file to read, or one thing that was asked for and is not to be had.
+
+    Attributes
+    ----------
+    path : as the user would write it
+    name : what names its output: the path below the folder that was searched
+    error : why there is no file to read, None if there may be one
+    start, end : of the part of the file that is meant, in s
+    """
+
+    path: Path
+    name: PurePath
+    error: AudioError | None = None
+    start: float = 0.0
+    end: float = math.inf
+
+    @property
+    def segment(self) -> str:
+        """Name the part of the file, in ms: "1500-3000"; empty for all of it."""
+        if (self.start, self.end) == (0.0, math.inf):
+            return ""
+        start, end = (f"{1000.0 * seconds:.12g}" for seconds in (self.start, self.end))
+        return f"{start}-{'end' if end == 'inf' else end}"
+
+    @property
+    def place(self) -> tuple[str, float, float]:
+        """Tell where it lies, however its folder was reached; a link to a file is a file of its own."""
+        return os.path.join(os.path.realpath(self.path.parent), self.path.name), self.start, self.end
+
+
+def find(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Source]:
+    """Find the audio files that the user's words stand for, each once, in the order named.
+
+    A file is taken whatever its suffix. A folder stands for the files in it and below that end in `audio.SUFFIXES` in
+    any case, sorted; hidden ones are skipped, links to folders are followed, each folder is searched once. What is
+    neither is a pattern (``*``, ``?``, ``[...]``, ``**``) if it could be one. ``-`` stands for `listed`.
+
+    Parameters
+    ----------
+    inputs : files, folders, patterns or ``-``
+    listed : lines of a list of the same, empty ones are skipped
+
+    Returns
+    -------
+    sources : those with an `error` are kept in the list, so that one of them does not stop the others
+    """
+    lines = (line for entry in inputs for line in (map(_stripped, listed) if entry == STDIN else [entry]))
+    return each_once(source for line in lines if line for source in _expand(line))
+
+
+def each_once(sources: Iterable[Source]) -> list[Source]:
+    """Drop what is named twice."""
+    found: dict[tuple[str, float, float], Source] = {}
+    for source in sources:
+        found.setdefault(source.place, source)
+    return list(found.values())
+
+
+def _stripped(line: str) -> str:
+    return line.rstrip("\r\n")
+
+
+def _expand(entry: str) -> Iterator[Source]:
+    """Find the files that one word stands for."""
+    if "\0" in entry:
+        shown = entry.replace("\0", "\\0")
+        yield Source(Path(shown), PurePath(shown), AudioError(f"{shown}: no name of a file holds a zero byte"))
+        return
+    path = Path(entry)
+    if os.path.isdir(path):  # unlike Path.is_dir, says no to a name that is too long
+        yield from _search(path)
+    elif not os.path.lexists(path) and glob.has_magic(entry):
+        yield from _match(entry)
+    else:
+        yield Source(path, PurePath(path.name))
+
+
+def _search(folder: Path) -> Iterator[Source]:
+    """Find the audio files in a folder and below."""
+    unreadable: list[OSError] = []
+    seen: set[str] = set()
+    n_found = 0
+    for parent, subfolders, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
+        if (place := os.path.realpath(parent)) in seen:  # a link to where the search has been: a loop, perhaps
+            subfolders.clear()
+            continue
+        seen.add(place)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                path = Path(parent, name)
+                yield Source(path, path.relative_to(folder))
+                n_found += 1
+    for error in unreadable:
+        path = Path(error.filename)
+        yield Source(path, PurePath(path.name), AudioError(f"{path}: cannot be searched ({error.strerror})"))
+    if not n_found and not unreadable:
+        message = f"{folder}: no audio in this folder or below; files count that end in {', '.join(SUFFIXES)}"
+        yield Source(folder, PurePath(folder.name), AudioError(message))
+
+
+def _match(pattern: str) -> Iterator[Source]:
+    """Find the files that a pattern stands for, as a shell with ``**`` would."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:fixed])
+    matches = sorted(glob.glob(pattern, recursive=True))
+    if not matches:
+        yield Source(Path(pattern), PurePath(pattern), AudioError(f"{pattern}: no file matches this pattern"))
+    for match in matches:
+        path = Path(match)
+        if path.is_file():
+            yield Source(path, path.relative_to(root))
+        elif "**" not in parts:  # which matches every folder on its way to files
+            yield from _search(path)
+
+
+def _below(name: PurePath) -> PurePath:
+    """Give a name that stays below the output folder: without a root, and without steps up."""
+    parts = [part for part in name.parts if part not in (name.anchor, os.pardir)]
+    return PurePath(*parts) if parts else PurePath("unnamed")
+
+
+NAMINGS: tuple[Callable[[Source, str], PurePath], ...] = (
+    lambda source, _: _below(source.name).with_suffix(""),
+    lambda source, _: _below(source.name),
+    lambda source, common: PurePath(os.path.relpath(source.path, common)),
+)
+"""Ways to name an output after its source, tried in this order until all names differ: without the suffix, with it, and
+with all folders below the one that the sources have in common."""
+
+
+def _common_folder(sources: Sequence[Source]) -> str:
+    return os.path.commonpath([os.path.dirname(os.path.abspath(source.path)) for source in sources])
+
+
+def _named(name: PurePath, source: Source, suffix: str) -> PurePath:
+    segment = f".{source.segment}" if source.segment else ""
+    return name.with_name(f"{name.name}{segment}{suffix}")
+
+
+def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
+    """Name the output of every source, below the output folder; no two are the same.
+
+    `clip.wav` becomes `clip.npz`, its part from 1.5 to 3 s `clip.1500-3000.npz`; where that would be the name of
+    another output too, `clip.wav.npz`; where even that is taken, the folders that tell the sources apart are kept.
+
+    Raises
+    ------
+    OptionError : two outputs would have the same name whatever is tried
+    """
+    ways = [0 if suffix else 1] * len(sources)  # a name alone keeps what tells clip.wav from clip.flac
+    last = len(NAMINGS) - 1
+    while True:
+        common = _common_folder(sources) if last in ways else ""
+        names = [NAMINGS[way](source, common) for way, source in zip(ways, sources, strict=True)]
+        outputs = [_named(name, source, suffix) for name, source in zip(names, sources, strict=True)]
+        # Two names that differ in case only are one file on many systems.
+        counts = Counter(str(output).casefold() for output in outputs)
+        clashing = [i for i, output in enumerate(outputs) if counts[str(output).casefold()] > 1]
+        if not clashing:
+            return outputs
+        if all(ways[i] == last for i in clashing):
+            paths = ", ".join(str(sources[i].path) for i in clashing[:2])
+            raise OptionError(f"{paths} would be written to the same file; embed them in separate runs")
+        for i in clashing:
+            ways[i] = min(ways[i] + 1, last)

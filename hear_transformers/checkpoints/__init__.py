@@ -1,0 +1,1 @@
+"""Published and trained files to state dicts."""

@@ -1,0 +1,348 @@
+"""Checkpoint file -> state dict -> network, without trusting the file; and network -> checkpoint file.
+
+:func:`read_state_dict` reads tensors and nothing but tensors, :func:`load_into` fills a network with them, strictly.
+Whatever goes wrong is a WeightsError that names the file. :func:`write` writes a checkpoint of our own, and what it
+is, which :func:`read_metadata` reads.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import pickle
+import re
+import threading
+import zipfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ..errors import WeightsError
+from ..files import atomic
+
+PACKAGE = "hear_transformers"
+"""What tells checkpoints of our own: ``package`` in their metadata."""
+
+LENGTH_BYTES = 8
+"""Of the number before the header of a safetensors file: how long that is. Numbers begin at a multiple of it."""
+
+LEGACY_HEAD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+"""First bytes of files that ``torch.save`` wrote before PyTorch 1.6: ``torch.serialization.MAGIC_NUMBER``."""
+
+ZIP_RATIO = 8
+"""Largest unpacked size of a checkpoint, in file sizes: ``torch.save`` stores tensors without compression."""
+
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
+"""Keys under which training programs keep the state dict: Lightning, PyTorch's tutorials, MViTv2, PANNs and timm."""
+
+AVERAGED_PREFIX = "net_swa."
+"""Where PaSST's training code keeps the running average of ``net.``: the network its authors evaluate and publish."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", AVERAGED_PREFIX)
+"""What DataParallel, ``torch.compile`` and Lightning modules put before every key."""
+
+BESIDE = ("mel.", "device_proxy")
+"""What stands beside the network's own keys when a whole model is saved: its front end, its wrapper."""
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint, safetensors or ``torch.save``, told apart by content.
+
+    No code in the file is ever run. What training programs wrap around a network is taken off as :func:`unwrap` and
+    :func:`strip_prefixes` say; renaming keys beyond that is the affair of each family.
+
+    Returns
+    -------
+    state_dict : tensors on the CPU by name, in the data types of the file
+
+    Raises
+    ------
+    WeightsError : the file is missing, damaged, not a checkpoint, or holds anything but tensors
+    """
+    path = Path(path)
+    state_dict = unwrap(_read_file(path))
+    if not isinstance(state_dict, Mapping) or not state_dict:
+        raise WeightsError(f"{path}: expected a dict of tensors, found {_kind(state_dict)}")
+    for key, value in state_dict.items():
+        if not isinstance(key, str) or not _is_plain(value):
+            raise WeightsError(f"{path}: expected a dict of dense tensors, found {_kind(value)} under {key!r}")
+    return strip_prefixes({key: value.detach() for key, value in state_dict.items()})
+
+
+def write(path: str | Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Write a network as a safetensors file; the same network and metadata give the same bytes.
+
+    Parameters
+    ----------
+    path : gets its content when all of it is written; until then, and after a failure, it is as it was
+    module : of any device
+    metadata : for :func:`read_metadata`; ``trained.read_own`` says what it has to hold to be loaded by its path alone
+    """
+    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    content = memoryview(safetensors.torch.save(tensors))
+    end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
+    # The library writes metadata in an order that changes from run to run.
+    of_tensors = json.loads(bytes(content[LENGTH_BYTES:end]))
+    header = json.dumps({"__metadata__": {"package": PACKAGE, **metadata}, **of_tensors}).encode()
+    header += b" " * (-len(header) % LENGTH_BYTES)
+    with atomic(Path(path)) as file:
+        file.write(len(header).to_bytes(LENGTH_BYTES, "little") + header)
+        file.write(content[end:])
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read what :func:`write` was given, not the tensors; empty for any other file, or one that cannot be read."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError):
+        return {}
+    return metadata if metadata.get("package") == PACKAGE else {}
+
+
+def unwrap(loaded: Any) -> Any:
+    """Return the dict that lies under a key of :data:`WRAPPERS`, or under several of them one in the other.
+
+    A state dict itself is left alone: its values are tensors, never dicts.
+    """
+    for _ in WRAPPERS:  # bounded: a dict read from a file may hold itself
+        if isinstance(loaded, Mapping):
+            loaded = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), loaded)
+    return loaded
+
+
+def strip_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take a prefix of :data:`PREFIXES` off all keys whenever every key carries it.
+
+    Keys of :data:`BESIDE` may stand beside and stay as they are. Where PaSST's training code kept an averaged
+    network (``net_swa.``) beside the trained one (``net.``), only the averaged one is returned.
+    """
+    if any(key.startswith(AVERAGED_PREFIX) for key in state_dict):
+        state_dict = {key: value for key, value in state_dict.items() if not key.startswith("net.")}
+    while names := [key for key in state_dict if not key.startswith(BESIDE)]:
+        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in names)), None)
+        if prefix is None:
+            break
+        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+    return dict(state_dict)
+
+
+def _kind(value: Any) -> str:
+    """Name what was found where a tensor or a dict of tensors was expected."""
+    if isinstance(value, Tensor):
+        return f"a tensor of layout {value.layout} and type {value.dtype} on {value.device}"
+    return "an empty dict" if isinstance(value, Mapping) and not value else f"an object of type {type(value).__name__}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is an ordinary tensor: not sparse, not quantized, all of its numbers in memory."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
+        return False
+    # A file may repeat few numbers in a tensor of any size.
+    return not value.is_quantized and value.untyped_storage().nbytes() >= value.nbytes
+
+
+def _read_file(path: Path) -> Any:
+    """Return what a checkpoint file holds, by the reader that its first bytes ask for."""
+    if os.path.isdir(path):
+        raise WeightsError(f"{path} is a folder; give the checkpoint file in it")
+    if not os.path.isfile(path):
+        raise WeightsError(f"{path}: no such file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(LEGACY_HEAD))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error})") from error
+    if not head:
+        raise WeightsError(f"{path}: the file is empty")
+    if head[8:9] == b"{":  # eight bytes of length, then a JSON header
+        return _read_safetensors(path)
+    if head.startswith(b"PK\3\4"):
+        return _read_torch(path, in_memory=_holds_compressed(path))
+    if head == LEGACY_HEAD:
+        return _read_torch(path, in_memory=True)
+    raise WeightsError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file."""
+    try:
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # besides SafetensorError, whatever PyTorch says to a type or shape it does not know
+        raise WeightsError(f"{path}: damaged or cut short ({error})") from error
+
+
+def _holds_compressed(path: Path) -> bool:
+    """Tell whether a ``torch.save`` archive was packed again with compression; refuse what is not such an archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise WeightsError(f"{path}: damaged or cut short ({error})") from error
+    unpacked, packed = sum(entry.file_size for entry in entries), path.stat().st_size
+    if unpacked > ZIP_RATIO * packed:
+        raise WeightsError(f"{path}: refused: {packed} bytes would unpack to {unpacked}; torch.save does not compress")
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise WeightsError(f"{path}: refused: a TorchScript program, only tensors are loaded; save its state_dict()")
+    return any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+
+
+class NumpyType:
+    """Stands for a NumPy data type in a file, one of plain numbers; any other is refused."""
+
+    def __init__(self, code: str, *flags: int) -> None:
+        if not re.fullmatch(r"[biufc]\d+", code):
+            raise pickle.UnpicklingError(f"a NumPy data type {code}")
+
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (3, str(), None, None, None, -1, -1, int()):  # byte order; no fields, no shape of its own
+                return
+        raise pickle.UnpicklingError("a NumPy data type that is not plain")
+
+
+class NumpyValue:
+    """Stands for a NumPy array or number in a file, whose numbers are dropped: nothing of NumPy's is called.
+
+    PANNs keep the state of their sampler so, beside the weights.
+    """
+
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (int(), tuple(), NumpyType(), int(), bytes()):  # version, shape, type, whether in Fortran's order
+                return
+        raise pickle.UnpicklingError("a NumPy array that is not plain")
+
+
+def _array(*arguments: object) -> NumpyValue:
+    """Stand for the function that makes an empty array, to be filled by what follows in the file."""
+    if arguments != (NumpyValue, (0,), b"b"):
+        raise pickle.UnpicklingError("a NumPy array that is not plain")
+    return NumpyValue()
+
+
+def _scalar(*arguments: object) -> NumpyValue:
+    """Stand for the function that makes a single number."""
+    match arguments:
+        case (NumpyType(), bytes()):
+            return NumpyValue()
+    raise pickle.UnpicklingError("a NumPy number that is not plain")
+
+
+def _no_bytes(*arguments: object) -> bytes:
+    """Stand for ``bytes``, which protocol 2 calls for the numbers of an array that has none."""
+    if arguments:
+        raise pickle.UnpicklingError("bytes that are not those of an empty NumPy array")
+    return b""
+
+
+NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (NumpyValue, "numpy.ndarray"),
+    (NumpyType, "numpy.dtype"),
+    (_array, "numpy.core.multiarray._reconstruct"),
+    (_array, "numpy._core.multiarray._reconstruct"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_no_bytes, "builtins.bytes"),
+]
+"""All that NumPy's arrays and numbers name in a pickle, before and since NumPy 2, and what stands for it here."""
+
+_ALLOWING = threading.Lock()
+"""Held while :data:`NUMPY` is allowed: PyTorch keeps one list for all threads."""
+
+
+def _read_torch(path: Path, in_memory: bool) -> Any:
+    """Return what ``torch.save`` wrote; PyTorch's own messages are not passed on, they advise to run code in files."""
+    load = functools.partial(torch.load, path, map_location="cpu", weights_only=True, mmap=not in_memory)
+    try:
+        with contextlib.suppress(pickle.UnpicklingError):
+            return load()
+        with _ALLOWING, torch.serialization.safe_globals(NUMPY):
+            return load()
+    except pickle.UnpicklingError as error:
+        named = re.search(r"(?i)unsupported (?:global: )?global ([\w.]+)", str(error))
+        found = f"the file holds code ({named[1]})" if named else "the file is damaged or holds code"
+        raise WeightsError(f"{path}: refused: {found}, only tensors are loaded; save a state_dict() alone") from error
+    except Exception as error:  # damaged bytes raise about every type there is, from EOFError to KeyError
+        raise WeightsError(f"{path}: damaged or cut short ({type(error).__name__})") from error
+
+
+def load_into(
+    module: nn.Module, state_dict: Mapping[str, Tensor], path: str | Path, unused: Collection[str] = ()
+) -> None:
+    """Put a state dict into a network that it must fit exactly; numbers are converted to the network's precision.
+
+    Parameters
+    ----------
+    module : the network; left untouched when anything is wrong
+    state_dict : tensors by name, after the family's renaming
+    path : where they come from, for messages
+    unused : keys the file is known to hold and the network does without
+
+    Raises
+    ------
+    WeightsError : keys are missing or left over, shapes differ, or a number is NaN or infinite
+    """
+    wanted: dict[str, Tensor] = module.state_dict()
+    given = fitting(module, state_dict, path, unused)
+    broken = {"NaN or infinite": [key for key in wanted if not _is_finite(given[key].to(wanted[key].dtype))]}
+    if any(broken.values()):
+        raise WeightsError(f"{path}: {_summary(broken)}; the checkpoint is damaged, or its training diverged")
+    module.load_state_dict(given, strict=True)
+
+
+def fitting(
+    module: nn.Module, state_dict: Mapping[str, Tensor], path: str | Path, unused: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Give what of a state dict a network uses if names, shapes and types fit, see :func:`load_into`.
+
+    Numbers are not looked at: the network may be on the device ``meta``, without memory for them.
+    """
+    wanted: dict[str, Tensor] = module.state_dict()
+    given = {key: value for key, value in state_dict.items() if key not in unused}
+    misfits = {
+        "missing": [f"{key} {_form(wanted[key])}" for key in wanted if key not in given],
+        "unexpected": [f"{key} {_form(given[key])}" for key in given if key not in wanted],
+        "of another shape or type": [
+            f"{key} {_form(given[key])} instead of {_form(wanted[key])}"
+            for key in wanted
+            if key in given and not _fits(given[key], wanted[key])
+        ],
+    }
+    if any(misfits.values()):
+        raise WeightsError(
+            f"{path} does not fit {type(module).__name__}: {_summary(misfits)}; "
+            "is it a checkpoint of another network or variant?"
+        )
+    return given
+
+
+def _form(value: Tensor) -> str:
+    """Write the shape and type of a tensor."""
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+
+
+def _fits(given: Tensor, wanted: Tensor) -> bool:
+    """Tell whether a tensor has the wanted shape and may be converted: floats to floats, integers to integers."""
+    return given.shape == wanted.shape and given.is_floating_point() == wanted.is_floating_point()
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Tell whether all numbers are finite; ten times faster than ``isfinite().all()`` on large weights."""
+    if value.numel() == 0 or not value.is_floating_point():
+        return True
+    return all(math.isfinite(extreme) for extreme in torch.aminmax(value))
+
+
+def _summary(keys_by_fault: Mapping[str, Sequence[str]], shown: int = 3) -> str:
+    """Count the keys of each fault and name the first few."""
+    return "; ".join(
+        f"{len(keys)} {fault}: {', '.join(keys[:shown])}{', ...' if len(keys) > shown else ''}"
+        for fault, keys in keys_by_fault.items()
+        if keys
+    )

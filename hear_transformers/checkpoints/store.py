@@ -1,0 +1,280 @@
+"""Manifest row -> verified file on this machine.
+
+:func:`find` looks a published checkpoint up, :func:`fetch` brings its file here once and verifies it every time.
+Whatever goes wrong is a WeightsError that names the file; what is in it is the affair of `state_dicts`.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pooch
+import requests
+
+from ..errors import HearTransformersError, WeightsError
+from ..files import hash_of, sha256_of
+from .state_dicts import read_state_dict
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER_VARIABLE = "HEAR_TRANSFORMERS_WEIGHTS"
+"""Environment variable that names the folder of downloaded checkpoints."""
+
+TIMEOUT_S: tuple[float, float] = (10.0, 30.0)
+"""How long a server may take to accept a connection, and to send the next bytes."""
+
+RETRY_PAUSES_S: tuple[float, ...] = (1.0, 4.0)
+"""Pauses before the second, third, ... attempt at a download."""
+
+LOCK_TIMEOUT_S = 3600.0
+"""How long one process waits for another that downloads the same file; a process that died holds no lock."""
+
+CHUNK_BYTES = 2**18
+"""Bytes per write while downloading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One row of ``weights/manifest.toml``, where the meaning of each field is written."""
+
+    family: str
+    name: str
+    file: str
+    licence: str
+    url: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    sha256_start: str | None = None
+    md5: str | None = None
+    source: str | None = None
+    trained_on: str | None = None
+    metric: str | None = None
+    embedded: bool = False
+
+
+FIELDS: dict[str, type] = {
+    "file": str,
+    "licence": str,
+    "url": str,
+    "bytes": int,
+    "sha256": str,
+    "sha256_start": str,
+    "md5": str,
+    "source": str,
+    "trained_on": str,
+    "metric": str,
+    "embedded": bool,
+}
+"""Fields of a manifest row and their types."""
+
+
+@functools.cache
+def manifest() -> Mapping[tuple[str, str], Checkpoint]:
+    """Return every published checkpoint by (family, name), in the order of ``weights/manifest.toml``."""
+    return parse_manifest((files("hear_transformers.weights") / "manifest.toml").read_text(encoding="utf-8"))
+
+
+def parse_manifest(text: str) -> dict[tuple[str, str], Checkpoint]:
+    """Return the rows of a manifest by (family, name); raise WeightsError where one is malformed."""
+    try:
+        families = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise WeightsError(f"the checkpoint manifest is not TOML: {error}") from error
+    rows = {}
+    for family, tables in families.items():
+        if not isinstance(tables, dict):
+            raise WeightsError(f"checkpoint manifest: {family} = {tables!r} must be a table of rows")
+        for name, table in tables.items():
+            rows[family, name] = _parse_row(family, name, table)
+    return rows
+
+
+def _parse_row(family: str, name: str, table: Any) -> Checkpoint:
+    """Return one row, after checking the names and types of its fields."""
+    where = f"checkpoint manifest, row [{family}.{name}]"
+    if not isinstance(table, dict):
+        raise WeightsError(f"{where}: expected a table of fields, found {table!r}")
+    for field, value in table.items():
+        if field not in FIELDS:
+            raise WeightsError(f"{where}: field {field!r} is unknown; choose from {', '.join(FIELDS)}")
+        if type(value) is not FIELDS[field]:
+            raise WeightsError(f"{where}: {field} = {value!r} must be of type {FIELDS[field].__name__}")
+    if not {"file", "licence"} <= table.keys():
+        raise WeightsError(f"{where}: file and licence are required")
+    if ("url" in table) == table.get("embedded", False):
+        raise WeightsError(f"{where}: give either url or embedded = true")
+    if Path(table["file"]).name != table["file"]:
+        raise WeightsError(f"{where}: file = {table['file']!r} must be a name without a folder")
+    return Checkpoint(family, name, **table)
+
+
+def find(family: str, name: str) -> Checkpoint:
+    """Return the published checkpoint ``name`` of ``family``; raise WeightsError that lists those there are."""
+    if (family, name) not in manifest():
+        names = ", ".join(known for of, known in manifest() if of == family)
+        raise WeightsError(f"no checkpoint {name!r} of {family!r} is published; choose one of: {names or '(none)'}")
+    return manifest()[family, name]
+
+
+def weights_dir() -> Path:
+    """Return the folder of downloaded checkpoints: ``$HEAR_TRANSFORMERS_WEIGHTS``, else the user's cache."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("hear_transformers"))
+
+
+def locate(row: Checkpoint) -> Path | None:
+    """Return where the file of a checkpoint lies on this machine, or None; never touches the network."""
+    folder = Path(str(files("hear_transformers.weights"))) if row.embedded else weights_dir()
+    path = folder / row.file
+    return path if os.path.isfile(path) else None
+
+
+def fetch(row: Checkpoint, progress: bool = False) -> Path:
+    """Return the verified file of a checkpoint, downloading it into :func:`weights_dir` when it is not there.
+
+    Size and hash are checked at every call. Where the manifest knows no hash, the sha256 of the first file that arrives
+    is pinned beside it, as ``<file>.sha256``, and later files must equal it.
+
+    Parameters
+    ----------
+    row : from :func:`manifest` or :func:`find`
+    progress : show a progress bar on stderr while downloading
+
+    Raises
+    ------
+    WeightsError : no network, a failing server, a file other than the published one, or no room to write
+    """
+    path = locate(row) or _download_once(row, progress)
+    _verify(row, path, path, f"delete {path} and load again")
+    if not row.embedded and _expected_hash(row, path) is None:
+        read_state_dict(path)  # what is not a checkpoint at all must not be pinned
+        _pin(path)
+    return path
+
+
+def _download_once(row: Checkpoint, progress: bool) -> Path:
+    """Download a checkpoint, or wait for the process that already does, and return its path."""
+    if row.url is None:
+        raise WeightsError(f"{row.file} belongs inside the installed package but is missing; install the package again")
+    target = weights_dir() / row.file
+    locks = weights_dir() / ".locks"
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        # A lock of the operating system: it ends with its process, however that ends.
+        with filelock.FileLock(locks / f"{row.file}.lock", timeout=LOCK_TIMEOUT_S):
+            if not target.is_file():
+                _download(row, row.url, target, progress)
+    except filelock.Timeout as error:
+        raise WeightsError(f"{target}: another process has been downloading it for {LOCK_TIMEOUT_S:.0f} s") from error
+    except OSError as error:
+        raise WeightsError(f"{target}: cannot be written ({error}); {_by_hand(row)}") from error
+    return target
+
+
+def _download(row: Checkpoint, url: str, target: Path, progress: bool) -> None:
+    """Download to a temporary name, verify, and only then give the file its own name."""
+    # One fixed name, written under the lock: what a killed process left is overwritten by the next one.
+    part = target.with_name(f".{target.name}.part")
+    try:
+        _get(row, url, part, progress)
+        _verify(row, part, target, f"nothing was kept; {_by_hand(row)}")
+        if _expected_hash(row, target) is None:
+            _refuse_other_content(row, part)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _get(row: Checkpoint, url: str, part: Path, progress: bool) -> None:
+    """Download one file, trying again after failures that may pass."""
+    downloader = pooch.HTTPDownloader(progressbar=progress, chunk_size=CHUNK_BYTES, timeout=TIMEOUT_S)
+    for pause in (*RETRY_PAUSES_S, None):
+        try:
+            downloader(url, str(part), None)
+            return
+        except requests.RequestException as error:
+            if pause is None or not _may_pass(error):
+                raise WeightsError(f"{url} could not be downloaded ({error}); {_by_hand(row)}") from error
+        time.sleep(pause)
+
+
+def _may_pass(error: requests.RequestException) -> bool:
+    """Tell whether trying again can help: not when the server says that the request itself is wrong."""
+    return error.response is None or error.response.status_code >= 500 or error.response.status_code in (408, 429)
+
+
+def _by_hand(row: Checkpoint) -> str:
+    """Say what a user without a network can do."""
+    return (
+        f"get {row.url} by other means and put it into {weights_dir()} as {row.file}, "
+        f"set {FOLDER_VARIABLE} to the folder that holds it, or give a file of your own: load_model(path), --weights"
+    )
+
+
+def _refuse_other_content(row: Checkpoint, part: Path) -> None:
+    """Raise WeightsError when what came is no checkpoint but, say, a network's login page."""
+    try:
+        read_state_dict(part)
+    except WeightsError as error:
+        raise WeightsError(f"{row.url} did not send a checkpoint ({error}); {_by_hand(row)}") from error
+
+
+def _verify(row: Checkpoint, path: Path, target: Path, remedy: str) -> None:
+    """Raise WeightsError unless the file at ``path``, to be kept as ``target``, has the known size and hash."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error})") from error
+    if row.bytes is not None and size != row.bytes:
+        raise WeightsError(f"{target}, from {row.url}: {size} bytes, expected {row.bytes}; {remedy}")
+    known = _expected_hash(row, target)
+    if known is None:
+        return
+    algorithm, expected, said_by = known
+    try:
+        found = hash_of(path, algorithm)
+    except HearTransformersError as error:
+        raise WeightsError(str(error)) from error
+    begins_so = expected == row.sha256_start and found.startswith(expected)
+    if found != expected and not begins_so:
+        raise WeightsError(f"{target}, from {row.url}: {algorithm} {found}, expected {expected} ({said_by}); {remedy}")
+
+
+def _expected_hash(row: Checkpoint, target: Path) -> tuple[str, str, str] | None:
+    """Return algorithm, hash and who says so, or None where nobody does."""
+    if sha256 := row.sha256 or row.sha256_start:
+        return "sha256", sha256, "the manifest"
+    if row.md5 is not None:
+        return "md5", row.md5, "the manifest"
+    pin = _pin_of(target)
+    if not os.path.isfile(pin):
+        return None
+    pinned, _, _ = pin.read_text(encoding="utf-8", errors="replace").partition(" ")
+    return "sha256", pinned, f"pinned in {pin}; delete that too if the published file was replaced"
+
+
+def _pin_of(path: Path) -> Path:
+    """Return where the sha256 of a file is pinned, in the format of ``sha256sum --check``."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _pin(path: Path) -> None:
+    """Write the sha256 of a file beside it, where the folder may be written."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.sha256")
+    with contextlib.suppress(OSError):  # a read-only folder of shared weights stays usable, unpinned
+        try:
+            new.write_text(f"{sha256_of(path)}  {path.name}\n", encoding="utf-8")
+            new.replace(_pin_of(path))
+        finally:
+            new.unlink(missing_ok=True)

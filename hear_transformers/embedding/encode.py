@@ -1,0 +1,269 @@
+"""Files, arrays, what a dataset holds -> embeddings in memory: the methods `encode` of an `Embedder`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..audio import inputs as sounds
+from ..audio.clips import Clip
+from ..audio.inputs import Sound
+from ..errors import HearTransformersError, OptionError
+
+if TYPE_CHECKING:
+    from .embedder import Embedder
+    from .pipeline import Embedded
+
+SHORTEST_NORM = 1e-12
+"""Vectors are divided by no less, so that zeros stay zeros, as in `torch.nn.functional.normalize`."""
+
+
+class Timestamps(NamedTuple):
+    """A sound along time.
+
+    Attributes
+    ----------
+    embeddings : (times, timestamp_embedding_size) float32
+    centres_ms : (times,) float64, centre of each embedding in ms
+    """
+
+    embeddings: np.ndarray
+    centres_ms: np.ndarray
+
+
+@overload
+def encode(
+    model: Embedder,
+    inputs: Sound | Iterable[Sound],
+    *,
+    sampling_rate: float | None = None,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    show_progress_bar: bool | None = None,
+    convert_to_tensor: Literal[False] = False,
+    normalize_embeddings: bool = False,
+) -> np.ndarray: ...
+
+
+@overload
+def encode(
+    model: Embedder,
+    inputs: Sound | Iterable[Sound],
+    *,
+    sampling_rate: float | None = None,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    show_progress_bar: bool | None = None,
+    convert_to_tensor: Literal[True],
+    normalize_embeddings: bool = False,
+) -> Tensor: ...
+
+
+def encode(
+    model: Embedder,
+    inputs: Sound | Iterable[Sound],
+    *,
+    sampling_rate: float | None = None,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    show_progress_bar: bool | None = None,
+    convert_to_tensor: bool = False,
+    normalize_embeddings: bool = False,
+) -> np.ndarray | Tensor:
+    """Embed files and arrays, one vector each; any duration, any sample rate, in the order given.
+
+    Inputs are taken one by one, so a generator of many needs no more memory than their embeddings.
+
+    Parameters
+    ----------
+    model : what embeds
+    inputs : one `Sound`, or several. A bare array is mono, since two axes could be clips or channels: clips are
+        ``list(array)``, channels go into a dict, where they are averaged like those of a file. Arrays are resampled
+        like files
+    sampling_rate : of bare arrays, in Hz; a file and a dict say their own
+    batch_size : windows per forward pass; None leaves it to `Embedder.batch_size`
+    num_workers : processes that decode files; 0 decodes in this one
+    show_progress_bar : on stderr; None shows it on a terminal where the logger "hear_transformers" is at INFO or DEBUG
+    convert_to_tensor : give a tensor on the device of the model instead of an array
+    normalize_embeddings : scale every vector to length 1
+
+    Returns
+    -------
+    embeddings : (scene_embedding_size,) float32 of one input, (inputs, scene_embedding_size) of several
+
+    Raises
+    ------
+    AudioError : an input cannot be read, or is not audio; the message says which. Embed a collection that may hold such
+        with `pipeline.embed` or the command ``embed-audio``, which go on
+    OptionError : an array without a sample rate, or an input or option of another kind
+    """
+    one, inputs = sounds.told_apart(inputs)
+    row = np.dtype((np.float32, (model.scene_embedding_size,)))
+    run = _Run(inputs, one=one)
+    with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=False) as embedded:
+        embeddings = np.fromiter((each.embedding for each in embedded), row, -1 if run.total is None else run.total)
+    if normalize_embeddings:
+        _normalise(embeddings)
+    result = embeddings[0] if one else embeddings
+    return torch.from_numpy(result).to(model.device) if convert_to_tensor else result
+
+
+@overload
+def encode_timestamps(  # type: ignore[overload-overlap]  # a str is a Sound and an Iterable of such; it is taken for one
+    model: Embedder,
+    inputs: Sound,
+    *,
+    sampling_rate: float | None = None,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    show_progress_bar: bool | None = None,
+    normalize_embeddings: bool = False,
+) -> Timestamps: ...
+
+
+@overload
+def encode_timestamps(
+    model: Embedder,
+    inputs: Iterable[Sound],
+    *,
+    sampling_rate: float | None = None,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    show_progress_bar: bool | None = None,
+    normalize_embeddings: bool = False,
+) -> list[Timestamps]: ...
+
+
+def encode_timestamps(
+    model: Embedder,
+    inputs: Sound | Iterable[Sound],
+    *,
+    sampling_rate: float | None = None,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    show_progress_bar: bool | None = None,
+    normalize_embeddings: bool = False,
+) -> Timestamps | list[Timestamps]:
+    """Embed files and arrays along time; all arguments and errors are those of `encode`.
+
+    Returns
+    -------
+    timestamps : embeddings (times, timestamp_embedding_size) float32 and their centres (times,) in ms, of one input; a
+        list of such pairs of several, in order
+    """
+    one, inputs = sounds.told_apart(inputs)
+    run = _Run(inputs, one=one)
+    with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=True) as embedded:
+        # Copies, since the embeddings of a long file are on the disk.
+        results = [Timestamps(np.array(each.embedding), np.array(each.times_ms)) for each in embedded]
+    for result in results if normalize_embeddings else ():
+        _normalise(result.embeddings)
+    return results[0] if one else results
+
+
+def _normalise(embeddings: np.ndarray) -> None:
+    """Scale every row to length 1, in place."""
+    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), SHORTEST_NORM)
+
+
+@contextlib.contextmanager
+def _batches_of(model: Embedder, batch_size: int | None) -> Iterator[None]:
+    """Set the batch size of a model for a while; None leaves it as it is."""
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise OptionError(
+            f"batch_size={batch_size!r}: give a whole number from 1 on, or None for the model's own choice"
+        )
+    before = model.batch_size
+    model.batch_size = before if batch_size is None else batch_size
+    try:
+        yield
+    finally:
+        model.batch_size = before
+
+
+def _hides_bar(show_progress_bar: bool | None) -> bool:
+    if show_progress_bar is not None:
+        return not show_progress_bar
+    # The habit of sentence-transformers; and nothing in the logs of a batch job.
+    return not (sys.stderr.isatty() and logging.getLogger(__package__).getEffectiveLevel() <= logging.INFO)
+
+
+class _Run:
+    """One call: makes clips of the inputs as the pipeline asks for them, and raises the first error in their order."""
+
+    def __init__(self, inputs: Iterable[Any], *, one: bool) -> None:
+        self.inputs = inputs
+        self.one = one
+        self.total = len(inputs) if isinstance(inputs, Sized) else None
+        self.names: dict[int, str] = {}  # of the inputs that are in the works
+        self.failure: HearTransformersError | None = None
+
+    @contextlib.contextmanager
+    def embed(
+        self,
+        model: Embedder,
+        sampling_rate: float | None,
+        batch_size: int | None,
+        workers: int,
+        show_progress_bar: bool | None,
+        *,
+        timestamps: bool,
+    ) -> Iterator[Iterator[Embedded]]:
+        """Give what becomes of the inputs, in order."""
+        from .pipeline import embed  # which imports the embedder, whose methods these are
+
+        with (
+            tempfile.TemporaryDirectory(prefix="hear_transformers-") as scratch,
+            _batches_of(model, batch_size),
+            tqdm(total=self.total, unit="clip", disable=_hides_bar(show_progress_bar), file=sys.stderr) as bar,
+        ):
+            reading = sounds.Reading(model.sample_rate, sampling_rate, Path(scratch))
+            clips = self._clips(reading)
+            # Closed after an error: workers end now, not when its traceback is forgotten.
+            with contextlib.closing(embed(model, clips, timestamps=timestamps, workers=workers)) as results:
+                yield self._checked(results, reading, bar)
+
+    def _clips(self, reading: sounds.Reading) -> Iterator[Clip]:
+        """Make clips up to the first input that is none; those before it may fail too, and then theirs is the error."""
+        for index, sound in enumerate(self.inputs):
+            self.names[index] = sounds.name_of(sound)
+            try:
+                clip = reading.clip(index, sound)
+            except Exception as error:
+                self.failure = self._named(index, error)
+                return
+            yield clip
+
+    def _checked(self, results: Iterable[Embedded], reading: sounds.Reading, bar: tqdm[Any]) -> Iterator[Embedded]:
+        """Raise what went wrong with an input."""
+        for embedded in results:
+            content = reading.forget(embedded.index)
+            if embedded.error is not None:
+                raise self._named(embedded.index, embedded.error, content)
+            del self.names[embedded.index]
+            bar.update()
+            yield embedded
+        if self.failure is not None:
+            raise self.failure
+
+    def _named(self, index: int, error: Exception, content: Path | None = None) -> HearTransformersError:
+        """Say which input an error is of; where it names the file that held the content of one, name the input."""
+        kind, message = HearTransformersError, f"{type(error).__name__}: {error}"
+        if isinstance(error, HearTransformersError):
+            kind, message = type(error), str(error)
+        name = self.names[index]
+        message = message.replace(str(content), name) if content else message
+        which = "" if self.one else f"input {index}: "
+        named = kind(f"{which}{message if name in message else f'{name}: {message}'}")
+        named.__cause__ = error
+        return named

@@ -1,0 +1,271 @@
+"""Clips -> embeddings, in the order of the clips: read (`workers`), embedded together (`packing`), put in order.
+
+The embedding of a clip does not depend on the others, and one that fails does not stop them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..audio.clips import Blocks, Clip, How, Loaded
+from ..audio.workers import load
+from ..errors import HearTransformersError
+from .embedder import Embedder
+from .packing import Cuts, Kind, Packed, Packer, Plan, Result, Rows
+
+__all__ = ["Clip", "Embedded", "Model", "embed", "finite"]
+
+LONG_SECONDS = 60.0
+"""Files longer than this are not held in memory but embedded as they are decoded."""
+
+STACK_SECONDS = 320.0
+"""Audio of equally long clips that the model of another package embeds at once."""
+
+PENDING_SECONDS = 640.0
+"""Audio of short clips that waits in memory until there are enough windows: 82 MB at 32 kHz."""
+
+WAITING_BYTES = 2**28
+"""Embeddings that wait in memory for those of clips before them."""
+
+HINTS = {
+    "float32": "",
+    "bfloat16": "; try float32",
+    "float16": ", which ends at 65504; choose bfloat16 or float32",
+}
+"""What to do about numbers that are not finite."""
+
+
+class Model(Protocol):
+    """What embeds: an `Embedder`, or a `external.ForeignModel`."""
+
+    sample_rate: int
+    batch_size: int | None
+
+    def embed_scenes(self, waveforms: Tensor) -> Tensor:
+        """(clips, samples) -> (clips, size)."""
+
+    def embed_timestamps(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        """(clips, samples) -> (clips, times, size), (times,) ms."""
+
+    def stream_scene(self, blocks: Iterable[Tensor]) -> Tensor:
+        """Blocks of (1, samples) -> (1, size)."""
+
+    def stream_timestamps(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Blocks of (1, samples) -> pieces of (1, times, size), (times,) ms."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Say what makes the embeddings, ready for JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What became of one clip.
+
+    Attributes
+    ----------
+    index : which clip, from 0
+    embedding : (size,) float32 of a scene, or (times, size); None if the clip failed or is known
+    times_ms : (times,) float64, from the start of the clip; None for a scene
+    seconds : duration of its audio
+    sha256 : of the file, empty for a waveform or where hashes are not asked for
+    error : why it failed
+    """
+
+    index: int
+    embedding: np.ndarray | None = None
+    times_ms: np.ndarray | None = None
+    seconds: float = 0.0
+    sha256: str = ""
+    error: Exception | None = None
+
+
+def embed(
+    model: Model,
+    clips: Iterable[Clip],
+    *,
+    timestamps: bool = False,
+    hashes: bool = False,
+    scratch: Path | None = None,
+    workers: int = 0,
+) -> Generator[Embedded, None, None]:
+    """Embed clips.
+
+    Windows of clips of any lengths are embedded together (of another package's model: clips of equal length), clips
+    longer than `LONG_SECONDS` as they are decoded.
+
+    Parameters
+    ----------
+    model : what embeds
+    clips : to embed; with workers they are taken in another thread, some before they are needed
+    timestamps : embeddings along time instead of one per clip
+    hashes : whether the sha256 of every file is wanted
+    scratch : folder where embeddings along time of long clips wait, on the disk; None: where the system keeps such
+    workers : processes that decode, resample and hash while this one computes, see `workers.default_workers`; 0: none
+
+    Yields
+    ------
+    embedded : of every clip, in order; neither that nor the numbers depend on workers and batches
+    """
+    run = _Run(model, timestamps=timestamps, scratch=scratch)
+    how = How(model.sample_rate, LONG_SECONDS, hashes)
+    with contextlib.closing(load(clips, how, workers)) as loads:
+        for loaded in loads:
+            yield from run.take(loaded)
+        yield from run.finish()
+
+
+class _WholeClips:
+    """Reads clips with the model of another package: equally long ones together, see `packing.Reader`."""
+
+    device = torch.device("cpu")  # such a model fetches its clips itself
+
+    def __init__(self, model: Model, *, timestamps: bool) -> None:
+        self.model = model
+        self.timestamps = timestamps
+
+    def plan(self, waveform: Tensor) -> Plan:
+        """Plan one window, the clip itself."""
+        return Plan(
+            [Cuts(0, len(waveform), torch.zeros(1, dtype=torch.int64))],
+            lambda rows: Result(*(rows[0][name][0] for name in ("embedding", "times_ms") if name in rows[0])),
+        )
+
+    def n_windows(self, kind: Kind) -> int:
+        """Say how many clips are embedded at once."""
+        return self.model.batch_size or max(1, int(STACK_SECONDS * self.model.sample_rate / kind[1]))
+
+    def read(self, kind: Kind, windows: Sequence[tuple[Tensor, Tensor]]) -> Rows:
+        """Embed equally long clips."""
+        waveforms = torch.stack([waveform for waveform, _ in windows])
+        if not self.timestamps:
+            return {"embedding": self.model.embed_scenes(waveforms)}
+        embeddings, times_ms = self.model.embed_timestamps(waveforms)
+        return {"embedding": embeddings, "times_ms": times_ms.double().expand(len(waveforms), -1)}
+
+
+class _Run:
+    """Embeds what has been read, and gives embeddings in order."""
+
+    def __init__(self, model: Model, *, timestamps: bool, scratch: Path | None) -> None:
+        self.model = model
+        self.timestamps = timestamps
+        self.scratch = scratch
+        self.precision = model.precision if isinstance(model, Embedder) else "float32"
+        make = model.reader if isinstance(model, Embedder) else partial(_WholeClips, model)
+        self.packer = Packer(make(timestamps=timestamps))
+        self.shorts: dict[int, Embedded] = {}  # what is known of the clips that wait in the packer
+        self.done: dict[int, Embedded] = {}  # what waits for a clip before it
+        self.done_bytes = 0
+        self.next = 0
+
+    def take(self, loaded: Loaded) -> Iterator[Embedded]:
+        """Embed a clip if it is long, else pack it; give what can be given."""
+        embedded = Embedded(loaded.index, sha256=loaded.sha256, error=loaded.error)
+        if loaded.blocks is not None:
+            self._keep(self._try_long(embedded, loaded.blocks))
+        elif loaded.waveform is None:
+            self._keep(embedded)
+        else:
+            seconds = len(loaded.waveform) / self.model.sample_rate
+            self.shorts[loaded.index] = replace(embedded, seconds=seconds)
+            yield from self._pack(self.packer.add(loaded.index, loaded.waveform))
+        yield from self._release()
+        while self._is_full():
+            yield from self._pack(self.packer.finish_oldest())
+
+    def _is_full(self) -> bool:
+        """Tell whether too much audio waits, or too many embeddings for that of a clip before them."""
+        longest = max((length for _, length in self.packer.queues), default=0)
+        # A batch size that was asked for is reached, whatever it takes.
+        batch = (self.model.batch_size or 0) * longest
+        if self.packer.n_samples > max(PENDING_SECONDS * self.model.sample_rate, 2 * batch):
+            return True
+        return bool(self.shorts) and self.done_bytes > WAITING_BYTES
+
+    def finish(self) -> Iterator[Embedded]:
+        """Embed the clips that are still waiting."""
+        yield from self._pack(self.packer.finish())
+
+    def _pack(self, finished: Iterator[Packed]) -> Iterator[Embedded]:
+        """Take clips that are finished, give those that have none before them that is not."""
+        for packed in finished:
+            self._keep(self._complete(self.shorts.pop(packed.key), packed))
+            yield from self._release()
+
+    def _complete(self, embedded: Embedded, packed: Packed) -> Embedded:
+        if packed.result is None:
+            return replace(embedded, error=packed.error, seconds=0.0)
+        try:
+            embedding = finite(packed.result.embedding, self.precision)
+        except Exception as error:
+            return replace(embedded, error=error, seconds=0.0)
+        times_ms = packed.result.times_ms
+        return replace(embedded, embedding=embedding, times_ms=None if times_ms is None else times_ms.numpy())
+
+    def _keep(self, embedded: Embedded) -> None:
+        self.done[embedded.index] = embedded
+        self.done_bytes += _held_bytes(embedded)
+
+    def _release(self) -> Iterator[Embedded]:
+        """Give what is done and has nothing before it that is not."""
+        while self.next in self.done:
+            embedded = self.done.pop(self.next)
+            self.done_bytes -= _held_bytes(embedded)
+            self.next += 1
+            yield embedded
+
+    def _try_long(self, embedded: Embedded, blocks: Blocks) -> Embedded:
+        with contextlib.closing(blocks):
+            try:
+                return self._embed_long(embedded, blocks)
+            except Exception as error:
+                return replace(embedded, error=error)
+
+    def _embed_long(self, embedded: Embedded, blocks: Blocks) -> Embedded:
+        """Embed one file while it is decoded; embeddings along time wait in a nameless file, not in memory."""
+        n_samples = 0
+
+        def counted() -> Iterator[Tensor]:
+            nonlocal n_samples
+            for block in blocks:
+                n_samples += len(block)
+                yield block[None]
+
+        if not self.timestamps:
+            scene = finite(self.model.stream_scene(counted()), self.precision)[0]
+            return replace(embedded, embedding=scene, seconds=n_samples / self.model.sample_rate)
+        times_ms = []
+        with tempfile.TemporaryFile(dir=self.scratch) as scratch:
+            for embeddings, centres_ms in self.model.stream_timestamps(counted()):
+                scratch.write(finite(embeddings, self.precision).tobytes())
+                times_ms.append(centres_ms.cpu().double().numpy())
+            scratch.flush()
+            times = np.concatenate(times_ms)
+            rows = np.memmap(scratch, np.float32, "r").reshape(len(times), -1)
+        return replace(embedded, embedding=rows, times_ms=times, seconds=n_samples / self.model.sample_rate)
+
+
+def _held_bytes(embedded: Embedded) -> int:
+    """Give the memory that an embedding takes; that of a long file is on the disk."""
+    embedding = embedded.embedding
+    return 0 if embedding is None or isinstance(embedding, np.memmap) else embedding.nbytes
+
+
+def finite(embeddings: Tensor, precision: str = "float32") -> np.ndarray:
+    """Move embeddings to a NumPy array of float32; refuse any that are not finite."""
+    array = embeddings.detach().float().cpu().numpy()
+    if not np.isfinite(array).all():
+        raise HearTransformersError(
+            f"the model gave NaN or infinite numbers with precision {precision}{HINTS[precision]}"
+        )
+    return array

@@ -1,0 +1,248 @@
+"""What the transformer families share: patch embedding, attention, MLP, stochastic depth, pre-norm block, and DeiT."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import OptionError
+from .trunk import TimeAxis, Trunk, depth_of
+
+PATCH = 16  # mel bands and mel frames of a patch (AST: 2104.01778, section 2.1; PaSST: 2110.05069, section 3)
+
+
+class PatchEmbed(nn.Module):
+    """Map every square patch of a spectrogram to a token.
+
+    The parameters are those of a convolution, as in every Vision Transformer, but the patches are multiplied as a
+    matrix: as fast, and right where oneDNN's bfloat16 convolution on CPUs with AMX is not (torch 2.11: NaN or arbitrary
+    numbers for a kernel as wide as its input, which is what a 160 ms window is).
+
+    Parameters
+    ----------
+    dim : features of a token
+    patch : mel bands and mel frames of a patch
+    stride : distance between patches, the same along both axes
+    """
+
+    def __init__(self, dim: int, patch: int, stride: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.stride = stride
+        self.proj = nn.Conv2d(1, dim, patch, stride)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Cut and map: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
+        patches = mel.unfold(1, self.patch, self.stride).unfold(2, self.patch, self.stride)
+        # (batch, freq, time, patch, patch)
+        return F.linear(patches.flatten(3), self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one projection for queries, keys and values.
+
+    Parameters
+    ----------
+    dim : features of a token, a multiple of `heads`
+    heads : number of heads
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, n_queries: int | None = None) -> Tensor:
+        """Mix tokens for the first `n_queries` of them: (batch, tokens, dim) -> (batch, n_queries, dim)."""
+        batch, length, dim = tokens.shape
+        qkv = self.qkv(tokens).view(batch, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x (batch, heads, tokens, dim / heads)
+        mixed = F.scaled_dot_product_attention(query[:, :, :n_queries], key, value)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with the exact (error function) GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map every token on its own: (batch, tokens, dim) -> (batch, tokens, dim)."""
+        return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class DropPath(nn.Module):
+    """Leave a branch out of some clips in training, and scale it up in the others (stochastic depth, 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Thin out (batch, ...)."""
+        if not self.training or self.rate == 0:
+            return branch
+        kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device) >= self.rate
+        return branch * kept / (1 - self.rate)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block of the Vision Transformer (Dosovitskiy et al., 2010.11929, section 3.1).
+
+    Parameters
+    ----------
+    dim : features of a token
+    heads : number of attention heads
+    mlp_ratio : hidden features of the MLP as a multiple of `dim`
+    eps : of both LayerNorms; DeiT and all that descends from it uses 1e-6
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, tokens: Tensor, n_queries: int | None = None) -> Tensor:
+        """Refine tokens: (batch, tokens, dim) -> (batch, n_queries, dim).
+
+        The last block of a network that is read at its prefix tokens alone computes only those (`n_queries`).
+        """
+        tokens = tokens[:, :n_queries] + self.attn(self.norm1(tokens), n_queries)
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class DeiT(Trunk):
+    """Vision Transformer with a class and a distillation token over the patches of a spectrogram: PaSST and AST.
+
+    The network is the distilled DeiT (Touvron et al., 2012.12877); a family adds its position embeddings.
+
+    Parameters
+    ----------
+    stride : of the patches, in mel bands and mel frames
+    n_classes : logits
+    dim, depth, heads : of the transformer
+    max_frames : most mel frames that there are positions for
+    patchout : rows along frequency and columns along time that are left out of every batch in training, at random
+        (structured patchout: 2110.05069); then there are no grids, only vectors
+    """
+
+    prefix = ("cls", "dist")
+    min_frames = PATCH
+
+    def __init__(
+        self,
+        *,
+        stride: int,
+        n_classes: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        max_frames: int,
+        patchout: tuple[int, int] = (0, 0),
+    ) -> None:
+        super().__init__()
+        self.max_frames = max_frames
+        self.patchout = patchout
+        grid = TimeAxis(stride, (PATCH - 1) / 2, None)
+        self.layers = {
+            "0": replace(grid, field=PATCH),
+            **{str(i): grid for i in range(1, depth + 1)},
+            "norm": grid,
+            "features": None,
+            "logits": None,
+        }
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.patch_embed = PatchEmbed(dim, PATCH, stride)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        # The head's own LayerNorm has torch's default epsilon, unlike all others.
+        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, n_classes))
+
+    @abstractmethod
+    def positions(self, n_freq: int, n_time: int) -> tuple[Tensor, Tensor]:
+        """Give the position embeddings of both tokens (1, 2, dim) and of the patches (1, freq, time, dim)."""
+
+    def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Run as many blocks as the wanted layers need, see `Trunk.forward`.
+
+        "norm" is the last block after the final LayerNorm, "features" the mean of its two tokens.
+        """
+        self._check_vectors(wanted)
+        tokens, grid = self._embed(frames)
+        taps: dict[str, Tensor] = {}
+        depth = depth_of(wanted, len(self.blocks))
+        # Whoever reads no patch of the last block needs none of its work on patches.
+        n_last = None if {str(depth), "norm"} & set(wanted) else len(self.prefix)
+        for i in range(depth + 1):
+            if i > 0:
+                tokens = self.blocks[i - 1](tokens, n_last if i == depth else None)
+            self._store(taps, wanted, str(i), tokens, grid)
+        if any(not layer.partition(".")[0].isdecimal() for layer in wanted):
+            tokens = self.norm(tokens)
+            self._store(taps, wanted, "norm", tokens, grid)
+            taps["features"] = tokens[:, :2].mean(1)
+        if "logits" in wanted:
+            taps["logits"] = self.head(taps["features"])
+        return {layer: taps[layer] for layer in wanted}
+
+    def _embed(self, mel: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Make tokens: -> (batch, 2 + freq * time, dim), frequency-major, and the grid."""
+        patches = self.patch_embed(mel)  # (batch, freq, time, dim)
+        of_tokens, of_patches = self.positions(patches.shape[1], patches.shape[2])
+        patches = patches + of_patches
+        if self.training:
+            for axis, n_left_out in enumerate(self.patchout, 1):
+                patches = thinned(patches, axis, n_left_out)
+        prefix = torch.cat([self.cls_token, self.dist_token], 1) + of_tokens
+        tokens = torch.cat([prefix.expand(len(mel), -1, -1), patches.flatten(1, 2)], 1)
+        return tokens, (patches.shape[1], patches.shape[2])
+
+    def _check_vectors(self, wanted: Collection[str]) -> None:
+        """Refuse grids while some of their patches are left out."""
+        grids = [layer for layer in wanted if self.layers.get(layer) is not None]
+        if grids and self.training and any(self.patchout):
+            raise OptionError(
+                f"layer {', '.join(grids)} has no grid in training with patchout={self.patchout}; take vectors such as "
+                "logits, features or 1.cls, or give patchout=(0, 0)"
+            )
+
+    def _store(
+        self, taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens: Tensor, grid: tuple[int, int]
+    ) -> None:
+        """Keep of one layer what is wanted: the grid of patches, the prefix tokens."""
+        if layer in wanted:
+            taps[layer] = tokens[:, 2:].unflatten(1, grid).transpose(1, 2)  # (batch, time, freq, dim)
+        for i, name in enumerate(self.prefix):
+            if f"{layer}.{name}" in wanted:
+                taps[f"{layer}.{name}"] = tokens[:, i]
+
+
+def thinned(patches: Tensor, axis: int, n_left_out: int) -> Tensor:
+    """Leave out places along one axis, drawn from PyTorch's global generator, the same for every clip.
+
+    Raises
+    ------
+    OptionError : nothing would be left
+    """
+    size = patches.shape[axis]
+    if not 0 <= n_left_out < size:
+        raise OptionError(
+            f"patchout leaves out {n_left_out} of {size} patches along {('frequency', 'time')[axis - 1]}; "
+            f"give 0 to {size - 1} for a clip so long"
+        )
+    if n_left_out == 0:
+        return patches
+    kept = torch.randperm(size)[n_left_out:].sort().values
+    return patches.index_select(axis, kept.to(patches.device))

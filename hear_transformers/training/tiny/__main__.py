@@ -1,0 +1,123 @@
+"""How the embedded model was made, step by step, and how it is measured.
+
+    python -m hear_transformers.training.tiny synthesise --shards DIR
+    python -m hear_transformers.training.tiny targets --shards DIR --teacher mn04_as_mAP_432.pt
+    python -m hear_transformers.training.tiny train --shards DIR --out RUN
+    python -m hear_transformers.training.tiny measure --data DIR --weights RUN/tiny.safetensors
+
+Every step goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from ...errors import HearTransformersError
+from .recipe import Recipe
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
+WEIGHTS = "tiny.safetensors"
+
+shards_option = click.option("--shards", "folder", type=FOLDER, required=True, help="Folder of the shards.")
+
+
+def recipe_options(command: Any) -> Any:
+    """Add what a trial run may change of the recipe."""
+    for name in ("steps", "speech-shards", "scene-shards", "clips-per-shard", "seed"):
+        default = getattr(Recipe(), name.replace("-", "_"))
+        command = click.option(f"--{name}", default=default, show_default=True, type=click.IntRange(0))(command)
+    return command
+
+
+class Group(click.Group):
+    """Commands whose expected errors are a line and not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except HearTransformersError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Group, help=__doc__.partition("\n")[0])
+def cli() -> None:
+    """Group the steps."""
+
+
+@cli.command()
+@shards_option
+@click.option("--kind", type=click.Choice(["all", "scenes", "speech"]), default="all", show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes at a time.")
+@recipe_options
+def synthesise(folder: Path, kind: str, workers: int, **numbers: Any) -> None:
+    """Synthesise scenes and speech (needs eSpeak NG)."""
+    from . import generation
+
+    for each in generation.KINDS if kind == "all" else (kind,):
+        for path in generation.synthesise(folder, each, Recipe(**numbers), workers):
+            click.echo(path)
+
+
+@cli.command()
+@shards_option
+@click.option("--teacher", type=FILE, help="The authors' mn04_as_mAP_432.pt; downloaded if not given.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@recipe_options
+def targets(folder: Path, teacher: Path | None, threads: int, **numbers: Any) -> None:
+    """Let the teacher hear the scenes."""
+    from . import shards
+    from .batches import load
+    from .teacher import load_teacher
+    from .teacher import targets as teach
+
+    torch.set_num_threads(threads)
+    model = load_teacher(teacher or "")
+    for number in range(Recipe(**numbers).scene_shards):
+        path = shards.shard_path(folder, "targets", number)
+        if not path.exists():
+            shards.write(path, teach(model, load(folder, "scenes", [number])["mel"]))
+            click.echo(path)
+
+
+@cli.command()
+@shards_option
+@click.option("--out", type=FOLDER, required=True, help="Folder of checkpoint, losses and weights.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@recipe_options
+def train(folder: Path, out: Path, threads: int, **numbers: Any) -> None:
+    """Train the network; goes on from the checkpoint in OUT."""
+    from .. import loop
+    from . import batches, distill
+
+    torch.set_num_threads(threads)
+    recipe = Recipe(**numbers)
+    scenes, speech = batches.load_scenes(folder, recipe), batches.load_speech(folder, recipe)
+    run = distill.new_run(recipe, scenes.logits.shape[1], scenes.features.shape[1], len(speech.names))
+    loop.fit(run, partial(batches.batches, scenes, speech, recipe), out, progress=sys.stderr.isatty())
+    distill.export(run.network, out / WEIGHTS)
+    click.echo(out / WEIGHTS)
+
+
+@cli.command()
+@click.option("--data", type=FOLDER, required=True, help="Folder with esc10/ and fsdd/, each labels.csv and audio/.")
+@click.option("--weights", type=FILE, help="Weights to score; those of the package if not given.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+def measure(data: Path, weights: Path | None, threads: int) -> None:
+    """Score the model and its baselines on ESC-10 and spoken digits."""
+    from . import measure as measuring
+
+    torch.set_num_threads(threads)
+    for name, scores in measuring.measure(data, str(weights or "")):
+        click.echo(f"{name:24}" + "  ".join(f"{task} {score:.3f}" for task, score in scores.items()))
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m hear_transformers.training.tiny")

@@ -1,0 +1,48 @@
+"""Shards: numbered files of clips that depend on nothing but a seed and their number.
+
+Any number of processes may write disjoint ranges of shards, stop at any moment, and start again: a shard is written
+under another name first, and one that exists is never made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...files import atomic
+from ...networks.frontend import CPJKU_MEL
+
+Arrays = dict[str, NDArray[np.generic]]
+
+MEL_BATCH = 50  # clips whose log-mel is computed together
+
+
+def shard_path(folder: Path, kind: str, number: int) -> Path:
+    """Give the file of a shard."""
+    return folder / f"{kind}-{number:05d}.npz"
+
+
+def write(path: Path, arrays: Arrays) -> None:
+    """Write arrays to a file that is either complete or not there."""
+    with atomic(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy sees an option of savez in any name
+
+
+def read(path: Path) -> Arrays:
+    """Read the arrays of a shard."""
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+@torch.no_grad()
+def log_mels(waveforms: Iterable[NDArray[np.float32]]) -> NDArray[np.float16]:
+    """Compute log-mel spectrograms: waveforms of one length -> (clips, n_mels, frames)."""
+    frontend = CPJKU_MEL.build()
+    waveforms = list(waveforms)
+    batches = [np.stack(waveforms[i : i + MEL_BATCH]) for i in range(0, len(waveforms), MEL_BATCH)]
+    mels = [frontend(torch.from_numpy(batch)).half().numpy() for batch in batches]
+    return np.concatenate(mels)

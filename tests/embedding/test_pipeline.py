@@ -1,0 +1,395 @@
+"""Clips -> embeddings, in order, each as if it were alone."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hear_transformers import efficientat, tiny
+from hear_transformers.audio import reading, workers
+from hear_transformers.embedding import pipeline
+from hear_transformers.embedding.packing import Packer
+from hear_transformers.embedding.pipeline import Clip, embed
+from hear_transformers.errors import AudioError, HearTransformersWarning, OptionError
+from hear_transformers.files import sha256_of
+
+forked = pytest.mark.skipif(workers.START_METHOD != "fork", reason="a patched function reaches forked workers only")
+
+
+def noise(samples: int) -> torch.Tensor:
+    return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(samples))
+
+
+@pytest.fixture(scope="module")
+def windowed():
+    return efficientat.load_model(variant="mn01_as", pretrained=False, window_ms=[160, 400], hop_ms=250)
+
+
+@pytest.fixture(scope="module")
+def native():
+    """Give a network of two seconds: longer scenes are the mean over windows."""
+    return tiny.load_model(pretrained=False, layer="0,1", framing="native", window_ms=1_000, hop_ms=40)
+
+
+@pytest.fixture(params=["windowed", "native"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+def alone(model, waveform: torch.Tensor) -> np.ndarray:
+    return model.embed_scenes(waveform[None])[0].numpy()
+
+
+def test_embeddings_come_in_the_order_of_the_clips(small_model, audio_file):
+    seconds = [0.5, 1.0, 0.5, 0.7, 1.0]
+    paths = [audio_file(f"{i}.wav", seconds=each) for i, each in enumerate(seconds)]
+    embedded = list(embed(small_model, [Clip(path) for path in paths]))
+    assert [each.index for each in embedded] == [0, 1, 2, 3, 4]
+    assert [each.seconds for each in embedded] == seconds
+    for path, each in zip(paths, embedded, strict=True):
+        np.testing.assert_allclose(each.embedding, alone(small_model, reading.read(path, 32_000)), atol=1e-5)
+
+
+def test_embeddings_do_not_wait_for_a_clip_of_rare_length(small_model, audio_file, monkeypatch):
+    monkeypatch.setattr(pipeline, "WAITING_BYTES", 3 * 4 * small_model.scene_embedding_size)
+    monkeypatch.setattr(small_model, "batch_size", 2)
+    n_read = 0
+
+    def clips():
+        nonlocal n_read
+        for i in range(12):
+            n_read = i + 1
+            yield Clip(audio_file(f"{i}.wav", seconds=0.4 if i == 0 else 1.0))
+
+    first = next(embed(small_model, clips()))
+    assert (first.index, n_read) == (0, 5)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.25, 0.75), (0.5, float("inf"))])
+@pytest.mark.parametrize("long_seconds", [60.0, 0.1])
+def test_a_part_of_a_file_is_embedded_as_if_it_were_a_file(
+    small_model, audio_file, monkeypatch, start, end, long_seconds
+):
+    path = audio_file()
+    monkeypatch.setattr(pipeline, "LONG_SECONDS", long_seconds)
+    (embedded,) = embed(small_model, [Clip(path, start, end)])
+    part = reading.read(path, 32_000)[round(32_000 * start) : round(32_000 * min(end, 1.0))]
+    np.testing.assert_allclose(embedded.embedding, alone(small_model, part), atol=1e-5)
+    assert embedded.seconds == len(part) / 32_000
+
+
+def test_a_part_that_begins_behind_the_end_fails(small_model, audio_file):
+    for clip in (Clip(audio_file(), 2.0, 3.0), Clip(audio_file(), 2.0)):
+        (embedded,) = embed(small_model, [clip])
+        assert isinstance(embedded.error, AudioError)
+        assert "ends before 2.000 s" in str(embedded.error)
+
+
+def test_a_waveform_needs_no_file(small_model):
+    waveform = torch.rand(32_000)
+    (embedded,) = embed(small_model, [Clip(waveform=waveform)])
+    np.testing.assert_allclose(embedded.embedding, alone(small_model, waveform), atol=1e-6)
+
+
+def test_known_content_is_not_embedded_again(small_model, audio_file):
+    path, other = audio_file(), audio_file("other.wav", seconds=0.5)
+    known, new = embed(small_model, [Clip(path, known=sha256_of(path)), Clip(other, known=sha256_of(path))])
+    assert (known.embedding, known.error) == (None, None)
+    assert new.embedding is not None
+    assert [known.sha256, new.sha256] == [sha256_of(path), sha256_of(other)]
+
+
+def test_a_clip_that_fails_does_not_stop_the_others(small_model, audio_file):
+    lost, good = embed(small_model, [Clip(Path("lost.wav")), Clip(audio_file())])
+    assert "no such file" in str(lost.error)
+    assert good.embedding is not None
+
+
+# Together as alone
+
+
+def assert_same_as_alone(model, lengths: list[int], batch_size: int | None) -> None:
+    waveforms = [noise(length) for length in lengths]
+    clips = [Clip(waveform=waveform) for waveform in waveforms]
+    model.batch_size = batch_size
+    try:
+        scenes, along_time = list(embed(model, clips)), list(embed(model, clips, timestamps=True))
+    finally:
+        model.batch_size = None
+    assert [each.index for each in scenes] == [each.index for each in along_time] == list(range(len(clips)))
+    for waveform, scene, timed in zip(waveforms, scenes, along_time, strict=True):
+        np.testing.assert_allclose(scene.embedding, alone(model, waveform), atol=1e-5)
+        embeddings, times_ms = model.embed_timestamps(waveform[None])
+        np.testing.assert_allclose(timed.embedding, embeddings[0].numpy(), atol=1e-5)
+        np.testing.assert_array_equal(timed.times_ms, times_ms.numpy())
+
+
+LENGTHS = st.lists(st.one_of(st.integers(1, 100_000), st.sampled_from([1, 16_000, 32_000, 64_000])), max_size=6)
+BATCH_SIZES = st.one_of(st.none(), st.integers(1, 100))
+
+
+@settings(deadline=None, max_examples=20)
+@given(lengths=LENGTHS, batch_size=BATCH_SIZES)
+def test_clips_of_any_lengths_are_embedded_as_if_alone(windowed, native, lengths, batch_size):
+    for model in (windowed, native):
+        assert_same_as_alone(model, lengths, batch_size)
+
+
+def test_windows_of_clips_of_different_lengths_share_a_batch(windowed, monkeypatch):
+    forward, batches = windowed.trunk.forward, []
+    monkeypatch.setattr(windowed.trunk, "forward", lambda mel, wanted: batches.append(len(mel)) or forward(mel, wanted))
+    monkeypatch.setattr(windowed, "batch_size", 10)
+    clips = [Clip(waveform=noise(length)) for length in (8_000, 50_000, 33_000, 70_000)]  # 2 + 7 + 5 + 9 centres
+    assert len(list(embed(windowed, clips, timestamps=True))) == 4
+    assert sorted(batches) == [3, 3, 10, 10, 10, 10]
+
+
+def test_embed_many_gives_the_embeddings_in_order(model):
+    waveforms = [noise(length) for length in (50_000, 16_000, 50_000, 1)]
+    for waveform, result in zip(waveforms, model.embed_many(waveforms), strict=True):
+        np.testing.assert_allclose(result.embedding.numpy(), alone(model, waveform), atol=1e-5)
+    with pytest.raises(AudioError, match="0 samples"):
+        model.embed_many([noise(5), torch.zeros(0)])
+
+
+def break_on_silence(model, monkeypatch) -> None:
+    forward = model.trunk.forward
+
+    def fragile(mel, wanted):
+        if (mel.flatten(1).std(1) < 1e-6).any():
+            raise ZeroDivisionError("silence")
+        return forward(mel, wanted)
+
+    monkeypatch.setattr(model.trunk, "forward", fragile)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_batches_in_flight_as_on_a_gpu_lose_nothing(model, monkeypatch, timestamps):
+    break_on_silence(model, monkeypatch)
+    monkeypatch.setattr(model, "batch_size", 3)
+    packer = Packer(model.reader(timestamps=timestamps))
+    packer.most_flights = 1
+    waveforms = [noise(length) for length in (40_000, 70_000, 40_000, 100, 100_000, 40_000, 40_000)]
+    waveforms.insert(2, torch.zeros(90_000))
+    packed = [each for key, waveform in enumerate(waveforms) for each in packer.add(key, waveform)]
+    packed += packer.finish()
+    assert sorted(each.key for each in packed) == list(range(8))
+    assert [each.key for each in packed if each.error is not None] == [2]
+    assert (packer.clips, packer.queues, packer.n_samples) == ({}, {}, 0)
+    for each in packed:
+        if each.result is not None:
+            expected = model.embed_many([waveforms[each.key]], timestamps=timestamps)[0].embedding
+            torch.testing.assert_close(each.result.embedding, expected, rtol=0, atol=1e-5)
+
+
+def test_a_clip_that_breaks_the_network_does_not_take_others_along(model, monkeypatch):
+    break_on_silence(model, monkeypatch)
+    lengths = [30_000, 50_000, 30_000]
+    clips = [Clip(waveform=noise(length)) for length in lengths]
+    clips.insert(1, Clip(waveform=torch.zeros(30_000)))
+    for timestamps in (False, True):
+        embedded = list(embed(model, clips, timestamps=timestamps))
+        assert [type(each.error) for each in embedded] == [type(None), ZeroDivisionError, type(None), type(None)]
+        assert [each.embedding is None for each in embedded] == [False, True, False, False]
+
+
+def test_what_overflows_is_not_given():
+    model = tiny.load_model(precision="float16")
+    with torch.no_grad():
+        model.trunk.blocks[3].mlp.fc2.weight.mul_(1e5)
+    (overflown,) = embed(model, [Clip(waveform=noise(32_000))])
+    assert overflown.embedding is None
+    assert "precision float16, which ends at 65504; choose bfloat16 or float32" in str(overflown.error)
+
+
+# Worker processes
+
+
+def assert_same(first: pipeline.Embedded, second: pipeline.Embedded) -> None:
+    assert (first.index, first.seconds, first.sha256) == (second.index, second.seconds, second.sha256)
+    assert (type(first.error), str(first.error)) == (type(second.error), str(second.error))
+    assert (first.embedding is None) == (second.embedding is None)
+    if first.embedding is not None:
+        np.testing.assert_allclose(first.embedding, second.embedding, atol=1e-5)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_workers_change_nothing(small_model, audio_file, monkeypatch, timestamps):
+    monkeypatch.setattr(pipeline, "LONG_SECONDS", 2.0)
+    paths = [audio_file(f"{i}.wav", seconds=0.3 + 0.5 * i, sample_rate=(32_000, 44_100)[i % 2]) for i in range(6)]
+    clips = [*map(Clip, paths), Clip(Path("lost.wav")), Clip(paths[5], 0.5, 1.0), Clip(paths[5], 0.2), Clip()]
+    clips += [Clip(waveform=noise(32_000)), Clip(paths[0], known=sha256_of(paths[0])), Clip(paths[2], 9.0)]
+    options = {"timestamps": timestamps, "hashes": True}
+    here, there = (list(embed(small_model, clips, workers=n, **options)) for n in (0, 2))
+    for first, second in zip(here, there, strict=True):
+        assert_same(first, second)
+    assert sum(each.error is not None for each in here) == 3
+
+
+def test_workers_that_are_not_forked_change_nothing(small_model, audio_file, monkeypatch):
+    monkeypatch.setattr(workers, "START_METHOD", "spawn")
+    path = audio_file()
+    (here,), (there,) = (embed(small_model, [Clip(path)], workers=n) for n in (0, 1))
+    assert_same(here, there)
+
+
+@forked
+@pytest.mark.parametrize("dies", [workers.STRIKES - 1, workers.STRIKES])
+def test_a_killed_worker_loses_and_repeats_nothing(small_model, audio_file, tmp_path, monkeypatch, dies):
+    paths = [audio_file(f"{i}.wav", seconds=0.5) for i in range(12)]
+    blocks, master = reading.blocks, os.getpid()
+
+    def deadly(path, sample_rate):
+        deaths = tmp_path / "deaths"
+        n_deaths = deaths.stat().st_size if deaths.exists() else 0
+        if os.getpid() != master and path == paths[4] and n_deaths < dies:
+            deaths.write_bytes(bytes(n_deaths + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from blocks(path, sample_rate)
+
+    monkeypatch.setattr(reading, "blocks", deadly)
+    embedded = list(embed(small_model, map(Clip, paths), workers=2))
+    assert [each.index for each in embedded] == list(range(12))
+    failed = [each for each in embedded if each.error is not None]
+    assert [each.index for each in failed] == ([4] if dies == workers.STRIKES else [])
+    for each in failed:
+        assert isinstance(each.error, AudioError)
+        assert "4.wav: 2 processes ended while they decoded it (killed by SIGKILL)" in str(each.error)
+    assert not active_children()
+
+
+@forked
+def test_workers_killed_from_outside_are_replaced(small_model, audio_file):
+    paths = [audio_file(f"{i}.wav", seconds=0.5) for i in range(40)]
+    embedded = []
+    for each in embed(small_model, map(Clip, paths), workers=2):
+        embedded.append(each)
+        if each.index in (0, 20):
+            os.kill(active_children()[0].pid, signal.SIGKILL)
+    assert [(each.index, each.error) for each in embedded] == [(i, None) for i in range(40)]
+
+
+def test_a_process_that_cannot_be_started_is_done_without(small_model, audio_file, monkeypatch):
+    def refuse(self):
+        raise OSError("too many processes")
+
+    monkeypatch.setattr(workers.multiprocessing.process.BaseProcess, "start", refuse)
+    with pytest.warns(HearTransformersWarning, match="no process could be started to decode .*this one decodes"):
+        (embedded,) = embed(small_model, [Clip(audio_file())], workers=1)
+    assert embedded.embedding is not None
+
+
+@forked
+def test_a_process_that_ends_at_once_is_done_without(small_model, audio_file, monkeypatch):
+    monkeypatch.setattr(workers, "leave_the_terminal", lambda: os._exit(3))
+    with pytest.warns(HearTransformersWarning, match=r"ended at once \(exit code 3\); this one decodes instead"):
+        (embedded,) = embed(small_model, [Clip(audio_file())], workers=1)
+    assert embedded.embedding is not None
+
+
+@forked
+def test_an_error_that_cannot_be_sent_is_told(small_model, audio_file, monkeypatch):
+    class StrangeError(Exception):
+        def __init__(self, one, two):
+            super().__init__(f"{one} and {two}")
+
+    def strange(path, sample_rate):
+        raise StrangeError(1, 2)
+
+    monkeypatch.setattr(reading, "blocks", strange)
+    (embedded,) = embed(small_model, [Clip(audio_file())], workers=1)
+    assert str(embedded.error) == "StrangeError: 1 and 2"
+
+
+def test_who_stops_early_leaves_neither_processes_nor_threads(small_model, audio_file):
+    n_threads = threading.active_count()
+    embedded = embed(small_model, [Clip(audio_file(f"{i}.wav")) for i in range(30)], workers=2)
+    next(embedded)
+    embedded.close()
+    assert not active_children()
+    assert threading.active_count() == n_threads
+
+
+def test_a_long_clip_that_fails_leaves_no_thread(small_model, audio_file, monkeypatch):
+    monkeypatch.setattr(pipeline, "LONG_SECONDS", 0.5)
+    monkeypatch.setattr(reading.blocks, "__defaults__", (0.1,))
+    monkeypatch.setattr(small_model, "stream_scene", lambda blocks: next(blocks) @ torch.zeros(0))
+    n_threads = threading.active_count()
+    (embedded,) = embed(small_model, [Clip(audio_file(seconds=3.0))], workers=1)
+    assert embedded.error is not None
+    assert threading.active_count() == n_threads
+
+
+def test_an_error_among_the_clips_is_raised(small_model, audio_file):
+    def clips():
+        yield Clip(audio_file())
+        raise KeyError("list")
+
+    for n in (0, 1):
+        with pytest.raises(KeyError, match="list"):
+            list(embed(small_model, clips(), workers=n))
+
+
+def test_random_numbers_of_others_stay_as_they_are(small_model, audio_file):
+    paths = [audio_file(f"{i}.wav") for i in range(3)]
+    states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    list(embed(small_model, map(Clip, paths), workers=2))
+    after = random.getstate(), torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    assert states[0] == after[0]
+    assert torch.equal(states[1], after[1])
+    np.testing.assert_array_equal(states[2], after[2])
+
+
+def test_the_number_of_workers_is_not_negative(small_model):
+    with pytest.raises(OptionError, match="workers=-1"):
+        list(embed(small_model, [], workers=-1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the cores of this process")
+def test_few_clips_need_no_workers_and_many_leave_a_core_for_the_model(monkeypatch):
+    for cores, expected in ((1, 0), (2, 1), (6, 5), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)))
+        assert workers.default_workers(10) == 0
+        assert workers.default_workers(1_000) == expected
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_cuda_equals_cpu(model, audio_file, timestamps):
+    clips = [Clip(audio_file(f"{i}.wav", seconds=0.3 + 0.4 * (i % 5))) for i in range(40)]
+    expected = list(embed(model, clips, timestamps=timestamps))
+    try:
+        found = list(embed(model.to("cuda"), clips, timestamps=timestamps, workers=2))
+    finally:
+        model.to("cpu")
+    for first, second in zip(expected, found, strict=True):
+        assert (first.index, second.error) == (second.index, None)
+        np.testing.assert_allclose(second.embedding, first.embedding, atol=1e-4)
+
+
+LEFT = """
+import sys
+from pathlib import Path
+from hear_transformers.audio.clips import Clip, How
+from hear_transformers.audio.workers import load
+loads = load((Clip(Path(sys.argv[1])) for _ in range(100_000)), How(32_000, 60.0, False), workers=2)
+print(next(loads).index)
+"""
+
+
+def test_a_program_that_leaves_clips_unread_ends(audio_file):
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, audio_file()], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")

@@ -1,0 +1,23 @@
+"""Each pooling against its definition in NumPy."""
+
+import numpy as np
+import pytest
+import torch
+
+from hear_transformers.embedding.pooling import POOLS
+
+GRID = np.random.default_rng(0).standard_normal((2, 5, 3, 4)).astype(np.float32)  # (batch, time, freq, features)
+
+EXPECTED = {
+    "mean": GRID.mean((1, 2)),
+    "max": GRID.max((1, 2)),
+    "meanmax": np.concatenate([GRID.mean((1, 2)), GRID.max((1, 2))], 1),
+    "flat": GRID.mean(1).reshape(2, 12),
+    "meanstd": np.concatenate([GRID.mean((1, 2)), GRID.mean(2).std(1)], 1),
+    "unroll": GRID.transpose(0, 2, 3, 1).reshape(2, 60),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_pooling_is_what_its_name_says(name):
+    np.testing.assert_allclose(POOLS[name].function(torch.from_numpy(GRID)).numpy(), EXPECTED[name], atol=1e-6)
