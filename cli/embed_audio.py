@@ -150,7 +150,7 @@ def main(
     top_k: int | None,
     quiet: bool,
     as_json: bool,
-    layers_apart: bool,
+    separate_layers: bool,
     overwrite: bool,
     fail_fast: bool,
     **options: Any,
@@ -172,7 +172,7 @@ def main(
         "format": formats.choose_format(Path(out), format),
         "dtype": dtype or formats.DTYPES[0],
         "shard": outputs.Shard(*shard),
-        "layers_apart": layers_apart,
+        "separate_layers": separate_layers,
         "overwrite": overwrite,
         "fail_fast": fail_fast,
     }

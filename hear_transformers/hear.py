@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .checkpoints import state_dicts
 from .checkpoints.loading import Family, published_file, random_trunk, read, variant_of, with_classes_of
-from .checkpoints.trained import read_own
+from .checkpoints.trained import read_trained
 from .embedding.embedder import Embedder
 from .embedding.pooling import POOLS
 from .errors import OptionError
@@ -135,7 +135,7 @@ def loader(family: Family) -> LoadModel:
         pretrained: bool = True,
     ) -> Embedder:
         file = Path(path) if os.fspath(path) else None
-        own = None if file is None else read_own(family, file, variant)
+        own = None if file is None else read_trained(family, file, variant)
         name, row = (own.name, own.variant) if own else variant_of(family, variant)
 
         def build(row: Variant) -> Embedder:

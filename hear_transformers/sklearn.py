@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import FAMILIES, catalogue
-from .audio.inputs import told_apart
+from .audio.inputs import as_inputs
 from .embedding.embedder import Embedder
 from .errors import OptionError
 from .hear import Layer
@@ -175,7 +175,7 @@ def clips_of(X: Any) -> Iterable[Any]:
             return list(X)
         if X.shape[1] != 1:
             raise OptionError(f"X has {X.shape[1]} columns; expected one, of paths")
-    one, clips = told_apart(X)
+    one, clips = as_inputs(X)
     if one:
         raise OptionError("X is a single clip; give a list of one")
     return clips

@@ -64,7 +64,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class ReadOptions:
     """How clips are read.
 
     Attributes
@@ -84,7 +84,7 @@ class How:
         return int(self.long_seconds * self.sample_rate)
 
 
-def read(index: int, clip: Clip, how: How) -> Loaded:
+def read(index: int, clip: Clip, how: ReadOptions) -> Loaded:
     """Read one clip in this process; nothing is decoded yet of one whose header says that it is long."""
     sha256 = ""
     try:
@@ -110,7 +110,7 @@ def _rest(held: Iterable[Tensor], blocks: Blocks) -> Blocks:
     yield from blocks
 
 
-def _claims_to_be_long(clip: Clip, how: How) -> bool:
+def _claims_to_be_long(clip: Clip, how: ReadOptions) -> bool:
     if clip.path is None or clip.end - clip.start <= how.long_seconds:
         return False
     try:
@@ -121,7 +121,7 @@ def _claims_to_be_long(clip: Clip, how: How) -> bool:
         return False  # decoding it will say what is wrong
 
 
-def _sha256(clip: Clip, how: How) -> str:
+def _sha256(clip: Clip, how: ReadOptions) -> str:
     """Give the sha256 of a file, if wanted; empty for what is none or cannot be read, of which decoding says more."""
     with contextlib.suppress(HearTransformersError):
         # To open a pipe would take until somebody writes to it.
@@ -129,7 +129,7 @@ def _sha256(clip: Clip, how: How) -> str:
     return ""
 
 
-def blocks_of(clip: Clip, how: How) -> Blocks:
+def blocks_of(clip: Clip, how: ReadOptions) -> Blocks:
     """Read a clip piece by piece, in this process."""
     if clip.waveform is not None:
         yield reading.checked(clip.waveform[None])[0]

@@ -33,7 +33,7 @@ EXPECTED = (
 )
 
 
-def told_apart(inputs: Sound | Iterable[Sound]) -> tuple[bool, Iterable[Any]]:
+def as_inputs(inputs: Sound | Iterable[Sound]) -> tuple[bool, Iterable[Any]]:
     """Tell whether there is one input, and give an iterable of all there are.
 
     Raises

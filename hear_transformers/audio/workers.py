@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from ..errors import AudioError, HearTransformersError, HearTransformersWarning, OptionError
-from .clips import Clip, How, Loaded, blocks_of, read
+from .clips import Clip, Loaded, ReadOptions, blocks_of, read
 
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 """How workers start. A fork starts at once, needs no main module that can be imported twice, and shares memory that
@@ -66,7 +66,7 @@ def default_workers(n_clips: int) -> int:
     return 0 if n_clips <= FEW_CLIPS else min(cores - 1, MOST_WORKERS)
 
 
-def load(clips: Iterable[Clip], how: How, workers: int = 0) -> Generator[Loaded, None, None]:
+def load(clips: Iterable[Clip], how: ReadOptions, workers: int = 0) -> Generator[Loaded, None, None]:
     """Read clips.
 
     Parameters
@@ -203,7 +203,7 @@ class _Pool:
     Each has a pipe of its own, since a lock that is shared would be lost with the worker that holds it.
     """
 
-    def __init__(self, how: How, n_workers: int) -> None:
+    def __init__(self, how: ReadOptions, n_workers: int) -> None:
         self.how = how
         self.n_workers = n_workers
         self.todo: deque[_Task] = deque()
@@ -360,7 +360,7 @@ def _cause(exit_code: int | None) -> str:
     return f"killed by {signal.Signals(-exit_code).name}"
 
 
-def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], how: How) -> None:
+def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], how: ReadOptions) -> None:
     """Read clips for the process at the other end of a pipe, as long as it lives."""
     leave_the_terminal()
     torch.set_num_threads(1)

@@ -17,9 +17,9 @@ from ..errors import HearTransformersError
 from ..labels import Tag, check_logits, tags_of
 from . import journal
 from .formats import DTYPES
-from .items import Held, Item
-from .journal import Failures, has_no_room
-from .outputs import ALL, Output, Shard, Where, contents_of, items_of
+from .items import ExistingOutput, Job
+from .journal import Failures, is_disk_full
+from .outputs import ALL, Destination, Output, Shard, contents_of, items_of
 from .sources import Source
 from .table_output import TableOfParts
 
@@ -78,7 +78,7 @@ def extract(
     overwrite: bool = False,
     n_labels: int = 0,
     dtype: str = DTYPES[0],
-    layers_apart: bool = False,
+    separate_layers: bool = False,
     shard: Shard = ALL,
     fail_fast: bool = False,
     workers: int = 0,
@@ -101,7 +101,7 @@ def extract(
     n_labels : how many labels to give each file, see `labels.top_tags`; with any, a file whose output is there already
         is heard again for them, and the output stays as it is
     dtype : what the numbers are stored as, one of `formats.DTYPES`
-    layers_apart : each layer of the model goes into a folder of its own, ``layer=8``, as if it were the only one
+    separate_layers : each layer of the model goes into a folder of its own, ``layer=8``, as if it were the only one
     shard : which sources are embedded; others are left to other runs, which may write to the same place
     fail_fast : stop at the first failure
     workers : processes that read audio, see `pipeline.embed`
@@ -111,15 +111,15 @@ def extract(
     ------
     OptionError : `out` is a single file for several sources, the format needs something that is not installed, labels
         are asked for and the embeddings are not logits, see `labels.check_logits`, or layers apart of a model of others
-    NoRoomError : the disk is full
+    DiskFullError : the disk is full
     """
     if n_labels:
         check_logits(model, timestamps=timestamps)
-    where = Where.of(out, format, shard)
+    where = Destination.of(out, format, shard)
     items, failed = items_of(sources, where, shard)
-    contents = contents_of(model, timestamps=timestamps, apart=layers_apart, dtype=dtype)
+    contents = contents_of(model, timestamps=timestamps, apart=separate_layers, dtype=dtype)
     report = _Reporter(Failures(where.failures), fail_fast, on_outcome)
-    with journal.room_needed(where.folder), contextlib.suppress(_Stopped), contextlib.ExitStack() as stack:
+    with journal.disk_full_as_error(where.folder), contextlib.suppress(_Stopped), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(where.folder))
         outputs = [where.output(content, overwrite=overwrite, scratch=scratch) for content in contents]
         for output in outputs:
@@ -154,9 +154,9 @@ def extract(
 class _Task:
     """What to embed, and what is there already in each output."""
 
-    item: Item
+    item: Job
     clip: Clip
-    held: tuple[Held | None, ...]
+    held: tuple[ExistingOutput | None, ...]
 
 
 class _Run:
@@ -167,7 +167,7 @@ class _Run:
         self.outputs = outputs
         self.n_labels = n_labels
 
-    def prepare(self, item: Item, report: _Reporter) -> _Task | None:
+    def prepare(self, item: Job, report: _Reporter) -> _Task | None:
         """Look at what is there; None if there is nothing to do, which is reported."""
         source = item.source
         try:
@@ -186,7 +186,7 @@ class _Run:
     def complete(self, task: _Task, embedded: Embedded) -> Outcome:
         """Write an embedding where it is wanted, and say what became of its source."""
         item = task.item
-        if isinstance(embedded.error, OSError) and has_no_room(embedded.error):
+        if isinstance(embedded.error, OSError) and is_disk_full(embedded.error):
             raise embedded.error
         if embedded.error is not None:
             return _failure(item.source, embedded.error)
@@ -200,30 +200,32 @@ class _Run:
                 return self._skipped(item, held, tags)
             shapes = [output.write(item, embedded) for output in missing]
         except OSError as error:
-            if has_no_room(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
+            if is_disk_full(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
                 raise  # the next would fail too, or a part is spoiled that holds others
             return _failure(item.source, error)
         except HearTransformersError as error:
             return _failure(item.source, error)
         return self._outcome(item, "written", shape=shapes[0], seconds=embedded.seconds, tags=tags)
 
-    def _skipped(self, item: Item, held: Iterable[Held | None], tags: tuple[Tag, ...] | None = None) -> Outcome:
+    def _skipped(
+        self, item: Job, held: Iterable[ExistingOutput | None], tags: tuple[Tag, ...] | None = None
+    ) -> Outcome:
         doubt = next((each.doubt for each in held if each and each.doubt), "")
         return self._outcome(item, "skipped", tags=tags, message=doubt)
 
-    def _outcome(self, item: Item, status: str, **rest: Any) -> Outcome:
+    def _outcome(self, item: Job, status: str, **rest: Any) -> Outcome:
         source = item.source
         output = self.outputs[0].path(item)
         return Outcome(str(source.path), status, output, start=source.start, end=source.end, **rest)
 
 
-def _held_now(held: Held | None, task: _Task, sha256: str, output: Path) -> Held | None:
+def _held_now(held: ExistingOutput | None, task: _Task, sha256: str, output: Path) -> ExistingOutput | None:
     """Tell what is there for a source of this content, None if it is to be written."""
     if held is None or not held.sha256 or held.sha256 == sha256:
         return held
     if held.file == os.path.abspath(task.item.source.path):
         return None  # it changed
-    return Held(f"{output} is kept, but was made from {held.file}; overwrite makes it anew")
+    return ExistingOutput(f"{output} is kept, but was made from {held.file}; overwrite makes it anew")
 
 
 def _failure(source: Source, error: Exception | None) -> Outcome:

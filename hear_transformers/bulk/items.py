@@ -18,7 +18,7 @@ from .sources import Source
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Job:
     """One source and the name of its output.
 
     Attributes
@@ -41,7 +41,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ExistingOutput:
     """What is known about an output that is there already.
 
     Attributes
@@ -67,7 +67,7 @@ class Content:
     columns : positions in an embedding, None for all
     dtype : one of `formats.DTYPES`
     window_ms : audio that an embedding along time sees, NaN where nobody knows
-    is_apart : other layers go into other outputs
+    separate : other layers go into other outputs
     """
 
     settings: dict[str, Any]
@@ -75,7 +75,7 @@ class Content:
     columns: slice | list[int] | None = None
     dtype: str = DTYPES[0]
     window_ms: float = math.nan
-    is_apart: bool = False
+    separate: bool = False
 
 
 class FolderOfFiles:
@@ -115,7 +115,7 @@ class FolderOfFiles:
         """Let go of the journal; every file is finished when it is written."""
         self.journal.close()
 
-    def path(self, item: Item) -> Path:
+    def path(self, item: Job) -> Path:
         """Give the output of an item.
 
         Raises
@@ -132,17 +132,17 @@ class FolderOfFiles:
             )
         return path
 
-    def held(self, item: Item) -> Held | None:
+    def held(self, item: Job) -> ExistingOutput | None:
         """Tell what is there already for an item, None if it is to be made."""
         path = self.path(item)
         if self.overwrite or not path.exists():
             return None
         if doubt := doubt_of(self.form.provenance_of(path), self.form.provenance, path):
-            return Held(doubt)
+            return ExistingOutput(doubt)
         line = self.journal.lines.get(item.key, {})
-        return Held(sha256=line.get("sha256", ""), file=line.get("file", ""))
+        return ExistingOutput(sha256=line.get("sha256", ""), file=line.get("file", ""))
 
-    def write(self, item: Item, embedded: Embedded) -> tuple[int, ...]:
+    def write(self, item: Job, embedded: Embedded) -> tuple[int, ...]:
         """Write the output of an item and note it; gives the shape of the embedding."""
         assert embedded.embedding is not None
         embedding = stored(embedded.embedding, self.content.dtype, self.content.columns, self.scratch)
@@ -151,7 +151,7 @@ class FolderOfFiles:
         self.journal.add({item.key: item.line(embedded.sha256)})
         return embedding.shape
 
-    def finish(self, items: Iterable[Item]) -> None:
+    def finish(self, items: Iterable[Job]) -> None:
         """Have nothing left to do when all items were tried."""
 
 

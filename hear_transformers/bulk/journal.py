@@ -38,24 +38,24 @@ NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """Errors of a disk, a file or a share that is full: the next file would fail as well."""
 
 
-class NoRoomError(HearTransformersError):
+class DiskFullError(HearTransformersError):
     """There is no room to write to."""
 
 
-def has_no_room(error: OSError) -> bool:
+def is_disk_full(error: OSError) -> bool:
     """Tell whether an error is that of a full disk."""
     return error.errno in NO_ROOM
 
 
 @contextlib.contextmanager
-def room_needed(folder: Path) -> Iterator[None]:
-    """Raise NoRoomError where the disk of a folder is full."""
+def disk_full_as_error(folder: Path) -> Iterator[None]:
+    """Raise DiskFullError where the disk of a folder is full."""
     try:
         yield
     except OSError as error:
-        if not has_no_room(error):
+        if not is_disk_full(error):
             raise
-        raise NoRoomError(
+        raise DiskFullError(
             f"{folder}: no room to write ({os.strerror(error.errno or 0)}); what is finished is kept: make room, "
             "and the same command goes on"
         ) from error

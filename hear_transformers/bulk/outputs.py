@@ -13,7 +13,7 @@ from ..embedding.embedder import Embedder
 from ..embedding.pipeline import Model
 from ..errors import OptionError
 from .formats import DTYPES, FILES, TABLES
-from .items import Content, FolderOfFiles, Item
+from .items import Content, FolderOfFiles, Job
 from .sources import Source, name_outputs
 from .table_output import TableOfParts
 
@@ -54,7 +54,7 @@ ALL = Shard()
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class Destination:
     """Where the outputs of a run go.
 
     Attributes
@@ -71,7 +71,7 @@ class Where:
     shard: Shard
 
     @staticmethod
-    def of(out: Path, format: str, shard: Shard) -> Where:
+    def of(out: Path, format: str, shard: Shard) -> Destination:
         """Tell a folder from the one output, see `extract`."""
         form = {**FILES, **TABLES}[format]
         is_file = out.suffix.lower() in form.suffixes and not out.is_dir()
@@ -81,7 +81,7 @@ class Where:
             file = f"{name.stem}{shard.suffix}{name.suffix}"
         if folder.exists() and not folder.is_dir():
             raise OptionError(f"{folder} is a file; outputs need a folder, so choose another name")
-        return Where(folder, file, format, shard)
+        return Destination(folder, file, format, shard)
 
     def names(self, sources: Sequence[Source]) -> list[PurePath]:
         """Give the name of every source's output; in a table, its own name."""
@@ -103,19 +103,19 @@ class Where:
 
     def output(self, content: Content, *, overwrite: bool, scratch: Path) -> Output:
         """Make an output."""
-        folder = self.folder / f"layer={content.layer}" if content.is_apart else self.folder
+        folder = self.folder / f"layer={content.layer}" if content.separate else self.folder
         if self.format in TABLES:
             assert self.file is not None
-            table = TABLES[self.format](content.settings, content.layer, partitioned=content.is_apart)
+            table = TABLES[self.format](content.settings, content.layer, partitioned=content.separate)
             return TableOfParts(folder / self.file, table, content, overwrite=overwrite)
         form = FILES[self.format](content.settings)
         return FolderOfFiles(folder, form, content, overwrite=overwrite, shard=self.shard.suffix, scratch=scratch)
 
 
-def items_of(sources: Sequence[Source], where: Where, shard: Shard) -> tuple[list[Item], list[Source]]:
+def items_of(sources: Sequence[Source], where: Destination, shard: Shard) -> tuple[list[Job], list[Source]]:
     """Name the outputs of the sources that a shard has; and give those that are not to be had."""
     found = [source for source in sources if source.error is None]
-    items = [Item(source, name) for source, name in zip(found, where.names(found), strict=True)]
+    items = [Job(source, name) for source, name in zip(found, where.names(found), strict=True)]
     failed = [source for source in sources if source.error is not None]
     return (
         [item for item in items if shard.has(item.key)],
@@ -150,7 +150,7 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTY
         others = {*model.variant.scene.layers} - {layer}
         places = sorted(i for name, positions in columns.items() if name not in others for i in positions)
         made_with = _without(settings, others)
-        contents.append(Content(made_with, layer, _as_slice(places), dtype, window_ms, is_apart=True))
+        contents.append(Content(made_with, layer, _as_slice(places), dtype, window_ms, separate=True))
     return contents
 
 

@@ -15,7 +15,7 @@ from ..embedding.pipeline import Embedded
 from ..files import atomic_path
 from . import journal
 from .formats import stored
-from .items import Content, Held, Item, doubt_of
+from .items import Content, ExistingOutput, Job, doubt_of
 from .journal import Journal
 from .sources import Source
 from .tables import Rows, Table
@@ -92,18 +92,18 @@ class TableOfParts:
                 with contextlib.suppress(Exception):  # the first error is the one to tell
                     self._close_part()
 
-    def path(self, item: Item) -> Path:
+    def path(self, item: Job) -> Path:
         """Give the output of an item."""
         return self.table
 
-    def held(self, item: Item) -> Held | None:
+    def held(self, item: Job) -> ExistingOutput | None:
         """Tell what is there already for an item, None if it is to be made."""
         if self.doubt:
-            return Held(self.doubt)
+            return ExistingOutput(self.doubt)
         line = self.journal.lines.get(item.key)
-        return Held(sha256=line["sha256"], file=line["file"]) if line else None
+        return ExistingOutput(sha256=line["sha256"], file=line["file"]) if line else None
 
-    def write(self, item: Item, embedded: Embedded) -> tuple[int, ...]:
+    def write(self, item: Job, embedded: Embedded) -> tuple[int, ...]:
         """Add the rows of an item to a part; gives the shape of the embedding."""
         rows = rows_of(item.source, embedded, self.content, self.state)
         if self.add is None:
@@ -134,7 +134,7 @@ class TableOfParts:
         if lines:
             self.journal.add(lines)
 
-    def finish(self, items: Iterable[Item]) -> None:
+    def finish(self, items: Iterable[Job]) -> None:
         """Join the parts: sources of earlier runs that this one does not name, then its own in their order."""
         self._close_part()
         if self.doubt:

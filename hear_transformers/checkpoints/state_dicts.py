@@ -81,7 +81,7 @@ def write(path: str | Path, module: nn.Module, metadata: Mapping[str, str]) -> N
     ----------
     path : gets its content when all of it is written; until then, and after a failure, it is as it was
     module : of any device
-    metadata : for :func:`read_metadata`; ``trained.read_own`` says what it has to hold to be loaded by its path alone
+    metadata : for :func:`read_metadata`; `trained.read_trained` says what it needs to be loaded by its path alone
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     content = memoryview(safetensors.torch.save(tensors))

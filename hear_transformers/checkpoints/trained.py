@@ -30,7 +30,7 @@ tensors; those here take 8 to 13 for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Own:
+class TrainedCheckpoint:
     """A checkpoint that this package wrote, and what it says about itself.
 
     Attributes
@@ -48,7 +48,7 @@ class Own:
     multi_label: bool
 
 
-def read_own(family: Family, file: Path, name: str | None = None) -> Own | None:
+def read_trained(family: Family, file: Path, name: str | None = None) -> TrainedCheckpoint | None:
     """Read a checkpoint of our own, None if it is none; nothing larger than the file is built of what it says.
 
     Parameters
@@ -75,7 +75,7 @@ def read_own(family: Family, file: Path, name: str | None = None) -> Own | None:
     state_dict = state_dicts.read_state_dict(file)
     _check_network(family, variant, state_dict, file)
     labels = _labels(metadata, _n_classes(family, state_dict), file)
-    return Own(
+    return TrainedCheckpoint(
         name=held,
         variant=variant,
         state_dict=state_dict,

@@ -82,7 +82,7 @@ class Embedder(nn.Module):
         self.batch_size: int | None = None
         if precision != "float32":
             _cast_matrices(trunk, PRECISIONS[precision])
-        self._fitting_samples = math.inf  # largest batch known to fit, set by running out of memory
+        self._limit_samples = math.inf  # largest batch known to fit, set by running out of memory
         self._has_warned = False
         self.eval()
         self._check(variant)
@@ -145,9 +145,9 @@ class Embedder(nn.Module):
                 f"pool='cls' needs layers with a class token; layer {', '.join(readout.layers)} of "
                 f"{'/'.join(self.name)} has none"
             )
-        self._check_window(readout.window_ms, self.fewest_samples(readout))
+        self._check_window(readout.window_ms, self.min_samples_for(readout))
 
-    def fewest_samples(self, readout: Readout) -> int:
+    def min_samples_for(self, readout: Readout) -> int:
         """Give the length of the shortest waveform that can be read so."""
         spec = self.variant.frontend
         only_mel = spec.has_mel and set(readout.layers) == {"mel"}
@@ -255,18 +255,18 @@ class Embedder(nn.Module):
 
     def n_windows(self, length: int, readout: Readout) -> int:
         """Say how many windows of `length` samples go through the network at once."""
-        return self._fitting(self._filled(length, readout))
+        return self._limit(self._filled(length, readout))
 
     def _filled(self, length: int, readout: Readout) -> int:
         """Give the samples that a window costs: its length, or what it is filled up to."""
         return max(length, self.variant.frontend.n_samples(readout.fill_frames))
 
-    def _fitting(self, filled: int) -> int:
+    def _limit(self, filled: int) -> int:
         seconds = BATCH_SECONDS.get(self.device.type, BATCH_SECONDS_ELSEWHERE)
         wanted = self.batch_size or int(seconds * self.sample_rate / filled)
-        return max(1, min(wanted, int(min(self._fitting_samples, 2**62) // filled)))
+        return max(1, min(wanted, int(min(self._limit_samples, 2**62) // filled)))
 
-    def in_batches(
+    def run_batched(
         self,
         total: int,
         length: int,
@@ -290,21 +290,21 @@ class Embedder(nn.Module):
         first = 0
         is_halved = False
         while first < total:
-            last = min(first + self._fitting(filled), total)
+            last = min(first + self._limit(filled), total)
             try:
                 with torch.no_grad():
                     result = read(cut(first, last), readout)
             except (RuntimeError, MemoryError) as error:
                 if last - first == 1 or not is_out_of_memory(error):
                     raise
-                self._fitting_samples = (last - first) * filled // 2
+                self._limit_samples = (last - first) * filled // 2
                 is_halved = True
                 continue
             if is_halved and self.batch_size is not None and not self._has_warned:
                 self._has_warned = True
                 warnings.warn(
                     f"batch_size={self.batch_size} does not fit into the memory of {self.device}; "
-                    f"{self._fitting(filled)} windows go through {'/'.join(self.name)} at once instead",
+                    f"{self._limit(filled)} windows go through {'/'.join(self.name)} at once instead",
                     HearTransformersWarning,
                     stacklevel=2,
                 )
@@ -325,7 +325,7 @@ class Embedder(nn.Module):
             item = torch.arange(first, last)
             return buffer.cut(item // len(starts), starts[item % len(starts)], length)
 
-        return list(self.in_batches(len(buffer.waveforms) * len(starts), length, readout, cut, read))
+        return list(self.run_batched(len(buffer.waveforms) * len(starts), length, readout, cut, read))
 
     def _embed_windows(self, buffer: windows.Buffer, starts: Tensor, length: int, readout: Readout) -> Tensor:
         """Embed the same windows of every clip: -> (clips, starts, size)."""
@@ -386,7 +386,7 @@ class Embedder(nn.Module):
         lengths = [windows.samples_of(readout.window_ms, self.sample_rate) for readout in readouts]
         return framing.windowed(
             self._collect(blocks),
-            windows.Grid(hop_ms, self.sample_rate),
+            windows.TimeGrid(hop_ms, self.sample_rate),
             lengths,
             lambda buffer, starts, level: self._embed_windows(buffer, starts, lengths[level], readouts[level]),
         )
@@ -409,7 +409,7 @@ class Embedder(nn.Module):
         """Make what interpolates the network's own time axis."""
         length = windows.samples_of(readout.window_ms, self.sample_rate)
         chunks = windows.Chunks.half_overlapping(length, self._token_multiple(readout))
-        return framing.Native(windows.Grid(hop_ms, self.sample_rate), chunks, self._axes(readout))
+        return framing.Native(windows.TimeGrid(hop_ms, self.sample_rate), chunks, self._axes(readout))
 
     def _stream_native(self, blocks: Iterable[Tensor], readout: Readout, hop_ms: float) -> Iterator[Tensor]:
         """Interpolate the network's own time axis at every centre: yields (clips, times, size), in order."""
@@ -444,7 +444,7 @@ class Embedder(nn.Module):
             pieces = self._stream_native(blocks, variant.timestamps[0], variant.hop_ms)
         else:
             pieces = self._stream_windowed(blocks, variant.timestamps, variant.hop_ms)
-        grid = windows.Grid(variant.hop_ms, self.sample_rate)
+        grid = windows.TimeGrid(variant.hop_ms, self.sample_rate)
         first = 0
         for embeddings in pieces:
             last = first + embeddings.shape[1]
@@ -479,7 +479,7 @@ class Embedder(nn.Module):
             held.append(block)
         if sum(block.shape[-1] for block in held) <= window:
             *_, buffer = self._collect(held)
-            length = max(buffer.stop, self.fewest_samples(scene))
+            length = max(buffer.stop, self.min_samples_for(scene))
             return self._embed_windows(buffer, torch.zeros(1, dtype=torch.int64), length, scene)[:, 0]
         total, count = torch.zeros((), dtype=torch.float64), 0
         for embeddings in self._stream_windowed(chain(held, later), (scene,), self.variant.scene_hop_ms):

@@ -107,7 +107,7 @@ def encode(
         with `pipeline.embed` or the command ``embed-audio``, which go on
     OptionError : an array without a sample rate, or an input or option of another kind
     """
-    one, inputs = sounds.told_apart(inputs)
+    one, inputs = sounds.as_inputs(inputs)
     row = np.dtype((np.float32, (model.scene_embedding_size,)))
     run = _Run(inputs, one=one)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=False) as embedded:
@@ -161,7 +161,7 @@ def encode_timestamps(
     timestamps : embeddings (times, timestamp_embedding_size) float32 and their centres (times,) in ms, of one input; a
         list of such pairs of several, in order
     """
-    one, inputs = sounds.told_apart(inputs)
+    one, inputs = sounds.as_inputs(inputs)
     run = _Run(inputs, one=one)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=True) as embedded:
         # Copies, since the embeddings of a long file are on the disk.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError
-from .windows import Buffer, Chunks, Grid, Track
+from .windows import Buffer, Chunks, TimeGrid, TokenTrack
 
 NO_SAMPLES = "the waveform has 0 samples; give at least 1"
 
@@ -48,7 +48,7 @@ def collect(blocks: Iterable[Tensor]) -> Iterator[Buffer]:
 
 
 def windowed(
-    buffers: Iterable[Buffer], grid: Grid, lengths: Sequence[int], embed: Callable[[Buffer, Tensor, int], Tensor]
+    buffers: Iterable[Buffer], grid: TimeGrid, lengths: Sequence[int], embed: Callable[[Buffer, Tensor, int], Tensor]
 ) -> Iterator[Tensor]:
     """Embed windows around every centre.
 
@@ -92,11 +92,11 @@ class Native:
     axes : of each layer
     """
 
-    def __init__(self, grid: Grid, chunks: Chunks, axes: Mapping[str, Axis]) -> None:
+    def __init__(self, grid: TimeGrid, chunks: Chunks, axes: Mapping[str, Axis]) -> None:
         self.grid = grid
         self.chunks = chunks
         self.axes = axes
-        self.tracks: dict[str, Track] = {}
+        self.tracks: dict[str, TokenTrack] = {}
 
     def stream(
         self, buffers: Iterable[Buffer], embed: Callable[[Buffer, Tensor, int], dict[str, Tensor]]
@@ -154,7 +154,7 @@ class Native:
             if layer in self.tracks:
                 self.tracks[layer].append(kept)
             else:
-                self.tracks[layer] = Track(hop, offset, kept)
+                self.tracks[layer] = TokenTrack(hop, offset, kept)
 
     def read(self, first: int, last: int) -> dict[str, Tensor]:
         """Interpolate at the centres ``first .. last - 1``: (clips, times, size) of each layer."""

@@ -13,14 +13,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-Kind = tuple[int, int]
-"""What goes through the network together: windows of one level (see `Cuts`), of one length in samples."""
+BatchKey = tuple[int, int]
+"""What goes through the network together: windows of one level (see `WindowSet`), of one length in samples."""
 
 Rows = Mapping[str, Tensor]
 """What a network makes of windows, by name: the first axis of each tensor is the windows."""
 
 
-class Cuts(NamedTuple):
+class WindowSet(NamedTuple):
     """Windows of one clip that are read alike.
 
     Attributes
@@ -35,7 +35,7 @@ class Cuts(NamedTuple):
     starts: Tensor
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> BatchKey:
         """What goes through the network together with these."""
         return self.level, self.length
 
@@ -57,7 +57,7 @@ class Plan:
     join : makes the embedding out of what was read of each of the cuts
     """
 
-    cuts: Sequence[Cuts]
+    cuts: Sequence[WindowSet]
     join: Callable[[list[Rows]], Result]
 
 
@@ -69,10 +69,10 @@ class Reader(Protocol):
     def plan(self, waveform: Tensor) -> Plan:
         """Plan how to embed a clip (samples,)."""
 
-    def n_windows(self, kind: Kind) -> int:
+    def n_windows(self, kind: BatchKey) -> int:
         """Say how many windows of a kind are best read at once."""
 
-    def read(self, kind: Kind, windows: Sequence[tuple[Tensor, Tensor]]) -> Rows:
+    def read(self, kind: BatchKey, windows: Sequence[tuple[Tensor, Tensor]]) -> Rows:
         """Read windows of one kind: pairs of a clip (samples,) on the device and the starts of some windows in it."""
 
 
@@ -99,7 +99,7 @@ class _Clip:
         self.n_missing = sum(len(cuts.starts) for cuts in self.plan.cuts)
 
     @property
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[BatchKey]:
         """The kinds of its windows, each once."""
         return list(dict.fromkeys(cuts.kind for cuts in self.plan.cuts))
 
@@ -151,7 +151,7 @@ class _Queue:
                 self.put(piece)
 
 
-class _Flight:
+class _InFlight:
     """A batch whose rows are on their way to the CPU."""
 
     def __init__(self, slices: Sequence[_Slice], rows: Rows, device: torch.device) -> None:
@@ -187,9 +187,9 @@ class Packer:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self.queues: dict[Kind, _Queue] = {}
+        self.queues: dict[BatchKey, _Queue] = {}
         self.clips: dict[int, _Clip] = {}  # the oldest first
-        self.flights: deque[_Flight] = deque()
+        self.flights: deque[_InFlight] = deque()
         self.most_flights = 1 if reader.device.type == "cuda" else 0
         self.n_samples = 0  # of the clips that wait
 
@@ -223,13 +223,13 @@ class Packer:
         while self.clips:
             yield from self.finish_oldest()
 
-    def _run(self, kind: Kind) -> Iterator[Packed]:
+    def _run(self, kind: BatchKey) -> Iterator[Packed]:
         """Read a batch; if that fails embed its clips one by one, so that none spoils the others."""
         slices = self.queues[kind].take(self.reader.n_windows(kind))
         self._tidy([kind])
         try:
             rows = self.reader.read(kind, [(piece.clip.waveform, piece.starts) for piece in slices])
-            self.flights.append(_Flight(slices, rows, self.reader.device))
+            self.flights.append(_InFlight(slices, rows, self.reader.device))
         except Exception as error:
             clips = dict.fromkeys(piece.clip for piece in slices)
             for clip in clips:
@@ -254,7 +254,7 @@ class Packer:
             return self._leave(clip, error=error)
         return self._joined(clip)
 
-    def _read_all(self, clip: _Clip, cuts: Cuts) -> Rows:
+    def _read_all(self, clip: _Clip, cuts: WindowSet) -> Rows:
         rows = self.reader.read(cuts.kind, [(clip.waveform, cuts.starts)])
         return {name: value.cpu() for name, value in rows.items()}
 
@@ -274,7 +274,7 @@ class Packer:
         self.n_samples -= len(clip.waveform)
         return Packed(clip.key, result, error)
 
-    def _tidy(self, kinds: Iterable[Kind]) -> None:
+    def _tidy(self, kinds: Iterable[BatchKey]) -> None:
         """Forget queues in which nothing waits."""
         for kind in kinds:
             if kind in self.queues and not self.queues[kind].slices:

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio.clips import Blocks, Clip, How, Loaded
+from ..audio.clips import Blocks, Clip, Loaded, ReadOptions
 from ..audio.workers import load
 from ..errors import HearTransformersError
 from .embedder import Embedder
-from .packing import Cuts, Kind, Packed, Packer, Plan, Result, Rows
+from .packing import BatchKey, Packed, Packer, Plan, Result, Rows, WindowSet
 
 __all__ = ["Clip", "Embedded", "Model", "embed", "finite"]
 
@@ -117,7 +117,7 @@ def embed(
     embedded : of every clip, in order; neither that nor the numbers depend on workers and batches
     """
     run = _Run(model, timestamps=timestamps, scratch=scratch)
-    how = How(model.sample_rate, LONG_SECONDS, hashes)
+    how = ReadOptions(model.sample_rate, LONG_SECONDS, hashes)
     with contextlib.closing(load(clips, how, workers)) as loads:
         for loaded in loads:
             yield from run.take(loaded)
@@ -136,15 +136,15 @@ class _WholeClips:
     def plan(self, waveform: Tensor) -> Plan:
         """Plan one window, the clip itself."""
         return Plan(
-            [Cuts(0, len(waveform), torch.zeros(1, dtype=torch.int64))],
+            [WindowSet(0, len(waveform), torch.zeros(1, dtype=torch.int64))],
             lambda rows: Result(*(rows[0][name][0] for name in ("embedding", "times_ms") if name in rows[0])),
         )
 
-    def n_windows(self, kind: Kind) -> int:
+    def n_windows(self, kind: BatchKey) -> int:
         """Say how many clips are embedded at once."""
         return self.model.batch_size or max(1, int(STACK_SECONDS * self.model.sample_rate / kind[1]))
 
-    def read(self, kind: Kind, windows: Sequence[tuple[Tensor, Tensor]]) -> Rows:
+    def read(self, kind: BatchKey, windows: Sequence[tuple[Tensor, Tensor]]) -> Rows:
         """Embed equally long clips."""
         waveforms = torch.stack([waveform for waveform, _ in windows])
         if not self.timestamps:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import AudioError
 from ..networks.trunk import Readout
 from . import framing, windows
-from .packing import Cuts, Kind, Plan, Result, Rows
+from .packing import BatchKey, Plan, Result, Rows, WindowSet
 
 if TYPE_CHECKING:
     from .embedder import Embedder
@@ -42,12 +42,12 @@ class _Whole:
         self.readouts = readouts
         self.read_batch = read or (lambda batch, readout: {"": model.read(batch, readout)})
 
-    def n_windows(self, kind: Kind) -> int:
+    def n_windows(self, kind: BatchKey) -> int:
         """Say how many windows of a kind go through the network at once."""
         level, length = kind
         return self.model.n_windows(length, self.readouts[level])
 
-    def read(self, kind: Kind, parts: Sequence[tuple[Tensor, Tensor]]) -> Rows:
+    def read(self, kind: BatchKey, parts: Sequence[tuple[Tensor, Tensor]]) -> Rows:
         """Read windows of one kind."""
         level, length = kind
 
@@ -62,7 +62,7 @@ class _Whole:
             return torch.stack(views)
 
         total = sum(len(starts) for _, starts in parts)
-        batches = list(self.model.in_batches(total, length, self.readouts[level], cut, self.read_batch))
+        batches = list(self.model.run_batched(total, length, self.readouts[level], cut, self.read_batch))
         return {name: torch.cat([rows[name] for rows in batches]) for name in batches[0]}
 
 
@@ -71,17 +71,17 @@ class Scenes(_Whole):
 
     def __init__(self, model: Embedder) -> None:
         super().__init__(model, [model.variant.scene])
-        self.grid = windows.Grid(model.variant.scene_hop_ms, model.sample_rate)
+        self.grid = windows.TimeGrid(model.variant.scene_hop_ms, model.sample_rate)
         self.window = windows.samples_of(model.variant.scene.window_ms, model.sample_rate)
-        self.fewest = model.fewest_samples(model.variant.scene)
+        self.fewest = model.min_samples_for(model.variant.scene)
 
     def plan(self, waveform: Tensor) -> Plan:
         """Plan one window as long as the clip, or the mean over several."""
         n_samples = _length(waveform)
         if n_samples <= self.window:
-            cuts = Cuts(0, max(n_samples, self.fewest), torch.zeros(1, dtype=torch.int64))
+            cuts = WindowSet(0, max(n_samples, self.fewest), torch.zeros(1, dtype=torch.int64))
         else:
-            cuts = Cuts(0, self.window, self.grid.centres(0, self.grid.count(n_samples)) - self.window // 2)
+            cuts = WindowSet(0, self.window, self.grid.centres(0, self.grid.count(n_samples)) - self.window // 2)
         return Plan([cuts], self._join)
 
     def _join(self, rows: Sequence[Rows]) -> Result:
@@ -94,14 +94,14 @@ class Windowed(_Whole):
 
     def __init__(self, model: Embedder) -> None:
         super().__init__(model, model.variant.timestamps)
-        self.grid = windows.Grid(model.variant.hop_ms, model.sample_rate)
+        self.grid = windows.TimeGrid(model.variant.hop_ms, model.sample_rate)
         self.lengths = [windows.samples_of(readout.window_ms, model.sample_rate) for readout in self.readouts]
 
     def plan(self, waveform: Tensor) -> Plan:
         """Plan the windows of every level."""
         count = self.grid.count(_length(waveform))
         centres = self.grid.centres(0, count)
-        cuts = [Cuts(level, length, centres - length // 2) for level, length in enumerate(self.lengths)]
+        cuts = [WindowSet(level, length, centres - length // 2) for level, length in enumerate(self.lengths)]
         times_ms = self.grid.times_ms(0, count)
         return Plan(cuts, lambda rows: Result(torch.cat([each[""] for each in rows], 1), times_ms))
 
@@ -118,7 +118,7 @@ class Native(_Whole):
         """Plan half-overlapping chunks; the last one has its own length."""
         n_samples = _length(waveform)
         cuts = [
-            Cuts(0, max(length, self.model.min_samples), starts)
+            WindowSet(0, max(length, self.model.min_samples), starts)
             for starts, length in self.native.chunks.between(0, n_samples, is_whole=True)
         ]
         return Plan(cuts, lambda rows: self._join(rows, n_samples))

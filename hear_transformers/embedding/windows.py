@@ -25,7 +25,7 @@ def _exact(value: float) -> Fraction:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class TimeGrid:
     """Centres at every multiple of a hop, from the first sample to the end of the clip.
 
     Parameters
@@ -210,7 +210,7 @@ class Chunks:
 
 
 @dataclass(slots=True)
-class Track:
+class TokenTrack:
     """Tokens on a regular grid in time, read at any time by linear interpolation; used while tokens still arrive.
 
     Before the first token and after the last one the nearest token stands.

@@ -503,7 +503,7 @@ def test_layers_apart_are_what_runs_of_each_give(audio_file, tmp_path, format, t
     path = audio_file()
     options = {"variant": "mn01_as", "pretrained": False}
     several = efficientat.load_model(layer="2,5", **options)
-    extract.extract(several, find([str(path)]), tmp_path / "apart", format, layers_apart=True, timestamps=timestamps)
+    extract.extract(several, find([str(path)]), tmp_path / "apart", format, separate_layers=True, timestamps=timestamps)
     for layer in ("2", "5"):
         alone = efficientat.load_model(layer=layer, **options)
         out = tmp_path / "apart" / f"layer={layer}"
@@ -517,18 +517,18 @@ def test_layers_apart_are_what_runs_of_each_give(audio_file, tmp_path, format, t
 def test_a_layer_that_is_missing_is_made_and_the_other_left(audio_file, tmp_path):
     path = audio_file()
     model = efficientat.load_model(variant="mn01_as", pretrained=False, layer="2,5")
-    extract.extract(model, find([str(path)]), tmp_path, layers_apart=True)
+    extract.extract(model, find([str(path)]), tmp_path, separate_layers=True)
     kept, lost = (tmp_path / f"layer={layer}" / "tone.npz" for layer in (2, 5))
     lost.unlink()
     before = kept.stat().st_mtime_ns
-    assert len(extract.extract(model, find([str(path)]), tmp_path, layers_apart=True).written) == 1
+    assert len(extract.extract(model, find([str(path)]), tmp_path, separate_layers=True).written) == 1
     assert lost.exists()
     assert kept.stat().st_mtime_ns == before
 
 
 def test_layers_of_others_cannot_be_told_apart(audio_file, tmp_path):
     with pytest.raises(OptionError, match="layers apart are for the models of this package"):
-        extract.extract(Counting(), find([str(audio_file())]), tmp_path / "out", layers_apart=True)
+        extract.extract(Counting(), find([str(audio_file())]), tmp_path / "out", separate_layers=True)
 
 
 # Parts of the work

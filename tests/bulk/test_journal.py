@@ -12,7 +12,15 @@ import pytest
 from filelock import FileLock
 
 from hear_transformers.bulk import journal
-from hear_transformers.bulk.journal import Failures, Journal, NoRoomError, digest, exclusive, room_needed, scratch
+from hear_transformers.bulk.journal import (
+    DiskFullError,
+    Failures,
+    Journal,
+    digest,
+    disk_full_as_error,
+    exclusive,
+    scratch,
+)
 from hear_transformers.errors import OptionError
 
 
@@ -125,10 +133,10 @@ def test_a_file_of_somebody_else_with_that_name_is_kept(tmp_path, theirs):
 
 
 def test_a_full_disk_says_how_to_go_on(tmp_path):
-    with pytest.raises(NoRoomError, match="what is finished is kept"), room_needed(tmp_path):
+    with pytest.raises(DiskFullError, match="what is finished is kept"), disk_full_as_error(tmp_path):
         raise OSError(next(iter(journal.NO_ROOM)), os.strerror(28))
 
 
 def test_other_errors_of_the_system_stay_as_they_are(tmp_path):
-    with pytest.raises(PermissionError), room_needed(tmp_path):
+    with pytest.raises(PermissionError), disk_full_as_error(tmp_path):
         raise PermissionError(13, "Permission denied")

@@ -5,26 +5,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hear_transformers.embedding.windows import Buffer, Chunks, Grid, Track, reflect, samples_of
+from hear_transformers.embedding.windows import Buffer, Chunks, TimeGrid, TokenTrack, reflect, samples_of
 
 RATES = st.sampled_from([16_000, 22_050, 32_000, 44_100, 48_000])
 HOPS = st.floats(0.5, 1_000.0).map(lambda hop: round(hop, 3))
 
 
 def test_centres_do_not_drift_in_an_hour():
-    grid = Grid(25.0, 44_100)
+    grid = TimeGrid(25.0, 44_100)
     last = grid.count(44_100 * 3_600) - 1
     assert grid.times_ms(last, last + 1).item() == 3_600_000.0
     assert grid.centre(last) == 44_100 * 3_600
 
 
 def test_a_tenth_of_a_millisecond_means_a_tenth():
-    assert Grid(0.1, 10_000).count(10_000) == 10_001
+    assert TimeGrid(0.1, 10_000).count(10_000) == 10_001
 
 
 @given(HOPS, RATES, st.integers(1, 5_000_000))
 def test_first_centre_is_zero_and_last_lies_within_one_hop_of_the_end(hop_ms, rate, n_samples):
-    grid = Grid(hop_ms, rate)
+    grid = TimeGrid(hop_ms, rate)
     count = grid.count(n_samples)
     end_ms = 1000.0 * n_samples / rate
     last = grid.times_ms(count - 1, count).item()
@@ -35,12 +35,12 @@ def test_first_centre_is_zero_and_last_lies_within_one_hop_of_the_end(hop_ms, ra
 
 @given(HOPS, RATES, st.integers(0, 100_000))
 def test_every_centre_is_within_half_a_sample_of_its_time(hop_ms, rate, index):
-    assert abs(Grid(hop_ms, rate).centre(index) - index * hop_ms * rate / 1000) <= 0.5 + 1e-6
+    assert abs(TimeGrid(hop_ms, rate).centre(index) - index * hop_ms * rate / 1000) <= 0.5 + 1e-6
 
 
 @given(HOPS, RATES, st.integers(1, 1_000_000), st.floats(1.0, 20_000.0))
 def test_centres_are_regular_and_inside_the_clip_whatever_the_window(hop_ms, rate, n_samples, window_ms):
-    grid, window = Grid(hop_ms, rate), samples_of(window_ms, rate)
+    grid, window = TimeGrid(hop_ms, rate), samples_of(window_ms, rate)
     count = min(grid.count(n_samples), 2_000)
     times_ms, centres = grid.times_ms(0, count), grid.centres(0, count)
     assert torch.allclose(times_ms.diff(), torch.full((count - 1,), hop_ms, dtype=torch.float64), rtol=0, atol=1e-6)
@@ -51,7 +51,7 @@ def test_centres_are_regular_and_inside_the_clip_whatever_the_window(hop_ms, rat
 
 
 def test_no_centre_before_the_start():
-    assert Grid(50.0, 32_000).count(-1) == 0
+    assert TimeGrid(50.0, 32_000).count(-1) == 0
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_chunks_contribute_every_token_once(half, hop, n_samples, offset):
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_a_track_interpolates_as_numpy_does_after_any_forgetting(n_tokens, n_more):
     values = torch.rand(n_tokens + n_more, generator=torch.Generator().manual_seed(n_tokens))
-    track = Track(10, 3.0, values[None, :n_tokens, None])
+    track = TokenTrack(10, 3.0, values[None, :n_tokens, None])
     track.append(values[None, n_tokens:, None])
     positions = torch.linspace(0, 10.0 * len(values) + 20, 50, dtype=torch.float64)
     expected = torch.lerp(*_neighbours(values.double(), (positions - 3.0) / 10))
