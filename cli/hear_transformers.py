@@ -74,7 +74,7 @@ def info(name: str, variant: str | None, as_json: bool) -> None:
     click.echo()
     rows = [("LAYER", "SIZE", "BANDS", "HOP MS", "SEES MS")]
     for layer in layers:
-        whole = "window" if layer["field_ms"] is None else f"{layer['field_ms']:g}"
+        whole = "window" if layer["receptive_field_ms"] is None else f"{layer['receptive_field_ms']:g}"
         hop = "-" if layer["hop_ms"] is None else f"{layer['hop_ms']:g}"
         rows.append((layer["layer"], str(layer["size"]), str(layer["n_freq"]), hop, whole))
     echo_table(rows)

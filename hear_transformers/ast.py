@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
+from .networks.family import Readout, Variant
 from .networks.frontend import AST_MEL, KaldiMel
 from .networks.transformer import PATCH, DeiT
-from .networks.trunk import Readout, Variant
 
 __all__ = ["AST", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

@@ -32,9 +32,10 @@ from . import hear
 from .errors import OptionError
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
+from .networks.family import Readout, Variant
 from .networks.frontend import AST_MEL
 from .networks.transformer import DropPath
-from .networks.trunk import Readout, TimeAxis, Trunk, Variant, depth_of
+from .networks.trunk import TimeAxis, Trunk, depth_of
 
 __all__ = ["ATGNN", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

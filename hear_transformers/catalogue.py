@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import importlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from . import FAMILIES
-from .checkpoints import state_dicts, store
-from .checkpoints.store import Checkpoint
+from .checkpoints import published, state_dicts, store
+from .checkpoints.published import Checkpoint
 from .embedding.embedder import Embedder
 from .embedding.external import ForeignModel, import_hear
 from .embedding.pipeline import Model
 from .errors import OptionError
-from .networks.trunk import Variant, layer_table
+from .networks.counting import CLIP_SECONDS, count_macs, count_operations, count_parameters
+from .networks.family import Variant
+from .networks.layer_table import layer_table
 
 DEVICES = ("cuda", "mps", "cpu")
 """Types of devices, in the order in which "auto" prefers them."""
-
-CLIP_SECONDS = 10.0
-"""Length of the clip that operations are counted for, that of AudioSet's clips, as in the papers."""
 
 
 def family(name: str) -> ModuleType:
@@ -125,62 +121,14 @@ def list_models() -> list[dict[str, Any]]:
         for variant_name, variant in family(name).VARIANTS.items():
             network = f"{name} {variant.network}"
             if network not in parameters:
-                parameters[network] = count_parameters(name, variant)
+                parameters[network] = count_parameters(family(name).FAMILY, variant)
             row = {"family": name, "variant": variant_name, "parameters": parameters[network]}
             rows.append(row | _published(name, variant))
     return rows
 
 
-def count_parameters(name: str, variant: Variant) -> int:
-    """Count the parameters of a variant's network, without the memory for it."""
-    with torch.device("meta"):
-        trunk = family(name).FAMILY.network(**variant.network)
-    return sum(parameter.numel() for parameter in trunk.parameters())
-
-
-def count_macs(name: str, variant: Variant, seconds: float = CLIP_SECONDS) -> int:
-    """Count the multiply-accumulates of a variant's whole network for one clip, without computing them.
-
-    Matrix products, attention and convolutions are counted, the front end is not. A network that fills its scenes up is
-    counted for the filled clip.
-    """
-    return _count(name, variant, seconds, with_frontend=False) // 2
-
-
-def count_operations(name: str, variant: Variant, seconds: float = CLIP_SECONDS) -> int:
-    """Count multiplications and additions, front end included, without computing them.
-
-    So the authors of PANNs count ("multi-adds", table XII of 1912.10211): two for every multiply-accumulate, and a
-    Fourier transform as the product with its matrix, which theirs is.
-    """
-    return _count(name, variant, seconds, with_frontend=True)
-
-
-@torch.no_grad()
-def _count(name: str, variant: Variant, seconds: float, *, with_frontend: bool) -> int:
-    spec = variant.frontend
-    frontend = spec.build()
-    n_samples = int(seconds * spec.sample_rate)
-    # Fused attention would go uncounted; as two matrix products it counts.
-    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
-        trunk = family(name).FAMILY.network(**variant.network).eval()
-        n_frames = max(spec.n_frames(n_samples), variant.scene.fill_frames)
-        frames = spec.example(min(n_frames, trunk.max_frames or n_frames))
-        beyond = {torch.ops.aten._fft_r2c: _fourier} if with_frontend else {}
-        with FlopCounterMode(display=False, custom_mapping=beyond) as counter:
-            trunk(frames, list(trunk.layers))
-            if with_frontend:
-                frontend(torch.zeros(1, n_samples))
-    return counter.get_total_flops()
-
-
-def _fourier(shape: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    """Count the operations of Fourier transforms of the last axis as products with cosines and with sines."""
-    return 2 * 2 * math.prod(out_shape) * shape[-1]
-
-
 def _checkpoint(name: str, variant: Variant) -> Checkpoint | None:
-    return store.find(name, variant.checkpoint) if variant.checkpoint else None
+    return published.find(name, variant.checkpoint) if variant.checkpoint else None
 
 
 def _published(name: str, variant: Variant) -> dict[str, Any]:
@@ -207,17 +155,19 @@ def _located(row: Checkpoint) -> dict[str, Any]:
 
 def relative_to_ast(name: str, variant: Variant) -> dict[str, float]:
     """Give the size and the cost of a network as fractions of those of AST, the yardstick of the papers."""
-    yardstick = family("ast").VARIANTS["audioset_10_10"]
+    ours, ast = family(name).FAMILY, family("ast").FAMILY
+    yardstick = ast.variants["audioset_10_10"]
     return {
-        "parameters": count_parameters(name, variant) / count_parameters("ast", yardstick),
-        "multiply_accumulates": count_macs(name, variant) / count_macs("ast", yardstick),
+        "parameters": count_parameters(ours, variant) / count_parameters(ast, yardstick),
+        "multiply_accumulates": count_macs(ours, variant) / count_macs(ast, yardstick),
     }
 
 
 def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
     """Say all about one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON."""
+    module = family(name)
     with FakeTensorMode():  # shapes are enough: random weights of a large network take seconds
-        model: Embedder = family(name).load_model(variant=variant_name, pretrained=False)
+        model: Embedder = module.load_model(variant=variant_name, pretrained=False)
         layers = layer_table(model.trunk, model.variant.frontend)
     variant = model.variant
     ms = 1000 / model.sample_rate
@@ -225,9 +175,9 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
         "family": name,
         "variant": model.name[1],
         "about": FAMILIES[name],
-        "parameters": count_parameters(name, variant),
-        f"multiply_accumulates_{CLIP_SECONDS:g}_s": count_macs(name, variant),
-        f"operations_{CLIP_SECONDS:g}_s": count_operations(name, variant),
+        "parameters": count_parameters(module.FAMILY, variant),
+        f"multiply_accumulates_{CLIP_SECONDS:g}_s": count_macs(module.FAMILY, variant),
+        f"operations_{CLIP_SECONDS:g}_s": count_operations(module.FAMILY, variant),
         "relative_to_ast": relative_to_ast(name, variant),
         "sample_rate": model.sample_rate,
         "shortest_window_ms": model.min_samples * ms,
@@ -236,11 +186,17 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
         "timestamp_embedding_size": model.timestamp_embedding_size,
         "defaults": {key: model.provenance()[key] for key in ("scene", "timestamps", "hop_ms", "framing", "precision")},
         "layers": [
-            {"layer": row.name, "size": row.size, "n_freq": row.n_freq, "hop_ms": row.hop_ms, "field_ms": row.field_ms}
+            {
+                "layer": row.name,
+                "size": row.size,
+                "n_freq": row.n_freq,
+                "hop_ms": row.hop_ms,
+                "receptive_field_ms": row.receptive_field_ms,
+            }
             for row in layers
         ],
         "weights": _published(name, variant),
-        **({"imagenet": _located(store.find(*variant.imagenet))} if variant.imagenet else {}),
+        **({"imagenet": _located(published.find(*variant.imagenet))} if variant.imagenet else {}),
     }
 
 
@@ -262,7 +218,7 @@ def downloads(name: str, variant_name: str | None = None, *, imagenet: bool = Fa
         raise OptionError(f"variant={variant_name!r} is unknown to {name}; choose all or one of {', '.join(variants)}")
     chosen = variants.values() if variant_name == "all" else [variants[variant_name]]
     if imagenet:
-        rows = dict.fromkeys(store.find(*variant.imagenet) for variant in chosen if variant.imagenet)
+        rows = dict.fromkeys(published.find(*variant.imagenet) for variant in chosen if variant.imagenet)
     else:
         rows = dict.fromkeys(row for variant in chosen if (row := _checkpoint(name, variant)))
     if not rows:

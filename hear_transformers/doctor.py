@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checkpoints import published
 from .errors import HearTransformersError
 
 if TYPE_CHECKING:
@@ -263,9 +264,7 @@ def cache() -> list[Row]:
 
 def _held(folder: Path) -> list[str]:
     """Name the published files in a folder."""
-    from .checkpoints import store
-
-    return [row.file for row in store.manifest().values() if (folder / row.file).is_file()]
+    return [row.file for row in published.manifest().values() if (folder / row.file).is_file()]
 
 
 def weights(*, verify: bool = False) -> list[Row]:
@@ -273,7 +272,7 @@ def weights(*, verify: bool = False) -> list[Row]:
     from .checkpoints import store
 
     rows: list[Row] = []
-    for row in store.manifest().values():
+    for row in published.manifest().values():
         path = store.locate(row)
         name = f"{row.family} {row.name}"
         if path is not None:

@@ -24,8 +24,9 @@ from torch.nn import functional as F
 
 from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_BESIDE, CPJKU_MEL, FrameSpec
-from .networks.trunk import Readout, TimeAxis, Trunk, Variant
+from .networks.trunk import TimeAxis, Trunk
 
 __all__ = ["FAMILY", "VARIANTS", "EfficientAT", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

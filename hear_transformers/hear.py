@@ -6,28 +6,22 @@ A family module imports the two getters as they are and makes its `load_model` w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from .checkpoints import state_dicts
-from .checkpoints.loading import Family, published_file, random_trunk, read, variant_of, with_classes_of
+from .checkpoints.loading import published_file, read, with_classes_of
 from .checkpoints.trained import read_trained
 from .embedding.embedder import Embedder
-from .embedding.pooling import POOLS
-from .errors import OptionError
+from .embedding.options import choose, shortened
 from .files import sha256_of
-from .networks.frontend import FrameSpec
-from .networks.trunk import LayerRow, Readout, Trunk, Variant, axes_of, layer_table
+from .networks.family import Family, Variant, random_trunk, variant_of
+from .networks.layer_table import Layer
 
 __all__ = ["Family", "get_scene_embeddings", "get_timestamp_embeddings", "loader"]
-
-Layer = int | str | Sequence[int | str]
-"""``8``, ``-1``, ``"8"``, ``"4,8,12"``, ``[4, 8, "features"]`` or ``"all"``."""
 
 
 def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
@@ -166,113 +160,3 @@ def _fill(model: Embedder, family: Family, state_dict: Mapping[str, Tensor], fil
     """Give a model the weights of a file."""
     state_dicts.load_into(model.trunk, state_dict, file, unused=family.unused)
     model.weights_sha256 = sha256_of(file)
-
-
-def shortened(variant: Variant, trunk: Trunk) -> Variant:
-    """Shorten what is read at once to what a network takes: one of one's own may take less than its variant's."""
-    if trunk.max_frames is None:
-        return variant
-    most = trunk.max_frames
-    longest_ms = 1000.0 * variant.frontend.max_samples(most) / variant.frontend.sample_rate
-
-    def cut(readout: Readout) -> Readout:
-        fill_frames = min(readout.fill_frames, most)
-        return replace(readout, window_ms=min(readout.window_ms, longest_ms), fill_frames=fill_frames)
-
-    scene = cut(variant.scene)
-    scene_hop_ms = min(variant.scene_hop_ms, scene.window_ms)
-    return replace(variant, scene=scene, scene_hop_ms=scene_hop_ms, timestamps=tuple(map(cut, variant.timestamps)))
-
-
-def choose(
-    variant: Variant,
-    trunk: Trunk,
-    *,
-    layer: Layer | None = None,
-    pool: str | None = None,
-    hop_ms: float | None = None,
-    window_ms: float | Sequence[float] | None = None,
-    framing: str | None = None,
-) -> Variant:
-    """Apply a user's choices to a variant.
-
-    `layer` and `pool` replace those of every readout but a readout of the mel alone (the low level of the "mel" presets
-    of PaSST, which no layer of the network can stand for); `window_ms` replaces the windows and drops that readout.
-    Where neither the user nor the network leaves frames to read, as with a vector such as "features", timestamps are
-    windowed.
-    """
-    changes: dict[str, Any] = {}
-    if layer is not None:
-        changes["layers"] = parse_layers(layer, trunk, variant.frontend)
-        changes["pool"] = "mean"
-    if pool is not None:
-        changes["pool"] = pool
-    levels = [readout for readout in variant.timestamps if readout.layers != ("mel",)]
-    lengths = [window_ms] if isinstance(window_ms, (int, float)) else list(window_ms or ())
-    if framing is None:
-        readable = len(lengths) < 2 and has_frames(replace(levels[0], **changes), trunk, variant.frontend)
-        framing = variant.framing if readable else "windowed"
-    if lengths:
-        timestamps = tuple(replace(levels[0], window_ms=float(length)) for length in lengths)
-    elif framing == "native":
-        timestamps = (replace(levels[0], window_ms=variant.scene.window_ms),)
-    else:
-        timestamps = variant.timestamps
-
-    def changed(readout: Readout) -> Readout:
-        return readout if readout not in levels and readout.layers == ("mel",) else replace(readout, **changes)
-
-    return replace(
-        variant,
-        scene=replace(variant.scene, **changes),
-        timestamps=tuple(changed(readout) for readout in timestamps),
-        hop_ms=variant.hop_ms if hop_ms is None else float(hop_ms),
-        framing=framing,
-    )
-
-
-def has_frames(readout: Readout, trunk: Trunk, spec: FrameSpec) -> bool:
-    """Tell whether every time position can be read on its own, as framing "native" does."""
-    axes = axes_of(trunk, spec)
-    pool = POOLS.get(readout.pool)
-    return pool is not None and not pool.whole_window and all(axes[layer] is not None for layer in readout.layers)
-
-
-def parse_layers(layer: Layer, trunk: Trunk, spec: FrameSpec) -> tuple[str, ...]:
-    """Turn a user's choice of layers into keys of `Trunk.layers` (or "mel"), in the order given.
-
-    Raises
-    ------
-    OptionError : a layer the network does not have; the message lists those it has
-    """
-    known = axes_of(trunk, spec)
-    numbered = [key for key in known if key.isdecimal()]
-    parts = layer.split(",") if isinstance(layer, str) else [layer] if isinstance(layer, int) else list(layer)
-    keys: list[str] = []
-    for part in parts:
-        text = str(part).strip()
-        if text == "all":
-            keys.extend(numbered)
-        elif text in known:
-            keys.append(text)
-        elif text.removeprefix("-").isdecimal() and -len(numbered) <= int(text) < 0:
-            keys.append(numbered[int(text)])
-        else:
-            raise OptionError(
-                f"layer={text!r} is unknown; choose from {_listed(layer_table(trunk.eval(), spec))}; "
-                f"-1 for the last block, all, or a list such as 0,{numbered[-1]}"
-            )
-    return tuple(keys)
-
-
-def _listed(rows: Iterable[LayerRow]) -> str:
-    """Write layers as a line, neighbours that differ only in their number together: "1..12 (768 numbers, 100 ms)"."""
-    texts = {}
-    for row in rows:
-        hop = "" if row.hop_ms is None else f", every {row.hop_ms:g} ms"
-        texts[row.name] = f"({row.size} numbers{hop})"
-    parts = []
-    for text, names in groupby(texts, key=lambda name: (texts[name], name.isdecimal())):
-        first, *_, last = [*names] * 2
-        parts.append(f"{first if first == last else f'{first}..{last}'} {text[0]}")
-    return ", ".join(parts)

@@ -29,9 +29,10 @@ from torch.nn import functional as F
 from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
+from .networks.family import Readout, Variant
 from .networks.frontend import AST_MEL
 from .networks.transformer import DropPath, Mlp
-from .networks.trunk import Readout, TimeAxis, Trunk, Variant, depth_of
+from .networks.trunk import TimeAxis, Trunk, depth_of
 
 __all__ = ["FAMILY", "MAST", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

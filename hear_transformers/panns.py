@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from . import hear
 from .errors import WeightsError
 from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .networks.family import Readout, Variant
 from .networks.frontend import FrameSpec, PannsMel, Waveform, fourier_kernels, slaney_filters
-from .networks.trunk import Readout, TimeAxis, Trunk, Variant
+from .networks.trunk import TimeAxis, Trunk
 
 __all__ = ["FAMILY", "VARIANTS", "Panns", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -392,7 +393,7 @@ def slides(stage: nn.Module) -> Iterator[tuple[int, int, int]]:
 
 def axis_behind(axis: TimeAxis, stage: nn.Module) -> TimeAxis:
     """Give the time axis of what a stage makes of its input."""
-    hop, offset, field = axis.hop, axis.offset, axis.field or 1
+    hop, offset, field = axis.hop, axis.offset, axis.receptive_field or 1
     for length, stride, padding in slides(stage):
         offset += ((length - 1) / 2 - padding) * hop
         field += (length - 1) * hop
@@ -410,7 +411,7 @@ def fewest_frames(stages: Sequence[nn.Module]) -> int:
 
 def joined(one: TimeAxis, other: TimeAxis) -> TimeAxis:
     """Give the time axis of two maps one behind the other, which see stretches of audio that overlap."""
-    reaches = [((axis.field or 1) - 1) / 2 for axis in (one, other)]
+    reaches = [((axis.receptive_field or 1) - 1) / 2 for axis in (one, other)]
     first = min(one.offset - reaches[0], other.offset - reaches[1])
     last = max(one.offset + reaches[0], other.offset + reaches[1])
     return TimeAxis(one.hop, (first + last) / 2, math.ceil(last - first + 1))
@@ -605,7 +606,7 @@ class WavegramLogmel(Wavegram):
         self.logmel = mel.build()
         self.deep = {name: layer for name, layer in self.stages.items() if name.startswith("conv_block")}
         self.wave = {name: layer for name, layer in self.stages.items() if name not in self.deep}
-        frames = TimeAxis(mel.hop_length, mel.offset, mel.field)
+        frames = TimeAxis(mel.hop_length, mel.offset, mel.receptive_field)
         first = joined(self._axes_along(self.beside, frames)["1"], self._axes_along(self.wave, FRAMES)["1"])
         self.layers = {"mel": frames, **self.layers, "1": first, **self._axes_along(self.deep, first)}
 

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet
+from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_BESIDE, CPJKU_MEL
 from .networks.transformer import PATCH, DeiT
-from .networks.trunk import Readout, Variant
 
 __all__ = ["FAMILY", "VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_MEL
 from .networks.transformer import Block
-from .networks.trunk import Readout, TimeAxis, Trunk, Variant, depth_of
+from .networks.trunk import TimeAxis, Trunk, depth_of
 
 __all__ = [
     "FAMILY",
@@ -95,7 +96,7 @@ class TinyAudioTransformer(Trunk):
         # Kernels are odd and padded alike on both sides, so token 0 lies on frame 0.
         grid = TimeAxis(TIME_STRIDE, 0.0, None)
         self.layers = {
-            "0": replace(grid, field=STEM_FIELD),
+            "0": replace(grid, receptive_field=STEM_FIELD),
             **{str(i): grid for i in range(1, depth + 1)},
             "features": grid,
         }

@@ -24,10 +24,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import ast, catalogue, hear, mast, panns, passt
-from ..checkpoints import loading
+from .. import ast, hear, mast, panns, passt
+from ..embedding import options
 from ..embedding.embedder import PRECISIONS, Embedder
 from ..embedding.external import silenced
+from ..networks import counting
+from ..networks.family import random_trunk
 
 TOLERANCE = 1e-4  # of the largest magnitude, in float32; that of the golden answers
 GEMM_SHAPE = (2048, 768, 3072)  # the larger matrix product of a PaSST block's MLP, over 2048 tokens
@@ -79,11 +81,11 @@ def seeded() -> Iterator[None]:
 def our_model(family: hear.Family, variant: str, weights: dict[str, Tensor], precision: str = "float32") -> Embedder:
     """Build our model of a variant with the weights of a peer, in the peer's layout."""
     row = family.variants[variant]
-    trunk = loading.random_trunk(family, row)
+    trunk = random_trunk(family, row)
     adapted = {key: value for key, value in family.adapt(weights, row).items() if key not in family.unused}
     # A peer may lack the head.
     trunk.load_state_dict({**trunk.state_dict(), **adapted})
-    return Embedder(trunk, hear.choose(row, trunk), name=(family.name, variant), precision=precision)
+    return Embedder(trunk, options.choose(row, trunk), name=(family.name, variant), precision=precision)
 
 
 class Hear21Passt:
@@ -281,7 +283,7 @@ def run(task: Task, peer: Peer, repeats: int, device: str) -> list[str]:
 def compare_mast(repeats: int, device: str) -> Iterator[str]:
     """Time our MAST beside our AST, random weights: how much of its smaller number of operations becomes speed."""
     rows = {family.name: next(iter(family.variants.values())) for family in (ast.FAMILY, mast.FAMILY)}
-    fewer = catalogue.count_macs("ast", rows["ast"]) / catalogue.count_macs("mast", rows["mast"])
+    fewer = counting.count_macs(ast.FAMILY, rows["ast"]) / counting.count_macs(mast.FAMILY, rows["mast"])
     for clips in (1, 8):
         audio = 0.1 * torch.randn(clips, int(MAST_SECONDS * 16_000), generator=torch.Generator().manual_seed(0))
         for precision in TIMED:

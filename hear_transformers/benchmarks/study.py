@@ -19,6 +19,7 @@ import click
 import torch
 
 from .. import catalogue
+from ..networks import counting
 from ..training.curves import EPOCHS
 from ..training.loop import Processes
 from ..training.recipes import RECIPES
@@ -145,7 +146,7 @@ class Study:
         training = self.training(system, name, FOLDS[0])
         row = training.family.variants[system.variant]
         network = {**row.network, **system.network, "n_classes": len(training.train.classes)}
-        macs = catalogue.count_macs(system.family, replace(row, network=network), CLIP_SECONDS)
+        macs = counting.count_macs(training.family, replace(row, network=network), CLIP_SECONDS)
         n_parameters = sum(parameter.numel() for parameter in training.objective.trunk.parameters())
         return n_parameters, macs, seconds_per_step(training)
 

@@ -4,59 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import OptionError, WeightsError
-from ..networks.trunk import Trunk, Variant
-from . import state_dicts, store
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """One family of networks.
-
-    Attributes
-    ----------
-    name : of its module
-    network : makes the network from `Variant.network`
-    variants : its variants by name, the default first
-    adapt : authors' state dict of a variant -> ours; raises WeightsError if it belongs to other audio
-    unused : keys of the authors' checkpoints (after `adapt`) that the network has no use for
-    classifier : keys (after `adapt`) of which the first that is there is as long as there are classes: a file of one's
-        own may have other classes than the variant; empty for a family without a classifier
-    begin : for `start` alone, after `adapt`: fits what was made for images, or for another length, to a variant
-    fresh : starts of keys; where those of a group are not all in a file, or of other shapes, `start` draws all of them
-        anew. Parts come before the whole: ("head.1.", "head.") keeps what it can of a classifier
-    """
-
-    name: str
-    network: Callable[..., Trunk]
-    variants: Mapping[str, Variant]
-    adapt: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict
-    unused: tuple[str, ...] = ()
-    classifier: tuple[str, ...] = ()
-    begin: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict
-    fresh: tuple[str, ...] = ()
-
-
-def variant_of(family: Family, name: str | None) -> tuple[str, Variant]:
-    """Give a variant by name, None for the first; raise OptionError that lists those there are."""
-    name = next(iter(family.variants)) if name is None else name
-    if name not in family.variants:
-        raise OptionError(f"variant={name!r} is unknown to {family.name}; choose one of {', '.join(family.variants)}")
-    return name, family.variants[name]
-
-
-def random_trunk(family: Family, variant: Variant) -> Trunk:
-    """Build a variant's network with random weights, the same ones every time, without touching the global seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return family.network(**variant.network)
+from ..errors import WeightsError
+from ..networks.family import Family, Variant
+from . import published, state_dicts, store
 
 
 def published_file(family: Family, variant: Variant) -> Path:
@@ -72,7 +29,7 @@ def published_file(family: Family, variant: Variant) -> Path:
 def fetched(family: str, name: str) -> Path:
     """Give the file of a row of the manifest, which is fetched."""
     # A bar for people who wait, nothing in the logs of a batch job.
-    return store.fetch(store.find(family, name), progress=sys.stderr.isatty())
+    return store.fetch(published.find(family, name), progress=sys.stderr.isatty())
 
 
 def read(family: Family, variant: Variant, file: Path) -> dict[str, Tensor]:

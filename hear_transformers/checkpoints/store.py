@@ -5,15 +5,10 @@ Whatever goes wrong is a WeightsError that names the file; what is in it is the 
 """
 
 import contextlib
-import functools
 import os
-import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import filelock
 import pooch
@@ -21,12 +16,8 @@ import requests
 
 from ..errors import HearTransformersError, WeightsError
 from ..files import hash_of, sha256_of
+from .published import Checkpoint
 from .state_dicts import read_state_dict
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FOLDER_VARIABLE = "HEAR_TRANSFORMERS_WEIGHTS"
 """Environment variable that names the folder of downloaded checkpoints."""
@@ -42,89 +33,6 @@ LOCK_TIMEOUT_S = 3600.0
 
 CHUNK_BYTES = 2**18
 """Bytes per write while downloading."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """One row of ``weights/manifest.toml``, where the meaning of each field is written."""
-
-    family: str
-    name: str
-    file: str
-    licence: str
-    url: str | None = None
-    bytes: int | None = None
-    sha256: str | None = None
-    sha256_start: str | None = None
-    md5: str | None = None
-    source: str | None = None
-    trained_on: str | None = None
-    metric: str | None = None
-    embedded: bool = False
-
-
-FIELDS: dict[str, type] = {
-    "file": str,
-    "licence": str,
-    "url": str,
-    "bytes": int,
-    "sha256": str,
-    "sha256_start": str,
-    "md5": str,
-    "source": str,
-    "trained_on": str,
-    "metric": str,
-    "embedded": bool,
-}
-"""Fields of a manifest row and their types."""
-
-
-@functools.cache
-def manifest() -> Mapping[tuple[str, str], Checkpoint]:
-    """Return every published checkpoint by (family, name), in the order of ``weights/manifest.toml``."""
-    return parse_manifest((files("hear_transformers.weights") / "manifest.toml").read_text(encoding="utf-8"))
-
-
-def parse_manifest(text: str) -> dict[tuple[str, str], Checkpoint]:
-    """Return the rows of a manifest by (family, name); raise WeightsError where one is malformed."""
-    try:
-        families = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise WeightsError(f"the checkpoint manifest is not TOML: {error}") from error
-    rows = {}
-    for family, tables in families.items():
-        if not isinstance(tables, dict):
-            raise WeightsError(f"checkpoint manifest: {family} = {tables!r} must be a table of rows")
-        for name, table in tables.items():
-            rows[family, name] = _parse_row(family, name, table)
-    return rows
-
-
-def _parse_row(family: str, name: str, table: Any) -> Checkpoint:
-    """Return one row, after checking the names and types of its fields."""
-    where = f"checkpoint manifest, row [{family}.{name}]"
-    if not isinstance(table, dict):
-        raise WeightsError(f"{where}: expected a table of fields, found {table!r}")
-    for field, value in table.items():
-        if field not in FIELDS:
-            raise WeightsError(f"{where}: field {field!r} is unknown; choose from {', '.join(FIELDS)}")
-        if type(value) is not FIELDS[field]:
-            raise WeightsError(f"{where}: {field} = {value!r} must be of type {FIELDS[field].__name__}")
-    if not {"file", "licence"} <= table.keys():
-        raise WeightsError(f"{where}: file and licence are required")
-    if ("url" in table) == table.get("embedded", False):
-        raise WeightsError(f"{where}: give either url or embedded = true")
-    if Path(table["file"]).name != table["file"]:
-        raise WeightsError(f"{where}: file = {table['file']!r} must be a name without a folder")
-    return Checkpoint(family, name, **table)
-
-
-def find(family: str, name: str) -> Checkpoint:
-    """Return the published checkpoint ``name`` of ``family``; raise WeightsError that lists those there are."""
-    if (family, name) not in manifest():
-        names = ", ".join(known for of, known in manifest() if of == family)
-        raise WeightsError(f"no checkpoint {name!r} of {family!r} is published; choose one of: {names or '(none)'}")
-    return manifest()[family, name]
 
 
 def weights_dir() -> Path:

@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from ..errors import WeightsError
-from ..networks.trunk import Variant
+from ..networks.family import Family, Variant
 from . import state_dicts
-from .loading import Family, check_family
+from .loading import check_family
 
 LARGEST_NUMBER = 2**16
 """Of the constructor arguments in a file: more than any network here has of anything."""

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from .. import __version__
 from ..audio.reading import checked
 from ..errors import HearTransformersWarning, OptionError
-from ..networks.trunk import Readout, TimeAxis, Trunk, Variant, axes_of
+from ..networks.family import Readout, Variant
+from ..networks.layer_table import axes_of
+from ..networks.trunk import TimeAxis, Trunk
 from . import encode as encoding
 from . import framing, packing, plans, windows
 from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS

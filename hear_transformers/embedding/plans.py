@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError
-from ..networks.trunk import Readout
+from ..networks.family import Readout
 from . import framing, windows
 from .packing import BatchKey, Plan, Result, Rows, WindowSet
 

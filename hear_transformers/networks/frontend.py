@@ -46,7 +46,7 @@ class FrameSpec(ABC):
 
     @property
     @abstractmethod
-    def field(self) -> int:
+    def receptive_field(self) -> int:
         """Samples that one frame sees."""
 
     @property
@@ -77,9 +77,9 @@ class FrameSpec(ABC):
         return 1000.0 * self.hop_length / self.sample_rate
 
     @property
-    def field_ms(self) -> float:
+    def receptive_field_ms(self) -> float:
         """Length of audio that one frame sees, in ms."""
-        return 1000.0 * self.field / self.sample_rate
+        return 1000.0 * self.receptive_field / self.sample_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class Waveform(FrameSpec):
         return torch.zeros(1, n_frames)
 
     @property
-    def field(self) -> int:
+    def receptive_field(self) -> int:
         """A sample sees itself."""
         return 1
 
@@ -146,7 +146,7 @@ class CpjkuMel(MelSpec):
         return CpjkuLogMel(self)
 
     @property
-    def field(self) -> int:
+    def receptive_field(self) -> int:
         """Pre-emphasis looks at one sample more than the window."""
         return self.win_length + 1
 
@@ -188,7 +188,7 @@ class KaldiMel(MelSpec):
         return -self.mean / self.scale
 
     @property
-    def field(self) -> int:
+    def receptive_field(self) -> int:
         """The window; pre-emphasis stays within it."""
         return self.win_length
 
@@ -228,7 +228,7 @@ class PannsMel(MelSpec):
         return PannsLogMel(self)
 
     @property
-    def field(self) -> int:
+    def receptive_field(self) -> int:
         """The window, in samples of the waveform."""
         return self.win_length * self.decimation
 

@@ -156,7 +156,7 @@ class DeiT(Trunk):
         self.patchout = patchout
         grid = TimeAxis(stride, (PATCH - 1) / 2, None)
         self.layers = {
-            "0": replace(grid, field=PATCH),
+            "0": replace(grid, receptive_field=PATCH),
             **{str(i): grid for i in range(1, depth + 1)},
             "norm": grid,
             "features": None,

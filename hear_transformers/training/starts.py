@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoints import state_dicts
-from ..checkpoints.loading import Family, check_family, fetched, naming, random_trunk, read, variant_of
+from ..checkpoints.loading import check_family, fetched, naming, read
 from ..errors import OptionError
-from ..networks.trunk import Trunk, Variant
+from ..networks.family import Family, Variant, random_trunk, variant_of
+from ..networks.trunk import Trunk
 
 PUBLISHED, IMAGENET = "published", "imagenet"
 """What `start` takes besides a file: the variant's own checkpoint, and the one of a network for images."""

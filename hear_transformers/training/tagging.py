@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import TrainingError
+from ..networks.family import Variant
 from ..networks.frontend import MelSpec
-from ..networks.trunk import Trunk, Variant
+from ..networks.trunk import Trunk
 from . import augment
 from .curves import VALID_LOSS
 from .data import Batch

@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 
 from ..checkpoints import state_dicts
-from ..checkpoints.loading import Family
 from ..errors import OptionError, TrainingError
+from ..networks.family import Family
 from . import augment, data, loop, manifest, starts, tagging
 from .recipes import Recipe
 

@@ -17,7 +17,8 @@ import safetensors.torch
 import torch
 
 from hear_transformers.checkpoints import store
-from hear_transformers.checkpoints.store import Checkpoint, fetch, locate
+from hear_transformers.checkpoints.published import Checkpoint
+from hear_transformers.checkpoints.store import fetch, locate
 from hear_transformers.errors import WeightsError
 
 BODY = safetensors.torch.save({"weight": torch.arange(20_000.0)})

@@ -8,16 +8,9 @@ import pytest
 import torch
 
 from hear_transformers import FAMILIES, catalogue
+from hear_transformers.checkpoints.published import Checkpoint, find, manifest, parse_manifest
 from hear_transformers.checkpoints.state_dicts import read_state_dict
-from hear_transformers.checkpoints.store import (
-    Checkpoint,
-    fetch,
-    find,
-    locate,
-    manifest,
-    parse_manifest,
-    weights_dir,
-)
+from hear_transformers.checkpoints.store import fetch, locate, weights_dir
 from hear_transformers.errors import WeightsError
 from hear_transformers.files import sha256_of
 

@@ -14,7 +14,7 @@ import torch
 
 from hear_transformers import doctor
 from hear_transformers.audio import reading
-from hear_transformers.checkpoints import store
+from hear_transformers.checkpoints import published, store
 from hear_transformers.errors import AudioError
 
 
@@ -32,11 +32,11 @@ def run(installed_command):
     return lambda *arguments: command("doctor", *arguments)
 
 
-def published(monkeypatch, **changes) -> None:
+def publish(monkeypatch, **changes) -> None:
     """Make the manifest hold one file of 100 zero bytes."""
     sha256 = hashlib.sha256(bytes(100)).hexdigest()
-    row = store.Checkpoint("passt", "a", "a.pt", "MIT", "https://localhost/a.pt", 100, sha256)
-    row = store.Checkpoint(**{name: getattr(row, name) for name in row.__slots__} | changes)
+    row = published.Checkpoint("passt", "a", "a.pt", "MIT", "https://localhost/a.pt", 100, sha256)
+    row = published.Checkpoint(**{name: getattr(row, name) for name in row.__slots__} | changes)
     monkeypatch.setattr(store, "manifest", lambda: {("passt", "a"): row})
 
 
@@ -152,7 +152,7 @@ def test_a_part_that_cannot_be_looked_at_is_a_problem(run, monkeypatch):
 
 
 def test_weights_that_are_here_are_named(run, monkeypatch, folder):
-    published(monkeypatch)
+    publish(monkeypatch)
     (folder / "a.pt").write_bytes(bytes(100))
     result = run("--verify")
     assert result.exit_code == 0
@@ -160,12 +160,12 @@ def test_weights_that_are_here_are_named(run, monkeypatch, folder):
 
 
 def test_weights_that_are_not_here_are_not_missed(run, monkeypatch):
-    published(monkeypatch)
+    publish(monkeypatch)
     assert json.loads(run("--json").stdout)["weights"] == []
 
 
 def test_weights_of_another_size_are_a_problem(run, monkeypatch, folder):
-    published(monkeypatch)
+    publish(monkeypatch)
     (folder / "a.pt").write_bytes(bytes(99))
     result = run()
     assert result.exit_code == 1
@@ -173,7 +173,7 @@ def test_weights_of_another_size_are_a_problem(run, monkeypatch, folder):
 
 
 def test_other_content_of_the_same_size_is_found_by_verify(run, monkeypatch, folder):
-    published(monkeypatch)
+    publish(monkeypatch)
     (folder / "a.pt").write_bytes(b"\1" + bytes(99))
     assert run().exit_code == 0
     result = run("--verify")
@@ -182,7 +182,7 @@ def test_other_content_of_the_same_size_is_found_by_verify(run, monkeypatch, fol
 
 
 def test_the_embedded_model_is_missed(run, monkeypatch):
-    published(monkeypatch, file="missing.safetensors", url=None, embedded=True)
+    publish(monkeypatch, file="missing.safetensors", url=None, embedded=True)
     result = run()
     assert result.exit_code == 1
     assert "Problem: missing.safetensors is missing in the package; run: python -m pip install --force" in result.stdout
@@ -211,7 +211,7 @@ def test_an_empty_folder_that_cannot_be_written_is_a_problem(run, monkeypatch, f
 
 
 def test_a_read_only_folder_that_holds_weights_is_no_problem(run, monkeypatch, folder):
-    published(monkeypatch)
+    publish(monkeypatch)
     (folder / "a.pt").write_bytes(bytes(100))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     result = run()

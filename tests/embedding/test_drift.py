@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from hear_transformers.embedding.embedder import Embedder
+from hear_transformers.networks.family import Readout, Variant
 from hear_transformers.networks.frontend import Waveform
-from hear_transformers.networks.trunk import Readout, TimeAxis, Trunk, Variant
+from hear_transformers.networks.trunk import TimeAxis, Trunk
 
 RATE, HOP_MS, MINUTES = 44_100, 25.0, 37
 PERIOD_SECONDS = 10.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hear_transformers import hear, passt
 from hear_transformers.errors import AudioError, HearTransformersWarning, OptionError, WeightsError
-from hear_transformers.networks.trunk import layer_table
+from hear_transformers.networks.layer_table import layer_table
 
 SMALL = replace(passt.BASE, network={"dim": 48, "depth": 3, "heads": 3})
 load_model = hear.loader(replace(passt.FAMILY, variants={"small": SMALL}))
@@ -223,7 +223,7 @@ def test_layer_table_gives_size_hop_and_field():
     rows = {row.name: row for row in layer_table(model.trunk, model.variant.frontend)}
     assert (rows["mel"].hop_ms, rows["mel"].size) == (10.0, 128)
     assert (rows["0"].hop_ms, rows["0"].size, rows["0"].n_freq) == (100.0, 48, 12)
-    assert rows["0"].field_ms == pytest.approx(150 + 801 / 32)
+    assert rows["0"].receptive_field_ms == pytest.approx(150 + 801 / 32)
     assert (rows["logits"].hop_ms, rows["logits"].size) == (None, 527)
 
 

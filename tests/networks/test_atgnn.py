@@ -12,9 +12,10 @@ from scipy.special import erf
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from hear_transformers import ast, atgnn, catalogue, hear
+from hear_transformers import ast, atgnn, hear
 from hear_transformers.checkpoints import state_dicts
 from hear_transformers.errors import OptionError, WeightsError
+from hear_transformers.networks import counting
 from tests.helpers.golden import filled, golden_audio, golden_tensor
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -347,7 +348,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("variant", PARAMETERS)
 def test_networks_have_the_authors_number_of_parameters(variant):
-    assert catalogue.count_parameters("atgnn", atgnn.VARIANTS[variant]) == PARAMETERS[variant]
+    assert counting.count_parameters(atgnn.FAMILY, atgnn.VARIANTS[variant]) == PARAMETERS[variant]
 
 
 def test_nothing_but_parameters_and_statistics_is_stored():
@@ -371,12 +372,12 @@ def for_images(variant: str):
 
 @pytest.mark.parametrize(("variant", "millions"), [("pvig_ti", 10.7), ("pvig_s", 27.3)])
 def test_encoders_have_the_parameters_published_for_images(variant, millions):
-    assert catalogue.count_parameters("atgnn", for_images(variant)) / 1e6 == pytest.approx(millions, rel=0.005)
+    assert counting.count_parameters(atgnn.FAMILY, for_images(variant)) / 1e6 == pytest.approx(millions, rel=0.005)
 
 
 @pytest.mark.parametrize(("variant", "macs"), [("pvig_ti", 1.7), ("pvig_s", 4.6), ("pvig_m", 8.9), ("pvig_b", 16.8)])
 def test_encoders_have_the_multiply_accumulates_published_for_images(variant, macs):
-    assert catalogue.count_macs("atgnn", for_images(variant), 2.26) / 1e9 == pytest.approx(macs, rel=0.02)
+    assert counting.count_macs(atgnn.FAMILY, for_images(variant), 2.26) / 1e9 == pytest.approx(macs, rel=0.02)
 
 
 # Files
@@ -533,7 +534,7 @@ def test_a_position_of_the_stem_sees_15_frames():
     trunk(mel, ["0"])["0"][0, 20].sum().backward()
     seen = mel.grad[0].abs().amax(0).nonzero().flatten()
     assert (seen[0], seen[-1]) == (80 - 7, 80 + 7)
-    assert trunk.layers["0"].field == 15
+    assert trunk.layers["0"].receptive_field == 15
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4, 5, "stage1", "stage4", "all"])

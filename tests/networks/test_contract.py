@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from hear_transformers import FAMILIES, hear
-from hear_transformers.checkpoints import loading
 from hear_transformers.embedding.embedder import Embedder
-from hear_transformers.networks.trunk import Variant
+from hear_transformers.networks.family import Variant, random_trunk
 
 # What makes the large networks small without changing what a variant is: widths and depths.
 SMALL = {
@@ -108,7 +107,7 @@ def test_every_layer_has_one_of_two_shapes(model):
         if axis is not None:
             # As many positions as the time axis promises, but for one, or those whose field hangs over the end.
             beyond = (frames.shape[-1] - 1 - axis.offset) / axis.hop - (tap.shape[1] - 1)
-            assert -1 <= beyond < 2 + (axis.field or 0) / (2 * axis.hop)
+            assert -1 <= beyond < 2 + (axis.receptive_field or 0) / (2 * axis.hop)
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if family_of(name).classifier])
@@ -116,7 +115,7 @@ def test_a_file_with_other_classes_loads(name, tmp_path):
     family = family_of(name)
     variant = next(iter(family.variants))
     row = small(name, family.variants[variant])
-    ours = loading.random_trunk(family, replace(row, network={**row.network, "n_classes": 7}))
+    ours = random_trunk(family, replace(row, network={**row.network, "n_classes": 7}))
     torch.save(ours.state_dict(), tmp_path / "own.pt")
     load_small = hear.loader(replace(family, variants={variant: row}))
     model = load_small(tmp_path / "own.pt", layer="logits")

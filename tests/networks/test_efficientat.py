@@ -10,7 +10,7 @@ import torch
 
 from hear_transformers import efficientat
 from hear_transformers.audio import reading
-from hear_transformers.checkpoints import state_dicts, store
+from hear_transformers.checkpoints import published, state_dicts
 from tests.helpers.golden import golden_audio, golden_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -97,7 +97,7 @@ def test_network_has_the_authors_size(variant):
 
 
 def test_every_published_audioset_checkpoint_is_a_variant():
-    rows = [row for (family, _), row in store.manifest().items() if family == "efficientat"]
+    rows = [row for (family, _), row in published.manifest().items() if family == "efficientat"]
     assert set(efficientat.VARIANTS) == {row.name for row in rows if row.trained_on == "AudioSet"}
 
 
@@ -197,14 +197,14 @@ def test_field_is_what_a_position_sees(layer):
     trunk = build("mn01_as")
     axis = trunk.layers[layer]
     seen = frames_seen(trunk, layer, 10, n_frames=100)
-    assert seen[-1] - seen[0] + 1 == axis.field
+    assert seen[-1] - seen[0] + 1 == axis.receptive_field
 
 
 @pytest.mark.parametrize(("variant", "layer"), [("mn01_as", "4"), ("dymn04_as", "1"), ("dymn04_replace_se_as", "4")])
 def test_first_layer_without_a_field_sees_the_whole_window(variant, layer):
     trunk = build(variant)
-    assert trunk.layers[str(int(layer) - 1)].field is not None
-    assert trunk.layers[layer].field is None
+    assert trunk.layers[str(int(layer) - 1)].receptive_field is not None
+    assert trunk.layers[layer].receptive_field is None
     assert len(frames_seen(trunk, layer, 0, n_frames=300)) == 300
 
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from hear_transformers import hear, panns
 from hear_transformers.benchmarks import peers
-from hear_transformers.checkpoints import loading, state_dicts
+from hear_transformers.checkpoints import state_dicts
 from hear_transformers.embedding.embedder import Embedder
 from hear_transformers.errors import WeightsError
+from hear_transformers.networks.family import random_trunk
 from hear_transformers.networks.frontend import PannsMel, Waveform
 from tests.helpers import golden
 from tests.helpers.golden import golden_audio, golden_state_dict, golden_tensor
@@ -88,7 +89,7 @@ def small(variant: str) -> hear.Family:
 
 
 def build(variant: str) -> panns.Panns:
-    return loading.random_trunk(panns.FAMILY, small(variant).variants[variant]).eval()
+    return random_trunk(panns.FAMILY, small(variant).variants[variant]).eval()
 
 
 def load(variant: str, **options) -> Embedder:
@@ -167,7 +168,7 @@ def network(request, cached_blocks):
     with np.load(CLASSES[variant].with_suffix(".npz")) as answers:
         answers = dict(answers)
     row = panns.VARIANTS[variant]
-    trunk = loading.random_trunk(panns.FAMILY, row).eval()
+    trunk = random_trunk(panns.FAMILY, row).eval()
     state_dicts.load_into(trunk, panns.adapt(authors_state_dict(variant), row), variant)
     stages = {}
     for name in (key.removeprefix("tap_mean_") for key in answers if key.startswith("tap_mean_")):
@@ -500,14 +501,14 @@ def transparent(monkeypatch):
 def test_position_sees_what_the_time_axis_says(transparent, variant, layer):
     trunk = transparent(variant)
     axis = trunk.layers[layer]
-    position = int(axis.field / axis.hop) + 1
-    n_frames = max(trunk.min_frames, int(2 * axis.field + position * axis.hop))
+    position = int(axis.receptive_field / axis.hop) + 1
+    n_frames = max(trunk.min_frames, int(2 * axis.receptive_field + position * axis.hop))
     frames = torch.ones(panns.VARIANTS[variant].frontend.example(n_frames).shape, dtype=torch.float64)
     frames.requires_grad_()
     trunk(frames, [layer])[layer][0, position].sum().backward()
     seen = frames.grad[0].reshape(-1, n_frames).abs().amax(0).nonzero().flatten()
     assert (seen[0] + seen[-1]) / 2 == position * axis.hop + axis.offset
-    assert seen[-1] - seen[0] + 1 == axis.field
+    assert seen[-1] - seen[0] + 1 == axis.receptive_field
 
 
 def test_joined_position_sees_what_both_branches_see():
@@ -516,7 +517,7 @@ def test_joined_position_sees_what_both_branches_see():
     # 317.5.
     first, last = 160 - (5 * 320 + 1023) / 2, 317.5 + 2555 / 2
     assert layers["1"].offset == (first + last) / 2
-    assert layers["1"].field == np.ceil(last - first + 1)
+    assert layers["1"].receptive_field == np.ceil(last - first + 1)
     assert layers["1"].hop == 640
     assert layers["mel"] == panns.TimeAxis(320, 0.0, 1024)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hear_transformers import hear, tiny
-from hear_transformers.checkpoints import store
+from hear_transformers.checkpoints import published, store
 from hear_transformers.embedding.pooling import POOLS
 
 EVERY_LAYER = [str(i) for i in range(13)] + ["features"]
@@ -66,8 +66,8 @@ def test_stem_token_sees_the_frames_its_axis_says(trunk, token):
     trunk(frames, ["0"])["0"][0, token].sum().backward()
     seen = frames.grad[0].abs().sum(0).nonzero().flatten()
     centre = axis.hop * token + axis.offset
-    assert seen.min() == max(0, centre - axis.field // 2)
-    assert seen.max() == min(39, centre + axis.field // 2)
+    assert seen.min() == max(0, centre - axis.receptive_field // 2)
+    assert seen.max() == min(39, centre + axis.receptive_field // 2)
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def test_bfloat16_gives_nearly_the_same_features(embedded, frames):
 
 
 def test_weights_are_in_the_package_and_small():
-    row = store.find("tiny", "tiny")
+    row = published.find("tiny", "tiny")
     assert row.embedded
     assert Path(store.fetch(row)).stat().st_size <= LARGEST_FILE
 

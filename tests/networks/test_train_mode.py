@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from hear_transformers import panns
-from hear_transformers.checkpoints import loading
 from hear_transformers.errors import OptionError
 from hear_transformers.networks import transformer
+from hear_transformers.networks.family import random_trunk
 from hear_transformers.networks.trunk import Trunk
 from hear_transformers.passt import PaSST
 from tests.networks import test_panns
@@ -41,7 +41,7 @@ class Case:
         row = self.family.variants[variant]
         classes = {"n_classes": CLASSES} if self.layer == "logits" else {}
         self.row = replace(row, network={**row.network, **changes, **classes})
-        self.trunk: Trunk = loading.random_trunk(self.family, self.row)
+        self.trunk: Trunk = random_trunk(self.family, self.row)
         generator = torch.Generator().manual_seed(0)
         # Levels 10 dB apart, so that there is something to tell the clips by.
         levels = torch.tensor([1.0, 0.3, 0.1, 0.03]).unsqueeze(1)

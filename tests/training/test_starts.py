@@ -13,9 +13,10 @@ import timm
 import torch
 
 from hear_transformers import FAMILIES, ast, atgnn, catalogue, hear, mast, passt
-from hear_transformers.checkpoints import loading, state_dicts, store
+from hear_transformers.checkpoints import state_dicts, store
 from hear_transformers.errors import OptionError, WeightsError
 from hear_transformers.files import sha256_of
+from hear_transformers.networks.family import random_trunk
 from hear_transformers.training import starts
 from tests.helpers.golden import filled, golden_tensor
 from tests.networks.test_contract import SMALL, family_of
@@ -213,7 +214,7 @@ def test_a_count_of_classes_that_nothing_else_has_builds_nothing(tmp_path, monke
     torch.save({**weights, "head.1.bias": torch.zeros(1_000_000)}, tmp_path / "net.pt")
     row = replace(ast.VARIANTS["audioset_10_10"], network={**SMALL["ast"], "depth": 1})
     built = []
-    monkeypatch.setattr(hear, "random_trunk", lambda *given: built.append(given[1]) or loading.random_trunk(*given))
+    monkeypatch.setattr(hear, "random_trunk", lambda *given: built.append(given[1]) or random_trunk(*given))
     with pytest.raises(WeightsError, match=r"1 of another shape or type: head\.1\.weight"):
         hear.loader(replace(ast.FAMILY, variants={"small": row}))(tmp_path / "net.pt")
     assert built == [row]

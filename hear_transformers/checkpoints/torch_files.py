@@ -1,0 +1,118 @@
+"""What ``torch.save`` wrote, read without running any of it."""
+
+import contextlib
+import functools
+import pickle
+import re
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import WeightsError
+
+LEGACY_HEAD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+"""First bytes of files that ``torch.save`` wrote before PyTorch 1.6: ``torch.serialization.MAGIC_NUMBER``."""
+
+
+ZIP_RATIO = 8
+"""Largest unpacked size of a checkpoint, in file sizes: ``torch.save`` stores tensors without compression."""
+
+
+def holds_compressed(path: Path) -> bool:
+    """Tell whether a ``torch.save`` archive was packed again with compression; refuse what is not such an archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise WeightsError(f"{path}: damaged or cut short ({error})") from error
+    unpacked, packed = sum(entry.file_size for entry in entries), path.stat().st_size
+    if unpacked > ZIP_RATIO * packed:
+        raise WeightsError(f"{path}: refused: {packed} bytes would unpack to {unpacked}; torch.save does not compress")
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise WeightsError(f"{path}: refused: a TorchScript program, only tensors are loaded; save its state_dict()")
+    return any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+
+
+class NumpyType:
+    """Stands for a NumPy data type in a file, one of plain numbers; any other is refused."""
+
+    def __init__(self, code: str, *flags: int) -> None:
+        if not re.fullmatch(r"[biufc]\d+", code):
+            raise pickle.UnpicklingError(f"a NumPy data type {code}")
+
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (3, str(), None, None, None, -1, -1, int()):  # byte order; no fields, no shape of its own
+                return
+        raise pickle.UnpicklingError("a NumPy data type that is not plain")
+
+
+class NumpyValue:
+    """Stands for a NumPy array or number in a file, whose numbers are dropped: nothing of NumPy's is called.
+
+    PANNs keep the state of their sampler so, beside the weights.
+    """
+
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (int(), tuple(), NumpyType(), int(), bytes()):  # version, shape, type, whether in Fortran's order
+                return
+        raise pickle.UnpicklingError("a NumPy array that is not plain")
+
+
+def _array(*arguments: object) -> NumpyValue:
+    """Stand for the function that makes an empty array, to be filled by what follows in the file."""
+    if arguments != (NumpyValue, (0,), b"b"):
+        raise pickle.UnpicklingError("a NumPy array that is not plain")
+    return NumpyValue()
+
+
+def _scalar(*arguments: object) -> NumpyValue:
+    """Stand for the function that makes a single number."""
+    match arguments:
+        case (NumpyType(), bytes()):
+            return NumpyValue()
+    raise pickle.UnpicklingError("a NumPy number that is not plain")
+
+
+def _no_bytes(*arguments: object) -> bytes:
+    """Stand for ``bytes``, which protocol 2 calls for the numbers of an array that has none."""
+    if arguments:
+        raise pickle.UnpicklingError("bytes that are not those of an empty NumPy array")
+    return b""
+
+
+NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (NumpyValue, "numpy.ndarray"),
+    (NumpyType, "numpy.dtype"),
+    (_array, "numpy.core.multiarray._reconstruct"),
+    (_array, "numpy._core.multiarray._reconstruct"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_no_bytes, "builtins.bytes"),
+]
+"""All that NumPy's arrays and numbers name in a pickle, before and since NumPy 2, and what stands for it here."""
+
+
+_ALLOWING = threading.Lock()
+"""Held while :data:`NUMPY` is allowed: PyTorch keeps one list for all threads."""
+
+
+def read_torch(path: Path, in_memory: bool) -> Any:
+    """Return what ``torch.save`` wrote; PyTorch's own messages are not passed on, they advise to run code in files."""
+    load = functools.partial(torch.load, path, map_location="cpu", weights_only=True, mmap=not in_memory)
+    try:
+        with contextlib.suppress(pickle.UnpicklingError):
+            return load()
+        with _ALLOWING, torch.serialization.safe_globals(NUMPY):
+            return load()
+    except pickle.UnpicklingError as error:
+        named = re.search(r"(?i)unsupported (?:global: )?global ([\w.]+)", str(error))
+        found = f"the file holds code ({named[1]})" if named else "the file is damaged or holds code"
+        raise WeightsError(f"{path}: refused: {found}, only tensors are loaded; save a state_dict() alone") from error
+    except Exception as error:  # damaged bytes raise about every type there is, from EOFError to KeyError
+        raise WeightsError(f"{path}: damaged or cut short ({type(error).__name__})") from error

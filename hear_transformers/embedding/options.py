@@ -1,0 +1,83 @@
+"""What a user chooses of a model: layers, pooling, hop, window, framing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..networks.family import Readout, Variant
+from ..networks.frontend import FrameSpec
+from ..networks.layer_table import Layer, axes_of, parse_layers
+from ..networks.trunk import Trunk
+from .pooling import POOLS
+
+
+def shortened(variant: Variant, trunk: Trunk) -> Variant:
+    """Shorten what is read at once to what a network takes: one of one's own may take less than its variant's."""
+    if trunk.max_frames is None:
+        return variant
+    most = trunk.max_frames
+    longest_ms = 1000.0 * variant.frontend.max_samples(most) / variant.frontend.sample_rate
+
+    def cut(readout: Readout) -> Readout:
+        fill_frames = min(readout.fill_frames, most)
+        return replace(readout, window_ms=min(readout.window_ms, longest_ms), fill_frames=fill_frames)
+
+    scene = cut(variant.scene)
+    scene_hop_ms = min(variant.scene_hop_ms, scene.window_ms)
+    return replace(variant, scene=scene, scene_hop_ms=scene_hop_ms, timestamps=tuple(map(cut, variant.timestamps)))
+
+
+def choose(
+    variant: Variant,
+    trunk: Trunk,
+    *,
+    layer: Layer | None = None,
+    pool: str | None = None,
+    hop_ms: float | None = None,
+    window_ms: float | Sequence[float] | None = None,
+    framing: str | None = None,
+) -> Variant:
+    """Apply a user's choices to a variant.
+
+    `layer` and `pool` replace those of every readout but a readout of the mel alone (the low level of the "mel" presets
+    of PaSST, which no layer of the network can stand for); `window_ms` replaces the windows and drops that readout.
+    Where neither the user nor the network leaves frames to read, as with a vector such as "features", timestamps are
+    windowed.
+    """
+    changes: dict[str, Any] = {}
+    if layer is not None:
+        changes["layers"] = parse_layers(layer, trunk, variant.frontend)
+        changes["pool"] = "mean"
+    if pool is not None:
+        changes["pool"] = pool
+    levels = [readout for readout in variant.timestamps if readout.layers != ("mel",)]
+    lengths = [window_ms] if isinstance(window_ms, (int, float)) else list(window_ms or ())
+    if framing is None:
+        readable = len(lengths) < 2 and has_frames(replace(levels[0], **changes), trunk, variant.frontend)
+        framing = variant.framing if readable else "windowed"
+    if lengths:
+        timestamps = tuple(replace(levels[0], window_ms=float(length)) for length in lengths)
+    elif framing == "native":
+        timestamps = (replace(levels[0], window_ms=variant.scene.window_ms),)
+    else:
+        timestamps = variant.timestamps
+
+    def changed(readout: Readout) -> Readout:
+        return readout if readout not in levels and readout.layers == ("mel",) else replace(readout, **changes)
+
+    return replace(
+        variant,
+        scene=replace(variant.scene, **changes),
+        timestamps=tuple(changed(readout) for readout in timestamps),
+        hop_ms=variant.hop_ms if hop_ms is None else float(hop_ms),
+        framing=framing,
+    )
+
+
+def has_frames(readout: Readout, trunk: Trunk, spec: FrameSpec) -> bool:
+    """Tell whether every time position can be read on its own, as framing "native" does."""
+    axes = axes_of(trunk, spec)
+    pool = POOLS.get(readout.pool)
+    return pool is not None and not pool.whole_window and all(axes[layer] is not None for layer in readout.layers)
