@@ -199,4 +199,4 @@ FAMILY = hear.Family(
     fresh=("head.",),  # its normalisation too, as the authors do for other classes
 )
 
-load_model = hear.loader(FAMILY)
+load_model = hear.Loader(FAMILY)

@@ -680,4 +680,4 @@ FAMILY = hear.Family(
     fresh=("prediction.4.", "prediction.", "labels."),
 )
 
-load_model = hear.loader(FAMILY)
+load_model = hear.Loader(FAMILY)

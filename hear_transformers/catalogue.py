@@ -14,7 +14,7 @@ from . import FAMILIES
 from .checkpoints import published, state_dicts, store
 from .checkpoints.published import Checkpoint
 from .embedding.embedder import Embedder
-from .embedding.external import ForeignModel, import_hear
+from .embedding.external import ExternalModel, import_hear
 from .embedding.pipeline import Model
 from .errors import OptionError
 from .networks.counting import CLIP_SECONDS, count_macs, count_operations, count_parameters
@@ -84,7 +84,7 @@ def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, 
     return model
 
 
-def _load_foreign(name: str, path: str, device: torch.device, options: Mapping[str, Any]) -> ForeignModel:
+def _load_foreign(name: str, path: str, device: torch.device, options: Mapping[str, Any]) -> ExternalModel:
     try:
         import_hear(name)
     except OptionError as error:
@@ -94,7 +94,7 @@ def _load_foreign(name: str, path: str, device: torch.device, options: Mapping[s
             f"{', '.join(options)}: the HEAR API has no such options, so the module {name!r} cannot take them; "
             f"they are for {', '.join(FAMILIES)}"
         )
-    return ForeignModel(name, path, device)
+    return ExternalModel(name, path, device)
 
 
 def pick_device(name: str) -> torch.device:

@@ -561,4 +561,4 @@ FAMILY = hear.Family(
     fresh=("classifier.5.", "classifier."),
 )
 
-load_model = hear.loader(FAMILY)
+load_model = hear.Loader(FAMILY)

@@ -1,6 +1,6 @@
 """The HEAR API, written once: https://hearbenchmark.com/hear-api.html.
 
-A family module imports the two getters as they are and makes its `load_model` with `loader`, from its `Family`.
+A family module imports the two getters as they are; its `load_model` is a `Loader` of its `Family`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from .files import sha256_of
 from .networks.family import Family, Variant, random_trunk, variant_of
 from .networks.layer_table import Layer
 
-__all__ = ["Family", "get_scene_embeddings", "get_timestamp_embeddings", "loader"]
+__all__ = ["Family", "Loader", "get_scene_embeddings", "get_timestamp_embeddings"]
 
 
 def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
@@ -30,7 +29,7 @@ def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
     Parameters
     ----------
     audio : (n_sounds, n_samples) mono, floating point in [-1, 1], at ``model.sample_rate``
-    model : what `load_model` gave
+    model : from `load_model`
 
     Returns
     -------
@@ -49,7 +48,7 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
     Parameters
     ----------
     audio : (n_sounds, n_samples) mono, floating point in [-1, 1], at ``model.sample_rate``
-    model : what `load_model` gave
+    model : from `load_model`
 
     Returns
     -------
@@ -64,8 +63,17 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
     return embeddings, centres_ms.float().to(embeddings.device).expand(len(audio), -1)
 
 
-class LoadModel(Protocol):
-    """The HEAR function `load_model` of a family."""
+class Loader:
+    """The HEAR function `load_model` of a family; see `__call__` for its options.
+
+    Parameters
+    ----------
+    family : of networks
+    """
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.__doc__ = type(self).__call__.__doc__
 
     def __call__(
         self,
@@ -87,7 +95,7 @@ class LoadModel(Protocol):
         path : checkpoint file in the authors' layout or ours, of the variant's network with any number of classes;
             empty: the published one, downloaded at first use
         variant : row of the family's table; None is its first, or the one that a checkpoint written by this package
-            says it is of
+            names
         layer : 0 = output of the patch embedding or stem, i = output of block i, -1 = the last; names such as
             "features" (what the authors call the embedding), "logits", "mel"; lists are concatenated, "all" is every
             numbered one
@@ -98,8 +106,8 @@ class LoadModel(Protocol):
             the length of the chunks
         framing : "windowed" or "native", see `Embedder`; None is the variant's own choice, or windowed where the layers
             or the pooling chosen have no frames
-        precision : of the network: "float32", "bfloat16" or "float16"; results are float32 always
-        pretrained : False gives seeded random weights, for tests and for training from scratch
+        precision : of the network: "float32", "bfloat16" or "float16"; results are always float32
+        pretrained : False loads seeded random weights, for tests and for training from scratch
 
         Returns
         -------
@@ -109,28 +117,18 @@ class LoadModel(Protocol):
         ------
         OptionError : a value is not one this variant knows; the message lists what is
         WeightsError : the checkpoint is missing, damaged, or for another network
+
+        Examples
+        --------
+        >>> from hear_transformers.tiny import load_model
+        >>> model = load_model(layer="4,8", pool="meanmax", hop_ms=25)
+        >>> model.scene_embedding_size
+        768
         """
-        ...
-
-
-def loader(family: Family) -> LoadModel:
-    """Make the HEAR function `load_model` of one family."""
-
-    def load_model(
-        path: str | os.PathLike[str] = "",
-        variant: str | None = None,
-        *,
-        layer: Layer | None = None,
-        pool: str | None = None,
-        hop_ms: float | None = None,
-        window_ms: float | Sequence[float] | None = None,
-        framing: str | None = None,
-        precision: str = "float32",
-        pretrained: bool = True,
-    ) -> Embedder:
+        family = self.family
         file = Path(path) if os.fspath(path) else None
-        own = None if file is None else read_trained(family, file, variant)
-        name, row = (own.name, own.variant) if own else variant_of(family, variant)
+        trained = None if file is None else read_trained(family, file, variant)
+        name, row = (trained.name, trained.variant) if trained else variant_of(family, variant)
 
         def build(row: Variant) -> Embedder:
             trunk = random_trunk(family, row)
@@ -139,9 +137,9 @@ def loader(family: Family) -> LoadModel:
             return Embedder(trunk, chosen, name=(family.name, name), precision=precision)
 
         model = build(row)  # the options are checked before a file is fetched for them
-        if own and file:
-            model.labels, model.multi_label = own.labels, own.multi_label
-            _fill(model, family, own.state_dict, file)
+        if trained and file:
+            model.labels, model.multi_label = trained.labels, trained.multi_label
+            _fill(model, family, trained.state_dict, file)
         elif file:
             state_dict = read(family, row, file)
             row_of_file = with_classes_of(family, row, state_dict, file)
@@ -152,11 +150,8 @@ def loader(family: Family) -> LoadModel:
             _fill(model, family, read(family, row, file), file)
         return model
 
-    load_model.__doc__ = LoadModel.__call__.__doc__
-    return load_model
-
 
 def _fill(model: Embedder, family: Family, state_dict: Mapping[str, Tensor], file: Path) -> None:
-    """Give a model the weights of a file."""
+    """Load the weights of a file into a model."""
     state_dicts.load_into(model.trunk, state_dict, file, unused=family.unused)
     model.weights_sha256 = sha256_of(file)

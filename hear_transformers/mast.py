@@ -447,4 +447,4 @@ FAMILY = hear.Family(
     fresh=("head.",),
 )
 
-load_model = hear.loader(FAMILY)
+load_model = hear.Loader(FAMILY)

@@ -744,4 +744,4 @@ FAMILY = hear.Family(
     fresh=("fc_audioset.", "att_block."),
 )
 
-load_model = hear.loader(FAMILY)
+load_model = hear.Loader(FAMILY)

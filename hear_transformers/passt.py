@@ -194,4 +194,4 @@ FAMILY = hear.Family(
     fresh=("head.1.", "head."),  # other classes leave its normalisation as it is
 )
 
-load_model = hear.loader(FAMILY)
+load_model = hear.Loader(FAMILY)

@@ -150,4 +150,4 @@ VARIANTS = {
 
 FAMILY = hear.Family(name="tiny", network=TinyAudioTransformer, variants=VARIANTS)
 
-load_model = hear.loader(FAMILY)
+load_model = hear.Loader(FAMILY)

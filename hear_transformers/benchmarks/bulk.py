@@ -27,7 +27,8 @@ from ..audio.workers import default_workers
 from ..bulk import sources
 from ..bulk.extract import extract
 from ..bulk.sources import Source
-from ..embedding.embedder import PRECISIONS, Embedder
+from ..embedding.embedder import Embedder
+from ..embedding.forward import PRECISIONS
 from ..embedding.pipeline import Clip, embed
 
 THROUGHPUT_MODELS = ("tiny", "panns/cnn10", "passt/base")
@@ -109,7 +110,7 @@ def shaped(path: Path, seconds: float, target: Path) -> Path:
 
 def clips_per_second_alone(model: Embedder, waveform: Tensor) -> float:
     """Time the network on clips that are on its device already, as many as go through it at once."""
-    n_windows = model.n_windows(len(waveform), model.variant.scene)
+    n_windows = model.batch_size_for(len(waveform), model.variant.scene)
     batch = waveform.to(model.device).expand(n_windows, -1).contiguous()
     n_clips, start = -n_windows, 0.0  # the first time does not count
     while not start or time.perf_counter() - start < ALONE_SECONDS:

@@ -26,8 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import ast, hear, mast, panns, passt
 from ..embedding import options
-from ..embedding.embedder import PRECISIONS, Embedder
+from ..embedding.embedder import Embedder
 from ..embedding.external import silenced
+from ..embedding.forward import PRECISIONS
 from ..networks import counting
 from ..networks.family import random_trunk
 

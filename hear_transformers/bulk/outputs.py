@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..embedding.embedder import Embedder
 from ..embedding.pipeline import Model
 from ..errors import OptionError
 from .formats import DTYPES, FILES, TABLES
@@ -136,18 +135,15 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTY
     stored_as = {} if dtype == DTYPES[0] else {"dtype": dtype}
     made_by = {key: value for key, value in model.provenance().items() if key not in SETTINGS_OF_OTHERS[kind]}
     settings = {"embedding": kind, **made_by, **stored_as}
-    if not isinstance(model, Embedder):
-        if apart:
-            raise OptionError("layers apart are for the models of this package; the HEAR API does not say what is what")
-        return [Content(settings, dtype=dtype)]
-    readouts = model.variant.timestamps if timestamps else (model.variant.scene,)
-    window_ms = max(readout.window_ms for readout in readouts)
+    window_ms = model.longest_window_ms(timestamps=timestamps)
     columns = model.columns(timestamps=timestamps)
     if not apart:
-        return [Content(settings, ",".join(columns), dtype=dtype, window_ms=window_ms)]
+        return [Content(settings, ",".join(columns) or None, dtype=dtype, window_ms=window_ms)]
+    if not model.layers:
+        raise OptionError("layers apart are for the models of this package; the HEAR API does not say what is what")
     contents = []
-    for layer in dict.fromkeys(model.variant.scene.layers):
-        others = {*model.variant.scene.layers} - {layer}
+    for layer in model.layers:
+        others = {*model.layers} - {layer}
         places = sorted(i for name, positions in columns.items() if name not in others for i in positions)
         made_with = _without(settings, others)
         contents.append(Content(made_with, layer, _as_slice(places), dtype, window_ms, separate=True))

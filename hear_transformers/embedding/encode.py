@@ -1,4 +1,4 @@
-"""Files, arrays, what a dataset holds -> embeddings in memory: the methods `encode` of an `Embedder`."""
+"""Files, arrays, items of a dataset -> embeddings in memory: the methods `encode` of an `Embedder`."""
 
 from __future__ import annotations
 
@@ -8,28 +8,23 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ..audio import inputs as sounds
 from ..audio.clips import Clip
 from ..audio.inputs import Sound
 from ..errors import HearTransformersError, OptionError
-
-if TYPE_CHECKING:
-    from .embedder import Embedder
-    from .pipeline import Embedded
+from .pipeline import Embedded, Model, embed
 
 SHORTEST_NORM = 1e-12
-"""Vectors are divided by no less, so that zeros stay zeros, as in `torch.nn.functional.normalize`."""
+"""Least norm that vectors are divided by, so that zeros stay zeros, as in `torch.nn.functional.normalize`."""
 
 
 class Timestamps(NamedTuple):
-    """A sound along time.
+    """Embeddings of one sound along time.
 
     Attributes
     ----------
@@ -41,45 +36,16 @@ class Timestamps(NamedTuple):
     centres_ms: np.ndarray
 
 
-@overload
 def encode(
-    model: Embedder,
+    model: Model,
     inputs: Sound | Iterable[Sound],
     *,
     sampling_rate: float | None = None,
     batch_size: int | None = None,
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
-    convert_to_tensor: Literal[False] = False,
     normalize_embeddings: bool = False,
-) -> np.ndarray: ...
-
-
-@overload
-def encode(
-    model: Embedder,
-    inputs: Sound | Iterable[Sound],
-    *,
-    sampling_rate: float | None = None,
-    batch_size: int | None = None,
-    num_workers: int = 0,
-    show_progress_bar: bool | None = None,
-    convert_to_tensor: Literal[True],
-    normalize_embeddings: bool = False,
-) -> Tensor: ...
-
-
-def encode(
-    model: Embedder,
-    inputs: Sound | Iterable[Sound],
-    *,
-    sampling_rate: float | None = None,
-    batch_size: int | None = None,
-    num_workers: int = 0,
-    show_progress_bar: bool | None = None,
-    convert_to_tensor: bool = False,
-    normalize_embeddings: bool = False,
-) -> np.ndarray | Tensor:
+) -> np.ndarray:
     """Embed files and arrays, one vector each; any duration, any sample rate, in the order given.
 
     Inputs are taken one by one, so a generator of many needs no more memory than their embeddings.
@@ -94,7 +60,6 @@ def encode(
     batch_size : windows per forward pass; None leaves it to `Embedder.batch_size`
     num_workers : processes that decode files; 0 decodes in this one
     show_progress_bar : on stderr; None shows it on a terminal where the logger "hear_transformers" is at INFO or DEBUG
-    convert_to_tensor : give a tensor on the device of the model instead of an array
     normalize_embeddings : scale every vector to length 1
 
     Returns
@@ -109,18 +74,17 @@ def encode(
     """
     one, inputs = sounds.as_inputs(inputs)
     row = np.dtype((np.float32, (model.scene_embedding_size,)))
-    run = _Run(inputs, one=one)
+    run = _Encoding(inputs, one=one)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=False) as embedded:
         embeddings = np.fromiter((each.embedding for each in embedded), row, -1 if run.total is None else run.total)
     if normalize_embeddings:
         _normalise(embeddings)
-    result = embeddings[0] if one else embeddings
-    return torch.from_numpy(result).to(model.device) if convert_to_tensor else result
+    return embeddings[0] if one else embeddings
 
 
 @overload
 def encode_timestamps(  # type: ignore[overload-overlap]  # a str is a Sound and an Iterable of such; it is taken for one
-    model: Embedder,
+    model: Model,
     inputs: Sound,
     *,
     sampling_rate: float | None = None,
@@ -133,7 +97,7 @@ def encode_timestamps(  # type: ignore[overload-overlap]  # a str is a Sound and
 
 @overload
 def encode_timestamps(
-    model: Embedder,
+    model: Model,
     inputs: Iterable[Sound],
     *,
     sampling_rate: float | None = None,
@@ -145,7 +109,7 @@ def encode_timestamps(
 
 
 def encode_timestamps(
-    model: Embedder,
+    model: Model,
     inputs: Sound | Iterable[Sound],
     *,
     sampling_rate: float | None = None,
@@ -162,7 +126,7 @@ def encode_timestamps(
         list of such pairs of several, in order
     """
     one, inputs = sounds.as_inputs(inputs)
-    run = _Run(inputs, one=one)
+    run = _Encoding(inputs, one=one)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=True) as embedded:
         # Copies, since the embeddings of a long file are on the disk.
         results = [Timestamps(np.array(each.embedding), np.array(each.times_ms)) for each in embedded]
@@ -177,8 +141,8 @@ def _normalise(embeddings: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def _batches_of(model: Embedder, batch_size: int | None) -> Iterator[None]:
-    """Set the batch size of a model for a while; None leaves it as it is."""
+def _batches_of(model: Model, batch_size: int | None) -> Iterator[None]:
+    """Set the batch size of a model until the block ends; None leaves it as it is."""
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise OptionError(
             f"batch_size={batch_size!r}: give a whole number from 1 on, or None for the model's own choice"
@@ -198,20 +162,20 @@ def _hides_bar(show_progress_bar: bool | None) -> bool:
     return not (sys.stderr.isatty() and logging.getLogger(__package__).getEffectiveLevel() <= logging.INFO)
 
 
-class _Run:
-    """One call: makes clips of the inputs as the pipeline asks for them, and raises the first error in their order."""
+class _Encoding:
+    """One call: turns inputs into clips as the pipeline asks for them, and raises the first error in their order."""
 
     def __init__(self, inputs: Iterable[Any], *, one: bool) -> None:
         self.inputs = inputs
         self.one = one
         self.total = len(inputs) if isinstance(inputs, Sized) else None
-        self.names: dict[int, str] = {}  # of the inputs that are in the works
+        self.names: dict[int, str] = {}  # of the inputs in the works
         self.failure: HearTransformersError | None = None
 
     @contextlib.contextmanager
     def embed(
         self,
-        model: Embedder,
+        model: Model,
         sampling_rate: float | None,
         batch_size: int | None,
         workers: int,
@@ -219,9 +183,7 @@ class _Run:
         *,
         timestamps: bool,
     ) -> Iterator[Iterator[Embedded]]:
-        """Give what becomes of the inputs, in order."""
-        from .pipeline import embed  # which imports the embedder, whose methods these are
-
+        """Yield the embeddings of the inputs, in order."""
         with (
             tempfile.TemporaryDirectory(prefix="hear_transformers-") as scratch,
             _batches_of(model, batch_size),
@@ -234,7 +196,7 @@ class _Run:
                 yield self._checked(results, reading, bar)
 
     def _clips(self, reading: sounds.Reading) -> Iterator[Clip]:
-        """Make clips up to the first input that is none; those before it may fail too, and then theirs is the error."""
+        """Yield clips up to the first input that is no sound; if one before it fails, that is the error raised."""
         for index, sound in enumerate(self.inputs):
             self.names[index] = sounds.name_of(sound)
             try:
@@ -245,7 +207,7 @@ class _Run:
             yield clip
 
     def _checked(self, results: Iterable[Embedded], reading: sounds.Reading, bar: tqdm[Any]) -> Iterator[Embedded]:
-        """Raise what went wrong with an input."""
+        """Yield embeddings; raise the error of an input."""
         for embedded in results:
             content = reading.forget(embedded.index)
             if embedded.error is not None:
@@ -257,7 +219,7 @@ class _Run:
             raise self.failure
 
     def _named(self, index: int, error: Exception, content: Path | None = None) -> HearTransformersError:
-        """Say which input an error is of; where it names the file that held the content of one, name the input."""
+        """Return an error that names the input, also instead of the file that held its content."""
         kind, message = HearTransformersError, f"{type(error).__name__}: {error}"
         if isinstance(error, HearTransformersError):
             kind, message = type(error), str(error)

@@ -1,11 +1,12 @@
-"""Any other module that follows the HEAR API, behind the methods that `extract` calls."""
+"""Models of other packages: any module that follows the HEAR API, as a `pipeline.Model`."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import io
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,9 +15,14 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..files import sha256_of
+from .packing import BatchKey, Plan, Reader, Result, Rows, WindowSet
+from .windows import Buffer
+
+STACK_SECONDS = 320.0
+"""Audio of equally long clips that the model of another package embeds at once."""
 
 FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
-"""What the HEAR API asks of a module."""
+"""Functions that the HEAR API requires of a module."""
 
 
 def import_hear(name: str) -> ModuleType:
@@ -39,19 +45,19 @@ def import_hear(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Drop what others print, so that standard output holds results only; hear21passt prints its whole network."""
+    """Discard what others print, so that standard output holds results only; hear21passt prints its whole network."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
-class ForeignModel:
+class ExternalModel:
     """A model of another package.
 
     Parameters
     ----------
     name : of the module that follows the HEAR API, ``hear21passt.base``
     path : checkpoint for its `load_model`, empty for its own default
-    device : where it runs
+    device : of the model
     options : keyword arguments for its `load_model`, beyond the HEAR API
     """
 
@@ -67,7 +73,22 @@ class ForeignModel:
         self.device = device
         self.weights_sha256 = sha256_of(path) if path else None
         self.sample_rate = int(self.model.sample_rate)
+        self.scene_embedding_size = int(self.model.scene_embedding_size)
+        self.precision = "float32"
+        self.layers: tuple[str, ...] = ()  # the HEAR API does not say what is read
         self.batch_size: int | None = None
+
+    def columns(self, *, timestamps: bool = False) -> dict[str, list[int]]:
+        """Return no positions: the HEAR API does not say which numbers are of which layer."""
+        return {}
+
+    def longest_window_ms(self, *, timestamps: bool = False) -> float:
+        """Return NaN: the HEAR API does not say what an embedding sees."""
+        return math.nan
+
+    def reader(self, *, timestamps: bool) -> Reader:
+        """Return what reads whole clips, see `packing.Reader`."""
+        return _WholeClips(self, timestamps=timestamps)
 
     @torch.no_grad()
     def embed_scenes(self, waveforms: Tensor) -> Tensor:
@@ -83,14 +104,43 @@ class ForeignModel:
         return embeddings, times_ms[0]
 
     def stream_scene(self, blocks: Iterable[Tensor]) -> Tensor:
-        """Embed one clip that comes in blocks; the HEAR API knows whole clips only, so they are joined."""
+        """Embed one clip from blocks, which are joined: the HEAR API knows whole clips only."""
         return self.embed_scenes(torch.cat(list(blocks), 1))
 
     def stream_timestamps(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Embed one clip along time that comes in blocks, see `stream_scene`."""
+        """Embed one clip along time from blocks, see `stream_scene`."""
         yield self.embed_timestamps(torch.cat(list(blocks), 1))
 
     def provenance(self) -> dict[str, Any]:
-        """Say what makes the embeddings, ready for JSON."""
+        """Describe what makes the embeddings, ready for JSON."""
         options = {"options": self.options} if self.options else {}
         return {"module": self.name, "weights_sha256": self.weights_sha256, "sample_rate": self.sample_rate, **options}
+
+
+class _WholeClips:
+    """Reads clips with the model of another package: equally long ones together, see `packing.Reader`."""
+
+    device = torch.device("cpu")  # such a model fetches its clips itself
+
+    def __init__(self, model: ExternalModel, *, timestamps: bool) -> None:
+        self.model = model
+        self.timestamps = timestamps
+
+    def plan(self, n_samples: int) -> Plan:
+        """Plan one window, the clip itself."""
+        return Plan(
+            [WindowSet(0, n_samples, torch.zeros(1, dtype=torch.int64))],
+            lambda rows: Result(*(rows[0][name][0] for name in ("embedding", "times_ms") if name in rows[0])),
+        )
+
+    def batch_size_for(self, key: BatchKey) -> int:
+        """Return how many clips are embedded at once."""
+        return self.model.batch_size or max(1, int(STACK_SECONDS * self.model.sample_rate / key[1]))
+
+    def read(self, key: BatchKey, parts: Sequence[tuple[Buffer, Tensor]]) -> Rows:
+        """Embed equally long clips."""
+        waveforms = torch.stack([buffer.samples for buffer, _ in parts])  # (clips, samples)
+        if not self.timestamps:
+            return {"embedding": self.model.embed_scenes(waveforms)}
+        embeddings, times_ms = self.model.embed_timestamps(waveforms)
+        return {"embedding": embeddings, "times_ms": times_ms.double().expand(len(waveforms), -1)}

@@ -1,6 +1,6 @@
-"""Windows of many clips, of whatever length, go through a network together: as many of one length as it takes at once.
+"""Batches across clips: windows of one length, of clips of any length, go through the network together.
 
-Nothing is padded, so what comes of a clip does not depend on the others.
+Nothing is padded, so the embedding of a clip does not depend on the others.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .windows import Buffer
+
 BatchKey = tuple[int, int]
-"""What goes through the network together: windows of one level (see `WindowSet`), of one length in samples."""
+"""What windows in one batch share: their level (see `WindowSet`) and their length in samples."""
 
 Rows = Mapping[str, Tensor]
-"""What a network makes of windows, by name: the first axis of each tensor is the windows."""
+"""Outputs of the network for some windows, by name; the first axis of each tensor is the windows."""
 
 
 class WindowSet(NamedTuple):
-    """Windows of one clip that are read alike.
+    """Windows of one clip that are read in the same way.
 
     Attributes
     ----------
-    level : which of several ways to read a window
+    level : index of the readout
     length : of each, in samples
     starts : (windows,) int64, first sample of each, ascending; may lie outside the clip
     """
@@ -35,8 +37,8 @@ class WindowSet(NamedTuple):
     starts: Tensor
 
     @property
-    def kind(self) -> BatchKey:
-        """What goes through the network together with these."""
+    def key(self) -> BatchKey:
+        """Batch that these windows belong to."""
         return self.level, self.length
 
 
@@ -53,31 +55,31 @@ class Plan:
 
     Attributes
     ----------
-    cuts : the windows to read
-    join : makes the embedding out of what was read of each of the cuts
+    sets : the windows to read
+    join : turns the rows of each set into the embedding
     """
 
-    cuts: Sequence[WindowSet]
-    join: Callable[[list[Rows]], Result]
+    sets: Sequence[WindowSet]
+    join: Callable[[Sequence[Rows]], Result | None]
 
 
 class Reader(Protocol):
-    """Says which windows of a clip are needed, and reads them."""
+    """Plans the windows of a clip, and runs the network on them."""
 
     device: torch.device
 
-    def plan(self, waveform: Tensor) -> Plan:
-        """Plan how to embed a clip (samples,)."""
+    def plan(self, n_samples: int) -> Plan:
+        """Plan how to embed a clip of `n_samples`."""
 
-    def n_windows(self, kind: BatchKey) -> int:
-        """Say how many windows of a kind are best read at once."""
+    def batch_size_for(self, key: BatchKey) -> int:
+        """Return how many windows are best read at once."""
 
-    def read(self, kind: BatchKey, windows: Sequence[tuple[Tensor, Tensor]]) -> Rows:
-        """Read windows of one kind: pairs of a clip (samples,) on the device and the starts of some windows in it."""
+    def read(self, key: BatchKey, parts: Sequence[tuple[Buffer, Tensor]]) -> Rows:
+        """Run the network on windows of one key: whole clips on the device, and the starts of some windows in each."""
 
 
 class Packed(NamedTuple):
-    """What became of a clip: its embedding on the CPU, or why there is none."""
+    """A finished clip: its embedding on the CPU, or why there is none."""
 
     key: int
     result: Result | None
@@ -86,26 +88,26 @@ class Packed(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Clip:
-    """A clip that is not finished: what has been read of each of its cuts, and how many windows have not."""
+    """A clip in the works: the rows read of each of its sets, and how many windows are missing."""
 
     key: int
-    waveform: Tensor
+    buffer: Buffer
     plan: Plan
     rows: list[list[Rows]] = field(init=False)
     n_missing: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.rows = [[] for _ in self.plan.cuts]
-        self.n_missing = sum(len(cuts.starts) for cuts in self.plan.cuts)
+        self.rows = [[] for _ in self.plan.sets]
+        self.n_missing = sum(len(each.starts) for each in self.plan.sets)
 
     @property
-    def kinds(self) -> list[BatchKey]:
-        """The kinds of its windows, each once."""
-        return list(dict.fromkeys(cuts.kind for cuts in self.plan.cuts))
+    def keys(self) -> list[BatchKey]:
+        """Batches that its windows belong to, each once."""
+        return list(dict.fromkeys(each.key for each in self.plan.sets))
 
 
 class _Slice(NamedTuple):
-    """The windows ``first .. last - 1`` of one of the cuts of a clip."""
+    """The windows ``first .. last - 1`` of one of the sets of a clip."""
 
     clip: _Clip
     number: int
@@ -115,23 +117,23 @@ class _Slice(NamedTuple):
     @property
     def starts(self) -> Tensor:
         """First sample of each."""
-        return self.clip.plan.cuts[self.number].starts[self.first : self.last]
+        return self.clip.plan.sets[self.number].starts[self.first : self.last]
 
 
 @dataclass(slots=True)
 class _Queue:
-    """Windows of one kind that wait, those of the oldest clip first."""
+    """Waiting windows of one key, those of the oldest clip first."""
 
     slices: deque[_Slice] = field(default_factory=deque)
     n_windows: int = 0
 
     def put(self, piece: _Slice) -> None:
-        """Add windows."""
+        """Append windows."""
         self.slices.append(piece)
         self.n_windows += piece.last - piece.first
 
     def take(self, most: int) -> list[_Slice]:
-        """Take the first windows out, `most` at most."""
+        """Remove and return the first windows, at most `most`."""
         taken = []
         while self.slices and most:
             piece = self.slices.popleft()
@@ -144,7 +146,7 @@ class _Queue:
         return taken
 
     def drop(self, clip: _Clip) -> None:
-        """Take all windows of a clip out."""
+        """Remove all windows of a clip."""
         slices, self.slices, self.n_windows = self.slices, deque(), 0
         for piece in slices:
             if piece.clip is not clip:
@@ -163,7 +165,7 @@ class _InFlight:
             self.arrival.record(torch.cuda.current_stream(device))
 
     def land(self) -> Iterator[tuple[_Slice, Rows]]:
-        """Wait for the rows, and part them."""
+        """Wait for the rows, and split them by slice."""
         if self.arrival is not None:
             self.arrival.synchronize()
         first = 0
@@ -174,7 +176,7 @@ class _InFlight:
 
 
 class Packer:
-    """Collects clips, and embeds them as soon as there are enough windows of a kind.
+    """Collects clips, and embeds them as soon as there are enough windows for a batch.
 
     On CUDA nothing waits for the GPU but the results of the batch before last: clips are copied there from pinned
     memory, and results back, while the CPU goes on. Both stay in the order of the batches: beside the network, copies
@@ -182,7 +184,7 @@ class Packer:
 
     Parameters
     ----------
-    reader : says what to read, and reads it
+    reader : plans the windows, and runs the network
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -194,27 +196,27 @@ class Packer:
         self.n_samples = 0  # of the clips that wait
 
     def add(self, key: int, waveform: Tensor) -> Iterator[Packed]:
-        """Take a clip (samples,), and give what is finished by that."""
+        """Add a clip (samples,), and yield the clips that are finished by that."""
         try:
-            plan = self.reader.plan(waveform)
+            plan = self.reader.plan(len(waveform))
         except Exception as error:
             yield Packed(key, None, error)
             return
-        clip = _Clip(key, _to_device(waveform, self.reader.device), plan)
+        clip = _Clip(key, Buffer(_to_device(waveform, self.reader.device), n_samples=len(waveform)), plan)
         self.clips[key] = clip
         self.n_samples += len(waveform)
-        for number, cuts in enumerate(plan.cuts):
-            self.queues.setdefault(cuts.kind, _Queue()).put(_Slice(clip, number, 0, len(cuts.starts)))
-        for kind in clip.kinds:
-            while kind in self.queues and self.queues[kind].n_windows >= self.reader.n_windows(kind):
-                yield from self._run(kind)
+        for number, each in enumerate(plan.sets):
+            self.queues.setdefault(each.key, _Queue()).put(_Slice(clip, number, 0, len(each.starts)))
+        for batch in clip.keys:
+            while batch in self.queues and self.queues[batch].n_windows >= self.reader.batch_size_for(batch):
+                yield from self._run(batch)
 
     def finish_oldest(self) -> Iterator[Packed]:
         """Finish the clip that has waited longest, whether or not there are enough windows."""
         clip = next(iter(self.clips.values()))
-        for kind in clip.kinds:
-            while kind in self.queues and self.queues[kind].slices[0].clip is clip:
-                yield from self._run(kind)
+        for batch in clip.keys:
+            while batch in self.queues and self.queues[batch].slices[0].clip is clip:
+                yield from self._run(batch)
         while clip.key in self.clips:
             yield from self._land()
 
@@ -223,12 +225,12 @@ class Packer:
         while self.clips:
             yield from self.finish_oldest()
 
-    def _run(self, kind: BatchKey) -> Iterator[Packed]:
-        """Read a batch; if that fails embed its clips one by one, so that none spoils the others."""
-        slices = self.queues[kind].take(self.reader.n_windows(kind))
-        self._tidy([kind])
+    def _run(self, key: BatchKey) -> Iterator[Packed]:
+        """Run the network on a batch; if that fails embed its clips one by one, so that none spoils the others."""
+        slices = self.queues[key].take(self.reader.batch_size_for(key))
+        self._tidy([key])
         try:
-            rows = self.reader.read(kind, [(piece.clip.waveform, piece.starts) for piece in slices])
+            rows = self.reader.read(key, [(piece.clip.buffer, piece.starts) for piece in slices])
             self.flights.append(_InFlight(slices, rows, self.reader.device))
         except Exception as error:
             clips = dict.fromkeys(piece.clip for piece in slices)
@@ -238,7 +240,7 @@ class Packer:
             yield from self._land()
 
     def _land(self) -> Iterator[Packed]:
-        """Hand the rows of the oldest batch in flight to its clips, and give those that are complete by that."""
+        """Hand the rows of the oldest batch in flight to its clips, and yield those that are complete by that."""
         for piece, rows in self.flights.popleft().land():
             clip = piece.clip
             clip.rows[piece.number].append(rows)
@@ -249,13 +251,13 @@ class Packer:
     def _alone(self, clip: _Clip) -> Packed:
         """Embed one clip by itself."""
         try:
-            clip.rows = [[self._read_all(clip, cuts)] for cuts in clip.plan.cuts]
+            clip.rows = [[self._read_all(clip, each)] for each in clip.plan.sets]
         except Exception as error:
             return self._leave(clip, error=error)
         return self._joined(clip)
 
-    def _read_all(self, clip: _Clip, cuts: WindowSet) -> Rows:
-        rows = self.reader.read(cuts.kind, [(clip.waveform, cuts.starts)])
+    def _read_all(self, clip: _Clip, windows: WindowSet) -> Rows:
+        rows = self.reader.read(windows.key, [(clip.buffer, windows.starts)])
         return {name: value.cpu() for name, value in rows.items()}
 
     def _joined(self, clip: _Clip) -> Packed:
@@ -265,20 +267,20 @@ class Packer:
             return self._leave(clip, error=error)
 
     def _leave(self, clip: _Clip, result: Result | None = None, error: Exception | None = None) -> Packed:
-        """Forget a clip that is finished."""
-        for kind in clip.kinds:
-            if clip.n_missing and kind in self.queues:
-                self.queues[kind].drop(clip)
-        self._tidy(clip.kinds)
+        """Remove a finished clip; one that failed leaves windows behind that need not be read any more."""
+        for key in clip.keys:
+            if clip.n_missing and key in self.queues:
+                self.queues[key].drop(clip)
+        self._tidy(clip.keys)
         del self.clips[clip.key]
-        self.n_samples -= len(clip.waveform)
+        self.n_samples -= clip.buffer.stop
         return Packed(clip.key, result, error)
 
-    def _tidy(self, kinds: Iterable[BatchKey]) -> None:
-        """Forget queues in which nothing waits."""
-        for kind in kinds:
-            if kind in self.queues and not self.queues[kind].slices:
-                del self.queues[kind]
+    def _tidy(self, keys: Iterable[BatchKey]) -> None:
+        """Remove empty queues."""
+        for key in keys:
+            if key in self.queues and not self.queues[key].slices:
+                del self.queues[key]
 
 
 def _concatenated(rows: Sequence[Rows]) -> Rows:
@@ -286,6 +288,8 @@ def _concatenated(rows: Sequence[Rows]) -> Rows:
 
 
 def _to_device(waveform: Tensor, device: torch.device) -> Tensor:
-    """Copy a clip to where the network is, as float32."""
+    """Copy a clip to the device of the network, as float32."""
     waveform = waveform.to(torch.float32)
-    return waveform.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else waveform.to(device)
+    if device.type == "cuda" and waveform.device.type == "cpu":
+        waveform = waveform.pin_memory()
+    return waveform.to(device, non_blocking=True)

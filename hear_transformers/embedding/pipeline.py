@@ -7,29 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..audio.clips import Blocks, Clip, Loaded, ReadOptions
 from ..audio.workers import load
 from ..errors import HearTransformersError
-from .embedder import Embedder
-from .packing import BatchKey, Packed, Packer, Plan, Result, Rows, WindowSet
+from .packing import Packed, Packer, Reader
 
 __all__ = ["Clip", "Embedded", "Model", "embed", "finite"]
 
 LONG_SECONDS = 60.0
 """Files longer than this are not held in memory but embedded as they are decoded."""
-
-STACK_SECONDS = 320.0
-"""Audio of equally long clips that the model of another package embeds at once."""
 
 PENDING_SECONDS = 640.0
 """Audio of short clips that waits in memory until there are enough windows: 82 MB at 32 kHz."""
@@ -46,25 +40,43 @@ HINTS = {
 
 
 class Model(Protocol):
-    """What embeds: an `Embedder`, or a `external.ForeignModel`."""
+    """What embeds: an `Embedder`, or an `external.ExternalModel`.
+
+    Attributes
+    ----------
+    sample_rate : of the waveforms it takes, in Hz
+    scene_embedding_size : numbers per scene embedding
+    precision : of the network, a key of `HINTS`
+    layers : that were chosen; empty if the model does not say
+    batch_size : windows per forward pass, None for the model's own choice
+    """
 
     sample_rate: int
+    scene_embedding_size: int
+    precision: str
     batch_size: int | None
 
-    def embed_scenes(self, waveforms: Tensor) -> Tensor:
-        """(clips, samples) -> (clips, size)."""
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers that were chosen, each once; empty if the model does not say."""
 
-    def embed_timestamps(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
-        """(clips, samples) -> (clips, times, size), (times,) ms."""
+    def columns(self, *, timestamps: bool = False) -> dict[str, list[int]]:
+        """Return the positions of each layer in an embedding; empty if the model does not say."""
+
+    def longest_window_ms(self, *, timestamps: bool = False) -> float:
+        """Return the length of the longest window that an embedding is read from, in ms; NaN if nobody knows."""
+
+    def reader(self, *, timestamps: bool) -> Reader:
+        """Return what reads whole clips."""
 
     def stream_scene(self, blocks: Iterable[Tensor]) -> Tensor:
-        """Blocks of (1, samples) -> (1, size)."""
+        """Embed one clip: blocks of (1, samples) -> (1, size)."""
 
     def stream_timestamps(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Blocks of (1, samples) -> pieces of (1, times, size), (times,) ms."""
+        """Embed one clip along time: blocks of (1, samples) -> pieces of (1, times, size), (times,) ms."""
 
     def provenance(self) -> dict[str, Any]:
-        """Say what makes the embeddings, ready for JSON."""
+        """Describe what makes the embeddings, ready for JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +128,7 @@ def embed(
     ------
     embedded : of every clip, in order; neither that nor the numbers depend on workers and batches
     """
-    run = _Run(model, timestamps=timestamps, scratch=scratch)
+    run = _Pipeline(model, timestamps=timestamps, scratch=scratch)
     how = ReadOptions(model.sample_rate, LONG_SECONDS, hashes)
     with contextlib.closing(load(clips, how, workers)) as loads:
         for loaded in loads:
@@ -124,45 +136,14 @@ def embed(
         yield from run.finish()
 
 
-class _WholeClips:
-    """Reads clips with the model of another package: equally long ones together, see `packing.Reader`."""
-
-    device = torch.device("cpu")  # such a model fetches its clips itself
-
-    def __init__(self, model: Model, *, timestamps: bool) -> None:
-        self.model = model
-        self.timestamps = timestamps
-
-    def plan(self, waveform: Tensor) -> Plan:
-        """Plan one window, the clip itself."""
-        return Plan(
-            [WindowSet(0, len(waveform), torch.zeros(1, dtype=torch.int64))],
-            lambda rows: Result(*(rows[0][name][0] for name in ("embedding", "times_ms") if name in rows[0])),
-        )
-
-    def n_windows(self, kind: BatchKey) -> int:
-        """Say how many clips are embedded at once."""
-        return self.model.batch_size or max(1, int(STACK_SECONDS * self.model.sample_rate / kind[1]))
-
-    def read(self, kind: BatchKey, windows: Sequence[tuple[Tensor, Tensor]]) -> Rows:
-        """Embed equally long clips."""
-        waveforms = torch.stack([waveform for waveform, _ in windows])
-        if not self.timestamps:
-            return {"embedding": self.model.embed_scenes(waveforms)}
-        embeddings, times_ms = self.model.embed_timestamps(waveforms)
-        return {"embedding": embeddings, "times_ms": times_ms.double().expand(len(waveforms), -1)}
-
-
-class _Run:
+class _Pipeline:
     """Embeds what has been read, and gives embeddings in order."""
 
     def __init__(self, model: Model, *, timestamps: bool, scratch: Path | None) -> None:
         self.model = model
         self.timestamps = timestamps
         self.scratch = scratch
-        self.precision = model.precision if isinstance(model, Embedder) else "float32"
-        make = model.reader if isinstance(model, Embedder) else partial(_WholeClips, model)
-        self.packer = Packer(make(timestamps=timestamps))
+        self.packer = Packer(model.reader(timestamps=timestamps))
         self.shorts: dict[int, Embedded] = {}  # what is known of the clips that wait in the packer
         self.done: dict[int, Embedded] = {}  # what waits for a clip before it
         self.done_bytes = 0
@@ -206,7 +187,7 @@ class _Run:
         if packed.result is None:
             return replace(embedded, error=packed.error, seconds=0.0)
         try:
-            embedding = finite(packed.result.embedding, self.precision)
+            embedding = finite(packed.result.embedding, self.model.precision)
         except Exception as error:
             return replace(embedded, error=error, seconds=0.0)
         times_ms = packed.result.times_ms
@@ -242,12 +223,12 @@ class _Run:
                 yield block[None]
 
         if not self.timestamps:
-            scene = finite(self.model.stream_scene(counted()), self.precision)[0]
+            scene = finite(self.model.stream_scene(counted()), self.model.precision)[0]
             return replace(embedded, embedding=scene, seconds=n_samples / self.model.sample_rate)
         times_ms = []
         with tempfile.TemporaryFile(dir=self.scratch) as scratch:
             for embeddings, centres_ms in self.model.stream_timestamps(counted()):
-                scratch.write(finite(embeddings, self.precision).tobytes())
+                scratch.write(finite(embeddings, self.model.precision).tobytes())
                 times_ms.append(centres_ms.cpu().double().numpy())
             scratch.flush()
             times = np.concatenate(times_ms)

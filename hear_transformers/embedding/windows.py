@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, groupby
-from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -44,18 +42,18 @@ class TimeGrid:
         return math.floor(Fraction(1000 * n_samples, self.sample_rate) / _exact(self.hop_ms)) + 1
 
     def centre(self, index: int) -> int:
-        """Give the sample nearest to the centre `index`.
+        """Return the sample nearest to the centre `index`.
 
         The centre is rounded, the hop never is: at 44.1 kHz a rounded 25 ms hop drifts 25 ms in 37 minutes.
         """
         return math.floor(index * _exact(self.hop_ms) * self.sample_rate / 1000 + Fraction(1, 2))
 
     def centres(self, first: int, last: int) -> Tensor:
-        """Give the centres ``first .. last - 1`` in samples: (last - first,) int64."""
+        """Return the centres ``first .. last - 1`` in samples: (last - first,) int64."""
         return torch.tensor([self.centre(index) for index in range(first, last)], dtype=torch.int64)
 
     def times_ms(self, first: int, last: int) -> Tensor:
-        """Give the centres ``first .. last - 1`` in ms: (last - first,) float64, never accumulated."""
+        """Return the centres ``first .. last - 1`` in ms: (last - first,) float64, never accumulated."""
         return torch.arange(first, last, dtype=torch.float64) * self.hop_ms
 
 
@@ -84,69 +82,58 @@ def reflect(index: Tensor, n_samples: int) -> Tensor:
 
 @dataclass(slots=True)
 class Buffer:
-    """The part of some clips that is in memory; positions are those of the whole clips.
+    """The part of a clip that is in memory; positions are those of the whole clip.
 
     Attributes
     ----------
-    waveforms : (clips, samples) float32
+    samples : (samples,) float32
     start : position of the first sample held
-    n_samples : length of the whole clips, None as long as it is not known
+    n_samples : length of the whole clip, None until its end is known
     """
 
-    waveforms: Tensor
+    samples: Tensor
     start: int = 0
     n_samples: int | None = None
 
     @property
     def stop(self) -> int:
         """Position after the last sample held."""
-        return self.start + self.waveforms.shape[1]
+        return self.start + len(self.samples)
 
     def append(self, block: Tensor) -> None:
-        """Add the next samples: (clips, samples)."""
-        self.waveforms = torch.cat([self.waveforms, block], 1)
+        """Append the next samples: (samples,)."""
+        self.samples = torch.cat([self.samples, block])
 
     def forget(self, position: int) -> None:
         """Drop what lies before `position`."""
         n_dropped = max(0, min(position, self.stop) - self.start)
-        self.waveforms = self.waveforms[:, n_dropped:].clone()
+        self.samples = self.samples[n_dropped:].clone()
         self.start += n_dropped
 
-    def cut(self, clips: Tensor, starts: Tensor, length: int) -> Tensor:
-        """Cut windows out of the clips.
+    def views(self, starts: Sequence[int], length: int) -> list[Tensor]:
+        """Return windows as views of the samples held, or of a copy extended by what lies outside the clip.
 
         Parameters
         ----------
-        clips : (windows,) int64 on the CPU, which clip each window is from
-        starts : (windows,) int64 on the CPU, position of its first sample; may lie outside the clip, see `reflect`
+        starts : position of the first sample of each window; may lie outside the clip, see `reflect`
         length : of every window, in samples
-
-        Returns
-        -------
-        windows : (windows, length) float32
         """
-        of_clips = groupby(zip(clips.tolist(), starts.tolist(), strict=True), itemgetter(0))
-        views = (self.views(clip, [start for _, start in wanted], length) for clip, wanted in of_clips)
-        return torch.stack(list(chain.from_iterable(views)))
-
-    def views(self, clip: int, starts: Sequence[int], length: int) -> list[Tensor]:
-        """Give windows of one clip as views of what is held, or of a copy with what lies outside; see `cut`."""
         first, last = min(starts), max(starts) + length
-        origin, samples = self.start, self.waveforms[clip]
+        origin, samples = self.start, self.samples
         if first < self.start or last > self.stop:
-            origin, samples = first, self._around(samples, first, last)
+            origin, samples = first, self._extended(first, last)
         return [samples[start - origin : start - origin + length] for start in starts]
 
-    def _around(self, samples: Tensor, first: int, last: int) -> Tensor:
-        """Give what is held of a clip from position `first` to `last`, with what lies outside the clip."""
+    def _extended(self, first: int, last: int) -> Tensor:
+        """Return the samples from position `first` to `last`, mirrored where they lie outside the clip."""
         before, after = max(0, self.start - first), max(0, last - self.stop)
-        if max(before, after) < len(samples):  # five times as fast as to look all samples up
-            padded = F.pad(samples[None], (before, after), mode="reflect")
+        if max(before, after) < len(self.samples):  # one reflection: five times as fast as to look up every sample
+            padded = F.pad(self.samples[None], (before, after), mode="reflect")
             return padded[0, first - self.start + before : last - self.start + before]
-        positions = torch.arange(first, last, device=samples.device)
-        # As long as the end is not in sight only the start can be reflected at.
+        positions = torch.arange(first, last, device=self.samples.device)
+        # Until the end is known, only the start can be reflected at.
         folded = positions.abs() if self.n_samples is None else reflect(positions, self.n_samples)
-        return samples[folded - self.start]
+        return self.samples[folded - self.start]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,21 +154,21 @@ class Chunks:
 
     @classmethod
     def half_overlapping(cls, length: int, multiple: int) -> Chunks:
-        """Make chunks that overlap by half, or a little more so that their hop is a multiple of `multiple`."""
+        """Return chunks that overlap by half, or a little more so that their hop is a multiple of `multiple`."""
         return cls(length, max(1, length // 2 // multiple) * multiple)
 
     def ready(self, n_samples: int) -> int:
-        """Count the chunks that are certain to be followed by another one once `n_samples` of the clip are known."""
+        """Count the chunks that another one is certain to follow once `n_samples` of the clip have arrived."""
         return max(0, math.ceil((n_samples - self.length) / self.hop))
 
     def between(self, first: int, n_samples: int, *, is_whole: bool) -> Iterator[tuple[Tensor, int]]:
-        """Give the chunks from number `first` on that lie in `n_samples`: those of full length, then the last.
+        """Return the chunks from number `first` on that lie in `n_samples`: those of full length, then the last.
 
         Parameters
         ----------
         first : number of a chunk
-        n_samples : what is known of the clip
-        is_whole : whether that is all of it; else the last chunk, which the end cuts, is not given
+        n_samples : samples of the clip that have arrived
+        is_whole : whether that is all of it; else the last chunk, which the end cuts, is left out
 
         Yields
         ------
@@ -195,7 +182,7 @@ class Chunks:
             yield torch.tensor([last * self.hop]), n_samples - last * self.hop
 
     def kept_from(self, chunk: int, hop: int, offset: float) -> int:
-        """Give the first token that `chunk` contributes, counted from the start of the clip.
+        """Return the first token that `chunk` contributes, counted from the start of the clip.
 
         Parameters
         ----------
@@ -205,13 +192,14 @@ class Chunks:
         """
         if chunk == 0:
             return 0
+        # The centre is what the overlaps with both neighbours leave when each is split in the middle.
         start_of_centre = chunk * self.hop + (self.length - self.hop) / 2
         return math.ceil((start_of_centre - offset) / hop)
 
 
 @dataclass(slots=True)
 class TokenTrack:
-    """Tokens on a regular grid in time, read at any time by linear interpolation; used while tokens still arrive.
+    """Tokens on a regular grid in time, read at any time by linear interpolation, also while tokens still arrive.
 
     Before the first token and after the last one the nearest token stands.
 
@@ -219,7 +207,7 @@ class TokenTrack:
     ----------
     hop : distance between two tokens, in samples
     offset : centre of token 0, in samples
-    tokens : (clips, tokens, size), those not yet forgotten
+    tokens : (tokens, size), those not yet forgotten
     first : number of the first token held
     """
 
@@ -229,25 +217,26 @@ class TokenTrack:
     first: int = 0
 
     def append(self, tokens: Tensor) -> None:
-        """Add the next tokens: (clips, tokens, size)."""
-        self.tokens = torch.cat([self.tokens, tokens], 1)
+        """Append the next tokens: (tokens, size)."""
+        self.tokens = torch.cat([self.tokens, tokens])
 
     def end(self) -> float:
         """Position of the last token, in samples: up to here `at` is certain."""
-        return self.offset + (self.first + self.tokens.shape[1] - 1) * self.hop
+        return self.offset + (self.first + len(self.tokens) - 1) * self.hop
 
     def at(self, positions: Tensor) -> Tensor:
-        """Interpolate: positions (times,) float64 in samples -> (clips, times, size)."""
-        last = self.tokens.shape[1] - 1
+        """Interpolate: positions (times,) float64 in samples -> (times, size)."""
+        last = len(self.tokens) - 1
+        # In tokens held; before the first and after the last one the nearest stands.
         place = ((positions - self.offset) / self.hop - self.first).clamp(0, last)
         left = place.floor().long()
-        weight = (place - left).to(self.tokens.dtype)[:, None].to(self.tokens.device)
+        weight = (place - left).to(self.tokens.dtype)[:, None].to(self.tokens.device)  # (times, 1)
         left = left.to(self.tokens.device)
-        return torch.lerp(self.tokens[:, left], self.tokens[:, (left + 1).clamp(max=last)], weight)
+        return torch.lerp(self.tokens[left], self.tokens[(left + 1).clamp(max=last)], weight)
 
     def forget(self, position: float) -> None:
         """Drop the tokens that no position from `position` on needs."""
         n_dropped = math.floor((position - self.offset) / self.hop) - self.first
-        n_dropped = max(0, min(n_dropped, self.tokens.shape[1] - 1))
-        self.tokens = self.tokens[:, n_dropped:].clone()
+        n_dropped = max(0, min(n_dropped, len(self.tokens) - 1))
+        self.tokens = self.tokens[n_dropped:].clone()
         self.first += n_dropped

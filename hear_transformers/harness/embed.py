@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from .. import FAMILIES, catalogue
 from ..audio.workers import default_workers
 from ..embedding.embedder import Embedder
-from ..embedding.external import ForeignModel
+from ..embedding.external import ExternalModel
 from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError, OptionError
 from ..files import atomic
@@ -92,7 +92,7 @@ def load(
     if family not in FAMILIES:
         if layers is not None or batch_size is not None:
             raise OptionError(f"layers and batch_size are for {', '.join(FAMILIES)}; the HEAR API of {module} has none")
-        return ForeignModel(module, weights, catalogue.pick_device(device), options), [
+        return ExternalModel(module, weights, catalogue.pick_device(device), options), [
             Part(folder_name(module, options))
         ]
     module = f"hear_transformers.{family}"

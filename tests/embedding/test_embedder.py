@@ -13,7 +13,7 @@ from hear_transformers.errors import AudioError, HearTransformersWarning, Option
 from hear_transformers.networks.layer_table import layer_table
 
 SMALL = replace(passt.BASE, network={"dim": 48, "depth": 3, "heads": 3})
-load_model = hear.loader(replace(passt.FAMILY, variants={"small": SMALL}))
+load_model = hear.Loader(replace(passt.FAMILY, variants={"small": SMALL}))
 
 
 def noise(clips: int, samples: int) -> torch.Tensor:
@@ -121,7 +121,7 @@ def test_a_batch_size_that_does_not_fit_is_halved_with_one_warning():
     with pytest.warns(HearTransformersWarning, match=message) as caught:
         model.embed_timestamps(noise(1, 64_000))
     assert memory.tried[:4] == [30, 15, 7, 7]
-    model.embed_many([noise(1, 64_000)[0]] * 2, timestamps=True)
+    model.embed_timestamps(noise(2, 64_000))
     assert len(caught) == 1
 
 
@@ -278,7 +278,7 @@ def test_silence_gives_finite_answers(model):
 
 
 def test_a_family_without_published_weights_says_how_to_go_on():
-    unpublished = hear.loader(replace(passt.FAMILY, variants={"small": replace(SMALL, checkpoint="")}))
+    unpublished = hear.Loader(replace(passt.FAMILY, variants={"small": replace(SMALL, checkpoint="")}))
     with pytest.raises(WeightsError, match=r"no weights are published .* pretrained=False"):
         unpublished()
 

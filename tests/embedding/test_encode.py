@@ -14,7 +14,7 @@ import soundfile
 import torch
 
 from hear_transformers.audio import reading
-from hear_transformers.embedding import pipeline
+from hear_transformers.embedding import encode, pipeline
 from hear_transformers.embedding.pipeline import Embedded
 from hear_transformers.errors import AudioError, HearTransformersError, OptionError
 from tests.conftest import tone
@@ -187,13 +187,6 @@ def test_timestamps_of_several_inputs_are_a_list(small_model, monkeypatch):
 # What is chosen
 
 
-def test_a_tensor_is_given_on_the_device_of_the_model(small_model):
-    tensor = small_model.encode([mono()], sampling_rate=32_000, convert_to_tensor=True)
-    assert (tensor.shape, tensor.dtype) == ((1, small_model.scene_embedding_size), torch.float32)
-    assert tensor.device == next(small_model.parameters()).device
-    np.testing.assert_array_equal(tensor, small_model.encode([mono()], sampling_rate=32_000))
-
-
 def test_normalised_embeddings_have_length_one(small_model):
     plain = small_model.encode([mono()], sampling_rate=32_000)
     vectors = small_model.encode([mono()], sampling_rate=32_000, normalize_embeddings=True)
@@ -204,9 +197,7 @@ def test_normalised_embeddings_have_length_one(small_model):
 
 def test_an_embedding_of_zeros_stays_zero(small_model, monkeypatch):
     zeros = np.zeros(small_model.scene_embedding_size, np.float32)
-    monkeypatch.setattr(
-        pipeline, "embed", lambda _, clips, **options: (Embedded(i, zeros) for i, _ in enumerate(clips))
-    )
+    monkeypatch.setattr(encode, "embed", lambda _, clips, **options: (Embedded(i, zeros) for i, _ in enumerate(clips)))
     assert not small_model.encode(mono(), sampling_rate=32_000, normalize_embeddings=True).any()
 
 
@@ -218,7 +209,7 @@ def test_the_batch_size_is_for_one_call(small_model, monkeypatch):
         return pipeline_embed(model, clips, **options)
 
     pipeline_embed = pipeline.embed
-    monkeypatch.setattr(pipeline, "embed", embed)
+    monkeypatch.setattr(encode, "embed", embed)
     clips = [mono(), mono() / 2]
     rows = small_model.encode(clips, sampling_rate=32_000, batch_size=1)
     np.testing.assert_allclose(rows, small_model.encode(clips, sampling_rate=32_000), atol=1e-5)

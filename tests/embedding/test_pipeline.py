@@ -154,12 +154,12 @@ def test_windows_of_clips_of_different_lengths_share_a_batch(windowed, monkeypat
     assert sorted(batches) == [3, 3, 10, 10, 10, 10]
 
 
-def test_embed_many_gives_the_embeddings_in_order(model):
-    waveforms = [noise(length) for length in (50_000, 16_000, 50_000, 1)]
-    for waveform, result in zip(waveforms, model.embed_many(waveforms), strict=True):
-        np.testing.assert_allclose(result.embedding.numpy(), alone(model, waveform), atol=1e-5)
-    with pytest.raises(AudioError, match="0 samples"):
-        model.embed_many([noise(5), torch.zeros(0)])
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_a_clip_without_samples_fails_alone(model, timestamps):
+    good, empty = embed(model, [Clip(waveform=noise(5)), Clip(waveform=torch.zeros(0))], timestamps=timestamps)
+    assert good.error is None
+    assert isinstance(empty.error, AudioError)
+    assert "0 samples" in str(empty.error)
 
 
 def break_on_silence(model, monkeypatch) -> None:
@@ -188,7 +188,8 @@ def test_batches_in_flight_as_on_a_gpu_lose_nothing(model, monkeypatch, timestam
     assert (packer.clips, packer.queues, packer.n_samples) == ({}, {}, 0)
     for each in packed:
         if each.result is not None:
-            expected = model.embed_many([waveforms[each.key]], timestamps=timestamps)[0].embedding
+            clip = waveforms[each.key][None]
+            expected = (model.embed_timestamps(clip)[0] if timestamps else model.embed_scenes(clip))[0]
             torch.testing.assert_close(each.result.embedding, expected, rtol=0, atol=1e-5)
 
 
@@ -381,9 +382,9 @@ def test_cuda_equals_cpu(model, audio_file, timestamps):
 LEFT = """
 import sys
 from pathlib import Path
-from hear_transformers.audio.clips import Clip, How
+from hear_transformers.audio.clips import Clip, ReadOptions
 from hear_transformers.audio.workers import load
-loads = load((Clip(Path(sys.argv[1])) for _ in range(100_000)), How(32_000, 60.0, False), workers=2)
+loads = load((Clip(Path(sys.argv[1])) for _ in range(100_000)), ReadOptions(32_000, 60.0, False), workers=2)
 print(next(loads).index)
 """
 

@@ -44,7 +44,7 @@ def noise(clips: int, n_samples: int) -> torch.Tensor:
 def small(variant: str, **options):
     """Load a variant in a small build with random weights."""
     row = replace(ast.VARIANTS[variant], network={**ast.VARIANTS[variant].network, **SMALL})
-    return hear.loader(replace(ast.FAMILY, variants={variant: row}))(pretrained=False, **options)
+    return hear.Loader(replace(ast.FAMILY, variants={variant: row}))(pretrained=False, **options)
 
 
 # The authors' numbers
@@ -211,7 +211,7 @@ def hugging_face_file(hugging_face, tmp_path):
 
 def load_small(path):
     row = replace(ast.VARIANTS["audioset_10_10"], network={**SMALL, "depth": 12})
-    return hear.loader(replace(ast.FAMILY, variants={"small": row}))(path)
+    return hear.Loader(replace(ast.FAMILY, variants={"small": row}))(path)
 
 
 def test_equals_hugging_face_at_every_level(hugging_face, hugging_face_file):

@@ -45,7 +45,7 @@ def build(**options) -> atgnn.ATGNN:
 def small(variant: str = "pyr_s", path: str = "", pretrained: bool = False, **options):
     """Load a variant in a small build."""
     row = replace(atgnn.VARIANTS[variant], network={**atgnn.VARIANTS[variant].network, **SMALL})
-    return hear.loader(replace(atgnn.FAMILY, variants={variant: row}))(path, pretrained=pretrained, **options)
+    return hear.Loader(replace(atgnn.FAMILY, variants={variant: row}))(path, pretrained=pretrained, **options)
 
 
 # The authors' numbers
@@ -137,7 +137,7 @@ def test_scenes_of_a_file_of_the_authors_are_their_answers(tmp_path):
     # As Lightning keeps it, with the tables of relative positions.
     torch.save({"state_dict": {f"net.{key}": value for key, value in golden_weights("pyr_t").items()}}, path)
     family = replace(atgnn.FAMILY, variants={"pyr_t": golden_variant("pyr_t")})
-    model = hear.loader(family)(path, layer="logits")
+    model = hear.Loader(family)(path, layer="logits")
     with np.load(GOLDEN / "atgnn-pyr_t.npz") as answers:
         scene = model.embed_scenes(golden_audio(16_000, int(answers["n_samples"])))
         assert_equal(scene, answers["logits"], TOLERANCE["pyr_t"])

@@ -39,7 +39,7 @@ def build(**options) -> mast.MAST:
 def small(variant: str = "base", path: str = "", pretrained: bool = False, **options):
     """Load a variant in a small build."""
     row = replace(mast.VARIANTS[variant], network={**mast.VARIANTS[variant].network, **SMALL})
-    return hear.loader(replace(mast.FAMILY, variants={variant: row}))(path, pretrained=pretrained, **options)
+    return hear.Loader(replace(mast.FAMILY, variants={variant: row}))(path, pretrained=pretrained, **options)
 
 
 # Pooling attention, loop by loop
@@ -252,7 +252,7 @@ def test_a_file_of_another_size_is_refused(imagenet_file):
     path, _ = imagenet_file
     row = replace(mast.VARIANTS["mvit_base"], network={**mast.VARIANTS["mvit_base"].network, "dim": 24})
     with pytest.raises(WeightsError, match=r"MViTv2_B_in1k\.pyth does not fit MAST: .* missing: blocks\."):
-        hear.loader(replace(mast.FAMILY, variants={"mvit_base": row}))(path)
+        hear.Loader(replace(mast.FAMILY, variants={"mvit_base": row}))(path)
 
 
 def test_a_file_of_another_family_is_refused(tmp_path):

@@ -60,7 +60,7 @@ def assert_equal(found, expected, but: tuple[str, ...] = ()) -> None:
 
 
 def load(name: str, path: Path, variant: str | None = None, **options):
-    return hear.loader(family_of(name))(path, variant, **options)
+    return hear.Loader(family_of(name))(path, variant, **options)
 
 
 @pytest.mark.parametrize("name", CLASSIFYING)
@@ -216,7 +216,7 @@ def test_a_count_of_classes_that_nothing_else_has_builds_nothing(tmp_path, monke
     built = []
     monkeypatch.setattr(hear, "random_trunk", lambda *given: built.append(given[1]) or random_trunk(*given))
     with pytest.raises(WeightsError, match=r"1 of another shape or type: head\.1\.weight"):
-        hear.loader(replace(ast.FAMILY, variants={"small": row}))(tmp_path / "net.pt")
+        hear.Loader(replace(ast.FAMILY, variants={"small": row}))(tmp_path / "net.pt")
     assert built == [row]
 
 
@@ -500,7 +500,7 @@ def test_a_deit_of_another_size_is_no_start(name, tmp_path):
 def test_a_network_for_images_is_a_start_and_no_tagger(family, tmp_path):
     deit(tmp_path / "deit.pth")
     row = replace(next(iter(family.VARIANTS.values())), network=DEIT)
-    load_model = hear.loader(replace(family.FAMILY, variants={"small": row}))
+    load_model = hear.Loader(replace(family.FAMILY, variants={"small": row}))
     with pytest.raises(WeightsError, match=r"deit\.pth does not fit \w+: .*missing: "):
         load_model(tmp_path / "deit.pth")
 

@@ -1,0 +1,253 @@
+"""Windows -> vectors: front end, network, layers and pooling, in batches that fit into memory."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import HearTransformersWarning, OptionError
+from ..networks.family import Readout, Variant
+from ..networks.layer_table import axes_of
+from ..networks.trunk import TimeAxis, Trunk
+from . import windows
+from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+BATCH_SECONDS = {"cpu": 20.0}
+"""Audio per forward pass by type of device unless `WindowEmbedder.batch_size` is set: enough rows for the speed of
+large matrix products, few enough that their activations stay in the CPU's cache."""
+
+BATCH_SECONDS_ELSEWHERE = 320.0
+
+Read = TypeVar("Read")
+
+
+class WindowEmbedder(nn.Module):
+    """Embeds windows of equal length: front end, network, the layers asked for, pooling.
+
+    Parameters
+    ----------
+    trunk : the network
+    variant : its front end, and what is read from it
+    name : of the family and the variant, for provenance and messages
+    precision : of the network, a key of `PRECISIONS`; front end and results are always float32
+
+    Attributes
+    ----------
+    sample_rate : of the waveforms it takes, in Hz
+    batch_size : windows per forward pass; None = as many as fill `BATCH_SECONDS`. Either is halved whenever memory runs
+        out, and what fits is kept
+    """
+
+    def __init__(self, trunk: Trunk, variant: Variant, *, name: tuple[str, str], precision: str = "float32") -> None:
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise OptionError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+        self.trunk = trunk
+        self.frontend = variant.frontend.build()
+        self.variant = variant
+        self.name = name
+        self.precision = precision
+        self.sample_rate = variant.frontend.sample_rate
+        self.batch_size: int | None = None
+        self._limit_samples = math.inf  # largest batch known to fit, set by running out of memory
+        self._has_warned = False
+        if precision != "float32":
+            _cast_matrices(trunk, PRECISIONS[precision])
+        self.eval()
+
+    def compile_trunk(self, backend: str = "inductor") -> None:
+        """Compile the network at its first use, for any number of windows of any length; weights stay in place.
+
+        That takes minutes (twice, since PyTorch treats a batch of one window apart) and gives the same numbers but for
+        rounding. It needs a C++ compiler, or Triton on CUDA.
+
+        Parameters
+        ----------
+        backend : of `torch.compile`
+        """
+        self.trunk.compile(dynamic=True, backend=backend)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return next(self.parameters()).device
+
+    # Layers and lengths
+
+    def layer_axis(self, layer: str) -> TimeAxis | None:
+        """Return the time axis of a layer, None if it has none."""
+        return axes_of(self.trunk, self.variant.frontend)[layer]
+
+    @property
+    def min_samples(self) -> int:
+        """Shortest waveform the network takes; shorter ones are mirrored up to this length (`windows.reflect`)."""
+        return self.variant.frontend.n_samples(self.trunk.min_frames)
+
+    @property
+    def max_samples(self) -> int | None:
+        """Longest waveform the network takes in one pass, None if any."""
+        if self.trunk.max_frames is None:
+            return None
+        return self.variant.frontend.max_samples(self.trunk.max_frames)
+
+    def min_samples_for(self, readout: Readout) -> int:
+        """Return the length of the shortest waveform that a readout can be computed of."""
+        spec = self.variant.frontend
+        only_mel = spec.has_mel and set(readout.layers) == {"mel"}
+        return spec.min_samples if only_mel or readout.fill_frames >= self.trunk.min_frames else self.min_samples
+
+    def check_readout(self, readout: Readout) -> None:
+        """Raise OptionError if this network cannot serve a readout."""
+        if readout.pool not in POOL_NAMES:
+            raise OptionError(f"pool={readout.pool!r} is unknown; choose one of {', '.join(POOL_NAMES)}")
+        grids = [layer for layer in readout.layers if self.layer_axis(layer) is not None]
+        if readout.pool == CLASS_TOKEN and ("mel" in grids or not self.trunk.prefix):
+            raise OptionError(
+                f"pool='cls' needs layers with a class token; layer {', '.join(readout.layers)} of "
+                f"{'/'.join(self.name)} has none"
+            )
+        self.check_window(readout.window_ms, self.min_samples_for(readout))
+
+    def check_window(self, window_ms: float, shortest: int) -> None:
+        """Raise OptionError if a window is shorter than `shortest` samples or longer than the network takes."""
+        ms = 1000.0 / self.sample_rate
+        longest = math.inf if self.max_samples is None else self.max_samples
+        if not (math.isfinite(window_ms) and shortest <= windows.samples_of(window_ms, self.sample_rate) <= longest):
+            raise OptionError(
+                f"window_ms={window_ms} is outside what {'/'.join(self.name)} takes; "
+                f"choose {shortest * ms:g} to {longest * ms:g} ms"
+            )
+
+    @torch.no_grad()
+    def size(self, readout: Readout) -> int:
+        """Measure the numbers per embedding, so that no table of sizes can go stale."""
+        length = self.min_samples
+        if readout.pool == "unroll":
+            length = windows.samples_of(readout.window_ms, self.sample_rate)
+        else:
+            readout = replace(readout, fill_frames=0)  # does not change the size, only the work
+        return self.read(torch.zeros(1, length, device=self.device), readout).shape[1]
+
+    # One batch of windows
+
+    def _taps(self, waveforms: Tensor, layers: Collection[str], fill_frames: int = 0) -> dict[str, Tensor]:
+        """Run front end and network: (batch, samples) -> one float32 tensor per layer, see `Trunk.forward`."""
+        frames = self.frontend(waveforms)  # (batch, n_mels, frames), or (batch, samples) of a waveform
+        taps = {}
+        if self.variant.frontend.has_mel:
+            taps["mel"] = frames.transpose(1, 2).unsqueeze(2)  # (batch, time, 1, n_mels): a mel band is a feature
+        wanted = [layer for layer in layers if layer not in taps]
+        if wanted:
+            missing = max(0, fill_frames - frames.shape[-1])
+            frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
+            dtype = PRECISIONS[self.precision]
+            with torch.autocast(frames.device.type, dtype, enabled=dtype != torch.float32):
+                taps.update(self.trunk(frames, wanted))
+        return {layer: taps[layer].float() for layer in layers}
+
+    def read(self, waveforms: Tensor, readout: Readout) -> Tensor:
+        """Compute one vector per window: (batch, samples) -> (batch, size)."""
+        if readout.pool == CLASS_TOKEN:
+            grids = {layer for layer in readout.layers if self.layer_axis(layer) is not None}
+            keys = {layer: [f"{layer}.{token}" for token in self.trunk.prefix] for layer in grids}
+            wanted = [*chain(*keys.values()), *(set(readout.layers) - grids)]
+            taps = self._taps(waveforms, wanted, readout.fill_frames)
+            # PaSST and AST call the mean of class and distillation token their embedding.
+            taps.update({layer: torch.stack([taps[key] for key in keys[layer]]).mean(0) for layer in grids})
+        else:
+            pool = POOLS[readout.pool].function
+            taps = self._taps(waveforms, readout.layers, readout.fill_frames)
+            taps = {layer: pool(tap) if tap.ndim == 4 else tap for layer, tap in taps.items()}
+        return torch.cat([taps[layer] for layer in readout.layers], 1)
+
+    def read_frames(self, waveforms: Tensor, readout: Readout) -> dict[str, Tensor]:
+        """Compute a vector per time position: (batch, samples) -> (batch, time, size) for each layer."""
+        frames = {}
+        for layer, grid in self._taps(waveforms, readout.layers).items():  # (batch, time, freq, features)
+            pooled = POOLS[readout.pool].function(grid.flatten(0, 1).unsqueeze(1))  # (batch * time, size)
+            frames[layer] = pooled.unflatten(0, grid.shape[:2])
+        return frames
+
+    # Many windows
+
+    def batch_size_for(self, length: int, readout: Readout) -> int:
+        """Return the batch size for windows of `length` samples."""
+        return self._limit(self._processed(length, readout))
+
+    def _processed(self, length: int, readout: Readout) -> int:
+        """Return the samples processed per window, padding included."""
+        return max(length, self.variant.frontend.n_samples(readout.fill_frames))
+
+    def _limit(self, processed: int) -> int:
+        seconds = BATCH_SECONDS.get(self.device.type, BATCH_SECONDS_ELSEWHERE)
+        wanted = self.batch_size or int(seconds * self.sample_rate / processed)
+        return max(1, min(wanted, int(min(self._limit_samples, 2**62) // processed)))
+
+    def run_batched(
+        self,
+        total: int,
+        length: int,
+        readout: Readout,
+        cut: Callable[[int, int], Tensor],
+        read: Callable[[Tensor, Readout], Read],
+    ) -> Iterator[Read]:
+        """Compute windows batch by batch; a batch that does not fit into memory is halved, and what fits is kept.
+
+        Parameters
+        ----------
+        total : how many windows
+        length : of each, in samples
+        readout : what is read of them
+        cut : returns the windows `first` to `last`: (last - first, length)
+        read : `read` or `read_frames`, or what calls them
+        """
+        processed = self._processed(length, readout)
+        first = 0
+        is_halved = False
+        while first < total:
+            last = min(first + self._limit(processed), total)
+            try:
+                with torch.no_grad():
+                    result = read(cut(first, last), readout)
+            except (RuntimeError, MemoryError) as error:
+                if last - first == 1 or not is_out_of_memory(error):
+                    raise
+                self._limit_samples = (last - first) * processed // 2
+                is_halved = True
+                continue
+            if is_halved:
+                self._warn_of_smaller_batch(self._limit(processed))
+            yield result
+            first = last
+
+    def _warn_of_smaller_batch(self, batch_size: int) -> None:
+        """Warn once that the batch size asked for does not fit."""
+        if self.batch_size is not None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"batch_size={self.batch_size} does not fit into the memory of {self.device}; "
+                f"{batch_size} windows go through {'/'.join(self.name)} at once instead",
+                HearTransformersWarning,
+                stacklevel=2,
+            )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if memory ran out; on the CPU PyTorch raises a plain RuntimeError for that."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _cast_matrices(trunk: nn.Module, dtype: torch.dtype) -> None:
+    """Store in `dtype` what autocast would convert in every forward pass: same numbers, half the memory."""
+    for module in trunk.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            module.to(dtype)
