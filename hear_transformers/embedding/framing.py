@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ VECTORS = "vectors"
 """Key of `Rows` where a window is read as one vector; where it is read by frame the keys are layers."""
 
 
+@dataclass
 class Framing(ABC):
     """Which windows of a clip are read, and how they make up its embedding.
 
@@ -43,11 +44,11 @@ class Framing(ABC):
     """
 
     readouts: tuple[Readout, ...]
-    by_frame = False
+    by_frame: ClassVar[bool] = False
 
-    @abstractmethod
     def start(self) -> Self:
         """Return the same framing at the start of another clip."""
+        return replace(self)
 
     @abstractmethod
     def cuts(self, stop: int, n_samples: int | None) -> list[WindowSet]:
@@ -74,12 +75,10 @@ class Windowed(Framing):
 
     Parameters
     ----------
-    readouts : one per level
     grid : the centres
     lengths : of the windows of each level, in samples
     """
 
-    readouts: tuple[Readout, ...]
     grid: TimeGrid
     lengths: tuple[int, ...]
     first: int = field(default=0, init=False)  # centre of the last cuts ...
@@ -97,10 +96,6 @@ class Windowed(Framing):
     def reach(self) -> int:
         """Samples around a centre that a window may touch: two more than its half, which its mirror image may need."""
         return max(self.lengths) // 2 + 2
-
-    def start(self) -> Self:
-        """Return the same framing at the start of another clip."""
-        return replace(self)
 
     def cuts(self, stop: int, n_samples: int | None) -> list[WindowSet]:
         """Return the windows around the next centres, see `Framing.cuts`."""
@@ -144,10 +139,7 @@ class Scenes(Framing):
     def of(cls, model: WindowEmbedder, variant: Variant) -> Self:
         """Return the framing of a variant's scenes; raise OptionError if the model cannot serve it."""
         windows = Windowed.of(model, (variant.scene,), variant.scene_hop_ms)
-        return cls(windows, model.min_samples_for(variant.scene))
-
-    def __post_init__(self) -> None:
-        self.readouts = self.windows.readouts
+        return cls(windows.readouts, windows, model.min_samples_for(variant.scene))
 
     def start(self) -> Self:
         """Return the same framing at the start of another clip."""
@@ -194,19 +186,17 @@ class Native(Framing):
 
     Parameters
     ----------
-    readouts : one
     grid : the centres
     chunks : where the network runs
     axes : of each layer
     shortest : samples that a chunk must have
     """
 
-    readouts: tuple[Readout, ...]
+    by_frame: ClassVar[bool] = True
     grid: TimeGrid
     chunks: Chunks
     axes: Mapping[str, Axis]
     shortest: int
-    by_frame = True
     tracks: dict[str, TokenTrack] = field(default_factory=dict, init=False)
     n_samples: int | None = field(default=None, init=False)
     chunk: int = field(default=0, init=False)  # the next to keep
@@ -225,10 +215,6 @@ class Native(Framing):
         model.check_window(readout.window_ms, max(2 * multiple, model.min_samples))
         chunks = Chunks.half_overlapping(samples_of(readout.window_ms, model.sample_rate), multiple)
         return cls(readouts, TimeGrid(hop_ms, model.sample_rate), chunks, axes, model.min_samples)
-
-    def start(self) -> Self:
-        """Return the same framing at the start of another clip."""
-        return replace(self)
 
     def cuts(self, stop: int, n_samples: int | None) -> list[WindowSet]:
         """Return the next chunks; the last one has a length of its own."""

@@ -14,7 +14,7 @@ from .pooling import POOLS
 
 
 def shortened(variant: Variant, trunk: Trunk) -> Variant:
-    """Shorten what is read at once to what a network takes: one of one's own may take less than its variant's."""
+    """Clip window lengths to the network's maximum; a custom checkpoint may accept less than its variant."""
     if trunk.max_frames is None:
         return variant
     most = trunk.max_frames
@@ -77,7 +77,7 @@ def choose(
 
 
 def has_frames(readout: Readout, trunk: Trunk, spec: FrameSpec) -> bool:
-    """Tell whether every time position can be read on its own, as framing "native" does."""
+    """Return True if every time position can be read on its own, as framing "native" does."""
     axes = axes_of(trunk, spec)
     pool = POOLS.get(readout.pool)
     return pool is not None and not pool.whole_window and all(axes[layer] is not None for layer in readout.layers)

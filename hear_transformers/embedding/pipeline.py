@@ -1,4 +1,4 @@
-"""Clips -> embeddings, in the order of the clips: read (`workers`), embedded together (`packing`), put in order.
+"""Clips -> embeddings, in the order of the clips: read (`workers`), batched across clips (`packing`), put in order.
 
 The embedding of a clip does not depend on the others, and one that fails does not stop them.
 """
@@ -81,7 +81,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What became of one clip.
+    """One finished clip.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ def embed(
 
 
 class _Pipeline:
-    """Embeds what has been read, and gives embeddings in order."""
+    """Embeds loaded clips, and yields their embeddings in order."""
 
     def __init__(self, model: Model, *, timestamps: bool, scratch: Path | None) -> None:
         self.model = model
@@ -150,7 +150,7 @@ class _Pipeline:
         self.next = 0
 
     def take(self, loaded: Loaded) -> Iterator[Embedded]:
-        """Embed a clip if it is long, else pack it; give what can be given."""
+        """Embed a clip at once if it is long, else pack it; yield what is finished and next in order."""
         embedded = Embedded(loaded.index, sha256=loaded.sha256, error=loaded.error)
         if loaded.blocks is not None:
             self._keep(self._try_long(embedded, loaded.blocks))
@@ -165,7 +165,7 @@ class _Pipeline:
             yield from self._pack(self.packer.finish_oldest())
 
     def _is_full(self) -> bool:
-        """Tell whether too much audio waits, or too many embeddings for that of a clip before them."""
+        """Return True if too much audio is waiting, or too many embeddings wait for a clip before them."""
         longest = max((length for _, length in self.packer.queues), default=0)
         # A batch size that was asked for is reached, whatever it takes.
         batch = (self.model.batch_size or 0) * longest
@@ -178,7 +178,7 @@ class _Pipeline:
         yield from self._pack(self.packer.finish())
 
     def _pack(self, finished: Iterator[Packed]) -> Iterator[Embedded]:
-        """Take clips that are finished, give those that have none before them that is not."""
+        """Store finished clips, and yield those that are next in order."""
         for packed in finished:
             self._keep(self._complete(self.shorts.pop(packed.key), packed))
             yield from self._release()
@@ -198,7 +198,7 @@ class _Pipeline:
         self.done_bytes += _held_bytes(embedded)
 
     def _release(self) -> Iterator[Embedded]:
-        """Give what is done and has nothing before it that is not."""
+        """Yield finished clips up to the first that is not."""
         while self.next in self.done:
             embedded = self.done.pop(self.next)
             self.done_bytes -= _held_bytes(embedded)
@@ -213,7 +213,7 @@ class _Pipeline:
                 return replace(embedded, error=error)
 
     def _embed_long(self, embedded: Embedded, blocks: Blocks) -> Embedded:
-        """Embed one file while it is decoded; embeddings along time wait in a nameless file, not in memory."""
+        """Embed one file while it is decoded; embeddings along time wait in a temporary file, not in memory."""
         n_samples = 0
 
         def counted() -> Iterator[Tensor]:
@@ -237,7 +237,7 @@ class _Pipeline:
 
 
 def _held_bytes(embedded: Embedded) -> int:
-    """Give the memory that an embedding takes; that of a long file is on the disk."""
+    """Return the memory that an embedding takes, in bytes; that of a long file is on disk."""
     embedding = embedded.embedding
     return 0 if embedding is None or isinstance(embedding, np.memmap) else embedding.nbytes
 

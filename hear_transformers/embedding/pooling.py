@@ -1,4 +1,4 @@
-"""From what a layer holds in one window to one vector."""
+"""Pooling: the output of a layer for one window -> one vector."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Pool:
     Attributes
     ----------
     function : (batch, time, freq, features) -> (batch, size)
-    whole_window : True if it reads how values lie in time, so that it means nothing for a single frame and
-        ``framing="native"``, which pools every frame on its own, cannot use it
+    whole_window : True if the order of values in time matters, so that ``framing="native"``, which pools every frame
+        on its own, cannot use it
     """
 
     function: Callable[[Tensor], Tensor]
