@@ -96,7 +96,7 @@ HUGGING_FACE = {
 QUERY = re.compile(r"(blocks\.\d+\.attn\.)query\.(weight|bias)")
 
 
-def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Give the tensors of the authors' files, or of Hugging Face's, the names they have in `AST`."""
     parts = HUGGING_FACE if any(".layernorm_before." in key for key in state_dict) else AUTHORS
     renamed = {}
@@ -119,7 +119,7 @@ def fuse_attention(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return fused
 
 
-def begin(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Fit a distilled DeiT for images, or an AST of another length, to a variant (2104.01778, section 2.2).
 
     Filters are summed over red, green and blue. Of the grid of positions the middle is taken, or it is interpolated,
@@ -191,12 +191,12 @@ FAMILY = hear.Family(
     name="ast",
     network=AST,
     variants=VARIANTS,
-    adapt=adapt,
+    convert_state_dict=convert_state_dict,
     # ImageNet's heads: in every file of the authors, unused by their forward.
     unused=("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"),
     classifier=("head.1.bias",),
-    begin=begin,
-    fresh=("head.",),  # its normalisation too, as the authors do for other classes
+    adapt_pretrained=adapt_pretrained,
+    reinitialised=("head.",),  # its normalisation too, as the authors do for other classes
 )
 
 load_model = hear.loader(FAMILY)

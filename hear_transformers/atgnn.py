@@ -567,7 +567,7 @@ RENAMED = {
 """Parts of the authors' names and what they are here, but for the members of their backbone."""
 
 
-def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Give the tensors of the authors' files, or of a Pyramid ViG for images, the names they have in `ATGNN`.
 
     Tables of relative positions are left out, they are computed here.
@@ -613,7 +613,7 @@ def for_spectrograms(state_dict: dict[str, Tensor], trunk: ATGNN) -> dict[str, T
     return adapted
 
 
-def begin(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Fit a Pyramid ViG for images to a variant, see `for_spectrograms`; leave others as they are."""
     if not images.are_for_images(state_dict.get("stem.0.0.weight")):
         return state_dict
@@ -674,10 +674,10 @@ FAMILY = hear.Family(
     name="atgnn",
     network=ATGNN,
     variants=VARIANTS,
-    adapt=adapt,
+    convert_state_dict=convert_state_dict,
     classifier=("prediction.4.bias",),
-    begin=begin,
-    fresh=("prediction.4.", "prediction.", "labels."),
+    adapt_pretrained=adapt_pretrained,
+    reinitialised=("prediction.4.", "prediction.", "labels."),
 )
 
 load_model = hear.loader(FAMILY)

@@ -52,7 +52,7 @@ def divisible(width: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BlockSpec:
     """One inverted residual block.
 
     Attributes
@@ -72,35 +72,35 @@ class Row:
     activation: type[nn.ReLU] | type[nn.Hardswish]
     stride: int
 
-    def scaled(self, width: float) -> Row:
+    def scaled(self, width: float) -> BlockSpec:
         """Multiply every number of features by `width`."""
         inputs, expanded, outputs = (divisible(n * width) for n in (self.inputs, self.expanded, self.outputs))
         return replace(self, inputs=inputs, expanded=expanded, outputs=outputs)
 
 
-ROWS = (
-    Row(16, 3, 16, 16, False, nn.ReLU, 1),
-    Row(16, 3, 64, 24, False, nn.ReLU, 2),
-    Row(24, 3, 72, 24, False, nn.ReLU, 1),
-    Row(24, 5, 72, 40, True, nn.ReLU, 2),
-    Row(40, 5, 120, 40, True, nn.ReLU, 1),
-    Row(40, 5, 120, 40, True, nn.ReLU, 1),
-    Row(40, 3, 240, 80, False, nn.Hardswish, 2),
-    Row(80, 3, 200, 80, False, nn.Hardswish, 1),
-    Row(80, 3, 184, 80, False, nn.Hardswish, 1),
-    Row(80, 3, 184, 80, False, nn.Hardswish, 1),
-    Row(80, 3, 480, 112, True, nn.Hardswish, 1),
-    Row(112, 3, 672, 112, True, nn.Hardswish, 1),
-    Row(112, 5, 672, 160, True, nn.Hardswish, 2),
-    Row(160, 5, 960, 160, True, nn.Hardswish, 1),
-    Row(160, 5, 960, 160, True, nn.Hardswish, 1),
+BLOCKS = (
+    BlockSpec(16, 3, 16, 16, False, nn.ReLU, 1),
+    BlockSpec(16, 3, 64, 24, False, nn.ReLU, 2),
+    BlockSpec(24, 3, 72, 24, False, nn.ReLU, 1),
+    BlockSpec(24, 5, 72, 40, True, nn.ReLU, 2),
+    BlockSpec(40, 5, 120, 40, True, nn.ReLU, 1),
+    BlockSpec(40, 5, 120, 40, True, nn.ReLU, 1),
+    BlockSpec(40, 3, 240, 80, False, nn.Hardswish, 2),
+    BlockSpec(80, 3, 200, 80, False, nn.Hardswish, 1),
+    BlockSpec(80, 3, 184, 80, False, nn.Hardswish, 1),
+    BlockSpec(80, 3, 184, 80, False, nn.Hardswish, 1),
+    BlockSpec(80, 3, 480, 112, True, nn.Hardswish, 1),
+    BlockSpec(112, 3, 672, 112, True, nn.Hardswish, 1),
+    BlockSpec(112, 5, 672, 160, True, nn.Hardswish, 2),
+    BlockSpec(160, 5, 960, 160, True, nn.Hardswish, 1),
+    BlockSpec(160, 5, 960, 160, True, nn.Hardswish, 1),
 )
 """The blocks at width 1 (MobileNetV3, table 1, rows 2 to 16)."""
 
-EVERY_BLOCK = tuple(range(1, len(ROWS) + 1))
+EVERY_BLOCK = tuple(range(1, len(BLOCKS) + 1))
 """Numbers of the dynamic blocks of a DyMN."""
 
-SQUEEZING_BLOCKS = tuple(number for number, row in enumerate(ROWS, 1) if row.squeezes)
+SQUEEZING_BLOCKS = tuple(number for number, spec in enumerate(BLOCKS, 1) if spec.squeezes)
 """Numbers of the dynamic blocks of a "replace_se" DyMN, whose other blocks are those of MN."""
 
 
@@ -166,29 +166,29 @@ class Block(nn.Module):
 
     Parameters
     ----------
-    row : its shape
+    spec : its shape
     """
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
         parts: list[nn.Module] = []
-        if row.expanded != row.inputs:
-            parts.append(ConvNorm(row.inputs, row.expanded, activation=row.activation))
+        if spec.expanded != spec.inputs:
+            parts.append(ConvNorm(spec.inputs, spec.expanded, activation=spec.activation))
         parts.append(
             ConvNorm(
-                row.expanded,
-                row.expanded,
-                row.kernel,
-                stride=row.stride,
-                groups=row.expanded,
-                activation=row.activation,
+                spec.expanded,
+                spec.expanded,
+                spec.kernel,
+                stride=spec.stride,
+                groups=spec.expanded,
+                activation=spec.activation,
             )
         )
-        if row.squeezes:
-            parts.append(SqueezeExcitation(row.expanded))
-        parts.append(ConvNorm(row.expanded, row.outputs))
+        if spec.squeezes:
+            parts.append(SqueezeExcitation(spec.expanded))
+        parts.append(ConvNorm(spec.expanded, spec.outputs))
         self.block = nn.Sequential(*parts)
-        self.is_residual = row.stride == 1 and row.inputs == row.outputs
+        self.is_residual = spec.stride == 1 and spec.inputs == spec.outputs
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
@@ -337,25 +337,25 @@ class DynamicBlock(nn.Module):
 
     Parameters
     ----------
-    row : its shape
+    spec : its shape
     context : size of the context
     """
 
-    def __init__(self, row: Row, context: int) -> None:
+    def __init__(self, spec: BlockSpec, context: int) -> None:
         super().__init__()
-        self.context_gen = Context(row.inputs, row.expanded, context, row.stride)
-        self.expands = row.expanded != row.inputs
+        self.context_gen = Context(spec.inputs, spec.expanded, context, spec.stride)
+        self.expands = spec.expanded != spec.inputs
         if self.expands:
-            self.exp_conv = DynamicKernels(row.expanded, row.inputs, context)
-            self.exp_norm = nn.BatchNorm2d(row.expanded, EPSILON, MOMENTUM)
-            self.exp_act = row.activation(inplace=True)
-        self.depth_conv = DynamicKernels(row.expanded, row.kernel**2, context)
-        self.depth_norm = nn.BatchNorm2d(row.expanded, EPSILON, MOMENTUM)
-        self.depth_act = DynamicReLU(row.expanded, context)
-        self.proj_conv = DynamicKernels(row.outputs, row.expanded, context)
-        self.proj_norm = nn.BatchNorm2d(row.outputs, EPSILON, MOMENTUM)
-        self.stride = row.stride
-        self.is_residual = row.stride == 1 and row.inputs == row.outputs
+            self.exp_conv = DynamicKernels(spec.expanded, spec.inputs, context)
+            self.exp_norm = nn.BatchNorm2d(spec.expanded, EPSILON, MOMENTUM)
+            self.exp_act = spec.activation(inplace=True)
+        self.depth_conv = DynamicKernels(spec.expanded, spec.kernel**2, context)
+        self.depth_norm = nn.BatchNorm2d(spec.expanded, EPSILON, MOMENTUM)
+        self.depth_act = DynamicReLU(spec.expanded, context)
+        self.proj_conv = DynamicKernels(spec.outputs, spec.expanded, context)
+        self.proj_norm = nn.BatchNorm2d(spec.outputs, EPSILON, MOMENTUM)
+        self.stride = spec.stride
+        self.is_residual = spec.stride == 1 and spec.inputs == spec.outputs
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
@@ -415,20 +415,20 @@ class EfficientAT(Trunk):
     ) -> None:
         super().__init__()
         halving = iter(strides)
-        rows = [replace(row.scaled(width), stride=next(halving) if row.stride == 2 else 1) for row in ROWS]
-        self.layers = {**time_axes(rows, dynamic), "features": None, "logits": None}
+        specs = [replace(spec.scaled(width), stride=next(halving) if spec.stride == 2 else 1) for spec in BLOCKS]
+        self.layers = {**time_axes(specs, dynamic), "features": None, "logits": None}
         narrowest, widest = (divisible(size * width) for size in CONTEXT_WIDTHS)
         self.features = nn.ModuleList(
-            [ConvNorm(1, rows[0].inputs, STEM_KERNEL, stride=STEM_STRIDE, activation=nn.Hardswish)]
+            [ConvNorm(1, specs[0].inputs, STEM_KERNEL, stride=STEM_STRIDE, activation=nn.Hardswish)]
         )
-        for number, row in enumerate(rows, 1):
+        for number, spec in enumerate(specs, 1):
             if number in dynamic:
-                context = min(max(divisible(row.expanded // CONTEXT_RATIO), narrowest), widest)
-                self.features.append(DynamicBlock(row, context))
+                context = min(max(divisible(spec.expanded // CONTEXT_RATIO), narrowest), widest)
+                self.features.append(DynamicBlock(spec, context))
             else:
-                self.features.append(Block(row))
-        channels = LAST_EXPANSION * rows[-1].outputs
-        self.features.append(ConvNorm(rows[-1].outputs, channels, activation=nn.Hardswish))
+                self.features.append(Block(spec))
+        channels = LAST_EXPANSION * specs[-1].outputs
+        self.features.append(ConvNorm(specs[-1].outputs, channels, activation=nn.Hardswish))
         self.classifier = HEADS[head](channels, width, n_classes)
         # He's: with PyTorch's own initialisation the features of a random network would be near 1e-8.
         for module in self.modules():
@@ -452,7 +452,7 @@ class EfficientAT(Trunk):
         return taps
 
 
-def time_axes(rows: Sequence[Row], dynamic: Collection[int]) -> dict[str, TimeAxis | None]:
+def time_axes(specs: Sequence[BlockSpec], dynamic: Collection[int]) -> dict[str, TimeAxis | None]:
     """Give the time axis of the stem "0", of every block and of the last map.
 
     Kernels are odd and padded alike on both sides, so position 0 lies on frame 0 in every layer. From the first block
@@ -461,17 +461,17 @@ def time_axes(rows: Sequence[Row], dynamic: Collection[int]) -> dict[str, TimeAx
     hop = STEM_STRIDE
     field: int | None = STEM_KERNEL
     axes: dict[str, TimeAxis | None] = {"0": TimeAxis(hop, 0.0, field)}
-    for number, row in enumerate(rows, 1):
+    for number, spec in enumerate(specs, 1):
         if field is not None:
-            field = None if row.squeezes or number in dynamic else field + (row.kernel - 1) * hop
-        hop *= row.stride
+            field = None if spec.squeezes or number in dynamic else field + (spec.kernel - 1) * hop
+        hop *= spec.stride
         axes[str(number)] = TimeAxis(hop, 0.0, field)
-    return {**axes, str(len(rows) + 1): TimeAxis(hop, 0.0, field)}
+    return {**axes, str(len(specs) + 1): TimeAxis(hop, 0.0, field)}
 
 
 RENAMED = {
     "in_c.": "features.0.",
-    "out_c.": f"features.{len(ROWS) + 1}.",
+    "out_c.": f"features.{len(BLOCKS) + 1}.",
     # Containers that hold one module each.
     ".conc_se_layers.0.": ".",
     ".residuals.0.": ".residuals.",
@@ -480,7 +480,7 @@ RENAMED = {
 """Parts of the authors' names and what they are here, where MN and DyMN are one network."""
 
 
-def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Give the tensors of the authors' files the names they have in `EfficientAT`."""
     return {_renamed(key): tensor for key, tensor in state_dict.items()}
 
@@ -555,10 +555,10 @@ FAMILY = hear.Family(
     name="efficientat",
     network=EfficientAT,
     variants=VARIANTS,
-    adapt=adapt,
+    convert_state_dict=convert_state_dict,
     unused=CPJKU_BESIDE,
     classifier=("classifier.5.bias", "classifier.1.bias"),
-    fresh=("classifier.5.", "classifier."),
+    reinitialised=("classifier.5.", "classifier."),
 )
 
 load_model = hear.loader(FAMILY)

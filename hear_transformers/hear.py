@@ -13,7 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from .checkpoints import state_dicts
-from .checkpoints.loading import published_file, read, with_classes_of
+from .checkpoints.loading import published_file, read_checkpoint, with_classes_of
 from .checkpoints.trained import read_trained
 from .embedding.embedder import Embedder
 from .embedding.options import choose, shortened
@@ -143,13 +143,13 @@ def loader(family: Family) -> LoadModel:
             model.labels, model.multi_label = own.labels, own.multi_label
             _fill(model, family, own.state_dict, file)
         elif file:
-            state_dict = read(family, row, file)
+            state_dict = read_checkpoint(family, row, file)
             row_of_file = with_classes_of(family, row, state_dict, file)
             model = model if row_of_file is row else build(row_of_file)
             _fill(model, family, state_dict, file)
         elif pretrained:
             file = published_file(family, row)
-            _fill(model, family, read(family, row, file), file)
+            _fill(model, family, read_checkpoint(family, row, file), file)
         return model
 
     load_model.__doc__ = LoadModel.__call__.__doc__

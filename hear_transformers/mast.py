@@ -358,7 +358,7 @@ TIMM = {".shortcut_proj_attn.": ".proj.", "head.fc.": "head.projection."}
 TIMM_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 
 
-def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Turn the tensors of an MViTv2 for images, in the authors' layout or timm's, into those of `MAST`.
 
     The filters of the patches are averaged over red, green and blue and spread over as many frames as a patch has,
@@ -441,10 +441,10 @@ FAMILY = hear.Family(
     name="mast",
     network=MAST,
     variants=VARIANTS,
-    adapt=adapt,
+    convert_state_dict=convert_state_dict,
     classifier=("head.bias",),
     unused=("head.projection.weight", "head.projection.bias"),  # ImageNet's classes
-    fresh=("head.",),
+    reinitialised=("head.",),
 )
 
 load_model = hear.loader(FAMILY)

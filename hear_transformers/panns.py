@@ -658,7 +658,7 @@ def front_end_tensors(spec: PannsMel) -> dict[str, Tensor]:
     }
 
 
-def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Take the authors' front end out of a state dict, if it is the variant's; a file does not hold its hop.
 
     Raises
@@ -686,7 +686,7 @@ def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
 # Variants
 
 
-def read(
+def row(
     kind: str, frontend: FrameSpec, last: str, checkpoint: str = "", embedding: int = 2048, **options: Any
 ) -> Variant:
     """Make a row: a key of `NETWORKS`, the layer of timestamps, and what `Variant` and `Panns` say."""
@@ -706,32 +706,32 @@ LEENET11 = (64, 64, 64, 128, 128, 128, 128, 128, 256)
 LEENET24 = (64, 96, 128, 128, 256, 256, 512, 512, 1024)
 
 VARIANTS = {
-    "cnn14": read("cnn", PANNS_MEL, "6", "cnn14"),
-    "cnn6": read("cnn", PANNS_MEL, "4", "cnn6", 512, widths=CNN14[:4], kernel=5),
-    "cnn10": read("cnn", PANNS_MEL, "4", "cnn10", 512, widths=CNN14[:4]),
-    "cnn14_16k": read("cnn", MEL_16K, "6", "cnn14_16k"),
-    "cnn14_8k": read("cnn", MEL_8K, "6", "cnn14_8k"),
-    "cnn14_emb512": read("cnn", PANNS_MEL, "6", "cnn14_emb512", 512),
-    "cnn14_emb128": read("cnn", PANNS_MEL, "6", "cnn14_emb128", 128),
-    "cnn14_emb32": read("cnn", PANNS_MEL, "6", "cnn14_emb32", 32),
-    "cnn14_mel32": read("cnn", MEL_32, "6", n_mels=32),
-    "cnn14_mel128": read("cnn", MEL_128, "6", n_mels=128),
-    "cnn14_decisionlevelmax": read("decision_level", PANNS_MEL, "features", "cnn14_decisionlevelmax", decision="max"),
-    "cnn14_decisionlevelavg": read("decision_level", PANNS_MEL, "features", decision="avg"),
-    "cnn14_decisionlevelatt": read("decision_level", PANNS_MEL, "features", "cnn14_decisionlevelatt", decision="att"),
-    "resnet22": read("resnet", PANNS_MEL, "6", "resnet22", depths=(2, 2, 2, 2)),
-    "resnet38": read("resnet", PANNS_MEL, "6", "resnet38", depths=(3, 4, 6, 3)),
-    "resnet54": read("resnet", PANNS_MEL, "6", "resnet54", depths=(3, 4, 6, 3), bottleneck=True),
-    "mobilenetv1": read("mobilenet_v1", PANNS_MEL, "14", "mobilenetv1", 1024),
-    "mobilenetv2": read("mobilenet_v2", PANNS_MEL, "19", "mobilenetv2", 1024),
-    "leenet11": read("leenet", WAVEFORM, "9", "leenet11", 512, widths=LEENET11, n_convs=1, n_pooled=8),
-    "leenet24": read("leenet", WAVEFORM, "9", "leenet24", 1024, widths=LEENET24, n_convs=2, n_pooled=7),
-    "dainet19": read("dainet", WAVEFORM, "4", "dainet19", 512),
-    "res1dnet31": read("res1dnet", WAVEFORM, "7", "res1dnet31", depths=(2,) * 7),
-    "res1dnet51": read("res1dnet", WAVEFORM, "7", "res1dnet51", depths=(2, 3, 4, 6, 4, 3, 2)),
-    "wavegram_cnn14": read("wavegram", WAVEFORM, "6", "wavegram_cnn14"),
-    "wavegram_logmel_cnn14": read("wavegram_logmel", WAVEFORM, "6", "wavegram_logmel_cnn14", mel=PANNS_MEL),
-    "wavegram_logmel128_cnn14": read("wavegram_logmel", WAVEFORM, "6", mel=MEL_128),
+    "cnn14": row("cnn", PANNS_MEL, "6", "cnn14"),
+    "cnn6": row("cnn", PANNS_MEL, "4", "cnn6", 512, widths=CNN14[:4], kernel=5),
+    "cnn10": row("cnn", PANNS_MEL, "4", "cnn10", 512, widths=CNN14[:4]),
+    "cnn14_16k": row("cnn", MEL_16K, "6", "cnn14_16k"),
+    "cnn14_8k": row("cnn", MEL_8K, "6", "cnn14_8k"),
+    "cnn14_emb512": row("cnn", PANNS_MEL, "6", "cnn14_emb512", 512),
+    "cnn14_emb128": row("cnn", PANNS_MEL, "6", "cnn14_emb128", 128),
+    "cnn14_emb32": row("cnn", PANNS_MEL, "6", "cnn14_emb32", 32),
+    "cnn14_mel32": row("cnn", MEL_32, "6", n_mels=32),
+    "cnn14_mel128": row("cnn", MEL_128, "6", n_mels=128),
+    "cnn14_decisionlevelmax": row("decision_level", PANNS_MEL, "features", "cnn14_decisionlevelmax", decision="max"),
+    "cnn14_decisionlevelavg": row("decision_level", PANNS_MEL, "features", decision="avg"),
+    "cnn14_decisionlevelatt": row("decision_level", PANNS_MEL, "features", "cnn14_decisionlevelatt", decision="att"),
+    "resnet22": row("resnet", PANNS_MEL, "6", "resnet22", depths=(2, 2, 2, 2)),
+    "resnet38": row("resnet", PANNS_MEL, "6", "resnet38", depths=(3, 4, 6, 3)),
+    "resnet54": row("resnet", PANNS_MEL, "6", "resnet54", depths=(3, 4, 6, 3), bottleneck=True),
+    "mobilenetv1": row("mobilenet_v1", PANNS_MEL, "14", "mobilenetv1", 1024),
+    "mobilenetv2": row("mobilenet_v2", PANNS_MEL, "19", "mobilenetv2", 1024),
+    "leenet11": row("leenet", WAVEFORM, "9", "leenet11", 512, widths=LEENET11, n_convs=1, n_pooled=8),
+    "leenet24": row("leenet", WAVEFORM, "9", "leenet24", 1024, widths=LEENET24, n_convs=2, n_pooled=7),
+    "dainet19": row("dainet", WAVEFORM, "4", "dainet19", 512),
+    "res1dnet31": row("res1dnet", WAVEFORM, "7", "res1dnet31", depths=(2,) * 7),
+    "res1dnet51": row("res1dnet", WAVEFORM, "7", "res1dnet51", depths=(2, 3, 4, 6, 4, 3, 2)),
+    "wavegram_cnn14": row("wavegram", WAVEFORM, "6", "wavegram_cnn14"),
+    "wavegram_logmel_cnn14": row("wavegram_logmel", WAVEFORM, "6", "wavegram_logmel_cnn14", mel=PANNS_MEL),
+    "wavegram_logmel128_cnn14": row("wavegram_logmel", WAVEFORM, "6", mel=MEL_128),
 }
 """The authors' networks under their names in lower case; for those without a checkpoint no weights are published."""
 
@@ -739,9 +739,9 @@ FAMILY = hear.Family(
     name="panns",
     network=network,
     variants=VARIANTS,
-    adapt=adapt,
+    convert_state_dict=convert_state_dict,
     classifier=("fc_audioset.bias", "att_block.cla.bias"),
-    fresh=("fc_audioset.", "att_block."),
+    reinitialised=("fc_audioset.", "att_block."),
 )
 
 load_model = hear.loader(FAMILY)

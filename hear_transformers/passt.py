@@ -79,7 +79,7 @@ class PaSST(DeiT):
         return self.new_pos_embed, of_patches.permute(0, 2, 3, 1)
 
 
-def begin(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Fit a distilled DeiT for images, or a PaSST of another length, to a variant.
 
     Filters are summed over red, green and blue. The grid of positions is interpolated; its mean over time is the table
@@ -190,8 +190,8 @@ FAMILY = hear.Family(
     # The head of the distillation token: in every file, unused by the authors' forward.
     unused=("head_dist.weight", "head_dist.bias", *CPJKU_BESIDE),
     classifier=("head.1.bias",),
-    begin=begin,
-    fresh=("head.1.", "head."),  # other classes leave its normalisation as it is
+    adapt_pretrained=adapt_pretrained,
+    reinitialised=("head.1.", "head."),  # other classes leave its normalisation as it is
 )
 
 load_model = hear.loader(FAMILY)

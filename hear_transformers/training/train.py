@@ -16,7 +16,7 @@ from torch import nn
 from ..checkpoints import state_dicts
 from ..errors import OptionError, TrainingError
 from ..networks.family import Family
-from . import augment, data, loop, manifest, starts, tagging
+from . import augment, data, initialisation, loop, manifest, tagging
 from .recipes import Recipe
 
 SKIPPED = "skipped.txt"
@@ -33,7 +33,7 @@ class Options:
     train, valid : manifests, see `manifest.read`
     out : folder of the run; one that holds a part of the same run is gone on with
     recipe : how to train
-    source : weights to begin with, see `starts.start`
+    source : weights to begin with, see `initialisation.init_from`
     network : constructor arguments of the network that differ from the variant's, besides the recipe's
     classes : all names in order, None for those of the training manifest
     multi_label : None to see it from the manifest: whether a clip there has several labels, or none
@@ -83,7 +83,7 @@ class Training:
         if not self.multi_label and (self.train.is_multi_label or self.valid.is_multi_label):
             raise TrainingError("some clips have several labels, or none; train with multi_label")
         network = {**recipe.network, **options.network}
-        trunk, self.fresh = starts.start(
+        trunk, self.fresh = initialisation.init_from(
             self.family, self.variant_name, options.source, n_classes=len(self.train.classes), network=network
         )
         variant = self.family.variants[self.variant_name]

@@ -91,7 +91,7 @@ def network(request):
         answers = dict(answers)
     variant = golden_variant(name)
     trunk = atgnn.ATGNN(**variant.network).eval()
-    state_dicts.load_into(trunk, atgnn.adapt(golden_weights(name), variant), name)
+    state_dicts.load_into(trunk, atgnn.convert_state_dict(golden_weights(name), variant), name)
     # The authors take off the mean of a clip, Kaldi that of each frame: together they differ in rounding only.
     clips = golden_audio(16_000, int(answers["n_samples"]))
     fbank = variant.frontend.build()(clips - clips.mean(1, keepdim=True))
