@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from . import hear
 from .errors import OptionError
 from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .networks import conv_norm
 from .networks import imagenet as images
 from .networks.family import Readout, Variant
 from .networks.frontend import AST_MEL
@@ -181,7 +182,7 @@ def interleaved(nodes: Tensor, messages: Tensor) -> Tensor:
     return torch.stack([nodes, messages], 3).flatten(2)
 
 
-class ConvNorm(nn.Sequential):
+class ConvNorm(conv_norm.ConvNorm):
     """Convolution and batch normalisation, then a GELU if asked for.
 
     Parameters
@@ -196,23 +197,10 @@ class ConvNorm(nn.Sequential):
         self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, gelu: bool = False
     ) -> None:
         conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
-        super().__init__(conv, nn.BatchNorm2d(outputs))
-        self.gelu = gelu
+        super().__init__(conv, nn.BatchNorm2d(outputs), nn.GELU() if gelu else None)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
-        conv, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
-        bias = cast(Tensor, conv.bias)
-        if self.training or torch.is_autocast_enabled(maps.device.type):
-            maps = norm(self._convolved(maps, conv.weight, bias))
-        else:
-            # Folded into the kernel, which saves a pass over the map; not in 16 bits, see `efficientat.ConvNorm`.
-            scale = norm.weight * (cast(Tensor, norm.running_var) + norm.eps).rsqrt()
-            bias = norm.bias + (bias - cast(Tensor, norm.running_mean)) * scale
-            maps = self._convolved(maps, conv.weight * scale[:, None, None, None], bias)
-        return F.gelu(maps) if self.gelu else maps
-
-    def _convolved(self, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def convolve(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve maps of any width."""
         conv = cast(nn.Conv2d, self[0])
         n_time = -(-maps.shape[3] // conv.stride[1])
         # On a map narrower than its kernel, oneDNN's strided bfloat16 convolution is wrong (torch 2.11, AMX). Some of
@@ -220,7 +208,7 @@ class ConvNorm(nn.Sequential):
         missing = conv.kernel_size[1] - maps.shape[3]
         if missing > 0:
             maps = F.pad(maps, (0, missing))
-        return F.conv2d(maps, weight, bias, conv.stride, conv.padding, groups=conv.groups)[..., :n_time]
+        return super().convolve(maps, weight, bias)[..., :n_time]
 
 
 class FeedForward(nn.Module):

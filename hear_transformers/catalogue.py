@@ -21,6 +21,8 @@ from .networks.counting import CLIP_SECONDS, count_macs, count_operations, count
 from .networks.family import Variant
 from .networks.layer_table import layer_table
 
+PACKAGE = __package__
+
 DEVICES = ("cuda", "mps", "cpu")
 """Types of devices, in the order in which "auto" prefers them."""
 
@@ -29,7 +31,13 @@ def family(name: str) -> ModuleType:
     """Import the module of a family; raise OptionError that lists the families there are."""
     if name not in FAMILIES:
         raise OptionError(f"model={name!r} is unknown; choose one of {', '.join(FAMILIES)}")
-    return importlib.import_module(f"hear_transformers.{name}")
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def family_of_module(name: str) -> str | None:
+    """Return the family that a module is ("passt", "hear_transformers.passt"), None for a module of others."""
+    name = name.removeprefix(f"{PACKAGE}.")
+    return name if name in FAMILIES else None
 
 
 def resolve(name: str, variant_name: str | None = None) -> tuple[str, str | None]:
@@ -48,8 +56,8 @@ def resolve(name: str, variant_name: str | None = None) -> tuple[str, str | None
     return owners[0], name
 
 
-def family_of(path: str) -> str:
-    """Name the family that a checkpoint of our own is for; the first of all for any other, or none."""
+def family_of_checkpoint(path: str) -> str:
+    """Return the family of a checkpoint written by this package; the first family for any other, or without one."""
     default = next(iter(FAMILIES))
     return state_dicts.read_metadata(path).get("family", default) if path else default
 
@@ -72,8 +80,8 @@ def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, 
     """
     place = pick_device(device)
     chosen = dict(options or {})
-    own = name.removeprefix("hear_transformers.")
-    if own not in FAMILIES:
+    own = family_of_module(name)
+    if own is None:
         return _load_foreign(name, path, place, chosen)
     batch_size = chosen.pop("batch_size", None)
     compiled = chosen.pop("compile", False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor, nn
 from torchaudio.compliance.kaldi import get_mel_banks
 from torchaudio.functional import resample
+
+Level = TypeVar("Level", float, Tensor)
+"""A level of the log-mel, or many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +132,12 @@ class MelSpec(FrameSpec):
     fmax: float
 
     def example(self, n_frames: int) -> Tensor:
-        """Give (1, n_mels, n_frames)."""
+        """Return zeros (1, n_mels, n_frames)."""
         return torch.zeros(1, self.n_mels, n_frames)
+
+    @abstractmethod
+    def normalised(self, level: Level) -> Level:
+        """Normalise a level of the log-mel, or a whole log-mel, as the front end does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +150,12 @@ class CpjkuMel(MelSpec):
     scale: float
 
     def build(self) -> CpjkuLogMel:
-        """Make the module."""
+        """Build the module."""
         return CpjkuLogMel(self)
+
+    def normalised(self, level: Level) -> Level:
+        """Normalise natural logarithms of power."""
+        return (level + self.shift) / self.scale
 
     @property
     def receptive_field(self) -> int:
@@ -179,13 +191,17 @@ class KaldiMel(MelSpec):
     scale: float
 
     def build(self) -> KaldiLogMel:
-        """Make the module."""
+        """Build the module."""
         return KaldiLogMel(self)
+
+    def normalised(self, level: Level) -> Level:
+        """Normalise natural logarithms of power."""
+        return (level - self.mean) / self.scale
 
     @property
     def padding(self) -> float:  # type: ignore[override]
         """A logarithm of 0, as the authors of AST fill up: louder than silence."""
-        return -self.mean / self.scale
+        return self.normalised(0.0)
 
     @property
     def receptive_field(self) -> int:
@@ -224,8 +240,12 @@ class PannsMel(MelSpec):
     decimation: int = 1
 
     def build(self) -> PannsLogMel:
-        """Make the module."""
+        """Build the module."""
         return PannsLogMel(self)
+
+    def normalised(self, level: Level) -> Level:
+        """Return decibels as they are: these networks normalise them themselves."""
+        return level
 
     @property
     def receptive_field(self) -> int:
@@ -401,7 +421,7 @@ class CpjkuLogMel(LogMel):
 
     def log(self, mel: Tensor) -> Tensor:
         """Add a floor, take the logarithm, normalise."""
-        return (mel + self.spec.floor).log().add(self.spec.shift).div(self.spec.scale)
+        return self.spec.normalised((mel + self.spec.floor).log())
 
 
 class KaldiLogMel(LogMel):
@@ -422,7 +442,7 @@ class KaldiLogMel(LogMel):
 
     def log(self, mel: Tensor) -> Tensor:
         """Take the logarithm above float32's epsilon (1.2e-7), as Kaldi does, and normalise."""
-        return mel.clamp(min=torch.finfo(torch.float32).eps).log().sub(self.spec.mean).div(self.spec.scale)
+        return self.spec.normalised(mel.clamp(min=torch.finfo(torch.float32).eps).log())
 
 
 def fourier_kernels(spec: PannsMel) -> Tensor:

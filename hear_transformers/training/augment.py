@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..networks.frontend import CpjkuMel, FrameSpec, KaldiMel
+from ..networks.frontend import FrameSpec, MelSpec
 from .recipes import Mask, Mixup, Recipe
 
 Clips = tuple[Tensor, Tensor, Tensor]
@@ -127,7 +127,7 @@ def mels(
     -------
     mels, targets, weights : as given; that of a mix is 0 if either clip's is
     """
-    if not spec.has_mel:
+    if not isinstance(spec, MelSpec):
         return mels, targets, weights
     if draws and recipe.masks:
         mels = masked(mels, draws["masks"], recipe, spec)
@@ -163,7 +163,7 @@ def _lerp(own: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
     return torch.lerp(own[partners], own, shares.view(-1, *[1] * (own.ndim - 1)))
 
 
-def masked(mels: Tensor, stretches: Tensor, recipe: Recipe, spec: FrameSpec) -> Tensor:
+def masked(mels: Tensor, stretches: Tensor, recipe: Recipe, spec: MelSpec) -> Tensor:
     """Blank bands and frames.
 
     Parameters
@@ -178,15 +178,6 @@ def masked(mels: Tensor, stretches: Tensor, recipe: Recipe, spec: FrameSpec) -> 
         axis = AXES[mask.axis]
         places = torch.arange(mels.shape[axis], device=mels.device)
         is_blank = (places >= ends[:, :1]) & (places < ends[:, 1:])  # (clips, bands or frames)
-        value = means if mask.value is None else normalised(mask.value, spec)
+        value = means if mask.value is None else spec.normalised(mask.value)
         mels = torch.where(is_blank.unsqueeze(3 - axis), value, mels)
     return mels
-
-
-def normalised(value: float, spec: FrameSpec) -> float:
-    """Turn a value of the log-mel before its normalisation into what the front end gives for it."""
-    if isinstance(spec, KaldiMel):
-        return (value - spec.mean) / spec.scale
-    if isinstance(spec, CpjkuMel):
-        return (value + spec.shift) / spec.scale
-    return value  # PANNs normalise within the network

@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from .. import catalogue
 from ..checkpoints import state_dicts
 from ..errors import OptionError, TrainingError
 from ..networks.family import Family
@@ -76,7 +76,7 @@ class Training:
         self.options = options
         self.processes = processes
         recipe = options.recipe
-        self.family: Family = import_module(f"hear_transformers.{options.family}").FAMILY
+        self.family: Family = catalogue.family(options.family).FAMILY
         self.variant_name = options.variant or next(iter(self.family.variants))
         self.train, self.valid = manifest.read_pair(options.train, options.valid, options.classes)
         self.multi_label = self.train.is_multi_label if options.multi_label is None else options.multi_label
