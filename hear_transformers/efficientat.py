@@ -1,15 +1,15 @@
-"""EfficientAT: MobileNets (MN) and dynamic MobileNets (DyMN) that learned AudioSet from transformers.
+"""EfficientAT: MobileNets (MN) and dynamic MobileNets (DyMN) distilled from transformers on AudioSet.
 
 Schmid, Koutini, Widmer: Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation, ICASSP 2023
 (2211.04772). Schmid, Koutini, Widmer: Dynamic Convolutional Neural Networks as Efficient Pre-trained Audio Models,
 TASLP 2024 (2310.15648). Code and weights of the authors: github.com/fschmid56/EfficientAT, MIT.
 
 MN is MobileNetV3-Large (Howard et al., 1905.02244) over a log-mel spectrogram, every width times 0.1 to 4. In DyMN a
-vector drawn from the whole window chooses each block's kernels and activation.
+context vector of the whole window determines the kernels and activation of each block.
 
 The default embedding is "features", the mean of the last map. The embedding of the authors' HEAR modules, the means of
 the mel and of four blocks (Low-Complexity Audio Embedding Extractors, EUSIPCO 2023, 2303.01879; `mn10_all_b_mel_avgs`
-and its like in github.com/fschmid56/EfficientAT_HEAR), is ``load_model(layer="mel,5,11,13,15")``.
+and others in github.com/fschmid56/EfficientAT_HEAR), is ``load_model(layer="mel,5,11,13,15")``.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ N_KERNELS = 4  # that a dynamic convolution mixes (authors' dyconv_k)
 N_LINES = 2  # that a dynamic ReLU takes the maximum of (authors' dyrelu_k)
 CONTEXT_RATIO = 4  # expanded features per number of the context (authors' context_ratio)
 CONTEXT_WIDTHS = (32, 128)  # shortest and longest context at width 1 (authors' min_ and max_context_size)
-FEW_POSITIONS = 16  # of a map, up to which CPUs convolve depthwise up to 30 times faster with the features innermost
+FEW_POSITIONS = 16  # in maps up to this, CPUs convolve depthwise up to 30 times faster with the features innermost
 
 
 def divisible(width: float) -> int:
-    """Round to the nearest multiple of 8, up where that loses more than 10 %: widths fit the hardware's vectors."""
+    """Round to the nearest multiple of 8, up if that loses more than 10 %, so that widths fit vector units."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * width else rounded
 
@@ -134,7 +134,7 @@ class ConvNorm(conv_norm.ConvNorm):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale every feature by what the whole window holds (Hu et al., 1709.01507), with a sigmoid unlike MobileNetV3."""
+    """Scale every feature by a gate of the whole window (Hu et al., 1709.01507), a sigmoid unlike MobileNetV3's."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -180,13 +180,13 @@ class Block(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
         if maps.device.type == "cpu":
-            # Features innermost: up to three times faster, the most where maps are small.
+            # Features innermost: up to three times faster, most of all for small maps.
             maps = maps.contiguous(memory_format=torch.channels_last)
         return maps + self.block(maps) if self.is_residual else self.block(maps)
 
 
 class Context(nn.Module):
-    """What a dynamic block knows of the whole window (authors' ContextGen).
+    """Summary of the whole window for a dynamic block (authors' ContextGen).
 
     Parameters
     ----------
@@ -217,13 +217,14 @@ class Context(nn.Module):
         """
         profiles = torch.cat([maps.mean(3), maps.mean(2)], 2).unsqueeze(3)  # (batch, inputs, freq + time, 1)
         profiles = F.hardswish(self.joint_norm(self.joint_conv(profiles)))  # (batch, size, freq + time, 1)
-        over_freq, over_time = profiles.split(list(maps.shape[2:]), 2)
+        over_freq, over_time = profiles.split(list(maps.shape[2:]), 2)  # (batch, size, freq, 1), (batch, size, time, 1)
         attention_f = self.conv_f(self._strided(over_freq)).sigmoid()  # (batch, expanded, freq / stride, 1)
         attention_t = self.conv_t(self._strided(over_time)).sigmoid()
+        # (batch, expanded, freq / stride, 1) times (batch, expanded, 1, time / stride)
         return profiles.mean((2, 3)), attention_f * attention_t.transpose(2, 3)
 
     def _strided(self, profile: Tensor) -> Tensor:
-        """Take a profile at the positions of the block's output; zeros beyond its ends count, as the authors' do."""
+        """Average a profile at the positions of the output, zeros beyond its ends included, as the authors do."""
         if self.stride == 1:
             return profile
         return F.avg_pool2d(profile, (3, 1), (self.stride, 1), (1, 0))
@@ -232,13 +233,13 @@ class Context(nn.Module):
 class DynamicKernels(nn.Module):
     """The kernels of a dynamic convolution (Chen et al., 1912.03458): for each window a mix of four, without bias.
 
-    The authors' softmax has a temperature that is not in their files. It is 1, its final value, for every network that
-    was trained on AudioSet, and 30 for those trained on ImageNet alone, which are no variants here.
+    The temperature of the authors' softmax is not in their files. It is 1, its final value, for every network trained
+    on AudioSet, and 30 for those trained on ImageNet alone, which are no variants here.
 
     Parameters
     ----------
     outputs : features
-    inputs : features that each output sees, times the kernel's area
+    inputs : input features of each output, times the area of the kernel
     context : size of the context
     """
 
@@ -251,11 +252,11 @@ class DynamicKernels(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         """Mix kernels: (batch, size) -> (batch, outputs, inputs)."""
         mix = self.residuals(context).softmax(1)
-        return (mix @ self.weight[0, 0]).unflatten(1, (self.outputs, -1))
+        return (mix @ self.weight[0, 0]).unflatten(1, (self.outputs, -1))  # (batch, outputs, inputs)
 
 
 def pointwise(maps: Tensor, kernels: Tensor) -> Tensor:
-    """Apply to every window its own 1x1 convolution.
+    """Apply a 1x1 convolution with different kernels for every window.
 
     A batched product is up to ten times faster than the authors' convolution in groups.
 
@@ -268,11 +269,11 @@ def pointwise(maps: Tensor, kernels: Tensor) -> Tensor:
     -------
     maps : (batch, outputs, freq, time)
     """
-    return (kernels @ maps.flatten(2)).unflatten(2, maps.shape[2:])
+    return (kernels @ maps.flatten(2)).unflatten(2, maps.shape[2:])  # (batch, outputs, freq * time), then the grid
 
 
 def depthwise(maps: Tensor, kernels: Tensor, stride: int) -> Tensor:
-    """Apply to every window its own depthwise convolution.
+    """Apply a depthwise convolution with different kernels for every window.
 
     Parameters
     ----------
@@ -290,12 +291,12 @@ def depthwise(maps: Tensor, kernels: Tensor, stride: int) -> Tensor:
         merged = merged.contiguous(memory_format=torch.channels_last)
     convolved = F.conv2d(
         merged,
-        kernels.reshape(-1, 1, size, size),
+        kernels.reshape(-1, 1, size, size),  # (batch * channels, 1, size, size)
         stride=stride,
         padding=size // 2,
         groups=kernels.shape[0] * kernels.shape[1],
     )  # (1, batch * channels, freq / stride, time / stride)
-    return convolved[0].unflatten(0, kernels.shape[:2])
+    return convolved[0].unflatten(0, kernels.shape[:2])  # (batch, channels, freq / stride, time / stride)
 
 
 class DynamicReLU(nn.Module):
@@ -307,12 +308,12 @@ class DynamicReLU(nn.Module):
     def __init__(self, channels: int, context: int) -> None:
         super().__init__()
         self.coef_net = nn.Linear(context, 2 * N_LINES * channels)
-        # Two slopes, two intercepts: how far they move, and from where (from ReLU, as in 2003.10027).
+        # Two slopes, two intercepts: their ranges, and their initial values (ReLU, as in 2003.10027).
         self.register_buffer("lambdas", torch.tensor([1.0, 1.0, 0.5, 0.5]))
         self.register_buffer("init_v", torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
     def forward(self, maps: Tensor, context: Tensor) -> Tensor:
-        """Activate maps (batch, channels, freq, time) as the context (batch, size) says."""
+        """Activate maps (batch, channels, freq, time), conditioned on the context (batch, size)."""
         moves = 2 * self.coef_net(context).sigmoid() - 1
         lines = moves.unflatten(1, (-1, 2 * N_LINES)) * self.lambdas + self.init_v  # (batch, channels, 4)
         slope_1, slope_2, intercept_1, intercept_2 = lines[..., None, None].unbind(2)
@@ -320,7 +321,7 @@ class DynamicReLU(nn.Module):
 
 
 class DynamicBlock(nn.Module):
-    """Inverted residual block whose kernels and activation follow the window (authors' DY_Block).
+    """Inverted residual block whose kernels and activation depend on the window (authors' DY_Block).
 
     Parameters
     ----------
@@ -357,7 +358,7 @@ class DynamicBlock(nn.Module):
 
 
 def mlp_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
-    """Make the head of most networks."""
+    """Build the head of most networks."""
     hidden = divisible(HIDDEN_WIDTH * width)
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(1),
@@ -370,7 +371,7 @@ def mlp_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
 
 
 def convolutional_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
-    """Make the head of the "fc" networks, the same at any width; its BatchNorm has PyTorch's own epsilon."""
+    """Build the head of the "fc" networks, the same at any width; its BatchNorm has PyTorch's default epsilon."""
     return nn.Sequential(
         nn.Conv2d(channels, n_classes, 1, bias=False), nn.BatchNorm2d(n_classes), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
@@ -417,7 +418,7 @@ class EfficientAT(Trunk):
         channels = LAST_EXPANSION * specs[-1].outputs
         self.features.append(ConvNorm(specs[-1].outputs, channels, activation=nn.Hardswish))
         self.classifier = HEADS[head](channels, width, n_classes)
-        # He's: with PyTorch's own initialisation the features of a random network would be near 1e-8.
+        # He initialisation: with PyTorch's default the features of a random network would be near 1e-8.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -429,7 +430,7 @@ class EfficientAT(Trunk):
         for number, stage in enumerate(self.features):
             maps = stage(maps)
             if str(number) in wanted:
-                taps[str(number)] = maps.permute(0, 3, 2, 1)
+                taps[str(number)] = maps.permute(0, 3, 2, 1)  # (batch, time, freq, features)
             if taps.keys() >= set(wanted):
                 return taps
         if "features" in wanted:
@@ -440,9 +441,9 @@ class EfficientAT(Trunk):
 
 
 def time_axes(specs: Sequence[BlockSpec], dynamic: Collection[int]) -> dict[str, TimeAxis | None]:
-    """Give the time axis of the stem "0", of every block and of the last map.
+    """Return the time axis of the stem "0", of every block and of the last map.
 
-    Kernels are odd and padded alike on both sides, so position 0 lies on frame 0 in every layer. From the first block
+    Kernels are odd and padded equally on both sides, so position 0 lies on frame 0 in every layer. From the first block
     with a squeeze-and-excitation or with dynamic kernels on, every position sees the whole window.
     """
     hop = STEM_STRIDE
@@ -464,11 +465,11 @@ RENAMED = {
     ".residuals.0.": ".residuals.",
     ".coef_net.0.": ".coef_net.",
 }
-"""Parts of the authors' names and what they are here, where MN and DyMN are one network."""
+"""Parts of the authors' keys -> ours, where MN and DyMN are one network."""
 
 
 def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Give the tensors of the authors' files the names they have in `EfficientAT`."""
+    """Rename the tensors of the authors' files to those of `EfficientAT`."""
     return {_renamed(key): tensor for key, tensor in state_dict.items()}
 
 
@@ -482,9 +483,9 @@ def _renamed(key: str) -> str:
 
 
 def published(checkpoint: str, frontend: FrameSpec = CPJKU_MEL, **network: Any) -> Variant:
-    """Make the row of one released checkpoint, read as the authors read theirs for HEAR (MNHearWrapper).
+    """Build the row of one released checkpoint, read as in the authors' HEAR modules (MNHearWrapper).
 
-    It starts from the authors' network for images of the same width, of which there is none for `replace_se`.
+    Training may start from the authors' network for images of the same width; there is none for `replace_se`.
     """
     return Variant(
         checkpoint=checkpoint,
