@@ -15,7 +15,7 @@ Examples
 torch.Size([2, 192])
 >>> embeddings, timestamps = tiny.get_timestamp_embeddings(audio, model)
 >>> embeddings.shape, timestamps[0, :3]
-(torch.Size([2, 20, 192]), tensor([  0.,  50., 100.]))
+(torch.Size([2, 21, 192]), tensor([  0.,  50., 100.]))
 """
 
 from __future__ import annotations

@@ -183,6 +183,21 @@ def test_arguments_that_are_not_the_networks_build_nothing(network, tmp_path, mo
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("passt", {"depth": 60_000}),
+        ("panns", {"kind": "resnet", "depths": [1, 1, 1, 60_000]}),
+        ("mast", {"depths": [1, 60_000, 1, 1]}),
+        ("atgnn", {"label_depths": [0, 0, 60_000, 0]}),
+    ],
+)
+def test_metadata_cannot_ask_for_more_blocks_than_the_file_has_tensors(name, network, tmp_path):
+    path = written(tmp_path / "net", name, network=network)
+    with pytest.raises(WeightsError, match=r"net: damaged: its metadata ask for 6000\d blocks, but it has \d+ tensors"):
+        load(name, path)
+
+
 @pytest.mark.parametrize("labels", ["[", '{"0": "wren"}', '["wren"]', '["wren", "robin", 3]', '"owl"'])
 def test_names_that_are_not_those_of_the_classes_are_refused(labels, tmp_path):
     with pytest.raises(WeightsError, match=r"net: damaged: 'labels' in its metadata is (not JSON|no list of 3 names)"):
