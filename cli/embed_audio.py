@@ -177,7 +177,7 @@ def main(
         "fail_fast": fail_fast,
     }
     found = find(inputs, manifest)
-    embedder = catalogue.load(model or catalogue.family_of(weights or ""), weights or "", device, given)
+    embedder = catalogue.load(model or catalogue.family_of_checkpoint(weights or ""), weights or "", device, given)
     with Progress(len(found) // shard[1], quiet=quiet, as_json=as_json) as progress, kept(overwrite):
         report = extract.extract(
             embedder,

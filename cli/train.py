@@ -19,7 +19,6 @@ from .parsing import parse_json, parse_object
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
-TRAINABLE = [name for name in FAMILIES if name != "tiny"]
 
 
 def changed(name: str, kind: click.ParamType, meaning: str) -> Callable[[F], F]:
@@ -28,7 +27,7 @@ def changed(name: str, kind: click.ParamType, meaning: str) -> Callable[[F], F]:
 
 
 @click.command("train", epilog=f"Recipes: {', '.join(RECIPES)}.")
-@click.option("--family", type=click.Choice(TRAINABLE), required=True, help="Of networks.")
+@click.option("--family", type=click.Choice(list(FAMILIES)), required=True, help="Of networks.")
 @click.option("--variant", metavar="NAME", help="Row of the family's table.  [default: its first]")
 @click.option("--train", "train_file", type=FILE, required=True, help="CSV: path,labels[,start,end]; labels a;b.")
 @click.option("--valid", "valid_file", type=FILE, required=True, help="The same for validation.")

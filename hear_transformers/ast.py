@@ -4,9 +4,9 @@ Gong, Chung, Glass: AST: Audio Spectrogram Transformer, Interspeech 2021 (2104.0
 github.com/YuanGongND/ast, BSD-3-Clause. Reads the authors' files and their conversions for Hugging Face.
 
 A distilled DeiT over 16 x 16 patches of a Kaldi log-mel spectrogram, with one position embedding for every patch of the
-length it was trained on. A scene is filled up to that length as the authors do; its patches then include those of the
-filling. A shorter window of audio takes the middle of the position embeddings along time instead, as the authors do
-for a network of a shorter input, and costs accordingly less.
+length it was trained on. A scene is padded to that length as the authors do; its patches then include those of the
+padding. A shorter window of audio takes the middle of the position embeddings along time instead, as the authors do
+for a network with a shorter input, at a correspondingly lower cost.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class AST(DeiT):
     def positions(self, n_freq: int, n_time: int) -> tuple[Tensor, Tensor]:
         """Take the middle of the embeddings along time, as the authors' constructor does; see `DeiT.positions`."""
         first = self.time_positions // 2 - n_time // 2
-        of_patches = self.pos_embed[:, 2:].unflatten(1, (n_freq, self.time_positions))
+        of_patches = self.pos_embed[:, 2:].unflatten(1, (n_freq, self.time_positions))  # (1, freq, time, dim)
         return self.pos_embed[:, :2], of_patches[:, :, first : first + n_time]
 
 
 AUTHORS = {"v.": "", "mlp_head.": "head."}
-"""Starts of the authors' keys and of ours."""
+"""Prefixes of the authors' keys -> ours."""
 
 HUGGING_FACE = {
     "audio_spectrogram_transformer.": "",
@@ -91,13 +91,13 @@ HUGGING_FACE = {
     "classifier.dense.": "head.1.",
     "layernorm.": "norm.",
 }
-"""Parts of the keys of Hugging Face's conversions and of ours, longer ones before those they contain."""
+"""Parts of the keys of Hugging Face's conversions -> ours, longer ones before those they contain."""
 
 QUERY = re.compile(r"(blocks\.\d+\.attn\.)query\.(weight|bias)")
 
 
-def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Give the tensors of the authors' files, or of Hugging Face's, the names they have in `AST`."""
+def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Rename the tensors of the authors' files, or of Hugging Face's, to those of `AST`."""
     parts = HUGGING_FACE if any(".layernorm_before." in key for key in state_dict) else AUTHORS
     renamed = {}
     for key, tensor in state_dict.items():
@@ -108,7 +108,7 @@ def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
 
 
 def fuse_attention(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join the projections of query, key and value into one, wherever all three are there."""
+    """Concatenate the projections of query, key and value wherever all three are present."""
     fused = dict(state_dict)
     for key in state_dict:
         if match := QUERY.fullmatch(key):
@@ -119,28 +119,28 @@ def fuse_attention(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return fused
 
 
-def begin(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Fit a distilled DeiT for images, or an AST of another length, to a variant (2104.01778, section 2.2).
+def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Adapt a distilled DeiT for images, or an AST of another length, to a variant (2104.01778, section 2.2).
 
-    Filters are summed over red, green and blue. Of the grid of positions the middle is taken, or it is interpolated,
-    first along time, then along frequency.
+    Filters are summed over red, green and blue. The grid of positions is cropped to its middle or interpolated, first
+    along time, then along frequency.
     """
     with torch.device("meta"):
         trunk = AST(**variant.network)
     n_freq = (trunk.pos_embed.shape[1] - images.TOKENS) // trunk.time_positions
-    begun = dict(state_dict)
-    filters = begun.get("patch_embed.proj.weight")
+    adapted = dict(state_dict)
+    filters = adapted.get("patch_embed.proj.weight")
     of_images = filters is not None and images.are_for_images(filters)
     if filters is not None and of_images:
-        begun["patch_embed.proj.weight"] = images.summed(filters)
-    tokens, patches = images.positions(begun.get("pos_embed"), None if of_images else n_freq)
-    patches = cut_or_stretched(cut_or_stretched(patches, 3, trunk.time_positions), 2, n_freq)
-    begun["pos_embed"] = torch.cat([tokens, patches.flatten(2).transpose(1, 2)], 1)
-    return begun
+        adapted["patch_embed.proj.weight"] = images.summed(filters)
+    tokens, patches = images.positions(adapted.get("pos_embed"), None if of_images else n_freq)
+    patches = crop_or_interpolate(crop_or_interpolate(patches, 3, trunk.time_positions), 2, n_freq)
+    adapted["pos_embed"] = torch.cat([tokens, patches.flatten(2).transpose(1, 2)], 1)  # (1, 2 + patches, features)
+    return adapted
 
 
-def cut_or_stretched(table: Tensor, axis: int, size: int) -> Tensor:
-    """Take the middle of one axis of (1, features, freq, time), or interpolate along it, as the authors do."""
+def crop_or_interpolate(table: Tensor, axis: int, size: int) -> Tensor:
+    """Crop one axis of (1, features, freq, time) to its middle, or interpolate along it, as the authors do."""
     held = table.shape[axis]
     if size <= held:
         return table.narrow(axis, held // 2 - size // 2, size)
@@ -152,13 +152,13 @@ ESC50 = replace(AST_MEL, mean=-6.6268077, scale=2 * 5.358466)  # egs/esc50/run_e
 SPEECH_COMMANDS = replace(AST_MEL, mean=-6.845978, scale=2 * 5.5654526)  # egs/speechcommands/run_sc.sh
 
 
-BASE_384 = "deit_base_distilled_patch16_384"  # that the authors start from (2104.01778, section 2.2)
+BASE_384 = "deit_base_distilled_patch16_384"  # the authors' initial weights (2104.01778, section 2.2)
 
 
 def row(
     checkpoint: str, frontend: KaldiMel = AST_MEL, frames: int = 1024, imagenet: str = BASE_384, **network: int
 ) -> Variant:
-    """Make the row of one network, read as the authors read it: a scene is as many frames as it was trained on."""
+    """Build the row of one network, read as the authors read it: a scene is as long as its training clips."""
     window_ms = 1000.0 * frontend.n_samples(frames) / frontend.sample_rate
     return Variant(
         checkpoint=checkpoint,
@@ -181,7 +181,7 @@ VARIANTS = {
     "audioset_14_14": row("audioset_14_14", stride=14),
     "audioset_16_16": row("audioset_16_16", stride=16),
     "speechcommands_10_10": row("speechcommands_10_10", SPEECH_COMMANDS, frames=128, n_classes=35),
-    # Without published weights, for checkpoints of one's own: DeiT-Ti and DeiT-S, and the recipe for ESC-50.
+    # Without published weights, for checkpoints of users: DeiT-Ti and DeiT-S, and the recipe for ESC-50.
     "tiny_10_10": row("", imagenet="deit_tiny_distilled_patch16_224", dim=192, heads=3),
     "small_10_10": row("", imagenet="deit_small_distilled_patch16_224", dim=384, heads=6),
     "esc50_10_10": row("", ESC50, frames=512, n_classes=50),
@@ -191,12 +191,12 @@ FAMILY = hear.Family(
     name="ast",
     network=AST,
     variants=VARIANTS,
-    adapt=adapt,
-    # ImageNet's heads: in every file of the authors, unused by their forward.
+    convert_state_dict=convert_state_dict,
+    # Heads for ImageNet: in every file of the authors, unused in their forward pass.
     unused=("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"),
     classifier=("head.1.bias",),
-    begin=begin,
-    fresh=("head.",),  # its normalisation too, as the authors do for other classes
+    adapt_pretrained=adapt_pretrained,
+    reinitialised=("head.",),  # with its normalisation, as the authors do for other classes
 )
 
 load_model = hear.Loader(FAMILY)

@@ -5,14 +5,14 @@ Singh, Steinmetz, Benetos, Phan, Stowell: ATGNN: Audio Tagging Graph Neural Netw
 encoder is Pyramid ViG (Han et al., 2206.00272; github.com/huawei-noah/Efficient-AI-Backbones), whose ImageNet files the
 variants `pvig_*` read.
 
-The positions of a spectrogram are nodes of a graph. Every block of the encoder finds the nodes most similar to each
-node, anew for every clip, and passes on how their features exceed its own (max-relative graph convolution). After every
-stage an embedding of each class, the same for all clips at first, looks for its nearest nodes (patch-label graph) and
-exchanges features with the other classes (label-label graph). Logits are the sum of a classifier over the mean of all
-nodes and of the product of each class's embedding with its own vector.
+The positions of a spectrogram are nodes of a graph. Every block of the encoder finds the nearest neighbours of each
+node in the features of the clip and aggregates the differences of their features (max-relative graph convolution).
+After every stage an embedding of each class, initially the same for all clips, finds its nearest nodes (patch-label
+graph) and exchanges features with the other classes (label-label graph). Logits are the sum of a classifier over the
+mean of all nodes and of the product of each class's embedding with its own vector.
 
-The embedding, "features", is the mean of the last map: what the classifier reads. "labels" are the embeddings of the
-classes at the end.
+The embedding, "features", is the mean of the last map, the input of the classifier. "labels" are the final embeddings
+of the classes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from . import hear
 from .errors import OptionError
 from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .networks import conv_norm
 from .networks import imagenet as images
 from .networks.family import Readout, Variant
 from .networks.frontend import AST_MEL
@@ -46,32 +47,32 @@ STEM_HOP = 4  # mel bands and mel frames per position of the stem (ViG's pyramid
 STEM_FIELD = 15  # mel frames that one position sees: three convolutions of 3, with strides 2, 2, 1 (the same)
 EXPANSION = 4  # hidden features of the feed-forward network per feature (the same)
 HIDDEN = 1024  # features of the classifier's hidden layer (the same)
-DILATION_BLOCKS = 4  # after so many blocks dilation grows by 1 (the same)
+DILATION_BLOCKS = 4  # blocks after which dilation grows by 1 (the same)
 GROUPS = 4  # of the convolution that updates nodes (ViG's gcn_lib/torch_nn.py)
 LONGEST_PERIOD = 10_000.0  # of the sines of places, over 2 pi (ViG's gcn_lib/pos_embed.py)
-EMBED_DEVIATION = 0.02  # of the embeddings of the classes at first (authors' src/models/components/atgnn.py)
+EMBED_DEVIATION = 0.02  # of the initial embeddings of the classes (authors' src/models/components/atgnn.py)
 
 
 # Relative positions
 
 
 def encoded(places: Tensor, size: int) -> Tensor:
-    """Give sines and cosines of places along one axis: (n,) -> (n, size)."""
+    """Compute sines and cosines of places along one axis: (n,) -> (n, size)."""
     frequencies = LONGEST_PERIOD ** (-torch.arange(size // 2, dtype=places.dtype) / (size // 2))
     angles = places.unsqueeze(1) * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
 def rectangular(grid: Pair, ratio: int, channels: int, device: torch.device) -> Tensor:
-    """Give the nearness of the places of nodes and candidates on the grid that they lie on.
+    """Compute the nearness of the places of nodes and candidates on their grid.
 
     It is the product of their encodings (ViG), half of the features for frequency and half for time, hence a sum of one
-    term for each. A candidate lies in the middle of the nodes it is the mean of.
+    term for each. A candidate lies in the middle of the nodes that it averages.
 
     Parameters
     ----------
     grid : nodes along frequency and time
-    ratio : by which candidates are sparser along either axis
+    ratio : nodes per candidate along either axis
     channels : features of the encoding
     device : of the result
 
@@ -81,27 +82,27 @@ def rectangular(grid: Pair, ratio: int, channels: int, device: torch.device) -> 
     """
     axes = []
     for size in grid:
-        # Float64, in which the sine of a large angle is right; it is not on every device.
+        # Float64, for exact sines of large angles; on the CPU, as not every device has it.
         places = torch.arange(size, dtype=torch.float64)
         middles = F.avg_pool1d(places.unsqueeze(0), ratio, ceil_mode=True)[0]
         axes.append((encoded(places, channels // 2) @ encoded(middles, channels // 2).T / channels).float().to(device))
     over_freq, over_time = axes
     nearness = over_freq[:, None, :, None] + over_time[None, :, None, :]  # (freq, time, freq / ratio, time / ratio)
-    return nearness.flatten(2).flatten(0, 1)
+    return nearness.flatten(2).flatten(0, 1)  # (nodes, candidates)
 
 
 def official(grid: Pair, ratio: int, channels: int, device: torch.device) -> Tensor:
-    """Give the nearness of places as the authors do: on a square of about as many nodes, stretched to their number.
+    """Compute the nearness of places as the authors do: on a square of about as many nodes, then interpolated.
 
-    The square is filled row by row, so that its rows are not those of a spectrogram. Theirs is a table, interpolated
-    (bicubic) along both of its axes; it is the product of encodings that are interpolated themselves. See `rectangular`
-    for parameters and result.
+    The square is filled row by row, so its rows are not those of a spectrogram. The authors interpolate a table
+    (bicubic) along both axes; here it is the product of interpolated encodings. See `rectangular` for parameters and
+    result.
     """
     n_nodes = grid[0] * grid[1]
     n_candidates = -(-grid[0] // ratio) * -(-grid[1] // ratio)
     along = encoded(torch.arange(math.isqrt(n_nodes), dtype=torch.float64), channels // 2)
     row, column = torch.meshgrid(torch.arange(len(along)), torch.arange(len(along)), indexing="ij")
-    square = torch.cat([along[column.flatten()], along[row.flatten()]], 1).T[None, :, :, None]
+    square = torch.cat([along[column.flatten()], along[row.flatten()]], 1).T[None, :, :, None]  # (1, channels, n, 1)
     nodes, candidates = (
         F.interpolate(square, (n, 1), mode="bicubic", align_corners=False)[0, :, :, 0] for n in (n_nodes, n_candidates)
     )  # (channels, n)
@@ -112,50 +113,50 @@ Nearness = Callable[[Pair, int, int, torch.device], Tensor]
 """`rectangular`, or a function with its parameters and result."""
 
 RELATIVE_POSITIONS: dict[str, Nearness] = {"rectangular": rectangular, "official": official}
-"""How the places of nodes count when neighbours are chosen."""
+"""Nearness of places in the choice of neighbours, by name."""
 
 
 # Graphs
 
 
 def as_nodes(maps: Tensor) -> Tensor:
-    """Give the positions of a map in a row, frequency by frequency: (batch, C, freq, time) -> (batch, nodes, C)."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+    """Flatten a map, frequency by frequency: (batch, C, freq, time) -> (batch, nodes, C)."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)  # (batch, freq * time, C)
 
 
 def as_maps(nodes: Tensor, grid: Pair) -> Tensor:
     """Undo `as_nodes`."""
-    return nodes.unflatten(1, grid).permute(0, 3, 1, 2)
+    return nodes.unflatten(1, grid).permute(0, 3, 1, 2)  # (batch, C, freq, time)
 
 
 @torch.no_grad()
 def nearest(nodes: Tensor, candidates: Tensor, k: int, dilation: int = 1, nearness: Tensor | None = None) -> Tensor:
     """Find the neighbours of every node among candidates.
 
-    Features are compared as directions: the squared distance of two is 2 minus twice the product that is computed here.
+    Features are normalised to unit length: the squared distance of two is 2 minus twice their product.
 
     Parameters
     ----------
     nodes, candidates : (batch, nodes, features) and (batch, candidates, features)
     k : neighbours
-    dilation : of the ``k * dilation`` nearest candidates each `dilation`-th is a neighbour; where there are fewer
-        candidates, of all of them
-    nearness : (nodes, candidates), of their places, adds to that of their features; None to ignore places
+    dilation : every `dilation`-th of the ``k * dilation`` nearest candidates is a neighbour, or of all candidates if
+        there are fewer
+    nearness : (nodes, candidates) of their places, added to that of their features; None to ignore places
 
     Returns
     -------
     index : (batch, nodes, k or fewer), the nearest first
     """
-    # A choice between close candidates needs 32 bits, whatever autocast or the network's own precision is.
+    # A choice between close candidates needs 32 bits, whatever autocast or the precision of the network.
     with torch.autocast(nodes.device.type, enabled=False):
         directions = F.normalize(nodes.float(), dim=2)
-        others = F.normalize(candidates.float(), dim=2).transpose(1, 2)
+        others = F.normalize(candidates.float(), dim=2).transpose(1, 2)  # (batch, features, candidates)
         similarity = directions @ others if nearness is None else torch.baddbmm(nearness, directions, others)
     return similarity.topk(min(k * dilation, similarity.shape[2]), 2).indices[:, :, ::dilation]
 
 
 def strongest(candidates: Tensor, index: Tensor) -> Tensor:
-    """Give the maximum of every feature over the neighbours of a node.
+    """Return the maximum of every feature over the neighbours of a node.
 
     Parameters
     ----------
@@ -167,21 +168,21 @@ def strongest(candidates: Tensor, index: Tensor) -> Tensor:
     maxima : (batch, nodes, features)
     """
     first = torch.arange(len(candidates), device=index.device) * candidates.shape[1]
-    rows = candidates.flatten(0, 1)
+    rows = candidates.flatten(0, 1)  # (batch * candidates, features)
     # Neighbour by neighbour: nine times less memory than all of them at once, and faster.
-    neighbours = (index + first[:, None, None]).flatten(0, 1).unbind(1)
+    neighbours = (index + first[:, None, None]).flatten(0, 1).unbind(1)  # (batch * nodes,) each
     return functools.reduce(torch.maximum, (F.embedding(row, rows) for row in neighbours)).unflatten(0, index.shape[:2])
 
 
 def interleaved(nodes: Tensor, messages: Tensor) -> Tensor:
-    """Put each feature of a node before that of its message: twice (batch, nodes, C) -> (batch, nodes, 2 C).
+    """Interleave the features of nodes and of their messages: twice (batch, nodes, C) -> (batch, nodes, 2 C).
 
-    The order matters, as the update that follows is a convolution in groups.
+    The order matters, as the next convolution has groups.
     """
-    return torch.stack([nodes, messages], 3).flatten(2)
+    return torch.stack([nodes, messages], 3).flatten(2)  # (batch, nodes, C, 2) -> (batch, nodes, 2 C)
 
 
-class ConvNorm(nn.Sequential):
+class ConvNorm(conv_norm.ConvNorm):
     """Convolution and batch normalisation, then a GELU if asked for.
 
     Parameters
@@ -196,23 +197,10 @@ class ConvNorm(nn.Sequential):
         self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, gelu: bool = False
     ) -> None:
         conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
-        super().__init__(conv, nn.BatchNorm2d(outputs))
-        self.gelu = gelu
+        super().__init__(conv, nn.BatchNorm2d(outputs), nn.GELU() if gelu else None)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
-        conv, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
-        bias = cast(Tensor, conv.bias)
-        if self.training or torch.is_autocast_enabled(maps.device.type):
-            maps = norm(self._convolved(maps, conv.weight, bias))
-        else:
-            # Folded into the kernel, which saves a pass over the map; not in 16 bits, see `efficientat.ConvNorm`.
-            scale = norm.weight * (cast(Tensor, norm.running_var) + norm.eps).rsqrt()
-            bias = norm.bias + (bias - cast(Tensor, norm.running_mean)) * scale
-            maps = self._convolved(maps, conv.weight * scale[:, None, None, None], bias)
-        return F.gelu(maps) if self.gelu else maps
-
-    def _convolved(self, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def convolve(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve maps of any width."""
         conv = cast(nn.Conv2d, self[0])
         n_time = -(-maps.shape[3] // conv.stride[1])
         # On a map narrower than its kernel, oneDNN's strided bfloat16 convolution is wrong (torch 2.11, AMX). Some of
@@ -220,16 +208,16 @@ class ConvNorm(nn.Sequential):
         missing = conv.kernel_size[1] - maps.shape[3]
         if missing > 0:
             maps = F.pad(maps, (0, missing))
-        return F.conv2d(maps, weight, bias, conv.stride, conv.padding, groups=conv.groups)[..., :n_time]
+        return super().convolve(maps, weight, bias)[..., :n_time]
 
 
 class FeedForward(nn.Module):
-    """Two layers that map every position on its own, with a residual connection.
+    """Two layers applied to every position, with a residual connection.
 
     Parameters
     ----------
     channels : features
-    drop_path : how often the branch is left out of a clip in training
+    drop_path : probability that the branch is dropped for a clip in training
     """
 
     def __init__(self, channels: int, drop_path: float) -> None:
@@ -249,9 +237,9 @@ class Grapher(nn.Module):
     Parameters
     ----------
     channels : features
-    ratio : candidates are means over squares of so many nodes on each side
+    ratio : candidates are means over squares with sides of `ratio` nodes
     k, dilation : of the neighbours, see `nearest`
-    drop_path : how often the branch is left out of a clip in training
+    drop_path : probability that the branch is dropped for a clip in training
     """
 
     def __init__(self, channels: int, ratio: int, k: int, dilation: int, drop_path: float) -> None:
@@ -269,11 +257,11 @@ class Grapher(nn.Module):
         projected = self.fc1(maps)
         grid = projected.shape[2], projected.shape[3]
         nodes = as_nodes(projected)
-        # Squares that hang over the edge are means of what they have, so that any grid has candidates.
+        # Squares over the edge average the nodes they contain, so that any grid has candidates.
         candidates = as_nodes(F.avg_pool2d(projected, self.ratio, ceil_mode=True)) if self.ratio > 1 else nodes
         nearness = nearness_of(grid, self.ratio, nodes.shape[2], nodes.device)
         index = nearest(nodes, candidates, self.k, self.dilation, nearness)
-        # The maximum of the neighbours' differences from a node.
+        # Maximum of the differences of the neighbours from the node.
         messages = strongest(candidates, index) - nodes
         return maps + self.drop(self.fc2(self.graph_conv(as_maps(interleaved(nodes, messages), grid))))
 
@@ -294,7 +282,7 @@ class Block(nn.Module):
         self.ffn = ffn
 
     def forward(self, maps: Tensor, nearness_of: Nearness) -> Tensor:
-        """Refine (batch, channels, freq, time), or what is left of it after down-sampling."""
+        """Refine (batch, channels, freq, time), after down-sampling if there is any."""
         if self.down is not None:
             maps = self.down(maps)
         return self.ffn(self.grapher(maps, nearness_of))
@@ -311,7 +299,7 @@ class LabelBlock(nn.Module):
     channels : features
     n_classes : labels
     k : patches that are neighbours of a label
-    drop_path : how often either branch is left out of a clip in training
+    drop_path : probability that a branch is dropped for a clip in training
     """
 
     def __init__(self, channels: int, n_classes: int, k: int, drop_path: float) -> None:
@@ -326,7 +314,7 @@ class LabelBlock(nn.Module):
         """Refine labels (batch, channels, classes, 1) by patches (batch, nodes, channels)."""
         nodes = as_nodes(labels)
         grid = nodes.shape[1], 1
-        # Label minus patch, the other way round than in the encoder: so the authors have it in both of their versions.
+        # Label minus patch, the opposite of the encoder, as in both of the authors' versions.
         messages = nodes + strongest(-patches, nearest(nodes, patches, self.k))
         labels = self.ffn(labels + self.drop(self.plg(as_maps(interleaved(nodes, messages), grid))))
         nodes = as_nodes(labels)
@@ -334,7 +322,7 @@ class LabelBlock(nn.Module):
 
 
 class Labels(nn.Module):
-    """Embeddings of the classes, what refines them, and what reads them.
+    """Embeddings of the classes, the blocks that refine them, and the readout.
 
     Parameters
     ----------
@@ -349,7 +337,7 @@ class Labels(nn.Module):
     ) -> None:
         super().__init__()
         self.embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, channels[0], n_classes, 1), std=EMBED_DEVIATION))
-        # Every stage gives labels as many features as its nodes have.
+        # Every stage projects labels to the number of features of its nodes.
         self.proj = nn.ModuleList([nn.Identity(), *(ConvNorm(before, after) for before, after in pairwise(channels))])
         self.stages = nn.ModuleList(
             nn.ModuleList(LabelBlock(size, n_classes, k, drop_path) for _ in range(depth))
@@ -358,7 +346,7 @@ class Labels(nn.Module):
         self.readout = uniform(n_classes, channels[-1])
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Refine the embeddings by what every stage of the encoder gives.
+        """Refine the embeddings by the maps of every stage of the encoder.
 
         Parameters
         ----------
@@ -369,7 +357,7 @@ class Labels(nn.Module):
         labels : (batch, classes, channels of the last stage) float32
         """
         labels = self.embed.repeat(len(maps[0]), 1, 1, 1)
-        # Labels grow from block to block, as the label-label graph is not normalised: too much for 16 bits, in which
+        # Labels grow from block to block, as the label-label graph is not normalised: too large for 16 bits, in which
         # the authors' training became NaN (their README).
         with torch.autocast(labels.device.type, enabled=False):
             for proj, blocks, of_stage in zip(self.proj, self.stages, maps, strict=True):
@@ -381,7 +369,7 @@ class Labels(nn.Module):
 
 
 def uniform(rows: int, columns: int) -> nn.Parameter:
-    """Draw a matrix as the authors do: uniform within +-1 / sqrt(columns)."""
+    """Initialise a matrix as the authors do: uniform within +-1 / sqrt(columns)."""
     bound = columns**-0.5
     return nn.Parameter(nn.init.uniform_(torch.empty(rows, columns), -bound, bound))
 
@@ -390,21 +378,20 @@ def uniform(rows: int, columns: int) -> nn.Parameter:
 
 
 class ATGNN(Trunk):
-    """Pyramid ViG over a spectrogram; with labels the network of the authors' `src/models/components/atgnn.py`.
+    """Pyramid ViG over a spectrogram; with labels, the network of the authors' `src/models/components/atgnn.py`.
 
     Parameters
     ----------
     channels, depths : features and blocks of every stage
     label_depths : label blocks after every stage; empty for an encoder alone
-    ratios : by which the candidates of every stage are sparser than its nodes, along both axes
+    ratios : nodes per candidate along either axis, for every stage
     k : neighbours of a node
-    max_dilation : dilation grows with depth up to this; ViG's is 49 nodes of its last stage over 9 neighbours
+    max_dilation : of the deepest blocks; ViG's is 49 nodes of its last stage over 9 neighbours
     relpos : a key of `RELATIVE_POSITIONS`
     n_classes : logits; 0 for a network without a classifier
-    n_mels, frames : that the position map is made for. A shorter clip reads the start of the map, where it lies in a
-        clip that is filled up; for a longer one the map is interpolated
-    drop_path : rate of stochastic depth in label blocks and in the encoder's last block, growing linearly from 0 in its
-        first
+    n_mels, frames : size of the position map. A shorter clip reads its start, as if padded; for a longer one the map is
+        interpolated
+    drop_path : rate of stochastic depth in label blocks and in the encoder's last block, linear from 0 in its first
     dropout : before the classifier's last layer
     """
 
@@ -446,13 +433,13 @@ class ATGNN(Trunk):
         self.apply(_init)
 
     def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Run as many blocks as the wanted layers need, and labels only if those are wanted, see `Trunk.forward`.
+        """Run as many blocks as the wanted layers need, and the label blocks only if needed, see `Trunk.forward`.
 
         "0" is the stem with the position map, "stage1" the last block of the first stage, "features" the mean of the
         last block. "labels" are the embeddings of the classes, (batch, 1, classes, features): positions, but not in
         time. "patch_logits" are the logits without them.
         """
-        nearness_of = functools.cache(RELATIVE_POSITIONS[self.relpos])  # the blocks of a stage share one table
+        nearness_of = functools.cache(RELATIVE_POSITIONS[self.relpos])  # one table for the blocks of a stage
         last_blocks = {stage: str(block) for block, stage in self.ends.items()}
         maps = self._embed(frames)
         taps: dict[str, Tensor] = {}
@@ -470,20 +457,20 @@ class ATGNN(Trunk):
             taps["patch_logits"] = taps["logits"] = self.prediction(maps.mean((2, 3), keepdim=True)).flatten(1)
         if self.labels is not None and not {"labels", "logits"}.isdisjoint(wanted):
             labels = self.labels(of_stages)
-            taps["labels"] = labels.unsqueeze(1)
+            taps["labels"] = labels.unsqueeze(1)  # (batch, 1, classes, features)
             if "logits" in wanted:
                 taps["logits"] = taps["patch_logits"] + (labels * self.labels.readout).sum(2)
         return {layer: taps[layer] for layer in wanted}
 
     def _embed(self, mel: Tensor) -> Tensor:
-        """Make the map that the blocks refine: (batch, n_mels, frames) -> (batch, channels, freq, time)."""
+        """Compute the map that the blocks refine: (batch, n_mels, frames) -> (batch, channels, freq, time)."""
         maps = self.stem(mel.unsqueeze(1))
         maps = maps + self.positions(maps.shape[2], maps.shape[3]).to(maps.dtype)
-        # Features innermost, so that nodes lie in a row without a copy.
+        # Features innermost, so that flattening into nodes does not copy.
         return maps.contiguous(memory_format=torch.channels_last)
 
     def positions(self, n_freq: int, n_time: int) -> Tensor:
-        """Give the position map of a grid: (1, channels, freq, time)."""
+        """Return the position map of a grid: (1, channels, freq, time)."""
         if n_time > self.pos_embed.shape[3]:
             return resized(self.pos_embed, (n_freq, n_time))
         return self.pos_embed[..., :n_time]
@@ -497,7 +484,7 @@ def encoder(
     dilations: list[int],
     drop_path: float,
 ) -> Iterator[Block]:
-    """Make the blocks of an `ATGNN`, whose parameters these are; `dilations` has one for each block."""
+    """Build the blocks of an `ATGNN`, see its parameters; `dilations` has one for each block."""
     stages = [stage for stage, depth in enumerate(depths) for _ in range(depth)]
     step = drop_path / max(1, len(stages) - 1)
     for i, (before, stage) in enumerate(pairwise([0, *stages])):
@@ -508,9 +495,9 @@ def encoder(
 
 
 def layers_of(depths: tuple[int, ...], *, has_labels: bool, has_logits: bool) -> dict[str, TimeAxis | None]:
-    """Give the layers of an `ATGNN`.
+    """Return the layers of an `ATGNN`.
 
-    Kernels are odd and padded alike on both sides, so position 0 lies on frame 0 everywhere. From the first block on
+    Kernels are odd and padded equally on both sides, so position 0 lies on frame 0 everywhere. From the first block on
     any position may be a neighbour of any other.
     """
     axes = [TimeAxis(STEM_HOP << stage, 0.0, None) for stage in range(len(depths))]
@@ -530,7 +517,7 @@ def resized(table: Tensor, grid: Pair) -> Tensor:
 
 
 def classifier(channels: int, n_classes: int, dropout: float) -> nn.Sequential:
-    """Make ViG's head, over maps of one position."""
+    """Build ViG's head, over maps of one position."""
     return nn.Sequential(
         nn.Conv2d(channels, HIDDEN, 1),
         nn.BatchNorm2d(HIDDEN),
@@ -541,7 +528,7 @@ def classifier(channels: int, n_classes: int, dropout: float) -> nn.Sequential:
 
 
 def _init(module: nn.Module) -> None:
-    """Draw kernels as the authors of ViG do."""
+    """Initialise kernels as the authors of ViG do."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight)
         nn.init.zeros_(cast(Tensor, module.bias))
@@ -564,13 +551,13 @@ RENAMED = {
     ".graph_conv.gconv.nn.": ".graph_conv.",
     ".plg.nn.": ".plg.",
 }
-"""Parts of the authors' names and what they are here, but for the members of their backbone."""
+"""Parts of the authors' keys -> ours, but for the members of their backbone."""
 
 
-def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Give the tensors of the authors' files, or of a Pyramid ViG for images, the names they have in `ATGNN`.
+def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Rename the tensors of the authors' files, or of a Pyramid ViG for images, to those of `ATGNN`.
 
-    Tables of relative positions are left out, they are computed here.
+    Tables of relative positions are dropped, as they are computed here.
     """
     with torch.device("meta"):
         trunk = ATGNN(**variant.network)
@@ -585,7 +572,7 @@ def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
 
 
 def backbone_names(trunk: ATGNN) -> dict[str, str]:
-    """Give the starts of the authors' keys and of ours: in their backbone down-sampling is a member of its own."""
+    """Return prefixes of the authors' keys -> ours: down-sampling is a separate member of their backbone."""
     names: dict[str, str] = {}
     member = 0
     for number, block in enumerate(trunk.blocks):
@@ -599,10 +586,10 @@ def backbone_names(trunk: ATGNN) -> dict[str, str]:
 
 
 def for_spectrograms(state_dict: dict[str, Tensor], trunk: ATGNN) -> dict[str, Tensor]:
-    """Turn a network for images into an encoder, as the authors do.
+    """Adapt a network for images to an encoder, as the authors do.
 
     The filters of the stem are averaged over red, green and blue, the position map is interpolated, the classifier is
-    left out.
+    dropped.
     """
     adapted = {key: tensor for key, tensor in state_dict.items() if not key.startswith("prediction.")}
     filters, table = adapted.get("stem.0.0.weight"), adapted.get("pos_embed")
@@ -613,8 +600,8 @@ def for_spectrograms(state_dict: dict[str, Tensor], trunk: ATGNN) -> dict[str, T
     return adapted
 
 
-def begin(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Fit a Pyramid ViG for images to a variant, see `for_spectrograms`; leave others as they are."""
+def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Adapt a Pyramid ViG for images to a variant, see `for_spectrograms`; return others unchanged."""
     if not images.are_for_images(state_dict.get("stem.0.0.weight")):
         return state_dict
     with torch.device("meta"):
@@ -636,11 +623,11 @@ LABEL_DEPTHS = {"s": (1, 1, 3, 1), "t": (1, 1, 3, 1), "m": (1, 1, 6, 1), "b": (1
 ATGNN_MEL = replace(AST_MEL, mean=-4.6476, scale=4.5699)
 """AST's dialect with the statistics of FSD50K, and the standard deviation once (authors' configs/data/fsd.yaml)."""
 
-FRAMES = 1024  # that the authors fill clips up to or cut them to (configs/data/fsd.yaml)
+FRAMES = 1024  # to which the authors pad or cut clips (configs/data/fsd.yaml)
 
 
 def row(checkpoint: str = "", imagenet: str = "", **network: Any) -> Variant:
-    """Make the row of one network."""
+    """Build the row of one network."""
     window_ms = 1000.0 * ATGNN_MEL.n_samples(FRAMES) / ATGNN_MEL.sample_rate
     return Variant(
         checkpoint=checkpoint,
@@ -655,7 +642,7 @@ def row(checkpoint: str = "", imagenet: str = "", **network: Any) -> Variant:
 
 
 IMAGENET = {"s": "pvig_s"}
-"""Files of Pyramid ViG; those of the other sizes lie where nobody here knows."""
+"""Files of Pyramid ViG; the addresses of the other sizes are unknown."""
 
 VARIANTS = {
     # For FSD50K's 200 classes. No weights are published.
@@ -674,10 +661,10 @@ FAMILY = hear.Family(
     name="atgnn",
     network=ATGNN,
     variants=VARIANTS,
-    adapt=adapt,
+    convert_state_dict=convert_state_dict,
     classifier=("prediction.4.bias",),
-    begin=begin,
-    fresh=("prediction.4.", "prediction.", "labels."),
+    adapt_pretrained=adapt_pretrained,
+    reinitialised=("prediction.4.", "prediction.", "labels."),
 )
 
 load_model = hear.Loader(FAMILY)

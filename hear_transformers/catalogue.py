@@ -1,4 +1,4 @@
-"""Which models there are, what can be read from each, and loading one by name."""
+"""The catalogue of models: names, descriptions, downloads, and loading by name."""
 
 from __future__ import annotations
 
@@ -21,23 +21,31 @@ from .networks.counting import CLIP_SECONDS, count_macs, count_operations, count
 from .networks.family import Variant
 from .networks.layer_table import layer_table
 
+PACKAGE = __package__
+
 DEVICES = ("cuda", "mps", "cpu")
-"""Types of devices, in the order in which "auto" prefers them."""
+"""Types of devices, in the order that "auto" prefers."""
 
 
 def family(name: str) -> ModuleType:
-    """Import the module of a family; raise OptionError that lists the families there are."""
+    """Import the module of a family; raise OptionError that lists the families for an unknown name."""
     if name not in FAMILIES:
         raise OptionError(f"model={name!r} is unknown; choose one of {', '.join(FAMILIES)}")
-    return importlib.import_module(f"hear_transformers.{name}")
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def family_of_module(name: str) -> str | None:
+    """Return the family of a module ("passt" or "hear_transformers.passt"), None for a module of others."""
+    name = name.removeprefix(f"{PACKAGE}.")
+    return name if name in FAMILIES else None
 
 
 def resolve(name: str, variant_name: str | None = None) -> tuple[str, str | None]:
-    """Give family and variant of what a user names: a family, a family and a variant, or a variant alone.
+    """Return family and variant for a family, a family and a variant, or a variant alone.
 
     Raises
     ------
-    OptionError : neither a family nor a variant has this name, or variants of several families have it
+    OptionError : no family or variant has this name, or variants of several families have it
     """
     if name in FAMILIES or variant_name is not None:
         return name, variant_name
@@ -48,8 +56,8 @@ def resolve(name: str, variant_name: str | None = None) -> tuple[str, str | None
     return owners[0], name
 
 
-def family_of(path: str) -> str:
-    """Name the family that a checkpoint of our own is for; the first of all for any other, or none."""
+def family_of_checkpoint(path: str) -> str:
+    """Return the family of a checkpoint written by this package; the first family for any other, or without one."""
     default = next(iter(FAMILIES))
     return state_dicts.read_metadata(path).get("family", default) if path else default
 
@@ -61,19 +69,27 @@ def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, 
     ----------
     name : of a family, or of any other module that follows the HEAR API
     path : checkpoint; empty for the published one
-    device : "auto", or what PyTorch calls one ("cuda:1")
-    options : for the family's `load_model`; "batch_size", windows that go through the network at once ("auto": as many
-        as suit the device); "compile", whether the network is compiled; other modules take none
+    device : "auto", or a name of PyTorch ("cuda:1")
+    options : for the family's `load_model`; "batch_size", windows per forward pass ("auto" for the device's own);
+        "compile", True to compile the network. Other modules take none
 
     Raises
     ------
     OptionError : model, device or an option is unknown
     WeightsError : the checkpoint is missing, damaged, or for another network
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hear_transformers import catalogue
+    >>> model = catalogue.load("tiny", device="cpu", options={"layer": "4,8"})
+    >>> model.embed_scenes(torch.rand(2, 3 * model.sample_rate) - 0.5).shape
+    torch.Size([2, 384])
     """
     place = pick_device(device)
     chosen = dict(options or {})
-    own = name.removeprefix("hear_transformers.")
-    if own not in FAMILIES:
+    own = family_of_module(name)
+    if own is None:
         return _load_foreign(name, path, place, chosen)
     batch_size = chosen.pop("batch_size", None)
     compiled = chosen.pop("compile", False)
@@ -98,7 +114,7 @@ def _load_foreign(name: str, path: str, device: torch.device, options: Mapping[s
 
 
 def pick_device(name: str) -> torch.device:
-    """Give the device of a name, "auto" for the fastest there is; raise OptionError if it cannot be used."""
+    """Return the device of a name, the fastest for "auto"; raise OptionError if it cannot be used."""
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     known = [kind for kind in DEVICES if usable[kind]]
     if name == "auto":
@@ -107,14 +123,22 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         if device.type not in known:
             raise RuntimeError("not there")
-        torch.zeros(1, device=device)  # the only way to learn that the number of a device is too high
+        torch.zeros(1, device=device)  # raises if the number of the device is too high
     except RuntimeError as error:
         raise OptionError(f"device={name!r} cannot be used here; choose auto or {', '.join(known)}") from error
     return device
 
 
 def list_models() -> list[dict[str, Any]]:
-    """Give one row for every variant of every family, ready for JSON."""
+    """Return one row for every variant of every family, ready for JSON.
+
+    Examples
+    --------
+    >>> from hear_transformers import catalogue
+    >>> first = catalogue.list_models()[0]
+    >>> first["family"], first["variant"], first["parameters"], first["on_this_machine"]
+    ('tiny', 'tiny', 5500992, True)
+    """
     parameters: dict[str, int] = {}  # many variants share a network
     rows = []
     for name in FAMILIES:
@@ -138,7 +162,7 @@ def _published(name: str, variant: Variant) -> dict[str, Any]:
 
 
 def _located(row: Checkpoint) -> dict[str, Any]:
-    """Describe a checkpoint, and say whether it is here."""
+    """Describe a checkpoint, and whether it is on this machine."""
     path = store.locate(row)
     size = path.stat().st_size if path else row.bytes
     return {
@@ -154,7 +178,7 @@ def _located(row: Checkpoint) -> dict[str, Any]:
 
 
 def relative_to_ast(name: str, variant: Variant) -> dict[str, float]:
-    """Give the size and the cost of a network as fractions of those of AST, the yardstick of the papers."""
+    """Return size and cost of a network as fractions of those of AST, the reference of the papers."""
     ours, ast = family(name).FAMILY, family("ast").FAMILY
     yardstick = ast.variants["audioset_10_10"]
     return {
@@ -164,7 +188,7 @@ def relative_to_ast(name: str, variant: Variant) -> dict[str, float]:
 
 
 def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
-    """Say all about one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON."""
+    """Describe one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON."""
     module = family(name)
     with FakeTensorMode():  # shapes are enough: random weights of a large network take seconds
         model: Embedder = module.load_model(variant=variant_name, pretrained=False)
@@ -201,12 +225,12 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
 
 
 def downloads(name: str, variant_name: str | None = None, *, imagenet: bool = False) -> list[Checkpoint]:
-    """Give the checkpoints of one variant (None: the family's first), or of "all" of a family, each once.
+    """Return the checkpoints of one variant (None: the family's first), or of "all" of a family, each once.
 
     Parameters
     ----------
     name, variant_name : of family and variant
-    imagenet : give those of the networks for images that training may start from instead
+    imagenet : return those of the networks for images that training may start from instead
 
     Raises
     ------
@@ -223,5 +247,5 @@ def downloads(name: str, variant_name: str | None = None, *, imagenet: bool = Fa
         rows = dict.fromkeys(row for variant in chosen if (row := _checkpoint(name, variant)))
     if not rows:
         kind = "ImageNet start is known" if imagenet else "weights are published"
-        raise OptionError(f"no {kind} for {name} {variant_name}; train some, or give a file of your own")
+        raise OptionError(f"no {kind} for {name} {variant_name}; train some, or give your own file")
     return list(rows)

@@ -1,22 +1,22 @@
-"""EfficientAT: MobileNets (MN) and dynamic MobileNets (DyMN) that learned AudioSet from transformers.
+"""EfficientAT: MobileNets (MN) and dynamic MobileNets (DyMN) distilled from transformers on AudioSet.
 
 Schmid, Koutini, Widmer: Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation, ICASSP 2023
 (2211.04772). Schmid, Koutini, Widmer: Dynamic Convolutional Neural Networks as Efficient Pre-trained Audio Models,
 TASLP 2024 (2310.15648). Code and weights of the authors: github.com/fschmid56/EfficientAT, MIT.
 
 MN is MobileNetV3-Large (Howard et al., 1905.02244) over a log-mel spectrogram, every width times 0.1 to 4. In DyMN a
-vector drawn from the whole window chooses each block's kernels and activation.
+context vector of the whole window determines the kernels and activation of each block.
 
 The default embedding is "features", the mean of the last map. The embedding of the authors' HEAR modules, the means of
 the mel and of four blocks (Low-Complexity Audio Embedding Extractors, EUSIPCO 2023, 2303.01879; `mn10_all_b_mel_avgs`
-and its like in github.com/fschmid56/EfficientAT_HEAR), is ``load_model(layer="mel,5,11,13,15")``.
+and others in github.com/fschmid56/EfficientAT_HEAR), is ``load_model(layer="mel,5,11,13,15")``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .networks import conv_norm
 from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_BESIDE, CPJKU_MEL, FrameSpec
 from .networks.trunk import TimeAxis, Trunk
@@ -42,17 +43,17 @@ N_KERNELS = 4  # that a dynamic convolution mixes (authors' dyconv_k)
 N_LINES = 2  # that a dynamic ReLU takes the maximum of (authors' dyrelu_k)
 CONTEXT_RATIO = 4  # expanded features per number of the context (authors' context_ratio)
 CONTEXT_WIDTHS = (32, 128)  # shortest and longest context at width 1 (authors' min_ and max_context_size)
-FEW_POSITIONS = 16  # of a map, up to which CPUs convolve depthwise up to 30 times faster with the features innermost
+FEW_POSITIONS = 16  # in maps up to this, CPUs convolve depthwise up to 30 times faster with the features innermost
 
 
 def divisible(width: float) -> int:
-    """Round to the nearest multiple of 8, up where that loses more than 10 %: widths fit the hardware's vectors."""
+    """Round to the nearest multiple of 8, up if that loses more than 10 %, so that widths fit vector units."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * width else rounded
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BlockSpec:
     """One inverted residual block.
 
     Attributes
@@ -72,39 +73,39 @@ class Row:
     activation: type[nn.ReLU] | type[nn.Hardswish]
     stride: int
 
-    def scaled(self, width: float) -> Row:
+    def scaled(self, width: float) -> BlockSpec:
         """Multiply every number of features by `width`."""
         inputs, expanded, outputs = (divisible(n * width) for n in (self.inputs, self.expanded, self.outputs))
         return replace(self, inputs=inputs, expanded=expanded, outputs=outputs)
 
 
-ROWS = (
-    Row(16, 3, 16, 16, False, nn.ReLU, 1),
-    Row(16, 3, 64, 24, False, nn.ReLU, 2),
-    Row(24, 3, 72, 24, False, nn.ReLU, 1),
-    Row(24, 5, 72, 40, True, nn.ReLU, 2),
-    Row(40, 5, 120, 40, True, nn.ReLU, 1),
-    Row(40, 5, 120, 40, True, nn.ReLU, 1),
-    Row(40, 3, 240, 80, False, nn.Hardswish, 2),
-    Row(80, 3, 200, 80, False, nn.Hardswish, 1),
-    Row(80, 3, 184, 80, False, nn.Hardswish, 1),
-    Row(80, 3, 184, 80, False, nn.Hardswish, 1),
-    Row(80, 3, 480, 112, True, nn.Hardswish, 1),
-    Row(112, 3, 672, 112, True, nn.Hardswish, 1),
-    Row(112, 5, 672, 160, True, nn.Hardswish, 2),
-    Row(160, 5, 960, 160, True, nn.Hardswish, 1),
-    Row(160, 5, 960, 160, True, nn.Hardswish, 1),
+BLOCKS = (
+    BlockSpec(16, 3, 16, 16, False, nn.ReLU, 1),
+    BlockSpec(16, 3, 64, 24, False, nn.ReLU, 2),
+    BlockSpec(24, 3, 72, 24, False, nn.ReLU, 1),
+    BlockSpec(24, 5, 72, 40, True, nn.ReLU, 2),
+    BlockSpec(40, 5, 120, 40, True, nn.ReLU, 1),
+    BlockSpec(40, 5, 120, 40, True, nn.ReLU, 1),
+    BlockSpec(40, 3, 240, 80, False, nn.Hardswish, 2),
+    BlockSpec(80, 3, 200, 80, False, nn.Hardswish, 1),
+    BlockSpec(80, 3, 184, 80, False, nn.Hardswish, 1),
+    BlockSpec(80, 3, 184, 80, False, nn.Hardswish, 1),
+    BlockSpec(80, 3, 480, 112, True, nn.Hardswish, 1),
+    BlockSpec(112, 3, 672, 112, True, nn.Hardswish, 1),
+    BlockSpec(112, 5, 672, 160, True, nn.Hardswish, 2),
+    BlockSpec(160, 5, 960, 160, True, nn.Hardswish, 1),
+    BlockSpec(160, 5, 960, 160, True, nn.Hardswish, 1),
 )
 """The blocks at width 1 (MobileNetV3, table 1, rows 2 to 16)."""
 
-EVERY_BLOCK = tuple(range(1, len(ROWS) + 1))
+EVERY_BLOCK = tuple(range(1, len(BLOCKS) + 1))
 """Numbers of the dynamic blocks of a DyMN."""
 
-SQUEEZING_BLOCKS = tuple(number for number, row in enumerate(ROWS, 1) if row.squeezes)
+SQUEEZING_BLOCKS = tuple(number for number, spec in enumerate(BLOCKS, 1) if spec.squeezes)
 """Numbers of the dynamic blocks of a "replace_se" DyMN, whose other blocks are those of MN."""
 
 
-class ConvNorm(nn.Sequential):
+class ConvNorm(conv_norm.ConvNorm):
     """Convolution without bias, batch normalisation, activation.
 
     Parameters
@@ -128,26 +129,12 @@ class ConvNorm(nn.Sequential):
         super().__init__(
             nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
             nn.BatchNorm2d(outputs, EPSILON, MOMENTUM),
+            activation(inplace=True) if activation is not None else None,
         )
-        if activation is not None:
-            self.append(activation(inplace=True))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
-        if self.training or torch.is_autocast_enabled(maps.device.type):
-            return super().forward(maps)
-        # Folding the normalisation into the kernel saves a pass over the map, a third of the network's time on a CPU.
-        # Not in 16 bits: the bias would be rounded, alike for the whole map, which doubles the embedding's error.
-        conv, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
-        scale = norm.weight * (cast(Tensor, norm.running_var) + norm.eps).rsqrt()
-        bias = norm.bias - cast(Tensor, norm.running_mean) * scale
-        weight = conv.weight * scale[:, None, None, None]
-        maps = F.conv2d(maps, weight, bias, conv.stride, conv.padding, groups=conv.groups)
-        return self[2](maps) if len(self) > 2 else maps
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale every feature by what the whole window holds (Hu et al., 1709.01507), with a sigmoid unlike MobileNetV3."""
+    """Scale every feature by a gate of the whole window (Hu et al., 1709.01507), a sigmoid unlike MobileNetV3's."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -166,40 +153,40 @@ class Block(nn.Module):
 
     Parameters
     ----------
-    row : its shape
+    spec : its shape
     """
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
         parts: list[nn.Module] = []
-        if row.expanded != row.inputs:
-            parts.append(ConvNorm(row.inputs, row.expanded, activation=row.activation))
+        if spec.expanded != spec.inputs:
+            parts.append(ConvNorm(spec.inputs, spec.expanded, activation=spec.activation))
         parts.append(
             ConvNorm(
-                row.expanded,
-                row.expanded,
-                row.kernel,
-                stride=row.stride,
-                groups=row.expanded,
-                activation=row.activation,
+                spec.expanded,
+                spec.expanded,
+                spec.kernel,
+                stride=spec.stride,
+                groups=spec.expanded,
+                activation=spec.activation,
             )
         )
-        if row.squeezes:
-            parts.append(SqueezeExcitation(row.expanded))
-        parts.append(ConvNorm(row.expanded, row.outputs))
+        if spec.squeezes:
+            parts.append(SqueezeExcitation(spec.expanded))
+        parts.append(ConvNorm(spec.expanded, spec.outputs))
         self.block = nn.Sequential(*parts)
-        self.is_residual = row.stride == 1 and row.inputs == row.outputs
+        self.is_residual = spec.stride == 1 and spec.inputs == spec.outputs
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
         if maps.device.type == "cpu":
-            # Features innermost: up to three times faster, the most where maps are small.
+            # Features innermost: up to three times faster, most of all for small maps.
             maps = maps.contiguous(memory_format=torch.channels_last)
         return maps + self.block(maps) if self.is_residual else self.block(maps)
 
 
 class Context(nn.Module):
-    """What a dynamic block knows of the whole window (authors' ContextGen).
+    """Summary of the whole window for a dynamic block (authors' ContextGen).
 
     Parameters
     ----------
@@ -230,13 +217,14 @@ class Context(nn.Module):
         """
         profiles = torch.cat([maps.mean(3), maps.mean(2)], 2).unsqueeze(3)  # (batch, inputs, freq + time, 1)
         profiles = F.hardswish(self.joint_norm(self.joint_conv(profiles)))  # (batch, size, freq + time, 1)
-        over_freq, over_time = profiles.split(list(maps.shape[2:]), 2)
+        over_freq, over_time = profiles.split(list(maps.shape[2:]), 2)  # (batch, size, freq, 1), (batch, size, time, 1)
         attention_f = self.conv_f(self._strided(over_freq)).sigmoid()  # (batch, expanded, freq / stride, 1)
         attention_t = self.conv_t(self._strided(over_time)).sigmoid()
+        # (batch, expanded, freq / stride, 1) times (batch, expanded, 1, time / stride)
         return profiles.mean((2, 3)), attention_f * attention_t.transpose(2, 3)
 
     def _strided(self, profile: Tensor) -> Tensor:
-        """Take a profile at the positions of the block's output; zeros beyond its ends count, as the authors' do."""
+        """Average a profile at the positions of the output, zeros beyond its ends included, as the authors do."""
         if self.stride == 1:
             return profile
         return F.avg_pool2d(profile, (3, 1), (self.stride, 1), (1, 0))
@@ -245,13 +233,13 @@ class Context(nn.Module):
 class DynamicKernels(nn.Module):
     """The kernels of a dynamic convolution (Chen et al., 1912.03458): for each window a mix of four, without bias.
 
-    The authors' softmax has a temperature that is not in their files. It is 1, its final value, for every network that
-    was trained on AudioSet, and 30 for those trained on ImageNet alone, which are no variants here.
+    The temperature of the authors' softmax is not in their files. It is 1, its final value, for every network trained
+    on AudioSet, and 30 for those trained on ImageNet alone, which are no variants here.
 
     Parameters
     ----------
     outputs : features
-    inputs : features that each output sees, times the kernel's area
+    inputs : input features of each output, times the area of the kernel
     context : size of the context
     """
 
@@ -264,11 +252,11 @@ class DynamicKernels(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         """Mix kernels: (batch, size) -> (batch, outputs, inputs)."""
         mix = self.residuals(context).softmax(1)
-        return (mix @ self.weight[0, 0]).unflatten(1, (self.outputs, -1))
+        return (mix @ self.weight[0, 0]).unflatten(1, (self.outputs, -1))  # (batch, outputs, inputs)
 
 
 def pointwise(maps: Tensor, kernels: Tensor) -> Tensor:
-    """Apply to every window its own 1x1 convolution.
+    """Apply a 1x1 convolution with different kernels for every window.
 
     A batched product is up to ten times faster than the authors' convolution in groups.
 
@@ -281,11 +269,11 @@ def pointwise(maps: Tensor, kernels: Tensor) -> Tensor:
     -------
     maps : (batch, outputs, freq, time)
     """
-    return (kernels @ maps.flatten(2)).unflatten(2, maps.shape[2:])
+    return (kernels @ maps.flatten(2)).unflatten(2, maps.shape[2:])  # (batch, outputs, freq * time), then the grid
 
 
 def depthwise(maps: Tensor, kernels: Tensor, stride: int) -> Tensor:
-    """Apply to every window its own depthwise convolution.
+    """Apply a depthwise convolution with different kernels for every window.
 
     Parameters
     ----------
@@ -303,12 +291,12 @@ def depthwise(maps: Tensor, kernels: Tensor, stride: int) -> Tensor:
         merged = merged.contiguous(memory_format=torch.channels_last)
     convolved = F.conv2d(
         merged,
-        kernels.reshape(-1, 1, size, size),
+        kernels.reshape(-1, 1, size, size),  # (batch * channels, 1, size, size)
         stride=stride,
         padding=size // 2,
         groups=kernels.shape[0] * kernels.shape[1],
     )  # (1, batch * channels, freq / stride, time / stride)
-    return convolved[0].unflatten(0, kernels.shape[:2])
+    return convolved[0].unflatten(0, kernels.shape[:2])  # (batch, channels, freq / stride, time / stride)
 
 
 class DynamicReLU(nn.Module):
@@ -320,12 +308,12 @@ class DynamicReLU(nn.Module):
     def __init__(self, channels: int, context: int) -> None:
         super().__init__()
         self.coef_net = nn.Linear(context, 2 * N_LINES * channels)
-        # Two slopes, two intercepts: how far they move, and from where (from ReLU, as in 2003.10027).
+        # Two slopes, two intercepts: their ranges, and their initial values (ReLU, as in 2003.10027).
         self.register_buffer("lambdas", torch.tensor([1.0, 1.0, 0.5, 0.5]))
         self.register_buffer("init_v", torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
     def forward(self, maps: Tensor, context: Tensor) -> Tensor:
-        """Activate maps (batch, channels, freq, time) as the context (batch, size) says."""
+        """Activate maps (batch, channels, freq, time), conditioned on the context (batch, size)."""
         moves = 2 * self.coef_net(context).sigmoid() - 1
         lines = moves.unflatten(1, (-1, 2 * N_LINES)) * self.lambdas + self.init_v  # (batch, channels, 4)
         slope_1, slope_2, intercept_1, intercept_2 = lines[..., None, None].unbind(2)
@@ -333,29 +321,29 @@ class DynamicReLU(nn.Module):
 
 
 class DynamicBlock(nn.Module):
-    """Inverted residual block whose kernels and activation follow the window (authors' DY_Block).
+    """Inverted residual block whose kernels and activation depend on the window (authors' DY_Block).
 
     Parameters
     ----------
-    row : its shape
+    spec : its shape
     context : size of the context
     """
 
-    def __init__(self, row: Row, context: int) -> None:
+    def __init__(self, spec: BlockSpec, context: int) -> None:
         super().__init__()
-        self.context_gen = Context(row.inputs, row.expanded, context, row.stride)
-        self.expands = row.expanded != row.inputs
+        self.context_gen = Context(spec.inputs, spec.expanded, context, spec.stride)
+        self.expands = spec.expanded != spec.inputs
         if self.expands:
-            self.exp_conv = DynamicKernels(row.expanded, row.inputs, context)
-            self.exp_norm = nn.BatchNorm2d(row.expanded, EPSILON, MOMENTUM)
-            self.exp_act = row.activation(inplace=True)
-        self.depth_conv = DynamicKernels(row.expanded, row.kernel**2, context)
-        self.depth_norm = nn.BatchNorm2d(row.expanded, EPSILON, MOMENTUM)
-        self.depth_act = DynamicReLU(row.expanded, context)
-        self.proj_conv = DynamicKernels(row.outputs, row.expanded, context)
-        self.proj_norm = nn.BatchNorm2d(row.outputs, EPSILON, MOMENTUM)
-        self.stride = row.stride
-        self.is_residual = row.stride == 1 and row.inputs == row.outputs
+            self.exp_conv = DynamicKernels(spec.expanded, spec.inputs, context)
+            self.exp_norm = nn.BatchNorm2d(spec.expanded, EPSILON, MOMENTUM)
+            self.exp_act = spec.activation(inplace=True)
+        self.depth_conv = DynamicKernels(spec.expanded, spec.kernel**2, context)
+        self.depth_norm = nn.BatchNorm2d(spec.expanded, EPSILON, MOMENTUM)
+        self.depth_act = DynamicReLU(spec.expanded, context)
+        self.proj_conv = DynamicKernels(spec.outputs, spec.expanded, context)
+        self.proj_norm = nn.BatchNorm2d(spec.outputs, EPSILON, MOMENTUM)
+        self.stride = spec.stride
+        self.is_residual = spec.stride == 1 and spec.inputs == spec.outputs
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
@@ -370,7 +358,7 @@ class DynamicBlock(nn.Module):
 
 
 def mlp_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
-    """Make the head of most networks."""
+    """Build the head of most networks."""
     hidden = divisible(HIDDEN_WIDTH * width)
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(1),
@@ -383,7 +371,7 @@ def mlp_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
 
 
 def convolutional_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
-    """Make the head of the "fc" networks, the same at any width; its BatchNorm has PyTorch's own epsilon."""
+    """Build the head of the "fc" networks, the same at any width; its BatchNorm has PyTorch's default epsilon."""
     return nn.Sequential(
         nn.Conv2d(channels, n_classes, 1, bias=False), nn.BatchNorm2d(n_classes), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
@@ -415,22 +403,22 @@ class EfficientAT(Trunk):
     ) -> None:
         super().__init__()
         halving = iter(strides)
-        rows = [replace(row.scaled(width), stride=next(halving) if row.stride == 2 else 1) for row in ROWS]
-        self.layers = {**time_axes(rows, dynamic), "features": None, "logits": None}
+        specs = [replace(spec.scaled(width), stride=next(halving) if spec.stride == 2 else 1) for spec in BLOCKS]
+        self.layers = {**time_axes(specs, dynamic), "features": None, "logits": None}
         narrowest, widest = (divisible(size * width) for size in CONTEXT_WIDTHS)
         self.features = nn.ModuleList(
-            [ConvNorm(1, rows[0].inputs, STEM_KERNEL, stride=STEM_STRIDE, activation=nn.Hardswish)]
+            [ConvNorm(1, specs[0].inputs, STEM_KERNEL, stride=STEM_STRIDE, activation=nn.Hardswish)]
         )
-        for number, row in enumerate(rows, 1):
+        for number, spec in enumerate(specs, 1):
             if number in dynamic:
-                context = min(max(divisible(row.expanded // CONTEXT_RATIO), narrowest), widest)
-                self.features.append(DynamicBlock(row, context))
+                context = min(max(divisible(spec.expanded // CONTEXT_RATIO), narrowest), widest)
+                self.features.append(DynamicBlock(spec, context))
             else:
-                self.features.append(Block(row))
-        channels = LAST_EXPANSION * rows[-1].outputs
-        self.features.append(ConvNorm(rows[-1].outputs, channels, activation=nn.Hardswish))
+                self.features.append(Block(spec))
+        channels = LAST_EXPANSION * specs[-1].outputs
+        self.features.append(ConvNorm(specs[-1].outputs, channels, activation=nn.Hardswish))
         self.classifier = HEADS[head](channels, width, n_classes)
-        # He's: with PyTorch's own initialisation the features of a random network would be near 1e-8.
+        # He initialisation: with PyTorch's default the features of a random network would be near 1e-8.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -442,7 +430,7 @@ class EfficientAT(Trunk):
         for number, stage in enumerate(self.features):
             maps = stage(maps)
             if str(number) in wanted:
-                taps[str(number)] = maps.permute(0, 3, 2, 1)
+                taps[str(number)] = maps.permute(0, 3, 2, 1)  # (batch, time, freq, features)
             if taps.keys() >= set(wanted):
                 return taps
         if "features" in wanted:
@@ -452,36 +440,36 @@ class EfficientAT(Trunk):
         return taps
 
 
-def time_axes(rows: Sequence[Row], dynamic: Collection[int]) -> dict[str, TimeAxis | None]:
-    """Give the time axis of the stem "0", of every block and of the last map.
+def time_axes(specs: Sequence[BlockSpec], dynamic: Collection[int]) -> dict[str, TimeAxis | None]:
+    """Return the time axis of the stem "0", of every block and of the last map.
 
-    Kernels are odd and padded alike on both sides, so position 0 lies on frame 0 in every layer. From the first block
+    Kernels are odd and padded equally on both sides, so position 0 lies on frame 0 in every layer. From the first block
     with a squeeze-and-excitation or with dynamic kernels on, every position sees the whole window.
     """
     hop = STEM_STRIDE
     field: int | None = STEM_KERNEL
     axes: dict[str, TimeAxis | None] = {"0": TimeAxis(hop, 0.0, field)}
-    for number, row in enumerate(rows, 1):
+    for number, spec in enumerate(specs, 1):
         if field is not None:
-            field = None if row.squeezes or number in dynamic else field + (row.kernel - 1) * hop
-        hop *= row.stride
+            field = None if spec.squeezes or number in dynamic else field + (spec.kernel - 1) * hop
+        hop *= spec.stride
         axes[str(number)] = TimeAxis(hop, 0.0, field)
-    return {**axes, str(len(rows) + 1): TimeAxis(hop, 0.0, field)}
+    return {**axes, str(len(specs) + 1): TimeAxis(hop, 0.0, field)}
 
 
 RENAMED = {
     "in_c.": "features.0.",
-    "out_c.": f"features.{len(ROWS) + 1}.",
+    "out_c.": f"features.{len(BLOCKS) + 1}.",
     # Containers that hold one module each.
     ".conc_se_layers.0.": ".",
     ".residuals.0.": ".residuals.",
     ".coef_net.0.": ".coef_net.",
 }
-"""Parts of the authors' names and what they are here, where MN and DyMN are one network."""
+"""Parts of the authors' keys -> ours, where MN and DyMN are one network."""
 
 
-def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Give the tensors of the authors' files the names they have in `EfficientAT`."""
+def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Rename the tensors of the authors' files to those of `EfficientAT`."""
     return {_renamed(key): tensor for key, tensor in state_dict.items()}
 
 
@@ -495,9 +483,9 @@ def _renamed(key: str) -> str:
 
 
 def published(checkpoint: str, frontend: FrameSpec = CPJKU_MEL, **network: Any) -> Variant:
-    """Make the row of one released checkpoint, read as the authors read theirs for HEAR (MNHearWrapper).
+    """Build the row of one released checkpoint, read as in the authors' HEAR modules (MNHearWrapper).
 
-    It starts from the authors' network for images of the same width, of which there is none for `replace_se`.
+    Training may start from the authors' network for images of the same width; there is none for `replace_se`.
     """
     return Variant(
         checkpoint=checkpoint,
@@ -555,10 +543,10 @@ FAMILY = hear.Family(
     name="efficientat",
     network=EfficientAT,
     variants=VARIANTS,
-    adapt=adapt,
+    convert_state_dict=convert_state_dict,
     unused=CPJKU_BESIDE,
     classifier=("classifier.5.bias", "classifier.1.bias"),
-    fresh=("classifier.5.", "classifier."),
+    reinitialised=("classifier.5.", "classifier."),
 )
 
 load_model = hear.Loader(FAMILY)

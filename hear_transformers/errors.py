@@ -1,23 +1,23 @@
-"""Errors this package raises on purpose.
+"""Errors that this package raises on purpose.
 
 HearTransformersError
-+ OptionError      an option's name or value is not one the model knows
++ OptionError      the name or value of an option is unknown to the model
 + AudioError       a file or array cannot be read, or is not audio
 + WeightsError     a checkpoint is missing, damaged, or for another network
-+ TrainingError    a training run cannot begin or go on
++ TrainingError    a training run cannot start or continue
 
-HearTransformersWarning: the work goes on, though not quite as was asked for.
+HearTransformersWarning: the work continues, though not exactly as asked.
 
-Every message says what was given, what is allowed, and what to do.
+Every message names what was given, what is allowed, and what to do.
 """
 
 
 class HearTransformersError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Base of every error that this package raises on purpose."""
 
 
 class OptionError(HearTransformersError, ValueError):
-    """An option's name or value is not one the model knows."""
+    """The name or value of an option is unknown to the model."""
 
 
 class AudioError(HearTransformersError):
@@ -29,8 +29,8 @@ class WeightsError(HearTransformersError):
 
 
 class TrainingError(HearTransformersError):
-    """A training run cannot begin or go on: its data, its folder or its numbers forbid it."""
+    """A training run cannot start or continue because of its data, its folder or its numbers."""
 
 
 class HearTransformersWarning(UserWarning):
-    """The work goes on, though not quite as was asked for: with a smaller batch, or fewer processes."""
+    """The work continues, though not exactly as asked: with a smaller batch, or fewer processes."""

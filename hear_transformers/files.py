@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and their hashes."""
+"""Atomic writing of files, and their hashes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import BinaryIO
 from .errors import HearTransformersError
 
 CHUNK_BYTES = 2**20
-"""Bytes hashed at once: enough that the loop costs nothing beside the hash."""
+"""Bytes hashed at once: enough that the loop is free beside the hash."""
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path, scratch: Path | None = None) -> Iterator[Path]:
-    """Give a place to write a file to, which gets its name in the end; until then, and after a failure, it has none.
+    """Yield a temporary path that is renamed in the end, or removed after a failure.
 
     Parameters
     ----------
-    path : of the file; folders are made as needed
-    scratch : folder on the same disk where it waits; None for its own
+    path : of the file; folders are created as needed
+    scratch : folder of the temporary file, on the same disk; None for the file's own
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = (scratch or path.parent) / f".{uuid.uuid4().hex}.part"
@@ -37,7 +37,7 @@ def atomic_path(path: Path, scratch: Path | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic(path: Path, scratch: Path | None = None) -> Iterator[BinaryIO]:
-    """Open a file that gets its name only when all of it is written, see `atomic_path`."""
+    """Open a file that appears under its name only when it is complete, see `atomic_path`."""
     with atomic_path(path, scratch) as part, part.open("xb") as file:
         yield file
 
@@ -53,12 +53,12 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def hash_of(path: str | os.PathLike[str], algorithm: str) -> str:
-    """Return a hash of a file in hexadecimal, cached for as long as its size and time of change stay.
+    """Return a hash of a file in hexadecimal, cached until its size or modification time changes.
 
     Parameters
     ----------
     path : of the file
-    algorithm : a name that `hashlib.new` knows
+    algorithm : a name for `hashlib.new`
 
     Raises
     ------
@@ -73,7 +73,7 @@ def hash_of(path: str | os.PathLike[str], algorithm: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _hash_cached(path: str, algorithm: str, size: int, mtime_ns: int) -> str:
-    """Return a hash of a file; size and time only tell versions of it apart."""
+    """Return a hash of a file; size and time are keys of the cache only."""
     digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .checkpoints import state_dicts
-from .checkpoints.loading import published_file, read, with_classes_of
+from .checkpoints.loading import published_file, read_checkpoint, with_classes_of
 from .checkpoints.trained import read_trained
 from .embedding.embedder import Embedder
 from .embedding.options import choose, shortened
@@ -141,13 +141,13 @@ class Loader:
             model.labels, model.multi_label = trained.labels, trained.multi_label
             _fill(model, family, trained.state_dict, file)
         elif file:
-            state_dict = read(family, row, file)
+            state_dict = read_checkpoint(family, row, file)
             row_of_file = with_classes_of(family, row, state_dict, file)
             model = model if row_of_file is row else build(row_of_file)
             _fill(model, family, state_dict, file)
         elif pretrained:
             file = published_file(family, row)
-            _fill(model, family, read(family, row, file), file)
+            _fill(model, family, read_checkpoint(family, row, file), file)
         return model
 
 

@@ -1,4 +1,4 @@
-"""Classes by name, AudioSet's or those of a checkpoint, and which of them a model hears."""
+"""Names of classes, AudioSet's or those of a checkpoint, and the tags of a clip."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .errors import OptionError
 
 
 class Tag(NamedTuple):
-    """One class and how likely it is to be heard."""
+    """A class and its probability."""
 
     label: str
     probability: float
@@ -25,7 +25,7 @@ class Tag(NamedTuple):
 
 @functools.cache
 def audioset_labels() -> tuple[str, ...]:
-    """Give the names of AudioSet's 527 classes, in the order of the logits of the models trained on it.
+    """Return the names of AudioSet's 527 classes, in the order of the logits of the models trained on it.
 
     They are ``class_labels_indices.csv`` as AudioSet publishes it (Gemmeke et al., ICASSP 2017;
     https://research.google.com/audioset), under CC BY 4.0.
@@ -37,19 +37,26 @@ def audioset_labels() -> tuple[str, ...]:
 def top_tags(
     logits: npt.ArrayLike, k: int = 10, labels: Sequence[str] | None = None, *, multi_label: bool = True
 ) -> tuple[Tag, ...]:
-    """Give the likeliest classes, the likeliest first.
+    """Return the most likely classes, in descending order.
 
     Parameters
     ----------
     logits : (classes,), a scene embedding of the layer "logits"; that of a long clip is the mean over its windows
-    k : how many classes, at least 1; beyond their number are all of them
-    labels : names of the classes, None for AudioSet's 527
-    multi_label : a clip may belong to many classes at once: each has a probability of its own, the sigmoid of its
-        logit, and they do not add up to 1. Else it belongs to one, and they do: the softmax of the logits
+    k : number of classes, at least 1; all of them if there are fewer
+    labels : names of the classes; None for AudioSet's 527
+    multi_label : True if a clip may belong to many classes: probabilities are the sigmoid of the logits. False if it
+        belongs to exactly one: the softmax, which sums to 1
 
     Raises
     ------
-    OptionError : there are not as many numbers as classes, or `k` is less than 1
+    OptionError : the number of logits is not that of classes, or `k` is less than 1
+
+    Examples
+    --------
+    >>> from hear_transformers.labels import top_tags
+    >>> tags = top_tags([0.0, 2.0, -1.0], k=2, labels=["rain", "wind", "bird"])
+    >>> [(tag.label, round(tag.probability, 2)) for tag in tags]
+    [('wind', 0.88), ('rain', 0.5)]
     """
     whose = "AudioSet's " if labels is None else ""
     names = audioset_labels() if labels is None else labels
@@ -58,28 +65,28 @@ def top_tags(
         raise OptionError(f"expected the logits of {whose}{len(names)} classes, found shape {values.shape}")
     if k < 1:
         raise OptionError(f"{k} labels were asked for; choose 1 to {len(names)}")
-    # In logarithms nothing overflows.
+    # In logarithms, so that nothing overflows.
     scale = np.logaddexp(0.0, values) if multi_label else np.logaddexp.reduce(values)
     probabilities = np.exp(values - scale)
     return tuple(Tag(names[i], float(probabilities[i])) for i in np.argsort(-values, kind="stable")[:k])
 
 
 def tags_of(model: object, logits: npt.ArrayLike, k: int) -> tuple[Tag, ...]:
-    """Give the likeliest of the classes that a model's checkpoint names, else of AudioSet's, see `top_tags`."""
+    """Return the most likely classes, named by the model's checkpoint, else by AudioSet, see `top_tags`."""
     if not isinstance(model, Embedder):
         return top_tags(logits, k)
     return top_tags(logits, k, model.labels, multi_label=model.multi_label)
 
 
 def check_logits(model: object, *, timestamps: bool) -> None:
-    """Refuse embeddings that labels cannot be put to: all but the logits of classes with names, for whole files.
+    """Check that embeddings are the logits of named classes, for whole files.
 
     Raises
     ------
-    OptionError : embeddings are along time, of a module of others, of another layer, or of classes without names
+    OptionError : embeddings are along time, of a module of others, of another layer, or of unnamed classes
     """
     if timestamps:
-        raise OptionError("labels say what is heard in a whole file; leave out timestamps, or the labels")
+        raise OptionError("labels are for whole files; leave out timestamps, or the labels")
     if not isinstance(model, Embedder):
         raise OptionError(
             "labels are names of logits, and the HEAR API does not say which numbers of an embedding are logits; "

@@ -46,15 +46,14 @@ DEVIATION = 0.02  # of matrices and position tables at first (authors' mvit_mode
 
 
 def pooled_size(grid: Pair, stride: Pair) -> Pair:
-    """Count the positions that an odd kernel with zeros around the grid leaves."""
+    """Return the size of a grid after pooling with an odd, zero-padded kernel."""
     return -(-grid[0] // stride[0]), -(-grid[1] // stride[1])
 
 
 class PatchEmbed(nn.Module):
-    """Map overlapping patches of a spectrogram, with zeros around it, to the positions of a grid.
+    """Map overlapping patches of a zero-padded spectrogram to the positions of a grid.
 
-    The parameters are those of a convolution; the patches are multiplied as a matrix for the reason that
-    `transformer.PatchEmbed` gives.
+    The parameters are those of a convolution; patches are multiplied as a matrix, see `transformer.PatchEmbed`.
 
     Parameters
     ----------
@@ -70,35 +69,37 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(1, dim, kernel, stride, (kernel[0] // 2, kernel[1] // 2))
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Cut and map: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
+        """Embed patches: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
         bands, frames = (size // 2 for size in self.kernel)
         padded = F.pad(mel, (frames, frames, bands, bands))
         patches = padded.unfold(1, self.kernel[0], self.stride[0]).unfold(2, self.kernel[1], self.stride[1])
         # (batch, freq, time, bands of a patch, frames of a patch)
-        return F.linear(patches.flatten(3), self.proj.weight.flatten(1), self.proj.bias)
+        return F.linear(patches.flatten(3), self.proj.weight.flatten(1), self.proj.bias)  # (batch, freq, time, dim)
 
 
 # Relative positions
 
 
 def zero_entry(entries: int, key_step: int) -> int:
-    """Give the entry of distance 0: behind those of the farthest key that follows a query."""
+    """Return the index of distance 0, behind the distances of all keys that follow a query."""
+    # A table of 2 n - 1 entries is for n positions. Entry 0 is the distance from the first query to the last of the
+    # ceil(n / key_step) keys; distance 0 lies as many entries behind, which is the middle only where key_step is 1.
     positions = (entries + 1) // 2
     return (-(-positions // key_step) - 1) * key_step
 
 
 def resampled(table: Tensor, entries: int, key_step: int, was_key_step: int | None = None) -> Tensor:
-    """Interpolate a table of relative positions linearly to another length, which stands for the same distances.
+    """Interpolate a table of relative positions linearly to another length for the same distances.
 
-    Distance 0 keeps its embedding. The authors stretch a table from end to end instead, which moves it, as it is not
-    the middle entry where keys are sparser than queries.
+    Distance 0 keeps its embedding. The authors interpolate from end to end instead, which moves distance 0 where keys
+    are sparser than queries and it is not the middle entry.
 
     Parameters
     ----------
     table : (entries of the grid it was made for, features)
     entries : of the result
     key_step : distance between two keys, in entries
-    was_key_step : the same in the table as it is, if that differs
+    was_key_step : the same in the given table; None if equal
 
     Returns
     -------
@@ -141,13 +142,13 @@ def relative_positions(table: Tensor, queries: int, keys: int, steps: Pair) -> T
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What tells two blocks apart.
+    """Dimensions of a block.
 
     Attributes
     ----------
     inputs, outputs : features of a position before and after the block
     heads : of the attention
-    query_stride, key_stride : by which the grid is pooled for queries, which is the stride of the block, and for keys
+    query_stride, key_stride : of the pooling of the grid for queries, which is the stride of the block, and for keys
         and values; along each axis one divides the other
     grid : positions before the block that the tables of relative positions are made for
     """
@@ -188,38 +189,42 @@ class PoolingAttention(nn.Module):
         self.rel_pos_w = nn.Parameter(nn.init.trunc_normal_(torch.empty(2 * n_time - 1, features), std=DEVIATION))
 
     def forward(self, grid: Tensor) -> Tensor:
-        """Mix positions: (batch, freq, time, inputs) -> (batch, freq / stride, time / stride, outputs)."""
+        """Attend: (batch, freq, time, inputs) -> (batch, freq / stride, time / stride, outputs)."""
         query, key, value = self.qkv(grid).chunk(3, -1)
         query = self._pooled(query, self.pool_q, self.norm_q)
         key = self._pooled(key, self.pool_k, self.norm_k)
         value = self._pooled(value, self.pool_v, self.norm_v)
         bias = self._bias(query, (key.shape[2], key.shape[3]))
+        # (batch, heads, positions, size) each
         mixed = F.scaled_dot_product_attention(query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3), bias)
-        mixed = mixed.unflatten(2, query.shape[2:4]) + query
-        return self.proj(mixed.permute(0, 2, 3, 1, 4).flatten(3))
+        mixed = mixed.unflatten(2, query.shape[2:4]) + query  # (batch, heads, freq, time, size)
+        return self.proj(mixed.permute(0, 2, 3, 1, 4).flatten(3))  # (batch, freq, time, outputs)
 
     def _pooled(self, features: Tensor, conv: nn.Conv2d, norm: nn.LayerNorm) -> Tensor:
-        """Pool every head alike: (batch, freq, time, outputs) -> (batch, heads, pooled freq, pooled time, size)."""
-        # With the heads' features side by side and innermost, nothing is copied to give each head its map.
+        """Pool every head equally: (batch, freq, time, outputs) -> (batch, heads, pooled freq, pooled time, size)."""
+        # The heads' features stay side by side and innermost, so that no head's map is copied.
         weight = conv.weight.repeat(self.heads, 1, 1, 1)
-        maps = features.permute(0, 3, 1, 2)
+        maps = features.permute(0, 3, 1, 2)  # (batch, outputs, freq, time)
         maps = F.conv2d(maps, weight, None, conv.stride, conv.padding, groups=len(weight))
-        pooled = norm(maps.permute(0, 2, 3, 1).unflatten(3, (self.heads, -1)))
-        # On CUDA autocast normalises into float32, which residual pooling would pass on: twice the memory.
+        pooled = norm(maps.permute(0, 2, 3, 1).unflatten(3, (self.heads, -1)))  # (batch, freq, time, heads, size)
+        # On CUDA, autocast normalises into float32, which residual pooling would propagate: twice the memory.
         return pooled.to(features.dtype).permute(0, 3, 1, 2, 4)
 
     def _bias(self, query: Tensor, keys: Pair) -> Tensor:
-        """Give what distances add to the scores: (batch, heads, queries, keys), the only tensor of this size."""
+        """Compute the bias of the scores by distance: (batch, heads, queries, keys), the only tensor of this size."""
+        # A query is compared with the embeddings of its distances from keys, along each axis apart: key k of frequency
+        # and l of time adds q . e_freq[f - k] + q . e_time[t - l] to the score of the query at (f, t).
         over_freq = relative_positions(self.rel_pos_h, query.shape[2], keys[0], self.steps[0])
         over_time = relative_positions(self.rel_pos_w, query.shape[3], keys[1], self.steps[1])
         of_freq = torch.einsum("bhftd,fkd->bhftk", query, over_freq).contiguous()
         of_time = torch.einsum("bhftd,tkd->bhftk", query, over_time).contiguous()
-        # Contiguous terms make a contiguous sum, which is not copied where it is flattened.
-        return (of_freq.unsqueeze(5) + of_time.unsqueeze(4)).flatten(4).flatten(2, 3)
+        # Contiguous terms make a contiguous sum, which flatten does not copy.
+        bias = of_freq.unsqueeze(5) + of_time.unsqueeze(4)  # (batch, heads, freq, time, key freq, key time)
+        return bias.flatten(4).flatten(2, 3)
 
 
 def _pooling(size: int, stride: Pair) -> tuple[nn.Conv2d, nn.LayerNorm]:
-    """Make the parameters of one pooling: a depthwise convolution that all heads share, and its normalisation."""
+    """Build one pooling: a depthwise convolution shared by all heads, and its normalisation."""
     conv = nn.Conv2d(size, size, POOL_KERNEL, stride, POOL_KERNEL // 2, groups=size, bias=False)
     return conv, nn.LayerNorm(size, eps=EPSILON)
 
@@ -230,7 +235,7 @@ class PoolingBlock(nn.Module):
     Parameters
     ----------
     shape : of the block
-    drop_path : how often either branch is left out of a clip in training
+    drop_path : probability that a branch is dropped for a clip in training
     """
 
     def __init__(self, shape: Shape, drop_path: float) -> None:
@@ -246,18 +251,18 @@ class PoolingBlock(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         """Refine a grid: (batch, freq, time, inputs) -> (batch, freq / stride, time / stride, outputs)."""
         normed = self.norm1(grid)
-        # Where it is widened, the skip connection is the normalised grid.
+        # A widened skip connection starts from the normalised grid.
         skip = grid if self.proj is None else self.proj(normed)
         grid = self._pooled(skip) + self.drop(self.attn(normed))
         return grid + self.drop(self.mlp(self.norm2(grid)))
 
     def _pooled(self, grid: Tensor) -> Tensor:
-        """Take the maximum of what each position of the strided grid stands for."""
+        """Pool a grid to its strided positions by the maximum."""
         if self.stride == (1, 1):
             return grid
         kernel = [step + 1 if step > 1 else 1 for step in self.stride]
         maps = F.max_pool2d(grid.permute(0, 3, 1, 2), kernel, self.stride, [size // 2 for size in kernel])
-        return maps.permute(0, 2, 3, 1)
+        return maps.permute(0, 2, 3, 1)  # (batch, freq, time, inputs)
 
 
 class MAST(Trunk):
@@ -268,10 +273,10 @@ class MAST(Trunk):
     depths : blocks of each stage
     dim, heads : of the first stage
     kernel, stride : of the patches, in mel bands and mel frames
-    q_strides : by which the first block of each later stage pools the grid, in frequency and time
-    kv_stride : by which keys and values are pooled in the first stage; later stages divide it by their `q_strides`
+    q_strides : of the pooling in the first block of each later stage, in frequency and time
+    kv_stride : of the pooling of keys and values in the first stage; later stages divide it by their `q_strides`
     n_mels : mel bands of the input
-    frames : mel frames that the tables of relative positions are made for; see `relative_positions` for other numbers
+    frames : mel frames that the tables of relative positions are sized for; see `relative_positions` for other numbers
     n_classes : logits; 0 for a network without a classifier
     drop_path : rate of stochastic depth in the last block, growing linearly from 0 in the first
     """
@@ -297,7 +302,7 @@ class MAST(Trunk):
         super().__init__()
         shapes = plan(depths, dim, heads, q_strides, kv_stride, pooled_size((n_mels, frames), stride))
         hops = accumulate((shape.query_stride[1] for shape in shapes), lambda hop, step: hop * step, initial=stride[1])
-        # Kernels are odd and padded alike on both sides, so position 0 lies on frame 0 everywhere.
+        # Kernels are odd and padded equally on both sides, so position 0 lies on frame 0 everywhere.
         grids = {str(i): TimeAxis(hop, 0.0, kernel[1] if i == 0 else None) for i, hop in enumerate(hops)}
         vectors = {"features": None, **({"logits": None} if n_classes else {})}
         self.layers = {**grids, "norm": grids[str(len(shapes))], **vectors}
@@ -322,7 +327,7 @@ class MAST(Trunk):
                 taps[str(i)] = grid.transpose(1, 2)  # (batch, time, freq, features)
         if not all(layer.isdecimal() for layer in wanted):
             grid = self.norm(grid)
-            taps["norm"] = grid.transpose(1, 2)
+            taps["norm"] = grid.transpose(1, 2)  # (batch, time, freq, features)
             taps["features"] = grid.mean((1, 2))
         if self.head is not None and "logits" in wanted:
             taps["logits"] = self.head(taps["features"])
@@ -332,7 +337,7 @@ class MAST(Trunk):
 def plan(
     depths: tuple[int, ...], dim: int, heads: int, q_strides: tuple[Pair, ...], kv_stride: Pair, grid: Pair
 ) -> list[Shape]:
-    """Give the shape of every block, see `MAST`; `grid` is that of the patches."""
+    """Compute the shape of every block, see `MAST`; `grid` is that of the patches."""
     shapes: list[Shape] = []
     for stage, (depth, first) in enumerate(zip(depths, ((1, 1), *q_strides), strict=True)):
         for stride in (first, *[(1, 1)] * (depth - 1)):
@@ -344,7 +349,7 @@ def plan(
 
 
 def _init(module: nn.Module) -> None:
-    """Draw matrices as the authors of MViTv2 do."""
+    """Initialise matrices as the authors of MViTv2 do."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=DEVIATION)
         nn.init.zeros_(module.bias)
@@ -353,16 +358,16 @@ def _init(module: nn.Module) -> None:
 # Files
 
 TIMM = {".shortcut_proj_attn.": ".proj.", "head.fc.": "head.projection."}
-"""Parts of timm's keys, and of the authors' and ours."""
+"""Parts of timm's keys -> the authors' and ours."""
 
 TIMM_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 
 
-def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Turn the tensors of an MViTv2 for images, in the authors' layout or timm's, into those of `MAST`.
+def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Convert the tensors of an MViTv2 for images, in the authors' layout or timm's, to those of `MAST`.
 
-    The filters of the patches are averaged over red, green and blue and spread over as many frames as a patch has,
-    tables of relative positions interpolated to the grid of the variant.
+    The filters of the patches are averaged over red, green and blue and spread over the frames of a patch, tables of
+    relative positions interpolated to the grid of the variant.
     """
     filters = state_dict.get("patch_embed.proj.weight")
     of_images = images.are_for_images(filters)
@@ -384,9 +389,9 @@ def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
 
 
 def spread(filters: Tensor, frames: int) -> Tensor:
-    """Stretch filters (features, channels, bands, frames) linearly over more frames (our choice).
+    """Interpolate filters (features, channels, bands, frames) linearly to more frames (our choice).
 
-    What a frame had is divided among those that it is spread over, so that steady sound is heard as loud as before.
+    The weight of a frame is divided among those that it is spread over, so that the response to steady sound is kept.
     """
     if frames == filters.shape[3]:
         return filters
@@ -395,7 +400,7 @@ def spread(filters: Tensor, frames: int) -> Tensor:
 
 
 def _renamed(key: str, depths: tuple[int, ...]) -> str:
-    """Give a key of timm, which counts blocks within their stage, the authors' name; leave others alone."""
+    """Rename a key of timm, which counts blocks within their stage, to the authors' name; return others unchanged."""
     for theirs, ours in TIMM.items():
         key = key.replace(theirs, ours)
     return TIMM_BLOCK.sub(lambda match: f"blocks.{sum(depths[: int(match[1])]) + int(match[2])}.", key)
@@ -409,14 +414,14 @@ SIZES: dict[str, dict[str, Any]] = {
 """MViTv2's sizes B, S and T (authors' configs/MVITv2_*.yaml); the paper's is B, by its number of parameters."""
 
 AUDIO = {"kernel": (7, 9), "stride": (4, 8), "q_strides": ((1, 2), (2, 2), (2, 2)), "kv_stride": (4, 4)}
-"""Our choice: of the simple ones with both 1-D and 2-D pooling, the one that has the abstract's two ratios to AST."""
+"""Our choice: the simple combination of 1-D and 2-D pooling that has the abstract's two ratios to AST."""
 
 IMAGES = {"kernel": (7, 7), "stride": (4, 4), "q_strides": ((2, 2), (2, 2), (2, 2)), "kv_stride": (4, 4)}
 """MViTv2's own (authors' configs/MVITv2_*.yaml and mvit/config/defaults.py)."""
 
 
 def row(checkpoint: str, imagenet: str, **network: Any) -> Variant:
-    """Make the row of one network, over the mel and the 10.24 s of AST, which the paper compares itself with."""
+    """Build the row of one network, over the mel and the 10.24 s of AST, the paper's baseline."""
     return Variant(
         checkpoint=checkpoint,
         network=network,
@@ -441,10 +446,10 @@ FAMILY = hear.Family(
     name="mast",
     network=MAST,
     variants=VARIANTS,
-    adapt=adapt,
+    convert_state_dict=convert_state_dict,
     classifier=("head.bias",),
     unused=("head.projection.weight", "head.projection.bias"),  # ImageNet's classes
-    fresh=("head.",),
+    reinitialised=("head.",),
 )
 
 load_model = hear.Loader(FAMILY)

@@ -4,12 +4,12 @@ Kong, Cao, Iqbal, Wang, Wang, Plumbley: PANNs: Large-Scale Pretrained Audio Neur
 Recognition, TASLP 2020 (1912.10211). Code of the authors: github.com/qiuqiangkong/audioset_tagging_cnn, MIT. Weights:
 zenodo.org/record/3987831, CC-BY-4.0.
 
-A network is stages, one after another, and a head. Layers are numbered as the authors count their convolutional stages;
-"0" is what the first of them sees. The default embedding is "features", what the authors call the embedding.
+A network is a sequence of stages and a head. Layers are numbered like the authors' convolutional stages; "0" is the
+input of the first. The default embedding is "features", the authors' embedding.
 
 Three things differ from the authors' code. A clip shorter than a network's shortest is mirrored; theirs fails. Where
 the two branches of a Wavegram-Logmel network differ in length, both are cropped to the shorter; theirs fails. The 8 kHz
-network takes 16 kHz, a rate of HEAR's, and resamples.
+network takes 16 kHz, a rate of HEAR, and resamples.
 """
 
 from __future__ import annotations
@@ -47,32 +47,32 @@ DROPOUT = 0.5  # of a head, in training (authors' models.py, as every number of 
 STAGE_DROPOUT = 0.2  # behind a block of a CNN
 INNER_DROPOUT = 0.1  # within a residual block
 N_HALVINGS = 5  # blocks of a CNN that halve the map, the first ones
-FRONT_END_TOLERANCE = 1e-4  # of the largest value; the authors' tensors differ from ours by less than 1e-5
+FRONT_END_TOLERANCE = 1e-4  # relative to the largest value; the authors' tensors differ from ours by less than 1e-5
 
 Stage = tuple[str, str, nn.Module]
-"""The authors' name of a module, the layer that its output is ("" for none), the module."""
+"""The authors' name of a module, the layer of its output ("" for none), the module."""
 
 
 # Blocks
 
 
 def conv1d(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Conv1d:
-    """Make a convolution over time without bias, padded so that positions stay centred."""
+    """Build a convolution over time without bias, padded so that positions stay centred."""
     conv = nn.Conv1d(inputs, outputs, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
-    # He's: with PyTorch's own initialisation the features of a random network would vanish.
+    # He initialisation: with PyTorch's default the features of a random network would vanish.
     nn.init.kaiming_normal_(conv.weight)
     return conv
 
 
 def conv2d(inputs: int, outputs: int, kernel: int = 3, groups: int = 1) -> nn.Conv2d:
-    """Make a convolution over time and frequency without bias, padded so that positions stay centred."""
+    """Build a convolution over time and frequency without bias, padded so that positions stay centred."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(conv.weight)
     return conv
 
 
 def norm(conv: nn.Conv1d | nn.Conv2d) -> nn.BatchNorm1d | nn.BatchNorm2d:
-    """Make the batch normalisation behind a convolution."""
+    """Build the batch normalisation after a convolution."""
     return (nn.BatchNorm1d if isinstance(conv, nn.Conv1d) else nn.BatchNorm2d)(conv.out_channels)
 
 
@@ -140,7 +140,7 @@ class ResidualBlock(ConvBlock):
             self.downsample = nn.Sequential(*([] if beside is None else [beside]), conv, norm(conv))
 
     def shortcut(self, maps: Tensor) -> Tensor:
-        """Give what is added."""
+        """Compute the residual."""
         added: Tensor = self.downsample(maps)
         return added
 
@@ -153,7 +153,7 @@ class ResidualBlock(ConvBlock):
 
 
 class DaiBlock(ResidualBlock):
-    """Four convolutions over time; the first block's shortcut has weights but no use, for it does not widen."""
+    """Four convolutions over time; the shortcut of the first block, which does not widen, has unused weights."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(conv1d(inputs, outputs), *(conv1d(outputs, outputs) for _ in range(3)), dropout=0.0)
@@ -165,7 +165,7 @@ class DaiBlock(ResidualBlock):
             self.bn_downsample.requires_grad_(False)
 
     def shortcut(self, maps: Tensor) -> Tensor:
-        """Give what is added."""
+        """Compute the residual."""
         return self.bn_downsample(self.downsample(maps)) if self.widens else maps
 
 
@@ -199,7 +199,7 @@ class Bands(nn.Module):
     Parameters
     ----------
     n_bands : positions along frequency
-    innermost : True if CPUs are to compute with the features innermost in memory, for the whole network
+    innermost : True to keep the features innermost in memory on CPUs, for the whole network
     """
 
     def __init__(self, n_bands: int, innermost: bool = False) -> None:
@@ -209,7 +209,7 @@ class Bands(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Fold (batch, maps * n_bands, time) into (batch, maps, time, n_bands)."""
-        maps = frames.unflatten(1, (-1, self.n_bands)).transpose(2, 3)
+        maps = frames.unflatten(1, (-1, self.n_bands)).transpose(2, 3)  # (batch, maps, time, n_bands)
         if self.innermost and maps.device.type == "cpu":
             return maps.contiguous(memory_format=torch.channels_last)
         return maps
@@ -219,18 +219,18 @@ class Bands(nn.Module):
 
 
 def scaled(channels: int, width: float) -> int:
-    """Multiply a number of channels."""
+    """Scale a number of channels."""
     return max(8, round(channels * width))
 
 
 def spectrogram(n_mels: int = 64, innermost: bool = False) -> Iterator[Stage]:
-    """Normalise a log-mel spectrogram, with statistics that come with the weights; make it a map, see `Bands`."""
+    """Build the normalisation of a log-mel spectrogram, with statistics from the weights, and its `Bands`."""
     yield "bn0", "0", nn.BatchNorm1d(n_mels)
     yield "bands", "", Bands(n_mels, innermost)
 
 
 def cnn_blocks(inputs: int, widths: Sequence[int], kernel: int = 3, first: int = 1) -> Iterator[Stage]:
-    """Make the blocks of a CNN: two convolutions with a kernel of 3, or one with a kernel of 5."""
+    """Build the blocks of a CNN: two convolutions with a kernel of 3, or one with a kernel of 5."""
     for number, (before, after) in enumerate(pairwise([inputs, *widths]), first):
         convs = [conv2d(before, after, kernel), *([conv2d(after, after)] if kernel == 3 else [])]
         pool = nn.AvgPool2d(2) if number <= N_HALVINGS else None
@@ -242,13 +242,13 @@ CNN14 = (64, 128, 256, 512, 1024, 2048)
 
 
 def cnn(width: float, *, widths: Sequence[int] = CNN14, kernel: int = 3, n_mels: int = 64) -> Iterator[Stage]:
-    """Make a plain CNN of blocks with so many channels, see `cnn_blocks`."""
+    """Build a plain CNN from the channels of its blocks, see `cnn_blocks`."""
     yield from spectrogram(n_mels)
     yield from cnn_blocks(1, [scaled(channels, width) for channels in widths], kernel)
 
 
 def resnet(width: float, *, depths: Sequence[int], bottleneck: bool = False) -> Iterator[Stage]:
-    """Make a residual network from the blocks of each layer; a bottleneck is a block that ends four times as wide."""
+    """Build a residual network from the blocks of each layer; a bottleneck block ends four times as wide."""
     channels, last = scaled(64, width), scaled(2048, width)
     yield from spectrogram()
     yield from cnn_blocks(1, [channels])
@@ -268,7 +268,7 @@ def resnet(width: float, *, depths: Sequence[int], bottleneck: bool = False) -> 
 
 
 def mobilenet_v1(width: float) -> Iterator[Stage]:
-    """Make MobileNetV1 (Howard et al., 1704.04861, table 1), which pools here where the original has strides."""
+    """Build MobileNetV1 (Howard et al., 1704.04861, table 1), with pooling in place of the original's strides."""
     widths = [scaled(n, width) for n in (32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024)]
     yield from spectrogram(innermost=True)  # twice as fast, for depthwise convolutions
     yield "features.0", "1", nn.Sequential(*unit(1, widths[0], 3, 2), nn.ReLU(inplace=True))
@@ -283,7 +283,7 @@ INVERTED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 
 
 
 def mobilenet_v2(width: float) -> Iterator[Stage]:
-    """Make MobileNetV2 (Sandler et al., 1801.04381, table 2), which pools here where the original has strides."""
+    """Build MobileNetV2 (Sandler et al., 1801.04381, table 2), with pooling in place of the original's strides."""
     inputs, last = scaled(32, width), scaled(1280, width)
     blocks: list[nn.Module] = [nn.Sequential(*unit(1, inputs, 3, 2), nn.ReLU6(inplace=True))]
     for expansion, channels, n_blocks, stride in INVERTED:
@@ -298,19 +298,19 @@ def mobilenet_v2(width: float) -> Iterator[Stage]:
 
 
 def waveform() -> Stage:
-    """Make a map with one channel of a waveform."""
-    return "channel", "", nn.Unflatten(1, (1, -1))
+    """Build the stage that adds a channel to a waveform."""
+    return "channel", "", nn.Unflatten(1, (1, -1))  # (batch, samples) -> (batch, 1, samples)
 
 
 def leenet(width: float, *, widths: Sequence[int], n_convs: int, n_pooled: int) -> Iterator[Stage]:
-    """Make a CNN over the waveform whose kernels and pools have three samples (Lee et al., 1703.01789).
+    """Build a CNN over the waveform with kernels and pools of three samples (Lee et al., 1703.01789).
 
     Parameters
     ----------
     width : multiplies every number of channels
     widths : channels of each block
     n_convs : convolutions of a block, 1 or 2
-    n_pooled : how many blocks pool, from the second on; the first has a stride
+    n_pooled : blocks that pool, from the second on; the first has a stride
     """
     yield waveform()
     for number, (inputs, outputs) in enumerate(pairwise([1, *(scaled(n, width) for n in widths)]), 1):
@@ -321,7 +321,7 @@ def leenet(width: float, *, widths: Sequence[int], n_convs: int, n_pooled: int) 
 
 
 def dainet(width: float) -> Iterator[Stage]:
-    """Make a residual network over the waveform with a stem of 80 samples (Dai et al., 1610.00087)."""
+    """Build a residual network over the waveform with a stem of 80 samples (Dai et al., 1610.00087)."""
     widths = [scaled(channels, width) for channels in (64, 64, 128, 256, 512)]
     yield waveform()
     yield "conv0", "", nn.Conv1d(1, widths[0], 80, 4, bias=False)
@@ -333,7 +333,7 @@ def dainet(width: float) -> Iterator[Stage]:
 
 
 def res1dnet(width: float, *, depths: Sequence[int]) -> Iterator[Stage]:
-    """Make a residual network over the waveform from the blocks of each layer."""
+    """Build a residual network over the waveform from the blocks of each layer."""
     widths = [scaled(channels, width) for channels in (64, 64, 128, 256, 512, 1024, 1024, 2048)]
     yield waveform()
     yield "conv0", "", conv1d(1, widths[0], 11, stride=5)
@@ -349,13 +349,13 @@ def res1dnet(width: float, *, depths: Sequence[int]) -> Iterator[Stage]:
 
 
 def wavegram(width: float, *, n_bins: int, n_branches: int) -> Iterator[Stage]:
-    """Make a CNN over a wavegram, a spectrogram learned from the waveform, which the paper introduces.
+    """Build a CNN over the paper's wavegram, a spectrogram learned from the waveform.
 
     Parameters
     ----------
     width : multiplies every number of channels
     n_bins : positions along frequency
-    n_branches : how many maps the second block of the CNN sees, one behind the other
+    n_branches : maps that the second block of the CNN reads, concatenated
     """
     n_maps = max(1, round(4 * width))
     widths = [scaled(64, width), scaled(64, width), scaled(128, width), n_maps * n_bins]
@@ -376,13 +376,13 @@ def wavegram(width: float, *, n_bins: int, n_branches: int) -> Iterator[Stage]:
 
 
 SLIDING = (nn.Conv1d, nn.Conv2d, nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d)
-"""What looks at several positions in time, which is always the first axis behind the channels."""
+"""Modules that see several positions in time, which is always the first axis after the channels."""
 
 
 def slides(stage: nn.Module) -> Iterator[tuple[int, int, int]]:
-    """Give length, stride and padding of what a stage slides over time, in the order it runs.
+    """Return length, stride and padding in time of the kernels and pools of a stage, in the order of its forward pass.
 
-    Every block defines its parts in that order. A shortcut sees nothing that the main path does not see.
+    Every block defines its parts in that order. Shortcuts are skipped: they see no more than the main path.
     """
     for name, module in stage.named_modules():
         if isinstance(module, SLIDING) and "downsample" not in name:
@@ -392,7 +392,7 @@ def slides(stage: nn.Module) -> Iterator[tuple[int, int, int]]:
 
 
 def axis_behind(axis: TimeAxis, stage: nn.Module) -> TimeAxis:
-    """Give the time axis of what a stage makes of its input."""
+    """Compute the time axis of the output of a stage from that of its input."""
     hop, offset, field = axis.hop, axis.offset, axis.receptive_field or 1
     for length, stride, padding in slides(stage):
         offset += ((length - 1) / 2 - padding) * hop
@@ -402,7 +402,7 @@ def axis_behind(axis: TimeAxis, stage: nn.Module) -> TimeAxis:
 
 
 def fewest_frames(stages: Sequence[nn.Module]) -> int:
-    """Give the length of the shortest input of stages that follow each other."""
+    """Return the length of the shortest input of consecutive stages."""
     n_positions = 1
     for length, stride, padding in reversed([slide for stage in stages for slide in slides(stage)]):
         n_positions = max(1, (n_positions - 1) * stride + length - 2 * padding)
@@ -410,7 +410,7 @@ def fewest_frames(stages: Sequence[nn.Module]) -> int:
 
 
 def joined(one: TimeAxis, other: TimeAxis) -> TimeAxis:
-    """Give the time axis of two maps one behind the other, which see stretches of audio that overlap."""
+    """Return the time axis of two concatenated maps, whose receptive fields overlap."""
     reaches = [((axis.receptive_field or 1) - 1) / 2 for axis in (one, other)]
     first = min(one.offset - reaches[0], other.offset - reaches[1])
     last = max(one.offset + reaches[0], other.offset + reaches[1])
@@ -423,15 +423,15 @@ def joined(one: TimeAxis, other: TimeAxis) -> TimeAxis:
 Body = Callable[..., Iterator[Stage]]
 
 FRAMES = TimeAxis(1, 0.0, 1)
-"""Of what a network takes: samples of a waveform, frames of a spectrogram."""
+"""Time axis of the input of a network: samples of a waveform, frames of a spectrogram."""
 
 
 class Panns(Trunk):
-    """Stages one after another, and the head of the networks that tag whole clips.
+    """A sequence of stages, and the head of the networks that tag whole clips.
 
     Parameters
     ----------
-    body : makes the stages
+    body : builds the stages
     embedding : length of "features"
     width : multiplies every number of channels
     n_classes : logits
@@ -459,7 +459,7 @@ class Panns(Trunk):
         self.min_frames = fewest_frames([self.get_submodule(name) for name in self.stages])
 
     def _add(self, stages: Iterator[Stage]) -> dict[str, str]:
-        """Register stages under their names; give name and layer of each."""
+        """Register stages under their names; return the layer of each name."""
         layers = {}
         for name, layer, module in stages:
             container, _, last = name.rpartition(".")
@@ -470,7 +470,7 @@ class Panns(Trunk):
         return layers
 
     def _axes_along(self, stages: Mapping[str, str], axis: TimeAxis) -> dict[str, TimeAxis]:
-        """Give the time axes of the layers among stages that follow each other from that of their input."""
+        """Compute the time axes of the layers of consecutive stages from that of their input."""
         axes = {}
         for name, layer in stages.items():
             axis = axis_behind(axis, self.get_submodule(name))
@@ -486,7 +486,7 @@ class Panns(Trunk):
         return {layer: taps[layer] for layer in wanted}
 
     def _run(self, stages: Mapping[str, str], maps: Tensor, wanted: Collection[str], taps: dict[str, Tensor]) -> Tensor:
-        """Run stages, store wanted layers, stop as soon as all are there; give the last map."""
+        """Run stages until all wanted layers are stored; return the last map."""
         for name, layer in stages.items():
             if taps.keys() >= set(wanted):
                 break
@@ -504,23 +504,23 @@ class Panns(Trunk):
 
 
 def grid(maps: Tensor) -> Tensor:
-    """Give (batch, features, time[, freq]) the axes of a layer, (batch, time, freq, features)."""
+    """Permute (batch, features, time[, freq]) to the axes of a layer, (batch, time, freq, features)."""
     return maps.permute(0, 2, 3, 1) if maps.ndim == 4 else maps.transpose(1, 2).unsqueeze(2)
 
 
 def over_time(maps: Tensor) -> Tensor:
-    """Take the mean over frequency where there is any: -> (batch, features, time)."""
+    """Average over frequency, if there is any: -> (batch, features, time)."""
     return maps.mean(3) if maps.ndim == 4 else maps
 
 
 class DecisionLevel(Panns):
-    """CNN that tags every segment of time and draws the clip's tags from these.
+    """CNN that tags every segment of time and pools these tags for the clip.
 
     "features" is a grid here, and so is "framewise", the logits of every segment.
 
     Parameters
     ----------
-    decision : how a clip's probabilities follow from its segments': "max", "avg" or "att"
+    decision : pooling of the probabilities of segments: "max", "avg" or "att"
     options : of `Panns`
     """
 
@@ -528,7 +528,7 @@ class DecisionLevel(Panns):
         super().__init__(cnn, **options)
         self.decision = decision
         self.max_pool = nn.MaxPool1d(3, 1, 1)
-        self.avg_pool = nn.AvgPool1d(3, 1, 1)  # counts zeros beyond the ends, as the authors' does
+        self.avg_pool = nn.AvgPool1d(3, 1, 1)  # with zeros beyond the ends, as the authors'
         grids = {layer: axis for layer, axis in self.layers.items() if axis is not None}
         segments = axis_behind([*grids.values()][-1], self.max_pool)
         self.layers = {**grids, "features": segments, "framewise": segments, "logits": None}
@@ -541,45 +541,46 @@ class DecisionLevel(Panns):
         frames = over_time(maps)
         frames = self.dropout(self.max_pool(frames) + self.avg_pool(frames))
         features = self.fc1(frames.transpose(1, 2)).relu_()  # (batch, time, features)
-        # Unlike the networks that tag whole clips, these thin out what they tag from.
-        thinned = self.dropout(features)
+        # Unlike in the networks that tag whole clips, dropout follows the embedding.
+        dropped = self.dropout(features)
         if self.decision == "att":
-            segments, taps["logits"] = self.att_block(thinned)
+            segments, taps["logits"] = self.att_block(dropped)
         else:
-            segments = self.fc_audioset(thinned)
+            segments = self.fc_audioset(dropped)
             taps["logits"] = segments.amax(1) if self.decision == "max" else logits(segments.float().sigmoid().mean(1))
-        taps["features"], taps["framewise"] = features.unsqueeze(2), segments.unsqueeze(2)
+        taps["features"], taps["framewise"] = features.unsqueeze(2), segments.unsqueeze(2)  # (batch, time, 1, size)
 
 
 class Attention(nn.Module):
-    """Tags every segment and weighs the segments, for each class its own way."""
+    """Tags of every segment, and their mean with weights for each class."""
 
     def __init__(self, features: int, n_classes: int) -> None:
         super().__init__()
         self.att = nn.Conv1d(features, n_classes, 1)
         self.cla = nn.Conv1d(features, n_classes, 1)
-        self.bn_att = nn.BatchNorm1d(n_classes).requires_grad_(False)  # has weights but no use
+        self.bn_att = nn.BatchNorm1d(n_classes).requires_grad_(False)  # unused weights
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Tag (batch, time, features): logits (batch, time, classes) of the segments, (batch, classes) of the clip."""
-        frames = features.transpose(1, 2)
+        frames = features.transpose(1, 2)  # (batch, features, time)
         weights = self.att(frames).float().clamp(-10, 10).softmax(2)
         segments = self.cla(frames)
+        # (batch, classes, time) -> (batch, time, classes)
         return segments.transpose(1, 2), logits((weights * segments.float().sigmoid()).sum(2))
 
 
 def logits(probabilities: Tensor) -> Tensor:
-    """Invert the sigmoid, within +-16: closer to 0 or 1 probabilities in float32 say nothing."""
+    """Invert the sigmoid, within +-16, the resolution of float32 probabilities near 0 and 1."""
     return probabilities.logit(torch.finfo(torch.float32).eps)
 
 
 class Wavegram(Panns):
-    """CNN over a wavegram; layer "1" stands where a CNN over a spectrogram has its first block.
+    """CNN over a wavegram; layer "1" is in the place of the first block of a CNN over a spectrogram.
 
     Parameters
     ----------
-    n_mels : bands of the spectrogram whose normalisation and first block the weights hold, without use
-    n_branches : how many maps the second block sees, one behind the other
+    n_mels : bands of the spectrogram whose normalisation and first block are in the weights, unused
+    n_branches : maps that the second block reads, concatenated
     width, options : of `Panns`
     """
 
@@ -593,7 +594,7 @@ class Wavegram(Panns):
 class WavegramLogmel(Wavegram):
     """CNN over a wavegram and a log-mel spectrogram: layer "1" is the spectrogram's first block, then the wavegram.
 
-    Where a clip has an odd number of whole hops the wavegram is one position shorter; then both are cropped.
+    For an odd number of whole hops the wavegram is one position shorter; the longer map is cropped.
 
     Parameters
     ----------
@@ -649,7 +650,7 @@ def network(*, kind: str, **options: Any) -> Panns:
 
 
 def front_end_tensors(spec: PannsMel) -> dict[str, Tensor]:
-    """Give our front end as the authors' files hold theirs: a windowed Fourier transform and the mel filters."""
+    """Compute the front end as stored in the authors' files: a windowed Fourier transform and the mel filters."""
     real, imaginary = fourier_kernels(spec).unsqueeze(2)
     return {
         "spectrogram_extractor.stft.conv_real.weight": real,
@@ -658,19 +659,19 @@ def front_end_tensors(spec: PannsMel) -> dict[str, Tensor]:
     }
 
 
-def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Take the authors' front end out of a state dict, if it is the variant's; a file does not hold its hop.
+def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Remove the authors' front end from a state dict, after checking that it is the variant's, but for the hop.
 
     Raises
     ------
-    WeightsError : the front end is another one, or a part of it is missing
+    WeightsError : the front end is another one, or incomplete
     """
     spec = variant.network.get("mel", variant.frontend)
     expected = front_end_tensors(spec) if isinstance(spec, PannsMel) else {}
     held = [key for key in expected if key in state_dict]
     for key in held:
         ours, theirs = expected[key], state_dict[key]
-        # Written so that NaN differs.
+        # A comparison that NaN fails.
         if theirs.shape != ours.shape or not (theirs - ours).abs().max() <= FRONT_END_TOLERANCE * ours.abs().max():
             raise WeightsError(
                 f"{key} was made for another front end; this variant has {spec.n_mels} mel bands from {spec.fmin:g} to "
@@ -686,15 +687,15 @@ def adapt(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
 # Variants
 
 
-def read(
+def row(
     kind: str, frontend: FrameSpec, last: str, checkpoint: str = "", embedding: int = 2048, **options: Any
 ) -> Variant:
-    """Make a row: a key of `NETWORKS`, the layer of timestamps, and what `Variant` and `Panns` say."""
+    """Build the row of one network: a key of `NETWORKS`, the layer of timestamps, fields of `Variant`, options."""
     return Variant(
         checkpoint=checkpoint,
         network={"kind": kind, "embedding": embedding, **options},
         frontend=frontend,
-        # The authors read clips of any length in one pass; memory is what ends it here.
+        # The authors read clips of any length in one pass; here memory limits it.
         scene=Readout(60_000.0, ("features",)),
         scene_hop_ms=30_000.0,
         timestamps=(Readout(1_000.0, (last,)),),
@@ -706,32 +707,32 @@ LEENET11 = (64, 64, 64, 128, 128, 128, 128, 128, 256)
 LEENET24 = (64, 96, 128, 128, 256, 256, 512, 512, 1024)
 
 VARIANTS = {
-    "cnn14": read("cnn", PANNS_MEL, "6", "cnn14"),
-    "cnn6": read("cnn", PANNS_MEL, "4", "cnn6", 512, widths=CNN14[:4], kernel=5),
-    "cnn10": read("cnn", PANNS_MEL, "4", "cnn10", 512, widths=CNN14[:4]),
-    "cnn14_16k": read("cnn", MEL_16K, "6", "cnn14_16k"),
-    "cnn14_8k": read("cnn", MEL_8K, "6", "cnn14_8k"),
-    "cnn14_emb512": read("cnn", PANNS_MEL, "6", "cnn14_emb512", 512),
-    "cnn14_emb128": read("cnn", PANNS_MEL, "6", "cnn14_emb128", 128),
-    "cnn14_emb32": read("cnn", PANNS_MEL, "6", "cnn14_emb32", 32),
-    "cnn14_mel32": read("cnn", MEL_32, "6", n_mels=32),
-    "cnn14_mel128": read("cnn", MEL_128, "6", n_mels=128),
-    "cnn14_decisionlevelmax": read("decision_level", PANNS_MEL, "features", "cnn14_decisionlevelmax", decision="max"),
-    "cnn14_decisionlevelavg": read("decision_level", PANNS_MEL, "features", decision="avg"),
-    "cnn14_decisionlevelatt": read("decision_level", PANNS_MEL, "features", "cnn14_decisionlevelatt", decision="att"),
-    "resnet22": read("resnet", PANNS_MEL, "6", "resnet22", depths=(2, 2, 2, 2)),
-    "resnet38": read("resnet", PANNS_MEL, "6", "resnet38", depths=(3, 4, 6, 3)),
-    "resnet54": read("resnet", PANNS_MEL, "6", "resnet54", depths=(3, 4, 6, 3), bottleneck=True),
-    "mobilenetv1": read("mobilenet_v1", PANNS_MEL, "14", "mobilenetv1", 1024),
-    "mobilenetv2": read("mobilenet_v2", PANNS_MEL, "19", "mobilenetv2", 1024),
-    "leenet11": read("leenet", WAVEFORM, "9", "leenet11", 512, widths=LEENET11, n_convs=1, n_pooled=8),
-    "leenet24": read("leenet", WAVEFORM, "9", "leenet24", 1024, widths=LEENET24, n_convs=2, n_pooled=7),
-    "dainet19": read("dainet", WAVEFORM, "4", "dainet19", 512),
-    "res1dnet31": read("res1dnet", WAVEFORM, "7", "res1dnet31", depths=(2,) * 7),
-    "res1dnet51": read("res1dnet", WAVEFORM, "7", "res1dnet51", depths=(2, 3, 4, 6, 4, 3, 2)),
-    "wavegram_cnn14": read("wavegram", WAVEFORM, "6", "wavegram_cnn14"),
-    "wavegram_logmel_cnn14": read("wavegram_logmel", WAVEFORM, "6", "wavegram_logmel_cnn14", mel=PANNS_MEL),
-    "wavegram_logmel128_cnn14": read("wavegram_logmel", WAVEFORM, "6", mel=MEL_128),
+    "cnn14": row("cnn", PANNS_MEL, "6", "cnn14"),
+    "cnn6": row("cnn", PANNS_MEL, "4", "cnn6", 512, widths=CNN14[:4], kernel=5),
+    "cnn10": row("cnn", PANNS_MEL, "4", "cnn10", 512, widths=CNN14[:4]),
+    "cnn14_16k": row("cnn", MEL_16K, "6", "cnn14_16k"),
+    "cnn14_8k": row("cnn", MEL_8K, "6", "cnn14_8k"),
+    "cnn14_emb512": row("cnn", PANNS_MEL, "6", "cnn14_emb512", 512),
+    "cnn14_emb128": row("cnn", PANNS_MEL, "6", "cnn14_emb128", 128),
+    "cnn14_emb32": row("cnn", PANNS_MEL, "6", "cnn14_emb32", 32),
+    "cnn14_mel32": row("cnn", MEL_32, "6", n_mels=32),
+    "cnn14_mel128": row("cnn", MEL_128, "6", n_mels=128),
+    "cnn14_decisionlevelmax": row("decision_level", PANNS_MEL, "features", "cnn14_decisionlevelmax", decision="max"),
+    "cnn14_decisionlevelavg": row("decision_level", PANNS_MEL, "features", decision="avg"),
+    "cnn14_decisionlevelatt": row("decision_level", PANNS_MEL, "features", "cnn14_decisionlevelatt", decision="att"),
+    "resnet22": row("resnet", PANNS_MEL, "6", "resnet22", depths=(2, 2, 2, 2)),
+    "resnet38": row("resnet", PANNS_MEL, "6", "resnet38", depths=(3, 4, 6, 3)),
+    "resnet54": row("resnet", PANNS_MEL, "6", "resnet54", depths=(3, 4, 6, 3), bottleneck=True),
+    "mobilenetv1": row("mobilenet_v1", PANNS_MEL, "14", "mobilenetv1", 1024),
+    "mobilenetv2": row("mobilenet_v2", PANNS_MEL, "19", "mobilenetv2", 1024),
+    "leenet11": row("leenet", WAVEFORM, "9", "leenet11", 512, widths=LEENET11, n_convs=1, n_pooled=8),
+    "leenet24": row("leenet", WAVEFORM, "9", "leenet24", 1024, widths=LEENET24, n_convs=2, n_pooled=7),
+    "dainet19": row("dainet", WAVEFORM, "4", "dainet19", 512),
+    "res1dnet31": row("res1dnet", WAVEFORM, "7", "res1dnet31", depths=(2,) * 7),
+    "res1dnet51": row("res1dnet", WAVEFORM, "7", "res1dnet51", depths=(2, 3, 4, 6, 4, 3, 2)),
+    "wavegram_cnn14": row("wavegram", WAVEFORM, "6", "wavegram_cnn14"),
+    "wavegram_logmel_cnn14": row("wavegram_logmel", WAVEFORM, "6", "wavegram_logmel_cnn14", mel=PANNS_MEL),
+    "wavegram_logmel128_cnn14": row("wavegram_logmel", WAVEFORM, "6", mel=MEL_128),
 }
 """The authors' networks under their names in lower case; for those without a checkpoint no weights are published."""
 
@@ -739,9 +740,9 @@ FAMILY = hear.Family(
     name="panns",
     network=network,
     variants=VARIANTS,
-    adapt=adapt,
+    convert_state_dict=convert_state_dict,
     classifier=("fc_audioset.bias", "att_block.cla.bias"),
-    fresh=("fc_audioset.", "att_block."),
+    reinitialised=("fc_audioset.", "att_block."),
 )
 
 load_model = hear.Loader(FAMILY)

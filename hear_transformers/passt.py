@@ -28,7 +28,7 @@ __all__ = ["FAMILY", "VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp
 
 
 class PaSST(DeiT):
-    """The network of the authors' `models/passt.py`, with structured patchout, which is for training only.
+    """The network of the authors' `models/passt.py`, with structured patchout in training.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class PaSST(DeiT):
     n_classes : logits
     dim, depth, heads : of the transformer; DeiT-B (Touvron et al., 2012.12877) unless a variant says otherwise
     n_mels : mel bands of the input
-    patchout : see `DeiT`; the authors leave out 4 rows and 40 columns of 12 and 99 (ex_audioset.py)
+    patchout : see `DeiT`; the authors drop 4 rows and 40 columns of 12 and 99 (ex_audioset.py)
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PaSST(DeiT):
         n_mels: int = 128,
         patchout: tuple[int, int] = (0, 0),
     ) -> None:
-        # A patch more would need one time position more than there are.
+        # One patch more would exceed the time positions.
         max_frames = PATCH + stride * time_positions - 1
         super().__init__(
             stride=stride,
@@ -70,48 +70,49 @@ class PaSST(DeiT):
     def positions(self, n_freq: int, n_time: int) -> tuple[Tensor, Tensor]:
         """Add one embedding for time, from the first on, and one for frequency; see `DeiT.positions`.
 
-        In training a clip shorter than the table lies anywhere in it, as the authors have it, so that all of it learns.
+        In training a clip shorter than the table is placed at random in it, as in the authors' code, so that all of it
+        learns.
         """
         n_beyond = self.time_new_pos_embed.shape[3] - n_time
         first = int(torch.randint(n_beyond + 1, ())) if self.training else 0
         of_time = self.time_new_pos_embed[..., first : first + n_time]
         of_patches = self.freq_new_pos_embed + of_time  # (1, dim, freq, time)
-        return self.new_pos_embed, of_patches.permute(0, 2, 3, 1)
+        return self.new_pos_embed, of_patches.permute(0, 2, 3, 1)  # (1, freq, time, dim)
 
 
-def begin(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Fit a distilled DeiT for images, or a PaSST of another length, to a variant.
+def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Adapt a distilled DeiT for images, or a PaSST of another length, to a variant.
 
     Filters are summed over red, green and blue. The grid of positions is interpolated; its mean over time is the table
     of frequencies, its mean over frequency that of times (authors' models/passt.py, adapt_image_pos_embed_to_passt).
-    Of a longer table of times the start is taken, as the network does; a shorter one is interpolated (our choice).
+    A longer table of times is cropped to its start, as in the network; a shorter one is interpolated (our choice).
     """
     with torch.device("meta"):
         trunk = PaSST(**variant.network)
     n_freq, n_time = trunk.freq_new_pos_embed.shape[2], trunk.time_new_pos_embed.shape[3]
-    begun = dict(state_dict)
-    filters, times = begun.get("patch_embed.proj.weight"), begun.get("time_new_pos_embed")
+    adapted = dict(state_dict)
+    filters, times = adapted.get("patch_embed.proj.weight"), adapted.get("time_new_pos_embed")
     if filters is not None and imagenet.are_for_images(filters):
-        tokens, patches = imagenet.positions(begun.pop("pos_embed", None))
+        tokens, patches = imagenet.positions(adapted.pop("pos_embed", None))
         patches = F.interpolate(patches, (n_freq, n_time), mode="bicubic", align_corners=False)
-        begun["patch_embed.proj.weight"] = imagenet.summed(filters)
-        begun["new_pos_embed"] = tokens
-        begun["freq_new_pos_embed"] = patches.mean(3, keepdim=True)
-        begun["time_new_pos_embed"] = patches.mean(2, keepdim=True)
+        adapted["patch_embed.proj.weight"] = imagenet.summed(filters)
+        adapted["new_pos_embed"] = tokens
+        adapted["freq_new_pos_embed"] = patches.mean(3, keepdim=True)
+        adapted["time_new_pos_embed"] = patches.mean(2, keepdim=True)
     elif times is not None and times.ndim == 4 and times.shape[3] >= n_time:
-        begun["time_new_pos_embed"] = times[..., :n_time]
+        adapted["time_new_pos_embed"] = times[..., :n_time]
     elif times is not None and times.ndim == 4 and times.numel():
-        begun["time_new_pos_embed"] = F.interpolate(times.float(), (1, n_time), mode="bilinear", align_corners=False)
-    return begun
+        adapted["time_new_pos_embed"] = F.interpolate(times.float(), (1, n_time), mode="bilinear", align_corners=False)
+    return adapted
 
 
-EMBEDDING = ("logits", "features")  # what the authors submitted to HEAR, in their order: 527 + 768 numbers
+EMBEDDING = ("logits", "features")  # the authors' submission to HEAR, in their order: 527 + 768 numbers
 SHORT = Readout(160.0, EMBEDDING)  # 16 mel frames at hop 320: one patch in time
 LONG = Readout(800.0, EMBEDDING)
 
 
 def mel_frames(window_ms: float) -> Readout:
-    """Read six mel frames as they are, the low level of the "mel" presets: 6 * 128 numbers."""
+    """Build the low level of the "mel" presets: six mel frames, 6 * 128 numbers."""
     return Readout(window_ms, ("mel",), "unroll")
 
 
@@ -130,7 +131,7 @@ STRIDE_16 = {"stride": 16, "time_positions": 62}
 
 
 def published(checkpoint: str, **network: int) -> Variant:
-    """Make the row of one released checkpoint, read as the authors read their base model."""
+    """Build the row of one released checkpoint, read like the authors' base model."""
     return replace(BASE, checkpoint=checkpoint, network=network)
 
 
@@ -147,7 +148,7 @@ VARIANTS = {
     # The authors' HEAR modules (hear21passt/*.py).
     "base": BASE,
     "base2level": replace(BASE, timestamps=(SHORT, LONG)),
-    # 640 ms here, 800 ms in every other two-level preset: so the authors' modules have it.
+    # 640 ms here, 800 ms in every other two-level preset, as in the authors' modules.
     "base2levelmel": replace(BASE, timestamps=(SHORT, replace(LONG, window_ms=640.0), mel_frames(60.0))),
     "base20sec": SECONDS_20,
     "base30sec": SECONDS_30,
@@ -157,10 +158,10 @@ VARIANTS = {
     "hop100base": HOP100,
     "hop100base2lvl": replace(HOP100, timestamps=(SHORT, LONG)),
     "hop100base2lvlmel": replace(HOP100, timestamps=(SHORT, LONG, mel_frames(18.75))),
-    # The released checkpoints under the names of the authors' `get_model`.
+    # The released checkpoints, named as in the authors' `get_model`.
     "passt_s_swa_p16_128_ap476": BASE,
     "passt_s_kd_p16_128_ap486": published("passt_s_kd_p16_128_ap486"),
-    # Seven of DeiT's twelve blocks; which ones is not known.
+    # Seven of DeiT's twelve blocks; which ones is unknown.
     "passt_l_kd_p16_128_ap47": replace(published("passt_l_kd_p16_128_ap47", depth=7), imagenet=None),
     "passt_s_swa_p16_128_ap4761": published("passt_s_swa_p16_128_ap4761"),
     "passt_s_p16_128_ap472": published("passt_s_p16_128_ap472"),
@@ -187,11 +188,11 @@ FAMILY = hear.Family(
     name="passt",
     network=PaSST,
     variants=VARIANTS,
-    # The head of the distillation token: in every file, unused by the authors' forward.
+    # The head of the distillation token: in every file, unused in the authors' forward pass.
     unused=("head_dist.weight", "head_dist.bias", *CPJKU_BESIDE),
     classifier=("head.1.bias",),
-    begin=begin,
-    fresh=("head.1.", "head."),  # other classes leave its normalisation as it is
+    adapt_pretrained=adapt_pretrained,
+    reinitialised=("head.1.", "head."),  # other classes keep its normalisation
 )
 
 load_model = hear.Loader(FAMILY)

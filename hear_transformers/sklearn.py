@@ -25,30 +25,38 @@ except ImportError as error:
     ) from error
 
 MODELS_HELD = 2
-"""Models that stay in memory, the ones used last: enough for a union of two."""
+"""Models kept in memory, the last used: enough for a union of two."""
 
 
 class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """Audio files or waveforms -> one embedding each, of any model of this package.
 
     There is nothing to fit. The model is loaded at the first `transform`, and shared by all estimators with the same
-    parameters in this process, so that the folds of a cross-validation load it once; `load.cache_clear` forgets it. An
-    estimator holds its parameters only: copies and pickles are small. A search over what comes after it embeds anew for
-    every candidate unless the pipeline has a cache: ``make_pipeline(..., memory=folder)``.
+    parameters in this process, so that the folds of a cross-validation load it once; `load.cache_clear` frees it. An
+    estimator holds its parameters only: copies and pickles are small. A search over later steps embeds again for every
+    candidate unless the pipeline has a cache: ``make_pipeline(..., memory=folder)``.
 
     Parameters
     ----------
     model : a family ("passt"), or a variant of one ("mn10_as")
-    variant : which network of the family; None is its first
+    variant : network of the family; None for its first
     weights : checkpoint; empty for the published one
-    layer : 8, -1, "features", "mel", a list of such; None is the variant's own choice
-    pool : how a layer becomes a vector: "mean", "max", "meanmax", ...; None is the variant's own choice, "mean" with a
+    layer : 8, -1, "features", "mel", or a list of these; None for the variant's default
+    pool : of a layer into a vector: "mean", "max", "meanmax", ...; None for the variant's default, or "mean" with a
         layer
     precision : of the network, "float32", "bfloat16" or "float16"
-    device : "auto", or what PyTorch calls one ("cuda:1")
-    batch_size : windows per forward pass; None is the model's own choice
+    device : "auto", or a name of PyTorch ("cuda:1")
+    batch_size : windows per forward pass; None for the model's default
     sampling_rate : of waveforms, in Hz; not needed for files
     num_workers : processes that decode files; 0 decodes in this one
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hear_transformers.sklearn import AudioEmbedder
+    >>> clips = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 16_000))
+    >>> AudioEmbedder("tiny", layer=8, device="cpu", sampling_rate=16_000).fit_transform(clips).shape
+    (3, 192)
     """
 
     def __init__(
@@ -77,12 +85,12 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.num_workers = num_workers
 
     def fit(self, X: Any, y: Any = None) -> AudioEmbedder:
-        """Give the estimator itself; raise OptionError where `transform` could do nothing with `X`."""
+        """Return the estimator itself; raise OptionError if `transform` does not take `X`."""
         clips_of(X)
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> AudioEmbedder:
-        """Give the estimator itself, see `fit`."""
+        """Return the estimator itself, see `fit`."""
         return self.fit(X, y)
 
     def transform(self, X: Any) -> np.ndarray:
@@ -91,7 +99,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         Parameters
         ----------
         X : paths, in a list, an array, a series or a frame of one column; or waveforms at `sampling_rate`, in a list of
-            any lengths or as (clips, samples); or anything else that `Embedder.encode` takes several of
+            any lengths or as (clips, samples); or any other list of inputs of `Embedder.encode`
 
         Returns
         -------
@@ -100,14 +108,14 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         Raises
         ------
         AudioError : a clip cannot be read, or is not audio; the message says which
-        OptionError : a parameter is not one the model knows, or `X` is of another kind
+        OptionError : a parameter is unknown to the model, or `X` is of another kind
         """
         return self._embedder().encode(
             clips_of(X), sampling_rate=self.sampling_rate, batch_size=self.batch_size, num_workers=self.num_workers
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Name the numbers of an embedding after family and layer: "passt_layer8_0", "passt_logits_526"."""
+        """Return the names of the numbers of an embedding: "passt_layer8_0", "passt_logits_526"."""
         embedder = self._embedder()
         names = np.empty(embedder.scene_embedding_size, object)
         for layer, places in embedder.columns().items():
@@ -116,7 +124,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         return names
 
     def __sklearn_tags__(self) -> Tags:
-        """Say what it takes: paths, or clips if their sample rate is known; and that it learns nothing."""
+        """Declare the input, paths or clips of known sample rate, and that nothing is fitted."""
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         tags.input_tags.two_d_array = self.sampling_rate is not None
@@ -153,7 +161,7 @@ def load(
     ----------
     model, variant, weights, device : see `AudioEmbedder`
     options : for the family's `load_model`
-    version : of the file of weights: another version is loaded anew
+    version : modification time and size of the file of weights, so that another version is loaded again
     """
     family, variant = catalogue.resolve(model, variant)
     place = catalogue.pick_device(device)
@@ -161,7 +169,7 @@ def load(
 
 
 def clips_of(X: Any) -> Iterable[Any]:
-    """Give the clips in what scikit-learn hands over.
+    """Return the clips in the input of an estimator.
 
     Raises
     ------

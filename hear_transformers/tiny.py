@@ -1,9 +1,21 @@
 """Tiny: the small audio transformer whose weights are part of this package.
 
-A convolutional stem reads the log-mel spectrogram (early convolutions: Xiao et al., 2106.14881) and makes one token of
+A convolutional stem over the log-mel spectrogram (early convolutions: Xiao et al., 2106.14881) computes one token of
 192 features every 40 ms; twelve Vision Transformer blocks refine them (the width and heads of DeiT-Ti, Touvron et al.,
 2012.12877). `hear_transformers.training.tiny` trained it on synthetic sounds alone; its model card is
 weights/tiny.md.
+
+Examples
+--------
+>>> import torch
+>>> from hear_transformers import tiny
+>>> model = tiny.load_model(layer=8)
+>>> audio = torch.rand(2, model.sample_rate) - 0.5  # two clips of 1 s
+>>> tiny.get_scene_embeddings(audio, model).shape
+torch.Size([2, 192])
+>>> embeddings, timestamps = tiny.get_timestamp_embeddings(audio, model)
+>>> embeddings.shape, timestamps[0, :3]
+(torch.Size([2, 21, 192]), tensor([  0.,  50., 100.]))
 """
 
 from __future__ import annotations
@@ -59,19 +71,19 @@ class Stem(nn.Module):
         self.proj = nn.Linear(third * n_mels // FREQ_STRIDE, dim)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Make tokens: (batch, n_mels, frames) -> (batch, ceil(frames / 4), dim)."""
+        """Compute tokens: (batch, n_mels, frames) -> (batch, ceil(frames / 4), dim)."""
         maps = self.convs(mel.unsqueeze(1))  # (batch, features, freq, time)
-        return self.proj(maps.permute(0, 3, 1, 2).flatten(2))
+        return self.proj(maps.permute(0, 3, 1, 2).flatten(2))  # of (batch, time, features * freq)
 
 
 def _conv(inputs: int, outputs: int, *, kernel: int, stride: tuple[int, int]) -> tuple[nn.Module, ...]:
-    """Give a convolution with zeros around the map, a normalisation that takes over its bias, and the activation."""
+    """Build a zero-padded convolution without bias, its normalisation and its activation."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return conv, nn.BatchNorm2d(outputs), nn.GELU()
 
 
 def time_positions(n: int, dim: int, device: torch.device) -> Tensor:
-    """Give the sines and cosines that tell times apart (1706.03762, section 3.5): (n, dim)."""
+    """Compute sinusoidal position embeddings (1706.03762, section 3.5): (n, dim)."""
     periods = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(LONGEST_PERIOD) / dim))
     angles = torch.arange(n, device=device).unsqueeze(1) * periods
     return torch.cat([angles.sin(), angles.cos()], 1)
@@ -87,13 +99,13 @@ class TinyAudioTransformer(Trunk):
     """
 
     prefix = ("cls",)
-    # Two tokens. On a map narrower than a kernel, oneDNN's bfloat16 convolution is wrong (torch 2.11, AMX).
+    # Two tokens: on a map narrower than a kernel, oneDNN's bfloat16 convolution is wrong (torch 2.11, AMX).
     min_frames = 2 * TIME_STRIDE
     max_frames = None
 
     def __init__(self, *, dim: int = 192, depth: int = 12, heads: int = 3, n_mels: int = 128) -> None:
         super().__init__()
-        # Kernels are odd and padded alike on both sides, so token 0 lies on frame 0.
+        # Kernels are odd and padded equally on both sides, so token 0 lies on frame 0.
         grid = TimeAxis(TIME_STRIDE, 0.0, None)
         self.layers = {
             "0": replace(grid, receptive_field=STEM_FIELD),
@@ -122,15 +134,15 @@ class TinyAudioTransformer(Trunk):
 
 
 def _store(taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens: Tensor) -> None:
-    """Keep of one layer what is wanted: the grid with its single frequency, the class token."""
+    """Store the wanted parts of one layer: the grid with its single frequency, the class token."""
     if layer in wanted:
-        taps[layer] = tokens[:, 1:].unsqueeze(2)
+        taps[layer] = tokens[:, 1:].unsqueeze(2)  # (batch, time, 1, dim)
     if f"{layer}.cls" in wanted:
         taps[f"{layer}.cls"] = tokens[:, 0]
 
 
 def _init(module: nn.Module) -> None:
-    """Draw matrices as Vision Transformers do: normal with a standard deviation of 0.02 (2012.12877, section 6)."""
+    """Initialise matrices as Vision Transformers do: normal, standard deviation 0.02 (2012.12877, section 6)."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -83,7 +83,7 @@ def our_model(family: hear.Family, variant: str, weights: dict[str, Tensor], pre
     """Build our model of a variant with the weights of a peer, in the peer's layout."""
     row = family.variants[variant]
     trunk = random_trunk(family, row)
-    adapted = {key: value for key, value in family.adapt(weights, row).items() if key not in family.unused}
+    adapted = {key: value for key, value in family.convert_state_dict(weights, row).items() if key not in family.unused}
     # A peer may lack the head.
     trunk.load_state_dict({**trunk.state_dict(), **adapted})
     return Embedder(trunk, options.choose(row, trunk), name=(family.name, variant), precision=precision)

@@ -58,7 +58,7 @@ class System:
     family, variant : of the network
     network : what differs from the variant
     training : what holds in training alone
-    source : weights to begin with, see `starts.start`
+    source : weights to begin with, see `initialisation.init_from`
     """
 
     family: str

@@ -1,1 +1,1 @@
-"""Published and trained files to state dicts."""
+"""Published and trained checkpoint files, read into state dicts."""

@@ -1,4 +1,4 @@
-"""Families of networks: what a family file declares, and its checkpoints under the names of our networks."""
+"""Published and other checkpoint files under the names of our networks."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from . import published, state_dicts, store
 
 
 def published_file(family: Family, variant: Variant) -> Path:
-    """Give the published checkpoint of a variant, which is fetched."""
+    """Return the published checkpoint of a variant, downloading it if needed."""
     if not variant.checkpoint:
         raise WeightsError(
             f"no weights are published for this variant of {family.name}; give a checkpoint as path, or "
             "pretrained=False for random weights to train from"
         )
-    return fetched(family.name, variant.checkpoint)
+    return fetch_by_name(family.name, variant.checkpoint)
 
 
-def fetched(family: str, name: str) -> Path:
-    """Give the file of a row of the manifest, which is fetched."""
+def fetch_by_name(family: str, name: str) -> Path:
+    """Return the file of a row of the manifest, downloading it if needed."""
     # A bar for people who wait, nothing in the logs of a batch job.
     return store.fetch(published.find(family, name), progress=sys.stderr.isatty())
 
 
-def read(family: Family, variant: Variant, file: Path) -> dict[str, Tensor]:
+def read_checkpoint(family: Family, variant: Variant, file: Path) -> dict[str, Tensor]:
     """Read a checkpoint under the names of our network."""
     state_dict = state_dicts.read_state_dict(file)
-    with naming(file):
-        return family.adapt(state_dict, variant)
+    with errors_name_file(file):
+        return family.convert_state_dict(state_dict, variant)
 
 
 @contextlib.contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Say of which file an error is."""
+def errors_name_file(file: Path) -> Iterator[None]:
+    """Put the name of a file before the message of every WeightsError."""
     try:
         yield
     except WeightsError as error:
@@ -49,11 +49,11 @@ def naming(file: Path) -> Iterator[None]:
 
 
 def with_classes_of(family: Family, variant: Variant, state_dict: Mapping[str, Tensor], file: Path) -> Variant:
-    """Give a variant the number of classes that a checkpoint has, once it is sure to fit that network.
+    """Return a variant with as many classes as a checkpoint has, after checking that the checkpoint fits it.
 
     Raises
     ------
-    WeightsError : it has other classes, and does not fit
+    WeightsError : the checkpoint has other classes and does not fit
     """
     with torch.device("meta"):
         ours = family.network(**variant.network).state_dict()
@@ -61,14 +61,14 @@ def with_classes_of(family: Family, variant: Variant, state_dict: Mapping[str, T
     if held is None or state_dict[held].shape == ours[held].shape or not state_dict[held].numel():
         return variant
     variant = replace(variant, network={**variant.network, "n_classes": state_dict[held].numel()})
-    # Before memory is taken for it: a classifier is much larger than the tensor that says how many classes it has.
+    # Before memory is taken: a classifier is much larger than the bias that counts its classes.
     with torch.device("meta"):
-        state_dicts.fitting(family.network(**variant.network), state_dict, file, family.unused)
+        state_dicts.check_fit(family.network(**variant.network), state_dict, file, family.unused)
     return variant
 
 
 def check_family(family: Family, metadata: Mapping[str, str], file: Path) -> None:
-    """Refuse a checkpoint of our own that says it is for another family."""
+    """Raise WeightsError if a checkpoint written by this package names another family."""
     held = metadata.get("family", "")
     if held != family.name:
         raise WeightsError(f"{file} is for the family {held!r}, not {family.name!r}; load it with that one")

@@ -1,8 +1,7 @@
 """Checkpoint file -> state dict -> network, without trusting the file; and network -> checkpoint file.
 
-:func:`read_state_dict` reads tensors and nothing but tensors, :func:`load_into` fills a network with them, strictly.
-Whatever goes wrong is a WeightsError that names the file. :func:`write` writes a checkpoint of our own, and what it
-is, which :func:`read_metadata` reads.
+`read_state_dict` reads tensors and nothing else, `load_into` loads them into a network, strictly. Every failure is a
+WeightsError that names the file. `write` writes a network with its metadata, which `read_metadata` reads.
 """
 
 import json
@@ -21,30 +20,29 @@ from ..files import atomic
 from .torch_files import LEGACY_HEAD, holds_compressed, read_torch
 
 PACKAGE = "hear_transformers"
-"""What tells checkpoints of our own: ``package`` in their metadata."""
+"""Value of ``package`` in the metadata of every checkpoint that this package writes."""
 
 LENGTH_BYTES = 8
-"""Of the number before the header of a safetensors file: how long that is. Numbers begin at a multiple of it."""
-
+"""Size of the number before the header of a safetensors file, the header's length. The data start at a multiple."""
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 """Keys under which training programs keep the state dict: Lightning, PyTorch's tutorials, MViTv2, PANNs and timm."""
 
 AVERAGED_PREFIX = "net_swa."
-"""Where PaSST's training code keeps the running average of ``net.``: the network its authors evaluate and publish."""
+"""Prefix of the running average of ``net.`` in PaSST's training code: the network its authors evaluate and publish."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", AVERAGED_PREFIX)
-"""What DataParallel, ``torch.compile`` and Lightning modules put before every key."""
+"""Prefixes that DataParallel, ``torch.compile`` and Lightning modules add to every key."""
 
 BESIDE = ("mel.", "device_proxy")
-"""What stands beside the network's own keys when a whole model is saved: its front end, its wrapper."""
+"""Prefixes of keys beside the network's own in a saved whole model: its front end, its wrapper."""
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint, safetensors or ``torch.save``, told apart by content.
+    """Read the tensors of a checkpoint, safetensors or ``torch.save``, recognised by content.
 
-    No code in the file is ever run. What training programs wrap around a network is taken off as :func:`unwrap` and
-    :func:`strip_prefixes` say; renaming keys beyond that is the affair of each family.
+    No code in the file is ever run. Wrappers of training programs are removed, see `unwrap` and `strip_prefixes`; each
+    family renames keys beyond that.
 
     Returns
     -------
@@ -69,14 +67,14 @@ def write(path: str | Path, module: nn.Module, metadata: Mapping[str, str]) -> N
 
     Parameters
     ----------
-    path : gets its content when all of it is written; until then, and after a failure, it is as it was
-    module : of any device
-    metadata : for :func:`read_metadata`; `trained.read_trained` says what it needs to be loaded by its path alone
+    path : replaced only when all is written; unchanged after a failure
+    module : on any device
+    metadata : for `read_metadata`; see `trained.read_trained` for the entries that loading by path alone needs
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     content = memoryview(safetensors.torch.save(tensors))
     end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
-    # The library writes metadata in an order that changes from run to run.
+    # The library writes metadata in an order that differs between runs.
     of_tensors = json.loads(bytes(content[LENGTH_BYTES:end]))
     header = json.dumps({"__metadata__": {"package": PACKAGE, **metadata}, **of_tensors}).encode()
     header += b" " * (-len(header) % LENGTH_BYTES)
@@ -86,7 +84,7 @@ def write(path: str | Path, module: nn.Module, metadata: Mapping[str, str]) -> N
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Read what :func:`write` was given, not the tensors; empty for any other file, or one that cannot be read."""
+    """Read the metadata that `write` was given; empty for any other file, or one that cannot be read."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -96,9 +94,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def unwrap(loaded: Any) -> Any:
-    """Return the dict that lies under a key of :data:`WRAPPERS`, or under several of them one in the other.
+    """Return the dict under a key of `WRAPPERS`, or under several nested ones.
 
-    A state dict itself is left alone: its values are tensors, never dicts.
+    A state dict itself is returned unchanged: its values are tensors, never dicts.
     """
     for _ in WRAPPERS:  # bounded: a dict read from a file may hold itself
         if isinstance(loaded, Mapping):
@@ -107,9 +105,9 @@ def unwrap(loaded: Any) -> Any:
 
 
 def strip_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take a prefix of :data:`PREFIXES` off all keys whenever every key carries it.
+    """Remove a prefix of `PREFIXES` from all keys if every key has it.
 
-    Keys of :data:`BESIDE` may stand beside and stay as they are. Where PaSST's training code kept an averaged
+    Keys of `BESIDE` are exempt and stay unchanged. Where PaSST's training code kept an averaged
     network (``net_swa.``) beside the trained one (``net.``), only the averaged one is returned.
     """
     if any(key.startswith(AVERAGED_PREFIX) for key in state_dict):
@@ -130,7 +128,7 @@ def _kind(value: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a value is an ordinary tensor: not sparse, not quantized, all of its numbers in memory."""
+    """Return True if a value is an ordinary tensor: not sparse, not quantized, all of its numbers in memory."""
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
         return False
     # A file may repeat few numbers in a tensor of any size.
@@ -138,7 +136,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _read_file(path: Path) -> Any:
-    """Return what a checkpoint file holds, by the reader that its first bytes ask for."""
+    """Return the content of a checkpoint file; its first bytes choose the reader."""
     if os.path.isdir(path):
         raise WeightsError(f"{path} is a folder; give the checkpoint file in it")
     if not os.path.isfile(path):
@@ -163,40 +161,40 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file."""
     try:
         return safetensors.torch.load_file(path)
-    except Exception as error:  # besides SafetensorError, whatever PyTorch says to a type or shape it does not know
+    except Exception as error:  # besides SafetensorError, whatever PyTorch raises for an unknown type or shape
         raise WeightsError(f"{path}: damaged or cut short ({error})") from error
 
 
 def load_into(
     module: nn.Module, state_dict: Mapping[str, Tensor], path: str | Path, unused: Collection[str] = ()
 ) -> None:
-    """Put a state dict into a network that it must fit exactly; numbers are converted to the network's precision.
+    """Load a state dict that must fit the network exactly; numbers are converted to the network's precision.
 
     Parameters
     ----------
-    module : the network; left untouched when anything is wrong
+    module : the network; unchanged after an error
     state_dict : tensors by name, after the family's renaming
-    path : where they come from, for messages
-    unused : keys the file is known to hold and the network does without
+    path : of the file, for messages
+    unused : keys that the file may hold and the network ignores
 
     Raises
     ------
     WeightsError : keys are missing or left over, shapes differ, or a number is NaN or infinite
     """
     wanted: dict[str, Tensor] = module.state_dict()
-    given = fitting(module, state_dict, path, unused)
+    given = check_fit(module, state_dict, path, unused)
     broken = {"NaN or infinite": [key for key in wanted if not _is_finite(given[key].to(wanted[key].dtype))]}
     if any(broken.values()):
         raise WeightsError(f"{path}: {_summary(broken)}; the checkpoint is damaged, or its training diverged")
     module.load_state_dict(given, strict=True)
 
 
-def fitting(
+def check_fit(
     module: nn.Module, state_dict: Mapping[str, Tensor], path: str | Path, unused: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """Give what of a state dict a network uses if names, shapes and types fit, see :func:`load_into`.
+    """Return the entries that a network uses; raise WeightsError unless names, shapes and types fit, see `load_into`.
 
-    Numbers are not looked at: the network may be on the device ``meta``, without memory for them.
+    Numbers are not checked: the network may be on the device ``meta``, without memory for them.
     """
     wanted: dict[str, Tensor] = module.state_dict()
     given = {key: value for key, value in state_dict.items() if key not in unused}
@@ -218,17 +216,17 @@ def fitting(
 
 
 def _form(value: Tensor) -> str:
-    """Write the shape and type of a tensor."""
+    """Format the shape and type of a tensor."""
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
 def _fits(given: Tensor, wanted: Tensor) -> bool:
-    """Tell whether a tensor has the wanted shape and may be converted: floats to floats, integers to integers."""
+    """Return True if a tensor has the wanted shape and may be converted: floats to floats, integers to integers."""
     return given.shape == wanted.shape and given.is_floating_point() == wanted.is_floating_point()
 
 
 def _is_finite(value: Tensor) -> bool:
-    """Tell whether all numbers are finite; ten times faster than ``isfinite().all()`` on large weights."""
+    """Return True if all numbers are finite; ten times faster than ``isfinite().all()`` on large weights."""
     if value.numel() == 0 or not value.is_floating_point():
         return True
     return all(math.isfinite(extreme) for extreme in torch.aminmax(value))

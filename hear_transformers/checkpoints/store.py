@@ -1,7 +1,7 @@
 """Manifest row -> verified file on this machine.
 
-:func:`find` looks a published checkpoint up, :func:`fetch` brings its file here once and verifies it every time.
-Whatever goes wrong is a WeightsError that names the file; what is in it is the affair of `state_dicts`.
+`fetch` downloads the file of a published checkpoint once and verifies it at every call. Every failure is a WeightsError
+that names the file; `state_dicts` reads its content.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from .published import Checkpoint
 from .state_dicts import read_state_dict
 
 FOLDER_VARIABLE = "HEAR_TRANSFORMERS_WEIGHTS"
-"""Environment variable that names the folder of downloaded checkpoints."""
+"""Environment variable with the folder of downloaded checkpoints."""
 
 TIMEOUT_S: tuple[float, float] = (10.0, 30.0)
-"""How long a server may take to accept a connection, and to send the next bytes."""
+"""Limits for a server to accept a connection, and to send the next bytes."""
 
 RETRY_PAUSES_S: tuple[float, ...] = (1.0, 4.0)
 """Pauses before the second, third, ... attempt at a download."""
 
 LOCK_TIMEOUT_S = 3600.0
-"""How long one process waits for another that downloads the same file; a process that died holds no lock."""
+"""Limit for waiting on another process that downloads the same file; a dead process holds no lock."""
 
 CHUNK_BYTES = 2**18
 """Bytes per write while downloading."""
@@ -42,21 +42,21 @@ def weights_dir() -> Path:
 
 
 def locate(row: Checkpoint) -> Path | None:
-    """Return where the file of a checkpoint lies on this machine, or None; never touches the network."""
+    """Return the path of a checkpoint's file on this machine, or None; never use the network."""
     folder = Path(str(files("hear_transformers.weights"))) if row.embedded else weights_dir()
     path = folder / row.file
     return path if os.path.isfile(path) else None
 
 
 def fetch(row: Checkpoint, progress: bool = False) -> Path:
-    """Return the verified file of a checkpoint, downloading it into :func:`weights_dir` when it is not there.
+    """Return the verified file of a checkpoint, downloading it into `weights_dir` if it is missing.
 
-    Size and hash are checked at every call. Where the manifest knows no hash, the sha256 of the first file that arrives
-    is pinned beside it, as ``<file>.sha256``, and later files must equal it.
+    Size and hash are checked at every call. If the manifest has no hash, the sha256 of the first download is pinned
+    beside it, as ``<file>.sha256``, and later files must match it.
 
     Parameters
     ----------
-    row : from :func:`manifest` or :func:`find`
+    row : from `published.manifest` or `published.find`
     progress : show a progress bar on stderr while downloading
 
     Raises
@@ -66,20 +66,20 @@ def fetch(row: Checkpoint, progress: bool = False) -> Path:
     path = locate(row) or _download_once(row, progress)
     _verify(row, path, path, f"delete {path} and load again")
     if not row.embedded and _expected_hash(row, path) is None:
-        read_state_dict(path)  # what is not a checkpoint at all must not be pinned
+        read_state_dict(path)  # raises: a file that is no checkpoint must not be pinned
         _pin(path)
     return path
 
 
 def _download_once(row: Checkpoint, progress: bool) -> Path:
-    """Download a checkpoint, or wait for the process that already does, and return its path."""
+    """Download a checkpoint, or wait for a process that is doing so, and return its path."""
     if row.url is None:
         raise WeightsError(f"{row.file} belongs inside the installed package but is missing; install the package again")
     target = weights_dir() / row.file
     locks = weights_dir() / ".locks"
     try:
         locks.mkdir(parents=True, exist_ok=True)
-        # A lock of the operating system: it ends with its process, however that ends.
+        # A lock of the operating system ends with its process, however that ends.
         with filelock.FileLock(locks / f"{row.file}.lock", timeout=LOCK_TIMEOUT_S):
             if not target.is_file():
                 _download(row, row.url, target, progress)
@@ -91,8 +91,8 @@ def _download_once(row: Checkpoint, progress: bool) -> Path:
 
 
 def _download(row: Checkpoint, url: str, target: Path, progress: bool) -> None:
-    """Download to a temporary name, verify, and only then give the file its own name."""
-    # One fixed name, written under the lock: what a killed process left is overwritten by the next one.
+    """Download to a temporary name, verify, then rename."""
+    # One fixed name, written under the lock, so that the rest of a killed process is overwritten.
     part = target.with_name(f".{target.name}.part")
     try:
         _get(row, url, part, progress)
@@ -105,7 +105,7 @@ def _download(row: Checkpoint, url: str, target: Path, progress: bool) -> None:
 
 
 def _get(row: Checkpoint, url: str, part: Path, progress: bool) -> None:
-    """Download one file, trying again after failures that may pass."""
+    """Download one file, retrying after temporary failures."""
     downloader = pooch.HTTPDownloader(progressbar=progress, chunk_size=CHUNK_BYTES, timeout=TIMEOUT_S)
     for pause in (*RETRY_PAUSES_S, None):
         try:
@@ -118,12 +118,12 @@ def _get(row: Checkpoint, url: str, part: Path, progress: bool) -> None:
 
 
 def _may_pass(error: requests.RequestException) -> bool:
-    """Tell whether trying again can help: not when the server says that the request itself is wrong."""
+    """Return True if a retry can help, False if the server refuses the request itself."""
     return error.response is None or error.response.status_code >= 500 or error.response.status_code in (408, 429)
 
 
 def _by_hand(row: Checkpoint) -> str:
-    """Say what a user without a network can do."""
+    """Return the remedy for a user without a network."""
     return (
         f"get {row.url} by other means and put it into {weights_dir()} as {row.file}, "
         f"set {FOLDER_VARIABLE} to the folder that holds it, or give a file of your own: load_model(path), --weights"
@@ -131,7 +131,7 @@ def _by_hand(row: Checkpoint) -> str:
 
 
 def _refuse_other_content(row: Checkpoint, part: Path) -> None:
-    """Raise WeightsError when what came is no checkpoint but, say, a network's login page."""
+    """Raise WeightsError if the download is no checkpoint but, for example, a network's login page."""
     try:
         read_state_dict(part)
     except WeightsError as error:
@@ -149,18 +149,18 @@ def _verify(row: Checkpoint, path: Path, target: Path, remedy: str) -> None:
     known = _expected_hash(row, target)
     if known is None:
         return
-    algorithm, expected, said_by = known
+    algorithm, expected, source = known
     try:
         found = hash_of(path, algorithm)
     except HearTransformersError as error:
         raise WeightsError(str(error)) from error
     begins_so = expected == row.sha256_start and found.startswith(expected)
     if found != expected and not begins_so:
-        raise WeightsError(f"{target}, from {row.url}: {algorithm} {found}, expected {expected} ({said_by}); {remedy}")
+        raise WeightsError(f"{target}, from {row.url}: {algorithm} {found}, expected {expected} ({source}); {remedy}")
 
 
 def _expected_hash(row: Checkpoint, target: Path) -> tuple[str, str, str] | None:
-    """Return algorithm, hash and who says so, or None where nobody does."""
+    """Return (algorithm, hash, source of the hash), or None without a known hash."""
     if sha256 := row.sha256 or row.sha256_start:
         return "sha256", sha256, "the manifest"
     if row.md5 is not None:
@@ -173,12 +173,12 @@ def _expected_hash(row: Checkpoint, target: Path) -> tuple[str, str, str] | None
 
 
 def _pin_of(path: Path) -> Path:
-    """Return where the sha256 of a file is pinned, in the format of ``sha256sum --check``."""
+    """Return the path of the pinned sha256 of a file, in the format of ``sha256sum --check``."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def _pin(path: Path) -> None:
-    """Write the sha256 of a file beside it, where the folder may be written."""
+    """Write the sha256 of a file beside it, if the folder is writable."""
     new = path.with_name(f".{path.name}.{os.getpid()}.sha256")
     with contextlib.suppress(OSError):  # a read-only folder of shared weights stays usable, unpinned
         try:

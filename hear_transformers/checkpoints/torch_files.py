@@ -1,4 +1,4 @@
-"""What ``torch.save`` wrote, read without running any of it."""
+"""Files of ``torch.save``, read without running any code in them."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ ZIP_RATIO = 8
 
 
 def holds_compressed(path: Path) -> bool:
-    """Tell whether a ``torch.save`` archive was packed again with compression; refuse what is not such an archive."""
+    """Return True if a ``torch.save`` archive was compressed later; raise WeightsError if it is no such archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -38,7 +38,7 @@ def holds_compressed(path: Path) -> bool:
 
 
 class NumpyType:
-    """Stands for a NumPy data type in a file, one of plain numbers; any other is refused."""
+    """Stand-in for a NumPy data type in a file: plain numbers only."""
 
     def __init__(self, code: str, *flags: int) -> None:
         if not re.fullmatch(r"[biufc]\d+", code):
@@ -52,9 +52,9 @@ class NumpyType:
 
 
 class NumpyValue:
-    """Stands for a NumPy array or number in a file, whose numbers are dropped: nothing of NumPy's is called.
+    """Stand-in for a NumPy array or number in a file, whose values are dropped; no code of NumPy is called.
 
-    PANNs keep the state of their sampler so, beside the weights.
+    The files of PANNs hold the state of a sampler in this form, beside the weights.
     """
 
     def __setstate__(self, state: object) -> None:
@@ -65,14 +65,14 @@ class NumpyValue:
 
 
 def _array(*arguments: object) -> NumpyValue:
-    """Stand for the function that makes an empty array, to be filled by what follows in the file."""
+    """Replace the function that makes an empty array, which the file then fills."""
     if arguments != (NumpyValue, (0,), b"b"):
         raise pickle.UnpicklingError("a NumPy array that is not plain")
     return NumpyValue()
 
 
 def _scalar(*arguments: object) -> NumpyValue:
-    """Stand for the function that makes a single number."""
+    """Replace the function that makes a single number."""
     match arguments:
         case (NumpyType(), bytes()):
             return NumpyValue()
@@ -80,7 +80,7 @@ def _scalar(*arguments: object) -> NumpyValue:
 
 
 def _no_bytes(*arguments: object) -> bytes:
-    """Stand for ``bytes``, which protocol 2 calls for the numbers of an array that has none."""
+    """Replace ``bytes``, which protocol 2 calls for the values of an empty array."""
     if arguments:
         raise pickle.UnpicklingError("bytes that are not those of an empty NumPy array")
     return b""
@@ -95,15 +95,15 @@ NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_scalar, "numpy._core.multiarray.scalar"),
     (_no_bytes, "builtins.bytes"),
 ]
-"""All that NumPy's arrays and numbers name in a pickle, before and since NumPy 2, and what stands for it here."""
+"""Stand-ins for every name in the pickles of NumPy's arrays and numbers, before and since NumPy 2."""
 
 
 _ALLOWING = threading.Lock()
-"""Held while :data:`NUMPY` is allowed: PyTorch keeps one list for all threads."""
+"""Held while `NUMPY` is allowed, as PyTorch keeps one list for all threads."""
 
 
 def read_torch(path: Path, in_memory: bool) -> Any:
-    """Return what ``torch.save`` wrote; PyTorch's own messages are not passed on, they advise to run code in files."""
+    """Return the content of a ``torch.save`` file, without PyTorch's messages, which advise to run code in files."""
     load = functools.partial(torch.load, path, map_location="cpu", weights_only=True, mmap=not in_memory)
     try:
         with contextlib.suppress(pickle.UnpicklingError):
@@ -114,5 +114,5 @@ def read_torch(path: Path, in_memory: bool) -> Any:
         named = re.search(r"(?i)unsupported (?:global: )?global ([\w.]+)", str(error))
         found = f"the file holds code ({named[1]})" if named else "the file is damaged or holds code"
         raise WeightsError(f"{path}: refused: {found}, only tensors are loaded; save a state_dict() alone") from error
-    except Exception as error:  # damaged bytes raise about every type there is, from EOFError to KeyError
+    except Exception as error:  # damaged bytes raise any type, from EOFError to KeyError
         raise WeightsError(f"{path}: damaged or cut short ({type(error).__name__})") from error

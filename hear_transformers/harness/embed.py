@@ -88,8 +88,8 @@ def load(
     OptionError : module, device or an option is unknown, or `layers` does not go with them
     """
     options = dict(options or {})
-    family = module.removeprefix(f"{__package__.partition('.')[0]}.")
-    if family not in FAMILIES:
+    family = catalogue.family_of_module(module)
+    if family is None:
         if layers is not None or batch_size is not None:
             raise OptionError(f"layers and batch_size are for {', '.join(FAMILIES)}; the HEAR API of {module} has none")
         return ExternalModel(module, weights, catalogue.pick_device(device), options), [

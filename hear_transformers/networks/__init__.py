@@ -1,1 +1,1 @@
-"""What families are made of."""
+"""Building blocks of the families: networks, front ends, and the records that describe them."""

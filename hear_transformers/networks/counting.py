@@ -1,4 +1,4 @@
-"""Parameters and operations of a network, counted without computing them."""
+"""Parameters and operations of a network, counted without running it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .family import Family, Variant
 
 CLIP_SECONDS = 10.0
-"""Length of the clip that operations are counted for, that of AudioSet's clips, as in the papers."""
+"""Length of the clip that operations are counted for, that of AudioSet's clips, as in the papers (s)."""
 
 
 def count_parameters(family: Family, variant: Variant) -> int:
@@ -25,19 +25,19 @@ def count_parameters(family: Family, variant: Variant) -> int:
 
 
 def count_macs(family: Family, variant: Variant, seconds: float = CLIP_SECONDS) -> int:
-    """Count the multiply-accumulates of a variant's whole network for one clip, without computing them.
+    """Count the multiply-accumulates of a variant's whole network for one clip, without running it.
 
-    Matrix products, attention and convolutions are counted, the front end is not. A network that fills its scenes up is
-    counted for the filled clip.
+    Matrix products, attention and convolutions are counted, the front end is not. A network that pads its scenes is
+    counted for the padded clip.
     """
     return _count(family, variant, seconds, with_frontend=False) // 2
 
 
 def count_operations(family: Family, variant: Variant, seconds: float = CLIP_SECONDS) -> int:
-    """Count multiplications and additions, front end included, without computing them.
+    """Count multiplications and additions, front end included, without running the network.
 
-    So the authors of PANNs count ("multi-adds", table XII of 1912.10211): two for every multiply-accumulate, and a
-    Fourier transform as the product with its matrix, which theirs is.
+    This is how the authors of PANNs count ("multi-adds", table XII of 1912.10211): two for every multiply-accumulate,
+    and a Fourier transform as the product with its matrix, which theirs is.
     """
     return _count(family, variant, seconds, with_frontend=True)
 

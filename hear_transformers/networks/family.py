@@ -1,4 +1,4 @@
-"""What a family file declares: its networks as rows of a table, and what is read from each."""
+"""The records that a family file declares: its networks as rows of a table, and what is read from each."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .trunk import Trunk
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """One vector per window: how long the window is, which layers are read, how they are pooled.
+    """One vector per window: the length of the window, the layers, their pooling.
 
     Attributes
     ----------
     window_ms : length of the window; for scenes the longest clip that is read in one pass
     layers : keys of `Trunk.layers` or "mel", concatenated in this order
     pool : a key of `pooling.POOLS`, or "cls"; vectors pass unchanged
-    fill_frames : a shorter clip is filled up to so many frames with `FrameSpec.padding`, for networks trained on it
+    fill_frames : shorter clips are padded to this many frames with `FrameSpec.padding`, as the network was trained
     """
 
     window_ms: float
@@ -34,21 +34,21 @@ class Readout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Everything that tells two models of one family apart.
+    """Everything that distinguishes two models of one family.
 
     Attributes
     ----------
     checkpoint : name of the family's row in weights/manifest.toml; empty if none is published
     network : keyword arguments of the family's network
     frontend : the mel dialect, or the waveform itself
-    scene : how a whole clip is read
+    scene : readout of a whole clip
     scene_hop_ms : distance between the windows of a clip longer than one window
-    timestamps : what is read around each timestamp, concatenated; with framing "native" the first of them is read from
-        chunks as long as a scene's window
+    timestamps : readouts around each timestamp, concatenated; with framing "native" the first one, read from chunks as
+        long as a scene's window
     hop_ms : distance between timestamps
     framing : "windowed" or "native", see `Embedder`
-    imagenet : table and row in weights/manifest.toml of the network for images that training may start from, None if
-        there is none
+    imagenet : table and row in weights/manifest.toml of the network for images that training may start from; None
+        without one
     """
 
     checkpoint: str
@@ -69,29 +69,33 @@ class Family:
     Attributes
     ----------
     name : of its module
-    network : makes the network from `Variant.network`
+    network : builds the network from `Variant.network`. An argument that counts blocks has "depth" in its name, see
+        `checkpoints.trained`
     variants : its variants by name, the default first
-    adapt : authors' state dict of a variant -> ours; raises WeightsError if it belongs to other audio
-    unused : keys of the authors' checkpoints (after `adapt`) that the network has no use for
-    classifier : keys (after `adapt`) of which the first that is there is as long as there are classes: a file of one's
-        own may have other classes than the variant; empty for a family without a classifier
-    begin : for `start` alone, after `adapt`: fits what was made for images, or for another length, to a variant
-    fresh : starts of keys; where those of a group are not all in a file, or of other shapes, `start` draws all of them
-        anew. Parts come before the whole: ("head.1.", "head.") keeps what it can of a classifier
+    convert_state_dict : authors' state dict of a variant -> ours; raises WeightsError if it belongs to other audio
+    unused : keys of the authors' checkpoints, after `convert_state_dict`, that the network ignores
+    classifier : keys, after `convert_state_dict`, of biases with one entry per class; the first one present counts the
+        classes of a file, which may differ from the variant's. Empty for a family without a classifier
+    adapt_pretrained : used by `training.initialisation` alone, after `convert_state_dict`: fits weights of a network
+        for images, or for another length, to a variant
+    reinitialised : prefixes of keys. A group that is not all in a file, or of other shapes, is drawn at random by
+        `training.initialisation`. Parts come before the whole: ("head.1.", "head.") keeps what it can of a classifier
     """
 
     name: str
     network: Callable[..., Trunk]
     variants: Mapping[str, Variant]
-    adapt: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict
+    convert_state_dict: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: (
+        state_dict
+    )
     unused: tuple[str, ...] = ()
     classifier: tuple[str, ...] = ()
-    begin: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict
-    fresh: tuple[str, ...] = ()
+    adapt_pretrained: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict
+    reinitialised: tuple[str, ...] = ()
 
 
 def variant_of(family: Family, name: str | None) -> tuple[str, Variant]:
-    """Give a variant by name, None for the first; raise OptionError that lists those there are."""
+    """Return (name, variant), the first for None; raise OptionError that lists the variants for an unknown name."""
     name = next(iter(family.variants)) if name is None else name
     if name not in family.variants:
         raise OptionError(f"variant={name!r} is unknown to {family.name}; choose one of {', '.join(family.variants)}")
@@ -99,7 +103,7 @@ def variant_of(family: Family, name: str | None) -> tuple[str, Variant]:
 
 
 def random_trunk(family: Family, variant: Variant) -> Trunk:
-    """Build a variant's network with random weights, the same ones every time, without touching the global seed."""
+    """Build a variant's network with the same random weights every time, without touching the global seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return family.network(**variant.network)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 from torchaudio.compliance.kaldi import get_mel_banks
 from torchaudio.functional import resample
 
+Level = TypeVar("Level", float, Tensor)
+"""A level of the log-mel, or many."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSpec(ABC):
-    """How the frames of a front end lie over a waveform: lengths in samples, frequencies in Hz.
+    """A front end and the frames it computes of a waveform: lengths in samples, frequencies in Hz.
 
     Attributes
     ----------
@@ -31,18 +35,18 @@ class FrameSpec(ABC):
     hop_length: int
 
     has_mel = True
-    """Whether frames are mel bands, so that "mel" is a layer to choose."""
+    """True if frames are mel bands, so that "mel" is a layer."""
 
     padding = 0.0
-    """What the frames hold that `Readout.fill_frames` adds behind the end of a clip."""
+    """Value of the frames that `Readout.fill_frames` appends to a clip."""
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Make the module: waveforms (batch, samples) -> what the network takes, frames last."""
+        """Build the module: waveforms (batch, samples) -> input of the network, frames last."""
 
     @abstractmethod
     def example(self, n_frames: int) -> Tensor:
-        """Give zeros of the shape that the network takes: (1, ..., n_frames)."""
+        """Return zeros of the shape of the network's input: (1, ..., n_frames)."""
 
     @property
     @abstractmethod
@@ -65,10 +69,10 @@ class FrameSpec(ABC):
 
     @abstractmethod
     def n_samples(self, n_frames: int) -> int:
-        """Give the length of the shortest waveform that has `n_frames` frames."""
+        """Return the length of the shortest waveform with `n_frames` frames."""
 
     def max_samples(self, n_frames: int) -> int:
-        """Give the length of the longest waveform that has `n_frames` frames."""
+        """Return the length of the longest waveform with `n_frames` frames."""
         return self.n_samples(n_frames + 1) - 1
 
     @property
@@ -91,11 +95,11 @@ class Waveform(FrameSpec):
     has_mel = False
 
     def build(self) -> nn.Module:
-        """Give waveforms back as they are."""
+        """Build the identity."""
         return nn.Identity()
 
     def example(self, n_frames: int) -> Tensor:
-        """Give (1, n_frames)."""
+        """Return zeros (1, n_frames)."""
         return torch.zeros(1, n_frames)
 
     @property
@@ -119,7 +123,7 @@ class Waveform(FrameSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MelSpec(FrameSpec):
-    """What every log-mel dialect has: the spectrum's lengths in samples, the bands' edges in Hz."""
+    """Base of the log-mel dialects: the spectrum's lengths in samples, the bands' edges in Hz."""
 
     n_fft: int
     win_length: int
@@ -128,8 +132,12 @@ class MelSpec(FrameSpec):
     fmax: float
 
     def example(self, n_frames: int) -> Tensor:
-        """Give (1, n_mels, n_frames)."""
+        """Return zeros (1, n_mels, n_frames)."""
         return torch.zeros(1, self.n_mels, n_frames)
+
+    @abstractmethod
+    def normalised(self, level: Level) -> Level:
+        """Normalise a level of the log-mel, or a whole log-mel, as the front end does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +150,12 @@ class CpjkuMel(MelSpec):
     scale: float
 
     def build(self) -> CpjkuLogMel:
-        """Make the module."""
+        """Build the module."""
         return CpjkuLogMel(self)
+
+    def normalised(self, level: Level) -> Level:
+        """Normalise natural logarithms of power."""
+        return (level + self.shift) / self.scale
 
     @property
     def receptive_field(self) -> int:
@@ -160,7 +172,7 @@ class CpjkuMel(MelSpec):
         return 1 + (n_samples - 1) // self.hop_length
 
     def n_samples(self, n_frames: int) -> int:
-        """Give the length of the shortest waveform that has `n_frames` frames."""
+        """Return the length of the shortest waveform with `n_frames` frames."""
         return max(self.min_samples, 1 + (n_frames - 1) * self.hop_length)
 
 
@@ -179,13 +191,17 @@ class KaldiMel(MelSpec):
     scale: float
 
     def build(self) -> KaldiLogMel:
-        """Make the module."""
+        """Build the module."""
         return KaldiLogMel(self)
+
+    def normalised(self, level: Level) -> Level:
+        """Normalise natural logarithms of power."""
+        return (level - self.mean) / self.scale
 
     @property
     def padding(self) -> float:  # type: ignore[override]
-        """A logarithm of 0, as the authors of AST fill up: louder than silence."""
-        return -self.mean / self.scale
+        """A logarithm of 0, with which the authors of AST pad: louder than silence."""
+        return self.normalised(0.0)
 
     @property
     def receptive_field(self) -> int:
@@ -207,7 +223,7 @@ class KaldiMel(MelSpec):
         return 1 + (n_samples - self.win_length) // self.hop_length
 
     def n_samples(self, n_frames: int) -> int:
-        """Give the length of the shortest waveform that has `n_frames` frames."""
+        """Return the length of the shortest waveform with `n_frames` frames."""
         return self.win_length + (n_frames - 1) * self.hop_length
 
 
@@ -224,8 +240,12 @@ class PannsMel(MelSpec):
     decimation: int = 1
 
     def build(self) -> PannsLogMel:
-        """Make the module."""
+        """Build the module."""
         return PannsLogMel(self)
+
+    def normalised(self, level: Level) -> Level:
+        """Return decibels as they are: these networks normalise them themselves."""
+        return level
 
     @property
     def receptive_field(self) -> int:
@@ -242,7 +262,7 @@ class PannsMel(MelSpec):
         return 1 + -(-n_samples // self.decimation) // (self.hop_length // self.decimation)
 
     def n_samples(self, n_frames: int) -> int:
-        """Give the length of the shortest waveform that has `n_frames` frames."""
+        """Return the length of the shortest waveform with `n_frames` frames."""
         return max(self.min_samples, (n_frames - 1) * self.hop_length - self.decimation + 1)
 
 
@@ -264,7 +284,7 @@ trained with ``fmax_aug_range=2000``, hence the upper edge of 16000 - 2000 / 2 H
 
 
 CPJKU_BESIDE = ("mel.window", "mel.preemphasis_coefficient", "device_proxy")
-"""What the authors' front end and HEAR wrapper add to the tensors of a network when the whole model is saved."""
+"""Tensors of the authors' front end and HEAR wrapper in a saved whole model, beside those of the network."""
 
 
 AST_MEL = KaldiMel(
@@ -316,8 +336,8 @@ def slaney_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def slaney_filters(spec: PannsMel) -> Tensor:
     """Build triangular filters on Slaney's scale, each of area 1.
 
-    In float64, and rounded once: so the authors' checkpoints hold them to the bit, which the float32 of today's
-    libraries does not give.
+    In float64, rounded once: equal to the bit to those in the authors' checkpoints, unlike the float32 of today's
+    libraries.
 
     Returns
     -------
@@ -353,21 +373,21 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Turn waveforms into log-mel spectrograms."""
+        """Compute log-mel spectrograms: (batch, samples) -> (batch, n_mels, frames)."""
         # Autocast would take the spectrum in 16 bits; a quiet band next to a loud one needs 32.
         with torch.autocast(waveforms.device.type, enabled=False):
-            return self.log((self.power(waveforms) @ self.filters).transpose(1, 2))
+            return self.log((self.power(waveforms) @ self.filters).transpose(1, 2))  # (batch, n_mels, frames)
 
     def power(self, waveforms: Tensor) -> Tensor:
-        """Give the power spectrum of every frame: -> (batch, frames, n_fft // 2 + 1)."""
+        """Compute the power spectrum of every frame: -> (batch, frames, n_fft // 2 + 1)."""
         raise TypeError(f"{type(self).__name__} has no spectrum of its own")
 
     def log(self, mel: Tensor) -> Tensor:
-        """Give the logarithm of the mel bands, normalised as the dialect does."""
+        """Compute the normalised logarithm of mel bands."""
         raise TypeError(f"{type(self).__name__} has no logarithm of its own")
 
     def centred_power(self, waveforms: Tensor, n_fft: int, hop_length: int) -> Tensor:
-        """Give the power spectrum of frames centred on multiples of the hop: -> (batch, frames, n_fft // 2 + 1)."""
+        """Compute the power spectrum of frames centred on multiples of the hop: -> (batch, frames, n_fft // 2 + 1)."""
         spectrum = torch.stft(
             waveforms,
             n_fft,
@@ -378,11 +398,11 @@ class LogMel(nn.Module):
             pad_mode="reflect",
             return_complex=True,
         )
-        return squared(spectrum.transpose(1, 2))
+        return squared(spectrum.transpose(1, 2))  # (batch, frames, bins)
 
 
 def squared(spectrum: Tensor) -> Tensor:
-    """Give the squared magnitude of complex numbers, without the square root that `abs` takes."""
+    """Return the squared magnitude of complex numbers, without the square root of `abs`."""
     return spectrum.real.square() + spectrum.imag.square()
 
 
@@ -395,13 +415,13 @@ class CpjkuLogMel(LogMel):
         self.spec = spec
 
     def power(self, waveforms: Tensor) -> Tensor:
-        """Give the power spectrum of the emphasised waveform."""
+        """Compute the power spectrum of the emphasised waveform."""
         emphasised = waveforms[:, 1:] - self.spec.preemphasis * waveforms[:, :-1]
         return self.centred_power(emphasised, self.spec.n_fft, self.spec.hop_length)
 
     def log(self, mel: Tensor) -> Tensor:
         """Add a floor, take the logarithm, normalise."""
-        return (mel + self.spec.floor).log().add(self.spec.shift).div(self.spec.scale)
+        return self.spec.normalised((mel + self.spec.floor).log())
 
 
 class KaldiLogMel(LogMel):
@@ -412,25 +432,25 @@ class KaldiLogMel(LogMel):
         self.spec = spec
 
     def power(self, waveforms: Tensor) -> Tensor:
-        """Give the power spectrum of every frame, freed of its mean and emphasised within itself."""
+        """Compute the power spectrum of every frame, after removing its mean and emphasising within it."""
         frames = waveforms.unfold(1, self.spec.win_length, self.spec.hop_length)  # (batch, frames, win_length)
         frames = frames - frames.mean(2, keepdim=True)
-        # Before a frame's first sample stands that sample itself.
+        # The first sample is its own predecessor.
         before = torch.cat([frames[..., :1], frames[..., :-1]], 2)
         frames = (frames - self.spec.preemphasis * before) * self.window
         return squared(torch.fft.rfft(frames, self.spec.n_fft))
 
     def log(self, mel: Tensor) -> Tensor:
         """Take the logarithm above float32's epsilon (1.2e-7), as Kaldi does, and normalise."""
-        return mel.clamp(min=torch.finfo(torch.float32).eps).log().sub(self.spec.mean).div(self.spec.scale)
+        return self.spec.normalised(mel.clamp(min=torch.finfo(torch.float32).eps).log())
 
 
 def fourier_kernels(spec: PannsMel) -> Tensor:
-    """Give the windowed cosines and minus sines of the Fourier transform.
+    """Compute the windowed cosines and negative sines of the Fourier transform.
 
     Returns
     -------
-    kernels : (2, n_fft // 2 + 1, n_fft) float32, as a checkpoint of the authors holds them
+    kernels : (2, n_fft // 2 + 1, n_fft) float32, as in the authors' checkpoints
     """
     # In whole n_fft-ths of a circle, so that no angle is rounded before its cosine is taken.
     turns = torch.arange(spec.n_fft // 2 + 1)[:, None] * torch.arange(spec.n_fft) % spec.n_fft
@@ -451,19 +471,20 @@ class PannsLogMel(LogMel):
         self.register_buffer("kernels", kernels.to(memory_format=torch.channels_last), persistent=False)
 
     def power(self, waveforms: Tensor) -> Tensor:
-        """Give the power spectrum, of the resampled waveform where the dialect says so."""
+        """Compute the power spectrum, of the resampled waveform if the dialect has a decimation."""
         spec = self.spec
         if spec.decimation > 1:
             waveforms = resample(waveforms, spec.decimation, 1)
         hop_length = spec.hop_length // spec.decimation
         if waveforms.device.type != "cpu":
             return self.centred_power(waveforms, spec.n_fft, hop_length)
-        # The authors' convolution in place of the FFT: in bands near silence, below -60 dB, the rounding of any other
-        # algorithm shows (0.03 dB). Other devices round otherwise anyway, and may convolve in 19 bits (TF32).
+        # The authors' convolution instead of the FFT: in bands near silence, below -60 dB, any other algorithm rounds
+        # differently (0.03 dB). Other devices round differently anyway, and may convolve in 19 bits (TF32).
         padded = nn.functional.pad(waveforms.unsqueeze(1), (spec.n_fft // 2, spec.n_fft // 2), mode="reflect")
-        # With the bins innermost in memory, twice as fast and as the filters take them.
-        maps = padded.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        spectrum = nn.functional.conv2d(maps, self.kernels, stride=(1, hop_length)).squeeze(2).transpose(1, 2)
+        # With the bins innermost in memory: twice as fast, and contiguous for the filters.
+        maps = padded.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # (batch, 1, 1, samples)
+        spectrum = nn.functional.conv2d(maps, self.kernels, stride=(1, hop_length))  # (batch, 2 * bins, 1, frames)
+        spectrum = spectrum.squeeze(2).transpose(1, 2)  # (batch, frames, 2 * bins)
         real, imag = spectrum.chunk(2, 2)
         return real.square() + imag.square()
 

@@ -1,4 +1,4 @@
-"""Weights of Vision Transformers for images, as starts for networks over spectrograms."""
+"""Weights of Vision Transformers for images, adapted to networks over spectrograms."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ TOKENS = 2  # class and distillation token (DeiT: Touvron et al., 2012.12877)
 
 
 def are_for_images(filters: Tensor | None) -> bool:
-    """Tell by the filters of the first layer, (features, channels, height, width), whether they see colours."""
+    """Return True if the filters of the first layer, (features, channels, height, width), see colours."""
     return filters is not None and filters.ndim == 4 and filters.shape[1] == COLOURS
 
 
 def summed(filters: Tensor) -> Tensor:
-    """Sum filters over red, green and blue: they answer to a spectrogram as to a grey image of its values.
+    """Sum filters over red, green and blue, so that they treat a spectrogram as a grey image.
 
     AST and PaSST both do so (authors' src/models/ast_models.py; models/helpers/vit_helpers.py).
     """
@@ -26,12 +26,12 @@ def summed(filters: Tensor) -> Tensor:
 
 
 def positions(table: Tensor | None, rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """Take the position embeddings of a distilled DeiT apart.
+    """Split the position embeddings of a distilled DeiT into those of tokens and of patches.
 
     Parameters
     ----------
     table : (1, 2 + patches, features), patches row by row
-    rows : of patches, None for as many as columns
+    rows : of patches; None for a square
 
     Returns
     -------
@@ -55,4 +55,5 @@ def positions(table: Tensor | None, rows: int | None = None) -> tuple[Tensor, Te
             "another variant, or of a network without distillation?"
         )
     table = table.float()
-    return table[:, :TOKENS], table[:, TOKENS:].transpose(1, 2).unflatten(2, (height, width))
+    patches = table[:, TOKENS:].transpose(1, 2).unflatten(2, (height, width))  # (1, features, rows, columns)
+    return table[:, :TOKENS], patches

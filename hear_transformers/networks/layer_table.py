@@ -1,4 +1,4 @@
-"""The layers of a model by name: what there is to choose from, and a user's choice."""
+"""The layers of a model by name: a table of all, and parsing of a user's choice."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .frontend import FrameSpec
 from .trunk import TimeAxis, Trunk
 
 MEL_AXIS = TimeAxis(1, 0.0, 1)
-"""The log-mel spectrogram itself, layer "mel" of every model whose front end makes one."""
+"""Time axis of the log-mel spectrogram itself, layer "mel" of every model whose front end computes one."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One layer for people to choose from.
+    """One layer, described for people.
 
     Attributes
     ----------
-    name : what `load_model(layer=...)` takes
+    name : value of `load_model(layer=...)`
     size : features of a position, or of the vector
-    n_freq : positions along frequency, or of what a grid without time has; 1 for a vector
+    n_freq : positions along frequency, or of a grid without time; 1 for a vector
     hop_ms : distance between two positions in time; None without time
-    receptive_field_ms : audio that one position sees; None if all of the window
+    receptive_field_ms : audio that one position sees; None for the whole window
     """
 
     name: str
@@ -37,7 +37,7 @@ class LayerRow:
 
 
 def axes_of(trunk: Trunk, spec: FrameSpec) -> dict[str, TimeAxis | None]:
-    """Give every layer of a model in order, that of its front end first: its time axis, None if it has none."""
+    """Return the time axis of every layer of a model in order, that of its front end first; None without time."""
     return {**({"mel": MEL_AXIS} if spec.has_mel else {}), **trunk.layers}
 
 
@@ -47,7 +47,7 @@ def layer_table(trunk: Trunk, spec: FrameSpec) -> list[LayerRow]:
     example = spec.example(trunk.min_frames).to(next(trunk.parameters()).device)
     taps = trunk(example, list(trunk.layers))
     if spec.has_mel:
-        taps["mel"] = example.transpose(1, 2).unsqueeze(2)
+        taps["mel"] = example.transpose(1, 2).unsqueeze(2)  # (batch, time, 1, n_mels)
     rows = []
     for name, axis in axes_of(trunk, spec).items():
         n_freq = taps[name].shape[2] if taps[name].ndim == 4 else 1
@@ -66,11 +66,11 @@ Layer = int | str | Sequence[int | str]
 
 
 def parse_layers(layer: Layer, trunk: Trunk, spec: FrameSpec) -> tuple[str, ...]:
-    """Turn a user's choice of layers into keys of `Trunk.layers` (or "mel"), in the order given.
+    """Parse a user's choice of layers into keys of `Trunk.layers` (or "mel"), in the order given.
 
     Raises
     ------
-    OptionError : a layer the network does not have; the message lists those it has
+    OptionError : the network has no such layer; the message lists its layers
     """
     known = axes_of(trunk, spec)
     numbered = [key for key in known if key.isdecimal()]
@@ -93,7 +93,7 @@ def parse_layers(layer: Layer, trunk: Trunk, spec: FrameSpec) -> tuple[str, ...]
 
 
 def _listed(rows: Iterable[LayerRow]) -> str:
-    """Write layers as a line, neighbours that differ only in their number together: "1..12 (768 numbers, 100 ms)"."""
+    """Format layers as a line, runs of equal numbered layers together: "1..12 (768 numbers, every 100 ms)"."""
     texts = {}
     for row in rows:
         hop = "" if row.hop_ms is None else f", every {row.hop_ms:g} ms"

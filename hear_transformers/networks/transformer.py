@@ -1,4 +1,4 @@
-"""What the transformer families share: patch embedding, attention, MLP, stochastic depth, pre-norm block, and DeiT."""
+"""Parts shared by the transformer families: patch embedding, attention, MLP, stochastic depth, block, and DeiT."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PATCH = 16  # mel bands and mel frames of a patch (AST: 2104.01778, section 2.1;
 class PatchEmbed(nn.Module):
     """Map every square patch of a spectrogram to a token.
 
-    The parameters are those of a convolution, as in every Vision Transformer, but the patches are multiplied as a
-    matrix: as fast, and right where oneDNN's bfloat16 convolution on CPUs with AMX is not (torch 2.11: NaN or arbitrary
-    numbers for a kernel as wide as its input, which is what a 160 ms window is).
+    The parameters are those of a convolution, as in every Vision Transformer, but patches are multiplied as a matrix:
+    as fast, and correct where oneDNN's bfloat16 convolution on CPUs with AMX is not (torch 2.11: NaN or arbitrary
+    numbers for a kernel as wide as its input, such as a window of 160 ms).
 
     Parameters
     ----------
@@ -37,10 +37,10 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(1, dim, patch, stride)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Cut and map: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
+        """Embed patches: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
         patches = mel.unfold(1, self.patch, self.stride).unfold(2, self.patch, self.stride)
         # (batch, freq, time, patch, patch)
-        return F.linear(patches.flatten(3), self.proj.weight.flatten(1), self.proj.bias)
+        return F.linear(patches.flatten(3), self.proj.weight.flatten(1), self.proj.bias)  # (batch, freq, time, dim)
 
 
 class Attention(nn.Module):
@@ -59,12 +59,12 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor, n_queries: int | None = None) -> Tensor:
-        """Mix tokens for the first `n_queries` of them: (batch, tokens, dim) -> (batch, n_queries, dim)."""
+        """Attend from the first `n_queries` tokens to all: (batch, tokens, dim) -> (batch, n_queries, dim)."""
         batch, length, dim = tokens.shape
-        qkv = self.qkv(tokens).view(batch, length, 3, self.heads, dim // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x (batch, heads, tokens, dim / heads)
+        qkv = self.qkv(tokens).view(batch, length, 3, self.heads, dim // self.heads)  # (batch, tokens, 3, heads, dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, dim) each
         mixed = F.scaled_dot_product_attention(query[:, :, :n_queries], key, value)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        return self.proj(mixed.transpose(1, 2).flatten(2))  # (batch, n_queries, heads * dim)
 
 
 class Mlp(nn.Module):
@@ -76,19 +76,19 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map every token on its own: (batch, tokens, dim) -> (batch, tokens, dim)."""
+        """Map every token independently: (batch, tokens, dim) -> (batch, tokens, dim)."""
         return self.fc2(F.gelu(self.fc1(tokens)))
 
 
 class DropPath(nn.Module):
-    """Leave a branch out of some clips in training, and scale it up in the others (stochastic depth, 1603.09382)."""
+    """Drop a branch for some clips in training and scale it up for the others (stochastic depth, 1603.09382)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:
-        """Thin out (batch, ...)."""
+        """Drop rows of (batch, ...)."""
         if not self.training or self.rate == 0:
             return branch
         kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device) >= self.rate
@@ -103,7 +103,7 @@ class Block(nn.Module):
     dim : features of a token
     heads : number of attention heads
     mlp_ratio : hidden features of the MLP as a multiple of `dim`
-    eps : of both LayerNorms; DeiT and all that descends from it uses 1e-6
+    eps : of both LayerNorms; 1e-6 in DeiT and its descendants
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, eps: float = 1e-6) -> None:
@@ -132,9 +132,9 @@ class DeiT(Trunk):
     stride : of the patches, in mel bands and mel frames
     n_classes : logits
     dim, depth, heads : of the transformer
-    max_frames : most mel frames that there are positions for
-    patchout : rows along frequency and columns along time that are left out of every batch in training, at random
-        (structured patchout: 2110.05069); then there are no grids, only vectors
+    max_frames : most mel frames that the position embeddings cover
+    patchout : rows along frequency and columns along time that are dropped at random from every batch in training
+        (structured patchout: 2110.05069); layers are then vectors only, without grids
     """
 
     prefix = ("cls", "dist")
@@ -167,12 +167,12 @@ class DeiT(Trunk):
         self.patch_embed = PatchEmbed(dim, PATCH, stride)
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        # The head's own LayerNorm has torch's default epsilon, unlike all others.
+        # The head's LayerNorm has torch's default epsilon, unlike all others.
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, n_classes))
 
     @abstractmethod
     def positions(self, n_freq: int, n_time: int) -> tuple[Tensor, Tensor]:
-        """Give the position embeddings of both tokens (1, 2, dim) and of the patches (1, freq, time, dim)."""
+        """Return the position embeddings of both tokens (1, 2, dim) and of the patches (1, freq, time, dim)."""
 
     def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run as many blocks as the wanted layers need, see `Trunk.forward`.
@@ -183,7 +183,7 @@ class DeiT(Trunk):
         tokens, grid = self._embed(frames)
         taps: dict[str, Tensor] = {}
         depth = depth_of(wanted, len(self.blocks))
-        # Whoever reads no patch of the last block needs none of its work on patches.
+        # If no patch of the last block is read, it computes the prefix tokens only.
         n_last = None if {str(depth), "norm"} & set(wanted) else len(self.prefix)
         for i in range(depth + 1):
             if i > 0:
@@ -198,7 +198,7 @@ class DeiT(Trunk):
         return {layer: taps[layer] for layer in wanted}
 
     def _embed(self, mel: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Make tokens: -> (batch, 2 + freq * time, dim), frequency-major, and the grid."""
+        """Embed a mel: -> tokens (batch, 2 + freq * time, dim), frequency-major, and (freq, time)."""
         patches = self.patch_embed(mel)  # (batch, freq, time, dim)
         of_tokens, of_patches = self.positions(patches.shape[1], patches.shape[2])
         patches = patches + of_patches
@@ -206,11 +206,11 @@ class DeiT(Trunk):
             for axis, n_left_out in enumerate(self.patchout, 1):
                 patches = thinned(patches, axis, n_left_out)
         prefix = torch.cat([self.cls_token, self.dist_token], 1) + of_tokens
-        tokens = torch.cat([prefix.expand(len(mel), -1, -1), patches.flatten(1, 2)], 1)
+        tokens = torch.cat([prefix.expand(len(mel), -1, -1), patches.flatten(1, 2)], 1)  # (batch, 2 + freq * time, dim)
         return tokens, (patches.shape[1], patches.shape[2])
 
     def _check_vectors(self, wanted: Collection[str]) -> None:
-        """Refuse grids while some of their patches are left out."""
+        """Raise OptionError for grids while patches are dropped."""
         grids = [layer for layer in wanted if self.layers.get(layer) is not None]
         if grids and self.training and any(self.patchout):
             raise OptionError(
@@ -221,7 +221,7 @@ class DeiT(Trunk):
     def _store(
         self, taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens: Tensor, grid: tuple[int, int]
     ) -> None:
-        """Keep of one layer what is wanted: the grid of patches, the prefix tokens."""
+        """Store the wanted parts of one layer: the grid of patches, the prefix tokens."""
         if layer in wanted:
             taps[layer] = tokens[:, 2:].unflatten(1, grid).transpose(1, 2)  # (batch, time, freq, dim)
         for i, name in enumerate(self.prefix):
@@ -230,7 +230,7 @@ class DeiT(Trunk):
 
 
 def thinned(patches: Tensor, axis: int, n_left_out: int) -> Tensor:
-    """Leave out places along one axis, drawn from PyTorch's global generator, the same for every clip.
+    """Drop positions along one axis, drawn from PyTorch's global generator, the same for every clip.
 
     Raises
     ------

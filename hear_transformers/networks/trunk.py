@@ -1,4 +1,4 @@
-"""What a family file declares: its network as a `Trunk`, its variants as rows."""
+"""The interface of every network: from frames to layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class TimeAxis:
-    """How the time positions of a layer lie over the frames of the front end.
+    """The time positions of a layer over the frames of the front end.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class TimeAxis:
 
 
 class Trunk(nn.Module):
-    """A network from the frames of a front end to layers; every family derives its network from it.
+    """A network from the frames of a front end to layers, the base class of every family's network.
 
     Attributes
     ----------
@@ -42,12 +42,12 @@ class Trunk(nn.Module):
     max_frames: int | None = None
 
     def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Run the network just as deep as the wanted layers need.
+        """Run the network only as deep as the wanted layers need.
 
         Parameters
         ----------
         frames : (batch, n_mels, frames) float32, or (batch, samples) where the front end is a `Waveform`
-        wanted : keys of `layers`, or a grid's key with a prefix token ("8.cls")
+        wanted : keys of `layers`, or the key of a grid with a prefix token ("8.cls")
 
         Returns
         -------
@@ -59,6 +59,6 @@ class Trunk(nn.Module):
 
 
 def depth_of(wanted: Collection[str], n_blocks: int) -> int:
-    """Give the number of blocks that the wanted layers need; names such as "logits" need all `n_blocks`."""
+    """Return the number of blocks that the wanted layers need; names such as "logits" need all `n_blocks`."""
     numbers = [layer.partition(".")[0] for layer in wanted]
     return max(int(number) if number.isdecimal() else n_blocks for number in numbers)

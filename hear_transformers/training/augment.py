@@ -1,12 +1,12 @@
 """Augmentation: gain, shift, mixup, masks.
 
-What is random is drawn on the CPU for a whole batch, and travels with the clips; applying it is arithmetic on the
-batch, on its device. A clip's partner in a mix is its neighbour, so a part of a batch that begins and ends between
-pairs is augmented like the same rows of the whole.
+Random numbers are drawn on the CPU for a whole batch and travel with the clips; applying them is arithmetic on the
+batch, on its device. The partner of a clip in a mix is its neighbour, so a part of a batch that consists of whole pairs
+is augmented like the same rows of the whole batch.
 
-The authors of AST and PaSST take its mean away from a waveform before they mix it. Here it stays: after training a
-network hears it too. The front ends of AST and of PANNs do not (measured: an offset of 0.1 changes no band by more than
-4e-4 nepers or 1e-4 dB); that of PaSST and EfficientAT does in its eight lowest bands, mixed or not.
+The authors of AST and PaSST subtract the mean of a waveform before mixing. Here it is kept, as in inference. The front
+ends of AST and of PANNs ignore it (measured: an offset of 0.1 changes no band by more than 4e-4 nepers or 1e-4 dB);
+that of PaSST and EfficientAT has it in its eight lowest bands, mixed or not.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..networks.frontend import CpjkuMel, FrameSpec, KaldiMel
+from ..networks.frontend import FrameSpec, MelSpec
 from .recipes import Mask, Mixup, Recipe
 
 Clips = tuple[Tensor, Tensor, Tensor]
 """Waveforms or mels (clips, ...), their targets (clips, classes), their weights (clips,)."""
 
 AXES = {"frequency": 1, "time": 2}
-"""Of a batch of mels."""
+"""Axes of a batch of mels by name."""
 
 
-# What is drawn
+# Drawing
 
 
 def draw(recipe: Recipe, rng: np.random.Generator, n: int, n_mels: int, n_frames: int) -> dict[str, Tensor]:
-    """Draw what a recipe leaves to chance for the clips of a batch.
+    """Draw the random numbers of a recipe for the clips of a batch.
 
     Parameters
     ----------
     recipe : gain, shift, mixups and masks
-    rng : the same one gives the same numbers
+    rng : equal states give equal numbers
     n : clips
-    n_mels, n_frames : of a clip's mel; 0 bands where the front end has none
+    n_mels, n_frames : of a clip's mel; 0 bands for a front end without mel
 
     Returns
     -------
-    draws : (n, ...) each; only what the recipe asks for
+    draws : (n, ...) each; only those that the recipe needs
     """
     draws: dict[str, NDArray[np.generic]] = {}
     if recipe.gain_db:
@@ -60,7 +60,7 @@ def draw(recipe: Recipe, rng: np.random.Generator, n: int, n_mels: int, n_frames
 
 
 def _shares(mixup: Mixup, rng: np.random.Generator, n: int) -> NDArray[np.float32]:
-    """Draw the share that every clip has in its mix; 1 for those that are not mixed."""
+    """Draw the share of every clip in its mix, 1 for clips that are not mixed: (n,)."""
     is_mixed = rng.random(n) < mixup.rate
     shares = rng.beta(mixup.alpha, mixup.alpha, n)
     if mixup.keep_larger:
@@ -69,32 +69,32 @@ def _shares(mixup: Mixup, rng: np.random.Generator, n: int) -> NDArray[np.float3
 
 
 def _each(recipe: Recipe) -> list[Mask]:
-    """Give every mask as often as there are of it."""
+    """Repeat every mask by its number."""
     return [mask for mask in recipe.masks for _ in range(mask.number)]
 
 
 def _stretches(mask: Mask, rng: np.random.Generator, n: int, size: int) -> NDArray[np.int64]:
-    """Draw where one mask of every clip begins, and the place behind its end: (n, 2)."""
+    """Draw the first place of one mask of every clip, and the place behind its last: (n, 2)."""
     widths = rng.integers(0, min(mask.widest, size), n, endpoint=True)
     starts = rng.integers(0, size - widths, endpoint=True)
     return np.stack([starts, starts + widths], 1)
 
 
-# What is done with it
+# Applying
 
 
 def waveforms(
     waveforms: Tensor, targets: Tensor, weights: Tensor, draws: Mapping[str, Tensor], recipe: Recipe
 ) -> Clips:
-    """Change level and start of clips, mix them.
+    """Change the level of clips, roll them, mix them.
 
     Parameters
     ----------
     waveforms : (clips, samples)
     targets : (clips, classes) from 0 to 1
     weights : (clips,) 1, or 0 for a clip that does not count
-    draws : from `draw`, of these clips; empty to leave them as they are
-    recipe : that `draws` were drawn for
+    draws : from `draw`, of these clips; empty for no augmentation
+    recipe : of `draws`
 
     Returns
     -------
@@ -115,11 +115,11 @@ def mels(
     recipe: Recipe,
     spec: FrameSpec,
 ) -> Clips:
-    """Mask mels, mix them, in this order, which is that of the authors who mix mels (PaSST, PANNs, EfficientAT).
+    """Mask mels, then mix them, the order of the authors who mix mels (PaSST, PANNs, EfficientAT).
 
     Parameters
     ----------
-    mels : (clips, n_mels, frames) as the front end gives them; anything where it has no mel, which comes back as it is
+    mels : (clips, n_mels, frames) from the front end; the output of one without mel is returned unchanged
     targets, weights, draws, recipe : see `waveforms`
     spec : the front end
 
@@ -127,7 +127,7 @@ def mels(
     -------
     mels, targets, weights : as given; that of a mix is 0 if either clip's is
     """
-    if not spec.has_mel:
+    if not isinstance(spec, MelSpec):
         return mels, targets, weights
     if draws and recipe.masks:
         mels = masked(mels, draws["masks"], recipe, spec)
@@ -135,20 +135,20 @@ def mels(
 
 
 def rolled(waveforms: Tensor, shifts: Tensor) -> Tensor:
-    """Roll every row by its own number of samples: (clips, samples), (clips,) -> (clips, samples)."""
+    """Roll every row by its number of samples: (clips, samples), (clips,) -> (clips, samples)."""
     n, n_samples = waveforms.shape
     twice = torch.cat([waveforms, waveforms], 1)
-    # A view of all starts, of which only the rows that are chosen are copied.
+    # (clips, samples + 1, samples), a view of all starts, of which only the chosen rows are copied.
     return twice.unfold(1, n_samples, 1)[torch.arange(n, device=shifts.device), -shifts % n_samples]
 
 
 def mixed(clips: Clips, shares: Tensor | None) -> Clips:
-    """Mix every clip with its neighbour, the last of an odd number with itself; without shares change nothing.
+    """Mix every clip with its neighbour, the last of an odd number with itself; without shares return them unchanged.
 
     Parameters
     ----------
     clips : inputs, targets, weights
-    shares : (clips,) of a clip in its own mix; 1 leaves it alone
+    shares : (clips,) of a clip in its own mix; 1 for no mixing
     """
     if shares is None:
         return clips
@@ -159,17 +159,17 @@ def mixed(clips: Clips, shares: Tensor | None) -> Clips:
 
 
 def _lerp(own: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
-    """Give to every row (clips, ...) its share, and the rest to its partner's."""
-    return torch.lerp(own[partners], own, shares.view(-1, *[1] * (own.ndim - 1)))
+    """Interpolate between the partners of rows (clips, ...) and the rows themselves by their shares."""
+    return torch.lerp(own[partners], own, shares.view(-1, *[1] * (own.ndim - 1)))  # shares: (clips, 1, ...)
 
 
-def masked(mels: Tensor, stretches: Tensor, recipe: Recipe, spec: FrameSpec) -> Tensor:
+def masked(mels: Tensor, stretches: Tensor, recipe: Recipe, spec: MelSpec) -> Tensor:
     """Blank bands and frames.
 
     Parameters
     ----------
     mels : (clips, n_mels, frames)
-    stretches : (clips, masks, 2), where every mask begins, and the place behind its end
+    stretches : (clips, masks, 2), the first place of every mask and the place behind its last
     recipe : its masks
     spec : dialect of the mels
     """
@@ -178,15 +178,6 @@ def masked(mels: Tensor, stretches: Tensor, recipe: Recipe, spec: FrameSpec) -> 
         axis = AXES[mask.axis]
         places = torch.arange(mels.shape[axis], device=mels.device)
         is_blank = (places >= ends[:, :1]) & (places < ends[:, 1:])  # (clips, bands or frames)
-        value = means if mask.value is None else normalised(mask.value, spec)
+        value = means if mask.value is None else spec.normalised(mask.value)
         mels = torch.where(is_blank.unsqueeze(3 - axis), value, mels)
     return mels
-
-
-def normalised(value: float, spec: FrameSpec) -> float:
-    """Turn a value of the log-mel before its normalisation into what the front end gives for it."""
-    if isinstance(spec, KaldiMel):
-        return (value - spec.mean) / spec.scale
-    if isinstance(spec, CpjkuMel):
-        return (value + spec.shift) / spec.scale
-    return value  # PANNs normalise within the network

@@ -7,16 +7,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from .. import catalogue
 from ..checkpoints import state_dicts
 from ..errors import OptionError, TrainingError
 from ..networks.family import Family
-from . import augment, data, loop, manifest, starts, tagging
+from . import augment, data, initialisation, loop, manifest, tagging
 from .recipes import Recipe
 
 SKIPPED = "skipped.txt"
@@ -33,7 +33,7 @@ class Options:
     train, valid : manifests, see `manifest.read`
     out : folder of the run; one that holds a part of the same run is gone on with
     recipe : how to train
-    source : weights to begin with, see `starts.start`
+    source : weights to begin with, see `initialisation.init_from`
     network : constructor arguments of the network that differ from the variant's, besides the recipe's
     classes : all names in order, None for those of the training manifest
     multi_label : None to see it from the manifest: whether a clip there has several labels, or none
@@ -76,14 +76,14 @@ class Training:
         self.options = options
         self.processes = processes
         recipe = options.recipe
-        self.family: Family = import_module(f"hear_transformers.{options.family}").FAMILY
+        self.family: Family = catalogue.family(options.family).FAMILY
         self.variant_name = options.variant or next(iter(self.family.variants))
         self.train, self.valid = manifest.read_pair(options.train, options.valid, options.classes)
         self.multi_label = self.train.is_multi_label if options.multi_label is None else options.multi_label
         if not self.multi_label and (self.train.is_multi_label or self.valid.is_multi_label):
             raise TrainingError("some clips have several labels, or none; train with multi_label")
         network = {**recipe.network, **options.network}
-        trunk, self.fresh = starts.start(
+        trunk, self.fresh = initialisation.init_from(
             self.family, self.variant_name, options.source, n_classes=len(self.train.classes), network=network
         )
         variant = self.family.variants[self.variant_name]

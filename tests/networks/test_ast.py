@@ -58,7 +58,7 @@ def network(request):
     meta = json.loads((GOLDEN / f"ast-{name}.json").read_text())["meta"]
     variant = ast.VARIANTS[name]
     trunk = ast.AST(**variant.network).eval()
-    weights = ast.adapt(golden_state_dict(GOLDEN / f"ast-{name}.json"), variant)
+    weights = ast.convert_state_dict(golden_state_dict(GOLDEN / f"ast-{name}.json"), variant)
     state_dicts.load_into(trunk, weights, name, unused=ast.FAMILY.unused)
     # The golden answers have AudioSet's statistics throughout.
     spec = replace(variant.frontend, mean=meta["mean"], scale=2 * meta["std"])
@@ -248,7 +248,7 @@ def test_a_file_of_our_own_loads(tmp_path):
     model = small("tiny_10_10")
     path = tmp_path / "own.pt"
     torch.save(model.trunk.state_dict(), path)
-    weights = ast.adapt(state_dicts.read_state_dict(path), model.variant)
+    weights = ast.convert_state_dict(state_dicts.read_state_dict(path), model.variant)
     assert weights.keys() == model.trunk.state_dict().keys()
 
 

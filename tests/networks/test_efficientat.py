@@ -64,7 +64,9 @@ def network(request):
         answers = dict(answers)
     model = efficientat.load_model(variant=variant, pretrained=False)
     state_dict = golden_state_dict(GOLDEN / f"efficientat-{variant}.json")
-    state_dicts.load_into(model.trunk, efficientat.adapt(state_dict, efficientat.VARIANTS[variant]), variant)
+    state_dicts.load_into(
+        model.trunk, efficientat.convert_state_dict(state_dict, efficientat.VARIANTS[variant]), variant
+    )
     # The golden answers count the blocks of a DyMN from 0 and leave out its stem and last map.
     shift = 1 if variant.startswith("dymn") else 0
     with torch.no_grad():

@@ -168,7 +168,7 @@ def test_equals_timm_at_every_block(size, height, width):
     logits = model(images)
     network = {**mast.VARIANTS[f"mvit_{size}"].network, "n_mels": height, "frames": width, "n_classes": 11}
     trunk = mast.MAST(**network).eval()
-    weights = mast.adapt(model.state_dict(), replace(mast.VARIANTS[f"mvit_{size}"], network=network))
+    weights = mast.convert_state_dict(model.state_dict(), replace(mast.VARIANTS[f"mvit_{size}"], network=network))
     weights = {key.replace("head.projection.", "head."): value for key, value in weights.items()}
     state_dicts.load_into(trunk, weights, size)
     taps = trunk(images[:, 0], list(trunk.layers))
@@ -243,7 +243,7 @@ def test_an_imagenet_file_loads(imagenet_file):
 def test_a_file_of_our_own_is_taken_as_it_is():
     model = small("base")
     weights = model.trunk.state_dict()
-    adapted = mast.adapt(weights, model.variant)
+    adapted = mast.convert_state_dict(weights, model.variant)
     assert adapted.keys() == weights.keys()
     assert all(adapted[key].equal(weights[key]) for key in weights)
 

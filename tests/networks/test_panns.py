@@ -169,7 +169,7 @@ def network(request, cached_blocks):
         answers = dict(answers)
     row = panns.VARIANTS[variant]
     trunk = random_trunk(panns.FAMILY, row).eval()
-    state_dicts.load_into(trunk, panns.adapt(authors_state_dict(variant), row), variant)
+    state_dicts.load_into(trunk, panns.convert_state_dict(authors_state_dict(variant), row), variant)
     stages = {}
     for name in (key.removeprefix("tap_mean_") for key in answers if key.startswith("tap_mean_")):
         # The authors' containers of layers give what their last layer gives.
@@ -277,7 +277,7 @@ def test_front_end_of_the_variant_is_taken_out(variant):
     spec = row.network.get("mel", row.frontend)
     rate = spec.sample_rate // spec.decimation
     front_end = authors_front_end(rate, spec.n_fft, spec.n_mels, spec.fmin, spec.fmax)
-    assert panns.adapt({**front_end, "fc1.bias": torch.ones(1)}, row) == {"fc1.bias": torch.ones(1)}
+    assert panns.convert_state_dict({**front_end, "fc1.bias": torch.ones(1)}, row) == {"fc1.bias": torch.ones(1)}
 
 
 FRONT_END = (32_000, 1024, 64, 50, 14_000)
@@ -289,7 +289,7 @@ FRONT_END = (32_000, 1024, 64, 50, 14_000)
 )
 def test_front_end_of_another_network_is_refused(front_end):
     with pytest.raises(WeightsError, match="64 mel bands from 50 to 14000 Hz and windows of 1024 samples at 32000 Hz"):
-        panns.adapt(authors_front_end(*front_end), panns.VARIANTS["cnn14"])
+        panns.convert_state_dict(authors_front_end(*front_end), panns.VARIANTS["cnn14"])
 
 
 def test_window_of_the_paper_is_refused():
@@ -297,20 +297,20 @@ def test_window_of_the_paper_is_refused():
     key = "spectrogram_extractor.stft.conv_real.weight"
     front_end[key] = front_end[key] / torch.hann_window(1024).clamp(min=1e-6) * torch.hamming_window(1024)
     with pytest.raises(WeightsError, match="another front end"):
-        panns.adapt(front_end, panns.VARIANTS["cnn14"])
+        panns.convert_state_dict(front_end, panns.VARIANTS["cnn14"])
 
 
 def test_front_end_without_numbers_is_refused():
     front_end = {key: tensor * torch.nan for key, tensor in authors_front_end(*FRONT_END).items()}
     with pytest.raises(WeightsError, match="another front end"):
-        panns.adapt(front_end, panns.VARIANTS["cnn14"])
+        panns.convert_state_dict(front_end, panns.VARIANTS["cnn14"])
 
 
 def test_half_a_front_end_is_refused():
     front_end = authors_front_end(*FRONT_END)
     del front_end["logmel_extractor.melW"]
     with pytest.raises(WeightsError, match=r"not logmel_extractor\.melW"):
-        panns.adapt(front_end, panns.VARIANTS["cnn14"])
+        panns.convert_state_dict(front_end, panns.VARIANTS["cnn14"])
 
 
 def test_refusal_names_the_file(tmp_path):

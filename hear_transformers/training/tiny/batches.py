@@ -30,7 +30,7 @@ BACKGROUND_SHARE = 0.6  # of the batches of speech that get a scene as backgroun
 BACKGROUND_DB = (-45.0, -3.0)  # of its loudest point, relative to that of the speech
 BAND_MASK, BAND_MASK_SHARE = 16, 0.5
 TIME_MASK, TIME_MASK_SHARE = 1 / 8, 0.3  # longest, as a part of the crop
-SILENCE = (np.log(CPJKU_MEL.floor) + CPJKU_MEL.shift) / CPJKU_MEL.scale  # log-mel of digital silence
+SILENCE = CPJKU_MEL.normalised(np.log(CPJKU_MEL.floor))  # log-mel of digital silence
 
 Mels = NDArray[np.float16]
 

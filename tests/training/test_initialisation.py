@@ -17,7 +17,7 @@ from hear_transformers.checkpoints import state_dicts, store
 from hear_transformers.errors import OptionError, WeightsError
 from hear_transformers.files import sha256_of
 from hear_transformers.networks.family import random_trunk
-from hear_transformers.training import starts
+from hear_transformers.training import initialisation
 from tests.helpers.golden import filled, golden_tensor
 from tests.networks.test_contract import SMALL, family_of
 
@@ -38,7 +38,9 @@ def trained(name: str, n_classes: int = 3, **network) -> torch.nn.Module:
     """Make a small network of the first variant of a family."""
     family = family_of(name)
     variant = next(iter(family.variants))
-    return filled(starts.start(family, variant, "", n_classes=n_classes, network={**SMALL[name], **network})[0])
+    return filled(
+        initialisation.init_from(family, variant, "", n_classes=n_classes, network={**SMALL[name], **network})[0]
+    )
 
 
 def written(path: Path, name: str, trunk: torch.nn.Module | None = None, network=None, **metadata: str) -> Path:
@@ -181,6 +183,21 @@ def test_arguments_that_are_not_the_networks_build_nothing(network, tmp_path, mo
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("passt", {"depth": 60_000}),
+        ("panns", {"kind": "resnet", "depths": [1, 1, 1, 60_000]}),
+        ("mast", {"depths": [1, 60_000, 1, 1]}),
+        ("atgnn", {"label_depths": [0, 0, 60_000, 0]}),
+    ],
+)
+def test_metadata_cannot_ask_for_more_blocks_than_the_file_has_tensors(name, network, tmp_path):
+    path = written(tmp_path / "net", name, network=network)
+    with pytest.raises(WeightsError, match=r"net: damaged: its metadata ask for 6000\d blocks, but it has \d+ tensors"):
+        load(name, path)
+
+
 @pytest.mark.parametrize("labels", ["[", '{"0": "wren"}', '["wren"]', '["wren", "robin", 3]', '"owl"'])
 def test_names_that_are_not_those_of_the_classes_are_refused(labels, tmp_path):
     with pytest.raises(WeightsError, match=r"net: damaged: 'labels' in its metadata is (not JSON|no list of 3 names)"):
@@ -237,7 +254,9 @@ def test_embed_audio_needs_no_more_than_the_file(installed_command, audio_file, 
 def start(name: str, source="", variant: str | None = None, n_classes: int = 3, **network):
     family = family_of(name)
     variant = variant or next(iter(family.variants))
-    return starts.start(family, variant, str(source), n_classes=n_classes, network={**SMALL[name], **network})
+    return initialisation.init_from(
+        family, variant, str(source), n_classes=n_classes, network={**SMALL[name], **network}
+    )
 
 
 @pytest.mark.parametrize("name", CLASSIFYING)
@@ -271,7 +290,7 @@ def test_the_same_classes_draw_nothing_anew(name, tmp_path):
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_nothing_but_the_classifier_may_be_missing(name, tmp_path):
     weights = dict(trained(name).state_dict())
-    del weights[next(key for key in reversed(weights) if not key.startswith(family_of(name).fresh))]
+    del weights[next(key for key in reversed(weights) if not key.startswith(family_of(name).reinitialised))]
     torch.save(weights, tmp_path / "net.pt")
     with pytest.raises(WeightsError, match=r"net\.pt does not fit \w+: 1 missing: "):
         start(name, tmp_path / "net.pt")
@@ -310,7 +329,7 @@ def test_starts_that_there_are_not_say_what_there_is(name, options, message):
 
 def test_a_network_without_a_classifier_cannot_be_trained_on_labels():
     with pytest.raises(OptionError, match=r"n_classes=3 for tiny; choose .* a family with a classifier"):
-        starts.start(family_of("tiny"), "tiny", "", n_classes=3)
+        initialisation.init_from(family_of("tiny"), "tiny", "", n_classes=3)
 
 
 def test_a_published_checkpoint_is_fetched(tmp_path, monkeypatch):
@@ -623,7 +642,7 @@ def test_atgnn_starts_from_images(variant, fresh, tmp_path):
     images["stem.0.0.weight"] = golden_tensor("filters.weight", (4, 3, 3, 3))
     torch.save(images, tmp_path / "pvig.pth")
     labels = {"label_depths": (1, 1, 1, 1)} if variant == "pyr_s" else {}
-    trunk, found = starts.start(
+    trunk, found = initialisation.init_from(
         atgnn.FAMILY, variant, str(tmp_path / "pvig.pth"), n_classes=3, network={**VIG, **labels}
     )
     assert found == fresh

@@ -1,4 +1,4 @@
-"""What training starts from: random numbers, a checkpoint of the same family, or a network for images."""
+"""Initial weights of training: random, a checkpoint of the same family, or a network for images."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoints import state_dicts
-from ..checkpoints.loading import check_family, fetched, naming, read
+from ..checkpoints.loading import check_family, errors_name_file, fetch_by_name, read_checkpoint
 from ..errors import OptionError
 from ..networks.family import Family, Variant, random_trunk, variant_of
 from ..networks.trunk import Trunk
 
 PUBLISHED, IMAGENET = "published", "imagenet"
-"""What `start` takes besides a file: the variant's own checkpoint, and the one of a network for images."""
+"""Sources of `init_from` besides a file: the variant's own checkpoint, and that of its network for images."""
 
 
-def start(
+def init_from(
     family: Family,
     variant: str,
     source: str,
@@ -41,36 +41,33 @@ def start(
     Returns
     -------
     trunk : in training mode, on the CPU
-    fresh : which groups of parameters are random, for people to read; the same numbers every time
+    reinitialised : names of the groups of parameters that are random, with the same numbers every time
 
     Raises
     ------
-    OptionError : there is no such variant, network or start
-    WeightsError : the file is missing, damaged, or for another network; only `Family.fresh` may be missing
+    OptionError : the variant, the network or the source is unknown
+    WeightsError : the file is missing, damaged, or for another network; only `Family.reinitialised` may be missing
     """
     _, row = variant_of(family, variant)
     if not family.classifier or n_classes < 1:
-        raise OptionError(
-            f"n_classes={n_classes} for {family.name}; choose 1 or more, and a family with a classifier, which tiny "
-            "does not have"
-        )
+        raise OptionError(f"n_classes={n_classes} for {family.name}; choose 1 or more, and a family with a classifier")
     row = replace(row, network={**row.network, **network, "n_classes": n_classes})
-    trunk = _built(family, variant, row)
+    trunk = _build(family, variant, row)
     if not source:
         return trunk, ["all parameters"]
     file = _file_of(family, variant, source)
     if metadata := state_dicts.read_metadata(file):
         check_family(family, metadata, file)
-    held = read(family, row, file)
-    with naming(file):
-        held = family.begin(held, row)
-    held = {key: value for key, value in held.items() if key not in family.unused}
-    whole, fresh = _with_fresh(family, trunk, held)
-    state_dicts.load_into(trunk, whole, file)
-    return trunk, fresh
+    state_dict = read_checkpoint(family, row, file)
+    with errors_name_file(file):
+        state_dict = family.adapt_pretrained(state_dict, row)
+    state_dict = {key: value for key, value in state_dict.items() if key not in family.unused}
+    state_dict, reinitialised = _with_reinitialised(family, trunk, state_dict)
+    state_dicts.load_into(trunk, state_dict, file)
+    return trunk, reinitialised
 
 
-def _built(family: Family, name: str, variant: Variant) -> Trunk:
+def _build(family: Family, name: str, variant: Variant) -> Trunk:
     try:
         return random_trunk(family, variant)
     except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
@@ -79,7 +76,7 @@ def _built(family: Family, name: str, variant: Variant) -> Trunk:
 
 
 def _file_of(family: Family, name: str, source: str) -> Path:
-    """Give the file of a start; one that is published is fetched."""
+    """Return the file of a source, downloading a published one if needed."""
     row = family.variants[name]
     rows = {PUBLISHED: (family.name, row.checkpoint) if row.checkpoint else None, IMAGENET: row.imagenet}
     if source not in rows:
@@ -91,27 +88,32 @@ def _file_of(family: Family, name: str, source: str) -> Path:
             f"no start {source!r} is known for {family.name}/{name}; choose {', '.join([*others, 'a file'])}, or leave "
             "it out for random weights"
         )
-    return fetched(*published)
+    return fetch_by_name(*published)
 
 
-def _with_fresh(family: Family, trunk: Trunk, held: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Put the network's random numbers in the place of groups that a file lacks, see `Family.fresh`.
+def _with_reinitialised(
+    family: Family, trunk: Trunk, given: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Replace the groups of `Family.reinitialised` that a file lacks by the network's random numbers.
 
     Returns
     -------
     state_dict : of the file, with those groups
-    fresh : their names; one that lies within another is left out
+    groups : their names; a group within another one is left out
     """
     ours = trunk.state_dict()
-    kept = dict(held)
+    kept = dict(given)
     drawn: dict[str, Tensor] = {}
-    fresh = []
-    for group in family.fresh:
+    groups = []
+    for group in family.reinitialised:
+        # The smaller group comes first: what it has drawn is no longer compared when the whole follows, so
+        # ("head.1.", "head.") draws all of "head." only if something outside of "head.1." is amiss too.
         wanted = {key: value for key, value in ours.items() if key.startswith(group) and key not in drawn}
         theirs = {key: value for key, value in kept.items() if key.startswith(group)}
         if {key: value.shape for key, value in wanted.items()} != {key: value.shape for key, value in theirs.items()}:
+            # All or nothing: a classifier whose weight fits and whose bias does not is of other classes.
             kept = {key: value for key, value in kept.items() if key not in theirs}
             drawn |= wanted
-            fresh += [group] if wanted else []
-    names = [group.rstrip(".") for group in fresh if not any(group.startswith(o) and group != o for o in fresh)]
+            groups += [group] if wanted else []
+    names = [group.rstrip(".") for group in groups if not any(group.startswith(o) and group != o for o in groups)]
     return kept | drawn, names
