@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 
 import click
@@ -12,7 +11,7 @@ from hear_transformers import __version__
 
 from .doctor import doctor_command
 from .failures import guarded, printable
-from .hear import hear_group
+from .hear import hear_group, search_working_folder
 from .parsing import parse_object
 from .tables import as_text, echo_table
 from .train import train_command
@@ -111,8 +110,7 @@ def validate(module: str, weights: str, options: str, device: str) -> None:
     from hear_transformers import catalogue
     from hear_transformers.harness import contract
 
-    # As `python -m` does: a module of your own lies in the current folder. Last, so that it hides nothing.
-    sys.path.append(os.getcwd())
+    search_working_folder()
     for finding in contract.check(
         module, weights, parse_object("--options", options, '{"layer": 8}'), catalogue.pick_device(device)
     ):

@@ -201,7 +201,7 @@ def peak_mebibytes(name: str, kind: str, seconds: float, scratch: Path) -> float
     """Embed a long file in a process of its own, since a process never forgets its peak; give that."""
     path = scratch / f"{seconds:g}.wav"
     write_long(path, seconds)
-    command = [sys.executable, "-m", f"{__package__}.bulk_benchmark", "embed-one", name, kind, str(path)]
+    command = [sys.executable, "-m", f"{__package__}.bulk", "embed-one", name, kind, str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     path.unlink()
     if result.returncode:

@@ -13,16 +13,19 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 
 from ..cli.failures import guarded
+from ..cli.hear import parse_systems
 from ..errors import HearTransformersError
 from ..harness.embed import PROFILE
-from ..harness.run import Benchmark, System, find_harness, parse_systems
-from ..harness.tasks import Task, find
+from ..harness.run import Benchmark, find_harness
+from ..harness.systems import System
+from ..harness.tasks import Task, find_tasks
 
 TOLERANCE = 1e-5
 """Of the largest number."""
@@ -90,11 +93,12 @@ def main(systems: Sequence[str], tasks_dir: Path, name: str, python: str, turns:
     """Embed HEAR's tasks with both programs, and print how many times as fast ours is."""
     numbers = [int(number) for number in layers.split(",") if number]
     with tempfile.TemporaryDirectory() as out:
-        benchmark = Benchmark(tasks_dir.absolute(), Path(out), find_harness(python), True, "default", 1, {})
+        echo = partial(click.echo, nl=False, err=True)
+        benchmark = Benchmark(tasks_dir.absolute(), Path(out), find_harness(python), True, "default", 1, {}, echo)
         click.echo("| system | layers | task | theirs s | ours s | times as fast | error |")
         click.echo("|---|---|---|---:|---:|---:|---:|")
         for system in parse_systems(systems):
-            for task in find(tasks_dir, name):
+            for task in find_tasks(tasks_dir, name):
                 theirs, ours, error = race(benchmark, system, task, turns, numbers)
                 times = f"{theirs:.1f} | {ours:.1f} | {theirs / ours:.2f}"
                 click.echo(f"| {system.folder} | {layers or 'its own'} | {task.name} | {times} | {error:.1e} |")

@@ -20,7 +20,7 @@ import click
 from .. import FAMILIES
 from ..cli.failures import guarded
 from ..errors import HearTransformersError
-from ..harness.scores import Score, read, to_csv, to_markdown
+from ..harness.scores import Score, read_scores, to_csv, to_markdown
 
 FOLDER = Path(__file__).parents[2] / "weights" / "hear"
 
@@ -154,7 +154,7 @@ def results_of(scores: Sequence[Score]) -> str:
 def pages_command(results: Path | None, check: bool) -> None:
     """Write the pages of HEAR scores."""
     if results:
-        (FOLDER / "results.csv").write_text(results_of(read(results)), encoding="utf-8")
+        (FOLDER / "results.csv").write_text(results_of(read_scores(results)), encoding="utf-8")
     for path, text in pages(FOLDER).items():
         if not check:
             path.write_text(text, encoding="utf-8")

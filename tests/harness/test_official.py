@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from hear_transformers.cli.failures import Failure
+from hear_transformers.cli import hear
 
-from hear_transformers.harness import official, run, scores
+from hear_transformers.errors import HearTransformersError
+from hear_transformers.harness import official, scores
 from tests.helpers import hear_tasks
 from tests.helpers.hear_tasks import EVENT_SECONDS, EVENTS, SCENE_SECONDS, SCENES, needs_harness
 
@@ -50,7 +51,7 @@ class Scored:
     def score(self, system: str, task: str, metric: str) -> float:
         (score,) = (
             score.score
-            for score in scores.read(self.out)
+            for score in scores.read_scores(self.out)
             if (score.system, score.task, score.metric) == (system, task, metric)
         )
         return score
@@ -58,7 +59,7 @@ class Scored:
 
 def benchmark(*arguments: object) -> Result:
     python = ["--python", hear_tasks.HARNESS] if hear_tasks.HARNESS else []
-    return CliRunner().invoke(run.run_command, [*python, *map(str, arguments)])
+    return CliRunner().invoke(hear.run_command, [*python, *map(str, arguments)])
 
 
 def scored(folder: Path, write: Callable[[Path], None], systems: Sequence[str]) -> Scored:
@@ -232,8 +233,8 @@ def test_a_grid_of_ones_own_is_checked(grids: object, message: str, tasks_dir: P
 
 
 def test_the_grids_of_our_own_results_are_grids() -> None:
-    path = Path(run.__file__).with_name("grids.json")
-    assert run.read_param_grids(path, list(json.loads(path.read_text())))
+    path = Path(official.__file__).with_name("grids.json")
+    assert hear.read_param_grids(path, list(json.loads(path.read_text())))
 
 
 def test_an_interpreter_without_the_harness_is_refused(tasks_dir: Path, tmp_path: Path) -> None:
@@ -249,10 +250,10 @@ def test_names_of_gpus_are_bytes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml.nvmlDeviceGetName = lambda handle: f"GPU {handle}"
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    official.names_of_gpus_are_bytes()
+    official.patch_gpu_names()
     assert nvml.nvmlDeviceGetName(0).decode("utf-8") == "GPU 0"
 
 
 def test_what_is_missing_is_named_and_how_to_install_it() -> None:
-    with pytest.raises(Failure, match="it lacks no_such_package; `make hear` and `make test` install it"):
+    with pytest.raises(HearTransformersError, match="it lacks no_such_package; `make hear` and `make test` install it"):
         official.require("json", "no_such_package")
