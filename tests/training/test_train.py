@@ -136,8 +136,8 @@ def test_scores_do_not_depend_on_how_the_clips_are_shared() -> None:
             part = [tensor[rows] for tensor in (batch.waveforms, batch.lengths, batch.targets, batch.weights)]
             yield np.array(rows), Batch(*part, {}, [])
 
-    whole = tagging.validation(objective, lambda: [(np.arange(5), batch)], alone)
-    shared = tagging.validation(objective, parts, alone)
+    whole = tagging.make_validation(objective, lambda: [(np.arange(5), batch)], alone)
+    shared = tagging.make_validation(objective, parts, alone)
     assert shared(objective.trunk) == pytest.approx(whole(objective.trunk))
 
 
