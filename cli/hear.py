@@ -17,7 +17,7 @@ from hear_transformers.errors import HearTransformersError, OptionError
 from hear_transformers.harness import scores
 from hear_transformers.harness.run import GRID_PARAMETERS, Benchmark, find_harness
 from hear_transformers.harness.systems import System
-from hear_transformers.harness.tasks import find_tasks
+from hear_transformers.harness.tasks import Task, find_tasks
 
 from .failures import guarded, printable
 from .parsing import count_or_auto, parse_object
@@ -25,7 +25,7 @@ from .parsing import count_or_auto, parse_object
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
-SYSTEM = re.compile(r"(?P<module>[^=:]+)(=(?P<weights>.+?))?(:(?P<options>\{.*))?", re.DOTALL)
+SYSTEM_PATTERN = re.compile(r"(?P<module>[^=:]+)(=(?P<weights>.+?))?(:(?P<options>\{.*))?", re.DOTALL)
 SYNTAX = "MODULE, MODULE=WEIGHTS, 'MODULE:{\"layer\": 8}' or 'MODULE=WEIGHTS:{\"layer\": 8}'"
 GRIDS_EXAMPLE = '{"esc10-v1.0.0-full": {"lr": [0.001]}}'
 
@@ -114,6 +114,16 @@ def run_command(
         partial(click.echo, nl=False, err=True),
     )
     pairs = [(system, task) for system in chosen for task in tasks]
+    n_failed = score_pairs(benchmark, pairs)
+    order = [(system.folder, task.name) for system, task in pairs]
+    made = [score for score in scores.read_scores(out) if (score.system, score.task) in order]
+    click.echo(scores.to_markdown(sorted(made, key=lambda score: order.index((score.system, score.task)))))
+    if n_failed:
+        raise HearTransformersError(f"{n_failed} of {len(pairs)} failed, see above")
+
+
+def score_pairs(benchmark: Benchmark, pairs: Sequence[tuple[System, Task]]) -> int:
+    """Score systems on tasks, print errors, and return the number of failures."""
     for system, task in pairs:
         benchmark.check(system, task)
     n_failed = 0
@@ -123,11 +133,7 @@ def run_command(
         except HearTransformersError as error:
             click.echo(printable(f"Error: {error}"), err=True)
             n_failed += 1
-    order = [(system.folder, task.name) for system, task in pairs]
-    made = [score for score in scores.read_scores(out) if (score.system, score.task) in order]
-    click.echo(scores.to_markdown(sorted(made, key=lambda score: order.index((score.system, score.task)))))
-    if n_failed:
-        raise HearTransformersError(f"{n_failed} of {len(pairs)} failed, see above")
+    return n_failed
 
 
 @hear_group.command("embed")
@@ -207,7 +213,7 @@ def scores_command(folder: Path, as_csv: bool) -> None:
 
 def parse_system(text: str) -> System:
     """Parse MODULE[=WEIGHTS][:OPTIONS]; raise OptionError if the text is anything else."""
-    match = SYSTEM.fullmatch(text)
+    match = SYSTEM_PATTERN.fullmatch(text)
     if not match:
         raise OptionError(f"SYSTEM {text!r} is unknown; write {SYNTAX}")
     weights = Path(match["weights"]) if match["weights"] else None

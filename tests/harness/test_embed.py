@@ -1,4 +1,4 @@
-"""Our own embedding stage of HEAR's benchmark: the files of the official one."""
+"""Our embedding stage of HEAR's benchmark: the files of the official one."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def write_task(folder: Path, kind: str, rate: int = RATE) -> Path:
 
 @pytest.fixture
 def tasks_dir(tmp_path):
-    """Give a folder of a scene task, an event task, and a stray file."""
+    """Write a folder with a scene task, an event task, and a stray file."""
     folder = tmp_path / "tasks"
     write_task(folder / "scenes-v1-full", "scene")
     write_task(folder / "events-v1-full", "event")
@@ -118,7 +118,7 @@ def test_bad_options_are_refused(hear, tasks_dir, monkeypatch, arguments, messag
     assert (result.exit_code, message in result.output) == (2, True), result.output
 
 
-def test_a_task_at_another_rate_names_those_there_are(hear, tmp_path):
+def test_a_missing_sample_rate_is_answered_with_the_existing_ones(hear, tmp_path):
     write_task(tmp_path / "tasks" / "low", "scene", rate=8000)
     result = hear("embed", MODULE, "--tasks-dir", tmp_path / "tasks", "--embeddings-dir", tmp_path / "out")
     assert result.exit_code == 2
@@ -162,7 +162,7 @@ def test_rows_of_a_split_are_its_files_shuffled(tasks_dir, tmp_path):
         assert pickle.load(file) == [[f"class{name[6]}"] for name in names]
 
 
-def test_layers_of_a_sweep_are_models_of_their_own(hear, tasks_dir, tmp_path):
+def test_layers_of_a_sweep_equal_models_of_one_layer(hear, tasks_dir, tmp_path):
     out = tmp_path / "out"
     common = ["--tasks-dir", tasks_dir, "--embeddings-dir", out]
     assert hear("embed", "tiny", *common, "--layers", "mel,4,-1").exit_code == 0
@@ -189,7 +189,7 @@ def test_a_sweep_keeps_the_mel_of_a_preset_with_every_layer():
     assert model.timestamp_embedding_size < sum(len(part.time_columns or ()) for part in parts)
 
 
-def test_a_module_of_ones_own_is_embedded(hear, tasks_dir, tmp_path, monkeypatch):
+def test_a_local_module_is_embedded(hear, tasks_dir, tmp_path, monkeypatch):
     (tmp_path / "my_hear_module.py").write_text("from hear_transformers.tiny import *\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -199,11 +199,11 @@ def test_a_module_of_ones_own_is_embedded(hear, tasks_dir, tmp_path, monkeypatch
     assert rows_of(folder, "test").shape == (3, 192)
 
 
-# Going on
+# Resuming
 
 
 class Stopping:
-    """A model that is stopped after some files."""
+    """A model that stops after some files."""
 
     def __init__(self, n_files: int) -> None:
         self.model = tiny.load_model()
@@ -219,7 +219,7 @@ class Stopping:
         return self.model.embed_scenes(waveforms)
 
 
-def test_a_run_that_was_stopped_goes_on(tasks_dir, tmp_path):
+def test_an_interrupted_run_is_resumed(tasks_dir, tmp_path):
     parts, scenes = [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full")
     with pytest.raises(KeyboardInterrupt):
         embed.embed_tasks(Stopping(4), parts, scenes, tmp_path / "stopped")
@@ -232,7 +232,7 @@ def test_a_run_that_was_stopped_goes_on(tasks_dir, tmp_path):
         np.testing.assert_array_equal(rows_of(stopped, split), rows_of(whole, split))
 
 
-def test_what_is_done_is_left_alone(tasks_dir, tmp_path):
+def test_a_complete_task_is_kept(tasks_dir, tmp_path):
     parts, scenes = [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full")
     embed.embed_tasks(Stopping(100), parts, scenes, tmp_path)
     again = Stopping(0)
@@ -240,7 +240,7 @@ def test_what_is_done_is_left_alone(tasks_dir, tmp_path):
     assert again.n_embedded == 0
 
 
-def test_a_run_with_other_settings_begins_anew(tasks_dir, tmp_path):
+def test_a_run_with_other_settings_starts_over(tasks_dir, tmp_path):
     parts, scenes = [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full")
     with pytest.raises(KeyboardInterrupt):
         embed.embed_tasks(Stopping(4), parts, scenes, tmp_path)

@@ -45,7 +45,7 @@ def write(out: Path, system: str, task: str, results: Any, metadata: dict[str, A
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Write two tasks of a system, one of another, and what is not yet scored."""
+    """Write two tasks of a system, one of another, and one without scores."""
     of_scenes = {"evaluation": ["top1_acc", "d_prime"]}
     own_grid = {"task_specific_param_grid": {"lr": [0.001, 0.01], "batch_size": [64]}}
     write(tmp_path, "a", "scenes", FOLDS, of_scenes)
@@ -67,14 +67,14 @@ def test_a_single_split_has_no_deviation(out: Path) -> None:
     assert (score.score, score.std, score.folds) == (0.25, None, 1)
 
 
-def test_what_strict_json_does_not_know_is_read(out: Path) -> None:
+def test_infinity_and_nan_are_read(out: Path) -> None:
     (score,) = (row for row in scores.read_scores(out) if (row.system, row.metric) == ("a", "d_prime"))
     assert score.score == math.inf
     assert score.std is not None
     assert math.isnan(score.std)
 
 
-def test_times_that_are_not_there_are_not_known(out: Path) -> None:
+def test_missing_times_are_unknown(out: Path) -> None:
     (out / "b" / "scenes" / "profile.embeddings.json").unlink()
     assert {row.embedding_seconds for row in scores.read_scores(out) if row.system == "b"} == {None}
     assert scores.to_markdown(scores.read_scores(out)).splitlines()[3].endswith("| - | 40 |")

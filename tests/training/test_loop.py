@@ -66,12 +66,12 @@ def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
         assert torch.equal(mine, other), name
 
 
-# Stopping and going on
+# Interrupting and resuming
 
 
 @pytest.mark.parametrize("average", ["none", "ema", "epochs"])
 @pytest.mark.parametrize("at", [1, 5, 13])
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, average: str, at: int) -> None:
+def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, average: str, at: int) -> None:
     recipe = replace(RECIPE, average=average, average_from=2, warm_up_steps=3, decay="cosine", gradient_norm=1.0)
     whole, stopped, resumed = (new_run(recipe) for _ in range(3))
     fit(whole, points, tmp_path / "whole")
@@ -83,7 +83,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, avera
     assert (tmp_path / "whole" / "steps.csv").read_text() == (tmp_path / "stopped" / "steps.csv").read_text()
 
 
-def test_a_run_that_is_over_takes_no_step(tmp_path: Path) -> None:
+def test_a_complete_run_takes_no_step(tmp_path: Path) -> None:
     fit(new_run(), points, tmp_path)
     before = (tmp_path / "steps.csv").read_text()
     fit(new_run(), stopping(0), tmp_path)
@@ -155,7 +155,7 @@ def test_the_best_and_the_last_network_are_kept(tmp_path: Path) -> None:
     assert run.best == {"accuracy": 0.4, "epoch": 2}
 
 
-def test_a_row_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
+def test_a_partial_row_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "steps.csv").write_text("step,loss\n1,0.5\n2,0.25\n3,0.125\n1")
     Curves(tmp_path, 2).add_step(3, {"loss": 0.2})
     assert (tmp_path / "steps.csv").read_text() == "step,loss\n1,0.5\n2,0.25\n3,0.2\n"
@@ -204,7 +204,7 @@ def test_weight_decay_may_leave_vectors_alone(decay_vectors: bool, expected: lis
     assert [{p.ndim for p in group["params"]} for group in groups] == [{2}, {1}]
 
 
-def test_what_is_fresh_may_learn_faster() -> None:
+def test_reinitialised_parameters_may_learn_faster() -> None:
     made = build_optimiser(Line(), replace(RECIPE, fresh_factor=10.0), fresh=("trunk.3",))
     assert [(group["factor"], sum(p.numel() for p in group["params"])) for group in made.param_groups] == [
         (1, 24),

@@ -133,7 +133,7 @@ def test_phone_is_named_at_every_time_and_silence_around_it():
     assert names.tolist() == ["_", "_", "n", "n", "oU", "oU", "_"]
 
 
-def test_missing_espeak_says_what_to_install(monkeypatch):
+def test_missing_espeak_is_answered_with_what_to_install(monkeypatch):
     monkeypatch.setattr(speech, "LIBRARY", "libabsent.so")
     with pytest.raises(HearTransformersError, match=r"libabsent\.so.*apt install libespeak-ng1.*--kind scenes"):
         speech.Espeak()
@@ -324,7 +324,7 @@ def test_exported_weights_give_the_embeddings_of_the_run(clips, tmp_path):
 # Measuring
 
 
-def test_labels_that_lie_in_the_embedding_are_found_in_every_group():
+def test_labels_in_the_embedding_are_found_in_every_group():
     labels = np.array(["a", "b"] * 10)
     task = measure.Recordings("task", [], labels, np.repeat(["1", "2"], 10))
     embeddings = np.stack([labels == "a", np.arange(20) % 3], 1).astype(np.float32)
@@ -408,6 +408,6 @@ def real_tasks():
 @pytest.mark.shared
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the real audio of the developers' folder ../shared")
 @pytest.mark.parametrize(("task", "least"), [("ESC-10", 0.88), ("digits", 0.65)])
-def test_embedded_model_scores_on_real_audio_what_was_asked_of_it(real_tasks, task, least):
+def test_embedded_model_reaches_its_scores_on_real_audio(real_tasks, task, least):
     embeddings = measure.embed_scenes(tiny.load_model(), real_tasks[task].waveforms)
     assert measure.cross_validate(embeddings, real_tasks[task]) >= least

@@ -25,6 +25,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 WEIGHTS = "tiny.safetensors"
 
+threads_option = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of PyTorch.")
 shards_option = click.option("--shards", "folder", type=FOLDER, required=True, help="Folder of the shards.")
 
 
@@ -69,7 +70,7 @@ def synthesise(folder: Path, kind: str, workers: int, **numbers: Any) -> None:
 @cli.command()
 @shards_option
 @click.option("--teacher", type=FILE, help="The authors' mn04_as_mAP_432.pt.  [default: download it]")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@threads_option
 @recipe_options
 def targets(folder: Path, teacher: Path | None, threads: int, **numbers: Any) -> None:
     """Compute the teacher's outputs for the scenes."""
@@ -89,7 +90,7 @@ def targets(folder: Path, teacher: Path | None, threads: int, **numbers: Any) ->
 @cli.command()
 @shards_option
 @click.option("--out", type=FOLDER, required=True, help="Folder for checkpoint, losses and weights.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@threads_option
 @recipe_options
 def train(folder: Path, out: Path, threads: int, **numbers: Any) -> None:
     """Train the network, resuming from the checkpoint in OUT if there is one."""
@@ -108,7 +109,7 @@ def train(folder: Path, out: Path, threads: int, **numbers: Any) -> None:
 @cli.command()
 @click.option("--data", type=FOLDER, required=True, help="Folder with esc10/ and fsdd/, each labels.csv and audio/.")
 @click.option("--weights", type=FILE, help="Weights to score.  [default: those of the package]")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@threads_option
 def measure(data: Path, weights: Path | None, threads: int) -> None:
     """Score the model and its baselines on ESC-10 and spoken digits."""
     from . import measure as measuring
