@@ -134,9 +134,8 @@ def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int
     if report.failed:
         raise click.ClickException(report.failed[0].message)
     rate = len(clips) / wall
-    computing = (
-        "-" if model.device.type == "cuda" else f"{watch.seconds / wall:.0%}"
-    )  # kernel launches are asynchronous
+    # Kernel launches are asynchronous.
+    computing = "-" if model.device.type == "cuda" else f"{watch.seconds / wall:.0%}"
     real_time = sum(outcome.seconds or 0.0 for outcome in report.written) / wall
     return [
         name, model.precision, str(workers), f"{rate:.1f}", f"{real_time:.0f}", f"{alone:.1f}", f"{rate / alone:.0%}",

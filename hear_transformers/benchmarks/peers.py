@@ -128,7 +128,7 @@ class Hear21Passt:
         return call_hear(importlib.import_module(f"hear21passt.{work.variant}"), work, self.model, audio)
 
     def ours(self, variant: str, precision: str = "float32") -> Embedder:
-        """See `Peer.ours`."""
+        """Build our model; see `Peer.ours`."""
         return build_ours(passt.FAMILY, variant, self.model.net.state_dict(), precision)
 
 
@@ -161,7 +161,7 @@ class Transformers:
         return pooled
 
     def ours(self, variant: str, precision: str = "float32") -> Embedder:
-        """See `Peer.ours`."""
+        """Build our model; see `Peer.ours`."""
         return build_ours(ast.FAMILY, variant, self.model.state_dict(), precision)
 
 
@@ -190,7 +190,7 @@ class PannsInference:
         return embedding
 
     def ours(self, variant: str, precision: str = "float32") -> Embedder:
-        """See `Peer.ours`."""
+        """Build our model; see `Peer.ours`."""
         return build_ours(panns.FAMILY, variant, self.model.state_dict(), precision)
 
 

@@ -138,10 +138,10 @@ def patch_epoch_ends() -> None:
     have them: NotImplementedError. Its hooks on_validation_epoch_end and on_test_epoch_end receive no outputs, so those
     of the steps are collected for them.
     """
-    from heareval.predictions.task_predictions import AbstractPredictionModel as Model
+    from heareval.predictions.task_predictions import AbstractPredictionModel
 
     for stage in ("validation", "test"):
-        _collect(Model, f"{stage}_step", f"{stage}_epoch_end")
+        _collect(AbstractPredictionModel, f"{stage}_step", f"{stage}_epoch_end")
 
 
 def _collect(model: Any, step_name: str, end_name: str) -> None:

@@ -85,7 +85,7 @@ def load_speech(folder: Path, recipe: TinyRecipe) -> SpeechSet:
     names, indices, counts = np.unique(arrays["phones"], return_inverse=True, return_counts=True)
     is_common = counts > RAREST_PHONE * counts.sum()
     numbers = np.where(is_common, np.cumsum(is_common), 0)
-    phones = numbers[indices].reshape(arrays["phones"].shape)
+    phones = numbers[indices].reshape(arrays["phones"].shape)  # (clips, frames)
     return SpeechSet(arrays["mel"].astype(np.float16), phones, ("other", *names[is_common].tolist()))
 
 

@@ -57,7 +57,8 @@ def speech_losses(trunk: nn.Module, heads: Heads, batch: tuple[Tensor, Tensor]) 
     mels, phones = batch
     tokens = trunk(mels, ("features",))["features"].squeeze(2)
     scores = heads.phones(tokens).float()  # (batch, tokens, phones)
-    return {"phones": F.cross_entropy(scores.flatten(0, 1), phones[:, ::TIME_STRIDE].flatten())}
+    targets = phones[:, ::TIME_STRIDE]  # (batch, tokens)
+    return {"phones": F.cross_entropy(scores.flatten(0, 1), targets.flatten())}  # one row per token
 
 
 class Distillation(Objective):
