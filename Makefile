@@ -85,7 +85,7 @@ train: $(VENV)/.stamp-test  ## make the embedded model again, hours on a CPU; ne
 TASKS ?= ../tasks
 SYSTEMS ?= hear_transformers.tiny
 HEAR_OUT ?= ../hear-run
-BENCHMARK = $(HEAR_BIN)/python -m hear_transformers.harness.run
+BENCHMARK = $(HEAR_BIN)/python -m hear_transformers hear run
 
 hear: $(HEAR)/.stamp  ## score SYSTEMS on HEAR's tasks with its official harness (TASKS=folder SYSTEMS="MODULE .." HEAR_OUT=folder)
 	$(BENCHMARK) --tasks-dir $(TASKS) --out $(HEAR_OUT) $(SYSTEMS)

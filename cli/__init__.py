@@ -1,1 +1,1 @@
-"""Command lines: they parse and call, the package does the work."""
+"""Command lines: they parse arguments and call the package."""

@@ -1,4 +1,4 @@
-"""`hear-transformers doctor`: what works on this machine, and what to do about what does not."""
+"""`hear-transformers doctor`: what works on this machine, and how to fix what does not."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import click
 from .failures import guarded, printable
 from .tables import echo_table
 
-Row = dict[str, Any]
+Finding = dict[str, Any]
+"""One row of `doctor.examine`."""
 
 
 def gigabytes(size: int | None) -> str:
-    """Write a number of bytes for people."""
+    """Format a number of bytes."""
     return "-" if size is None else f"{size / 1e9:.2f} GB"
 
 
 DECODES = {True: "decodes", False: "does not decode", None: "cannot be tried"}
 
-COLUMNS: dict[str, Callable[[Row], tuple[str, ...]]] = {
+COLUMNS: dict[str, Callable[[Finding], tuple[str, ...]]] = {
     "versions": lambda row: (row["name"], row["version"] or "not installed"),
     "extras": lambda row: (row["name"], f"run: {row['install']}" if row["install"] else "installed"),
     "devices": lambda row: (row["name"], row["about"]),
@@ -30,23 +31,23 @@ COLUMNS: dict[str, Callable[[Row], tuple[str, ...]]] = {
     "cache": lambda row: (
         row["folder"],
         "chosen by you" if row["variable"] else "the default",
-        "is there" if row["exists"] else "is made when needed",
+        "exists" if row["exists"] else "is made when needed",
         "writable" if row["writable"] else "read only",
         f"{gigabytes(row['free_bytes'])} free",
     ),
     "weights": lambda row: (row["checkpoint"], gigabytes(row["bytes"]), row["state"], row["file"] or "-"),
 }
-"""The cells of a row of each part."""
+"""Part -> function from one of its rows to cells."""
 
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--verify", is_flag=True, help="Compare hashes of weights too, not only their sizes.")
+@click.option("--verify", is_flag=True, help="Check the hashes of weights, not only their sizes.")
 @guarded
 def doctor_command(as_json: bool, verify: bool) -> None:
-    """Say what works on this machine: libraries, extras, devices, decoders, the cache, weights.
+    """Check this machine: libraries, extras, devices, decoders, cache, weights.
 
-    Never uses the network. The exit code is 1 if something does not work.
+    Never uses the network. The exit code is 1 if there are problems.
     """
     from hear_transformers import doctor
 
@@ -59,8 +60,8 @@ def doctor_command(as_json: bool, verify: bool) -> None:
     sys.exit(1 if problems else 0)
 
 
-def show(parts: dict[str, list[Row]], problems: list[str]) -> None:
-    """Print every part as a table, and at last what is to be done."""
+def show(parts: dict[str, list[Finding]], problems: list[str]) -> None:
+    """Print every part as a table, then the problems."""
     for name, rows in parts.items():
         click.echo(name)
         cells = [tuple(map(printable, ("", *COLUMNS[name](row)))) for row in rows if row.keys() != {"problem"}]
@@ -69,4 +70,4 @@ def show(parts: dict[str, list[Row]], problems: list[str]) -> None:
     for problem in problems:
         click.echo(printable(f"Problem: {problem}"))
     plural = "problem" if len(problems) == 1 else "problems"
-    click.echo(f"{len(problems)} {plural}: see above what to do." if problems else "All is well.")
+    click.echo(f"{len(problems)} {plural}, see above for what to do." if problems else "All is well.")

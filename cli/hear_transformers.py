@@ -1,9 +1,8 @@
-"""The command `hear-transformers`: models, weights, HEAR, training, and what works here."""
+"""The command `hear-transformers`: models, weights, HEAR, training, and a check of the installation."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 
 import click
@@ -12,7 +11,7 @@ from hear_transformers import __version__
 
 from .doctor import doctor_command
 from .failures import guarded, printable
-from .hear import hear_group
+from .hear import hear_group, search_working_folder
 from .parsing import parse_object
 from .tables import as_text, echo_table
 from .train import train_command
@@ -21,7 +20,10 @@ from .train import train_command
 @click.group()
 @click.version_option(__version__)
 def main() -> None:
-    """Know the models of this package, and train them; to embed audio, use embed-audio."""
+    """List, download, train and evaluate models.
+
+    To embed audio, use embed-audio.
+    """
 
 
 main.add_command(train_command)
@@ -33,7 +35,10 @@ main.add_command(doctor_command)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 @guarded
 def list_command(as_json: bool) -> None:
-    """List every family and variant."""
+    """List all models and variants.
+
+    HERE says whether the weights are on this machine.
+    """
     from hear_transformers import catalogue
 
     models = catalogue.list_models()
@@ -54,9 +59,9 @@ def list_command(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @guarded
 def info(name: str, variant: str | None, as_json: bool) -> None:
-    """Say what can be read from one network: its layers, its own choices, its lengths, its weights.
+    """Describe a model: layers, defaults, window lengths, weights.
 
-    A MODEL alone means its first variant.
+    MODEL alone means its first variant.
     """
     from hear_transformers import catalogue
 
@@ -83,10 +88,13 @@ def info(name: str, variant: str | None, as_json: bool) -> None:
 @main.command()
 @click.argument("name", metavar="[MODEL] VARIANT|all")
 @click.argument("variant", required=False, metavar="")
-@click.option("--imagenet", is_flag=True, help="What `train --from imagenet` starts from instead.")
+@click.option("--imagenet", is_flag=True, help="Download the ImageNet weights for `train --from imagenet` instead.")
 @guarded
 def download(name: str, variant: str | None, imagenet: bool) -> None:
-    """Download the weights of a variant, or of all variants of a model, and verify them."""
+    """Download and verify the weights of a variant, or of all variants of a model.
+
+    MODEL alone means its first variant.
+    """
     from hear_transformers import catalogue
     from hear_transformers.checkpoints import store
 
@@ -102,18 +110,23 @@ def download(name: str, variant: str | None, imagenet: bool) -> None:
 
 @main.command()
 @click.argument("module")
-@click.option("--weights", default="", metavar="FILE", help="Checkpoint for its load_model.")
-@click.option("--options", default="{}", metavar="JSON", help='More for its load_model: \'{"variant": "base"}\'.')
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
+@click.option("--weights", default="", metavar="FILE", help="Checkpoint for load_model.")
+@click.option(
+    "--options", default="{}", metavar="JSON", help='Keyword arguments for load_model: \'{"variant": "base"}\'.'
+)
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps or cpu.")
 @guarded
 def validate(module: str, weights: str, options: str, device: str) -> None:
-    """Check that a Python MODULE follows the HEAR API: one of ours, of another package, or of your own."""
+    """Check that MODULE follows the HEAR API.
+
+    MODULE is a Python module of this package (hear_transformers.passt), of another one, or your own in the current
+    folder.
+    """
     from hear_transformers import catalogue
     from hear_transformers.harness import contract
 
-    # As `python -m` does: a module of your own lies in the current folder. Last, so that it hides nothing.
-    sys.path.append(os.getcwd())
-    for finding in contract.check(
+    search_working_folder()
+    for finding in contract.check_module(
         module, weights, parse_object("--options", options, '{"layer": 8}'), catalogue.pick_device(device)
     ):
         click.echo(finding)

@@ -21,40 +21,70 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def changed(name: str, kind: click.ParamType, meaning: str) -> Callable[[F], F]:
-    """Make an option that replaces a number of the recipe."""
+def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F], F]:
+    """Make an option that replaces a value of the recipe."""
     return click.option(name, type=kind, help=f"{meaning}  [default: the recipe's]")
 
 
 @click.command("train", epilog=f"Recipes: {', '.join(RECIPES)}.")
-@click.option("--family", type=click.Choice(list(FAMILIES)), required=True, help="Of networks.")
-@click.option("--variant", metavar="NAME", help="Row of the family's table.  [default: its first]")
-@click.option("--train", "train_file", type=FILE, required=True, help="CSV: path,labels[,start,end]; labels a;b.")
-@click.option("--valid", "valid_file", type=FILE, required=True, help="The same for validation.")
-@click.option("--out", type=FOLDER, required=True, help="Folder of the run; one that was stopped there goes on.")
+@click.option("--family", type=click.Choice(list(FAMILIES)), required=True, help="Family of networks.")
 @click.option(
-    "--recipe", "recipe_name", metavar="NAME", help="See below.  [default: fine_tune with --from, else scratch]"
+    "--variant", metavar="NAME", help="Variant of the family, see `hear-transformers list`.  [default: its first]"
 )
-@click.option("--from", "source", default="", metavar="WEIGHTS", help="File, published, imagenet.  [default: random]")
-@changed("--epochs", click.IntRange(1), "Passes over the clips.")
-@changed("--batch-size", click.IntRange(1), "Clips in a step, over all processes.")
-@changed("--learning-rate", click.FLOAT, "The highest.")
-@changed("--seconds", click.FLOAT, "Length of the clips in a batch.")
-@click.option("--set", "changes", multiple=True, metavar="NAME=JSON", help="Anything else of the recipe: masks=[]")
-@click.option("--network", default="{}", metavar="JSON", help="Changes of the network: '{\"depth\": 4}'")
-@click.option("--classes", "classes_file", type=FILE, help="Text, a class a line.  [default: those of --train]")
-@click.option("--multi-label/--single-label", default=None, help="Several labels a clip.  [default: as in --train]")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is drawn.")
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Processes that decode.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, mps, cpu.")
-@click.option("--checkpoint-seconds", default=300.0, show_default=True, type=click.FloatRange(0), help="Between two.")
+@click.option("--train", "train_file", type=FILE, required=True, help="Manifest of the training clips.")
+@click.option("--valid", "valid_file", type=FILE, required=True, help="Manifest of the validation clips.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the run; an interrupted run there is resumed.")
+@click.option(
+    "--recipe", "recipe_name", metavar="NAME", help="Recipe, see below.  [default: fine_tune with --from, else scratch]"
+)
+@click.option(
+    "--from",
+    "source",
+    default="",
+    metavar="WEIGHTS",
+    help="Weights to start from: a file, published or imagenet.  [default: random weights]",
+)
+@recipe_option("--epochs", click.IntRange(1), "Epochs to train for.")
+@recipe_option("--batch-size", click.IntRange(1), "Clips per step, over all processes.")
+@recipe_option("--learning-rate", click.FLOAT, "Peak learning rate.")
+@recipe_option("--seconds", click.FLOAT, "Clip length in s.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="NAME=JSON",
+    help="Any other value of the recipe, such as masks=[]; may be repeated.",
+)
+@click.option("--network", default="{}", metavar="JSON", help="Changes to the network, such as '{\"depth\": 4}'.")
+@click.option(
+    "--classes", "classes_file", type=FILE, help="Text file with one class per line.  [default: the classes in --train]"
+)
+@click.option(
+    "--multi-label/--single-label",
+    default=None,
+    help="Whether clips may have several labels.  [default: as in --train]",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random draws.")
+@click.option(
+    "--workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding processes per training process."
+)
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, mps or cpu.")
+@click.option(
+    "--checkpoint-seconds",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds between checkpoints of the run.",
+)
 @guarded
 def train_command(**given: Any) -> None:
-    """Train a network on labelled audio, or fine-tune one.
+    """Train or fine-tune a network on labelled audio.
 
-    Writes the curves, the best and the last network into --out: best.safetensors and model.safetensors, which
-    load_model(path) and embed-audio --weights read. On several GPUs: torchrun --nproc-per-node N --no-python
-    hear-transformers train ...
+    Manifests are CSV files with the columns path,labels and optionally start,end (s); several labels are separated by
+    semicolons. The output is best.safetensors and model.safetensors (the last epoch), which load_model(path) and
+    embed-audio --weights read, and the training curves. Running the same command again resumes an interrupted run.
+
+    On several GPUs: torchrun --nproc-per-node N --no-python hear-transformers train ...
     """
     from hear_transformers import catalogue
     from hear_transformers.training.loop import Processes
@@ -66,7 +96,7 @@ def train_command(**given: Any) -> None:
         train=given["train_file"],
         valid=given["valid_file"],
         out=given["out"],
-        recipe=recipe_of(given),
+        recipe=choose_recipe(given),
         source=given["source"],
         network=parse_object("--network", given["network"], '{"depth": 4}'),
         classes=read_classes(given["classes_file"]),
@@ -92,8 +122,8 @@ def train_command(**given: Any) -> None:
         click.echo(options.out / "model.safetensors")
 
 
-def recipe_of(given: dict[str, Any]) -> Recipe:
-    """Take the named recipe and what the user changes of it."""
+def choose_recipe(given: dict[str, Any]) -> Recipe:
+    """Return the named recipe with the user's changes."""
     name = given["recipe_name"] or ("fine_tune" if given["source"] else "scratch")
     if name not in RECIPES:
         raise OptionError(f"--recipe {name} is unknown; choose one of {', '.join(RECIPES)}")
@@ -107,7 +137,7 @@ def recipe_of(given: dict[str, Any]) -> Recipe:
 
 
 def read_classes(path: Path | None) -> tuple[str, ...] | None:
-    """Read names of classes, one a line."""
+    """Read the names of classes, one per line."""
     if path is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""What bulk extraction costs: speed beside that of the network alone, memory of long files, errors of low precision.
+"""The cost of bulk extraction: speed beside the network alone, memory of long files, errors of low precision.
 
 Run ``make bench-bulk``, or ``python -m hear_transformers.benchmarks.bulk --help``. Every command prints one Markdown
-table. Weights are random, but for those embedded in the package.
+table. Weights are random, except for those embedded in the package.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ MEMORY_MODELS: dict[str, dict[str, Any]] = {
     "efficientat/mn01_as": {"layer": 0, "hop_ms": 1_000.0},
     "tiny": {"layer": 1, "framing": "native", "hop_ms": 100.0},
 }
-"""Cheap ones, with windows around every centre and with the network's own time axis."""
+"""Cheap models, with windows around every centre and with the network's own time axis."""
 
 MOST_FILES = 200
-"""Clips of a length that is asked for are written once each up to so many, and then taken again."""
+"""Most clips of a given length that are written; more clips repeat them."""
 
 ALONE_SECONDS = 5.0
-"""How long the network alone is timed, at least."""
+"""Shortest time for which the network alone is timed."""
 
 LONG_RATE = 8_000
 TONE_HZ = 440.0
 TONE_EVERY_SECONDS = 600
 
 
-def load(name: str, device: str = "cpu", weights: str = "", **options: Any) -> Embedder:
-    """Load a model by the name of its family, or ``family/variant``; random weights, unless given or embedded."""
+def load_named(name: str, device: str = "cpu", weights: str = "", **options: Any) -> Embedder:
+    """Load a model by name, ``family`` or ``family/variant``; with random weights unless given or embedded."""
     family, _, variant = name.partition("/")
     pretrained = bool(weights) or family == next(iter(FAMILIES))
     model = catalogue.load(family, weights, device, {"variant": variant or None, "pretrained": pretrained, **options})
@@ -59,7 +59,7 @@ def load(name: str, device: str = "cpu", weights: str = "", **options: Any) -> E
     return model
 
 
-def table(columns: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
+def echo_table(columns: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
     """Print a Markdown table row by row."""
     click.echo(f"| {' | '.join(columns)} |")
     click.echo(f"|{' --- |' * len(columns)}")
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 class Stopwatch:
-    """Adds up how long a function takes."""
+    """Sums the seconds of all calls of a function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -91,28 +91,30 @@ class Stopwatch:
             self.seconds += time.perf_counter() - start
 
 
-def clips_of(folder: Path, count: int, seconds: float | None, scratch: Path) -> list[Source]:
-    """Name so many audio files of a folder, taken again and again, cut or repeated to a length if that is asked for."""
+def repeat_clips(folder: Path, count: int, seconds: float | None, scratch: Path) -> list[Source]:
+    """Repeat the audio files of a folder up to a number of clips, each cut or looped to a length if given."""
     found = [source.path for source in sources.find([str(folder)], iter(())) if source.error is None]
     if not found:
         raise click.ClickException(f"{folder} holds no audio")
     if seconds is not None:
-        found = [shaped(path, seconds, scratch / f"{i}.wav") for i, path in enumerate(found[: min(count, MOST_FILES)])]
+        found = [
+            write_looped(path, seconds, scratch / f"{i}.wav") for i, path in enumerate(found[: min(count, MOST_FILES)])
+        ]
     return [Source(path, PurePath(f"{i}{path.suffix}")) for i, path in enumerate(islice(cycle(found), count))]
 
 
-def shaped(path: Path, seconds: float, target: Path) -> Path:
-    """Write a file cut or repeated to a length."""
+def write_looped(path: Path, seconds: float, target: Path) -> Path:
+    """Write a file cut or looped to a length."""
     samples, rate = soundfile.read(path, dtype="int16")
     soundfile.write(target, np.resize(samples, (round(seconds * rate), *samples.shape[1:])), rate)
     return target
 
 
-def clips_per_second_alone(model: Embedder, waveform: Tensor) -> float:
-    """Time the network on clips that are on its device already, as many as go through it at once."""
+def time_network(model: Embedder, waveform: Tensor) -> float:
+    """Return clips per second of the network alone, on one full batch that stays on its device."""
     n_windows = model.batch_size_for(len(waveform), model.variant.scene)
     batch = waveform.to(model.device).expand(n_windows, -1).contiguous()
-    n_clips, start = -n_windows, 0.0  # the first time does not count
+    n_clips, start = -n_windows, 0.0  # the first batch does not count
     while not start or time.perf_counter() - start < ALONE_SECONDS:
         model.embed_scenes(batch).sum().item()  # waits for the GPU
         n_clips += n_windows
@@ -121,9 +123,9 @@ def clips_per_second_alone(model: Embedder, waveform: Tensor) -> float:
 
 
 def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int, options: dict[str, Any]) -> list[str]:
-    """Time one model; give its row of the table."""
-    model = load(name, device, **options)
-    alone = clips_per_second_alone(model, reading.read(clips[0].path, model.sample_rate))
+    """Time one model, and return its row of the table."""
+    model = load_named(name, device, **options)
+    alone = time_network(model, reading.read(clips[0].path, model.sample_rate))
     watch = Stopwatch(model.read)
     model.read = watch  # type: ignore[assignment,method-assign]
     with tempfile.TemporaryDirectory() as out:
@@ -133,7 +135,8 @@ def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int
     if report.failed:
         raise click.ClickException(report.failed[0].message)
     rate = len(clips) / wall
-    computing = "-" if model.device.type == "cuda" else f"{watch.seconds / wall:.0%}"  # a launch is not waited for
+    # Kernel launches are asynchronous.
+    computing = "-" if model.device.type == "cuda" else f"{watch.seconds / wall:.0%}"
     real_time = sum(outcome.seconds or 0.0 for outcome in report.written) / wall
     return [
         name, model.precision, str(workers), f"{rate:.1f}", f"{real_time:.0f}", f"{alone:.1f}", f"{rate / alone:.0%}",
@@ -143,13 +146,13 @@ def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int
 
 @main.command()
 @click.option("--audio", "folder", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of clips.")
-@click.option("--clips", default=500, show_default=True, help="How many; files are taken again if there are fewer.")
-@click.option("--seconds", type=float, help="Cut or repeat them to this length.  [default: as they are]")
+@click.option("--clips", default=500, show_default=True, help="Number of clips; files are repeated if there are fewer.")
+@click.option("--seconds", type=float, help="Cut or loop clips to this length.  [default: unchanged]")
 @click.option("--model", "names", multiple=True, default=THROUGHPUT_MODELS, show_default=True, help="FAMILY[/VARIANT].")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True)
 @click.option("--compile", is_flag=True, help="Compile the network.")
-@click.option("--workers", type=int, help="Processes that decode.  [default: by the cores there are]")
+@click.option("--workers", type=int, help="Decoding processes.  [default: by the number of cores]")
 def throughput(
     folder: Path,
     clips: int,
@@ -159,12 +162,12 @@ def throughput(
     workers: int | None,
     **options: Any,
 ) -> None:
-    """Embed clips from disk to disk as embed-audio does, beside the network alone on a clip that is in its memory."""
+    """Embed clips from disk to disk like embed-audio, beside the network alone on a clip in its memory."""
     workers = default_workers(clips) if workers is None else workers
     click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}, {clips} clips\n")
     with tempfile.TemporaryDirectory() as scratch:
-        named = clips_of(folder, clips, seconds, Path(scratch))
-        table(
+        named = repeat_clips(folder, clips, seconds, Path(scratch))
+        echo_table(
             (
                 "model",
                 "precision",
@@ -183,7 +186,7 @@ def throughput(
 
 
 def write_long(path: Path, seconds: float) -> None:
-    """Write a WAV file of silence with a tone now and then, which takes hardly any room where files may be sparse."""
+    """Write a WAV file of silence with a tone now and then, sparse where the file system allows."""
     tone = (8_000 * np.sin(2 * np.pi * TONE_HZ * np.arange(LONG_RATE) / LONG_RATE)).astype("<i2")
     soundfile.write(path, np.zeros(0, np.int16), LONG_RATE, "PCM_16", format="WAV")
     header = path.stat().st_size
@@ -199,10 +202,10 @@ def write_long(path: Path, seconds: float) -> None:
 
 
 def peak_mebibytes(name: str, kind: str, seconds: float, scratch: Path) -> float:
-    """Embed a long file in a process of its own, since a process never forgets its peak; give that."""
+    """Return the peak memory of embedding a long file, in a separate process, as a peak never falls."""
     path = scratch / f"{seconds:g}.wav"
     write_long(path, seconds)
-    command = [sys.executable, "-m", f"{__package__}.bulk_benchmark", "embed-one", name, kind, str(path)]
+    command = [sys.executable, "-m", f"{__package__}.bulk", "embed-one", name, kind, str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     path.unlink()
     if result.returncode:
@@ -215,10 +218,12 @@ def peak_mebibytes(name: str, kind: str, seconds: float, scratch: Path) -> float
 @click.argument("kind")
 @click.argument("path", type=click.Path(path_type=Path))
 def embed_one(name: str, kind: str, path: Path) -> None:
-    """Embed one file, and print the peak of this process's memory in MiB."""
+    """Embed one file, and print the peak memory of this process in MiB."""
     import resource  # not on Windows
 
-    (embedded,) = embed(load(name, **MEMORY_MODELS[name]), [Clip(path)], timestamps=kind == "timestamps", workers=1)
+    (embedded,) = embed(
+        load_named(name, **MEMORY_MODELS[name]), [Clip(path)], timestamps=kind == "timestamps", workers=1
+    )
     if embedded.embedding is None:
         raise click.ClickException(str(embedded.error))
     assert np.isfinite(embedded.embedding[-1]).all()
@@ -241,22 +246,22 @@ def memory(hours: float, minutes: float) -> None:
                     )
                     yield [name, kind, f"{short:.0f}", f"{long:.0f}", f"{long - short:+.0f}"]
 
-    table(("model", "embedding", f"{minutes:g} min, MiB", f"{hours:g} h, MiB", "more, MiB"), rows())
+    echo_table(("model", "embedding", f"{minutes:g} min, MiB", f"{hours:g} h, MiB", "more, MiB"), rows())
 
 
 # Precision
 
 
 def precision_rows(name: str, **options: Any) -> Iterator[list[str]]:
-    """Compare scenes of a few clips with those in float32."""
-    exact = load(name, precision="float32", **options)
+    """Compare scene embeddings of a few clips with those in float32."""
+    exact = load_named(name, precision="float32", **options)
     generator = torch.Generator().manual_seed(0)
     loudness = torch.tensor([[1e-3], [1e-2], [1e-1], [0.3]])
     clips = loudness * torch.randn(len(loudness), 2 * exact.sample_rate, generator=generator)
     expected = exact.embed_scenes(clips)
     for precision in PRECISIONS:
         if precision != "float32":
-            found = load(name, precision=precision, **options).embed_scenes(clips)
+            found = load_named(name, precision=precision, **options).embed_scenes(clips)
             if not found.isfinite().all():
                 yield [name, precision, "overflows", "overflows"]
                 continue
@@ -266,7 +271,9 @@ def precision_rows(name: str, **options: Any) -> Iterator[list[str]]:
 
 
 @main.command()
-@click.option("--weights", "given", multiple=True, metavar="FAMILY/VARIANT=FILE", help="Trained weights, besides.")
+@click.option(
+    "--weights", "given", multiple=True, metavar="FAMILY/VARIANT=FILE", help="Also compare with trained weights."
+)
 def precision(given: tuple[str, ...]) -> None:
     """Compare the scene embeddings of every family in low precision with those in float32: noise, 2 s, four levels."""
 
@@ -277,7 +284,7 @@ def precision(given: tuple[str, ...]) -> None:
             for _, *numbers in precision_rows(name, weights=path):
                 yield [f"{name}, trained", *numbers]
 
-    table(("model", "precision", "least cosine", "largest error, of the largest number"), rows())
+    echo_table(("model", "precision", "least cosine", "largest error, of the largest number"), rows())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Pages of HEAR scores, one for each family: those that HEAR's leaderboard has, beside those that were run here.
+"""Pages of HEAR scores, one per family: those of HEAR's leaderboard beside those that were run here.
 
 python -m hear_transformers.benchmarks.pages [--results FOLDER] [--check]
 
-weights/hear/published.csv    a line for each system and task of HEAR; no score where the leaderboard has none; no
-                              folder for Beehive States, which has two: how they make one score is not said
+weights/hear/published.csv    one line per system and task of HEAR; no score where the leaderboard has none; no
+                              folder for Beehive States, which has two that make one score in an unpublished way
              results.csv      run here: the family, empty for a baseline, then the columns of `hear scores --csv`
-             FAMILY.md        what is made of them
+             FAMILY.md        the pages
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import click
 from .. import FAMILIES
 from ..cli.failures import guarded
 from ..errors import HearTransformersError
-from ..harness.scores import Score, read, to_csv, to_markdown
+from ..harness.scores import Score, read_scores, to_csv, to_markdown
 
 FOLDER = Path(__file__).parents[2] / "weights" / "hear"
 
@@ -36,19 +36,20 @@ REMARKS = {
     '"mn40_as_ext", the network that its authors\' README names.',
     "CP-JKU mn04_as (e1+l)": "The same layers, 911 numbers.",
 }
-"""What to know of a published system before its scores are compared with ours."""
+"""Differences between published systems and ours."""
 
-Row = Mapping[str, str]
+CsvRow = Mapping[str, str]
+"""A line of published.csv or results.csv."""
 
 
-def page(family: str, published: Sequence[Row], results: Sequence[Score]) -> str:
-    """Write the page of a family.
+def format_page(family: str, published: Sequence[CsvRow], results: Sequence[Score]) -> str:
+    """Format the page of a family.
 
     Parameters
     ----------
     family : name of its module
     published : all rows of published.csv
-    results : scores of the family, and of baselines, that were run here
+    results : scores that were run here, of the family and of baselines
     """
     tasks = {row["folder"]: row["task"] for row in published}
     others = [score for score in results if score.task not in tasks]
@@ -56,9 +57,9 @@ def page(family: str, published: Sequence[Row], results: Sequence[Score]) -> str
         f"# HEAR scores: {family}",
         f"`hear_transformers.{family}`: {FAMILIES[family]}. To score it, `make hear "
         f"SYSTEMS=hear_transformers.{family} TASKS=folder`; to choose more, `hear-transformers hear run`.",
-        _systems(family, published),
+        _format_systems(family, published),
         "## HEAR's tasks",
-        _table(family, published, [(score, tasks[score.task]) for score in results if score.task in tasks]),
+        _format_table(family, published, [(score, tasks[score.task]) for score in results if score.task in tasks]),
         'Scores on test data, from 0 to 1. "-" below a published system: the leaderboard has no score of it. "-" below '
         '"run here": the data of the task was not at hand.',
         "## Other tasks in HEAR's format",
@@ -73,8 +74,8 @@ def page(family: str, published: Sequence[Row], results: Sequence[Score]) -> str
     return "\n\n".join(parts) + "\n"
 
 
-def _systems(family: str, published: Sequence[Row]) -> str:
-    """Say which systems are published, and what `hear run` calls them."""
+def _format_systems(family: str, published: Sequence[CsvRow]) -> str:
+    """List the published systems, and their names for `hear run`."""
     lines = []
     for system, row in {row["system"]: row for row in published if row["family"] == family}.items():
         options = {name: row[name] for name in ("variant", "layer") if row[name]}
@@ -85,8 +86,8 @@ def _systems(family: str, published: Sequence[Row]) -> str:
     return "\n".join(["Systems on HEAR's leaderboard, and what they are here:", "", *lines])
 
 
-def _table(family: str, published: Sequence[Row], results: Sequence[tuple[Score, str]]) -> str:
-    """Write the table of HEAR's tasks: published systems, then those that were run here."""
+def _format_table(family: str, published: Sequence[CsvRow], results: Sequence[tuple[Score, str]]) -> str:
+    """Format the table of HEAR's tasks: published systems, then those that were run here."""
     columns: dict[str, dict[str, str]] = {}
     for row in published:
         if row["family"] == family:
@@ -102,13 +103,13 @@ def _table(family: str, published: Sequence[Row], results: Sequence[tuple[Score,
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def pages(folder: Path) -> dict[Path, str]:
-    """Write all pages, each with the file that is to hold it; raise HearTransformersError if scores are damaged."""
-    published = _rows(folder / "published.csv")
+def format_pages(folder: Path) -> dict[Path, str]:
+    """Format all pages, by path; raise HearTransformersError if scores are damaged."""
+    published = _read_rows(folder / "published.csv")
     results: dict[str, list[Score]] = {family: [] for family in ("", *FAMILIES)}
-    for number, row in enumerate(_rows(folder / "results.csv"), 2):
+    for number, row in enumerate(_read_rows(folder / "results.csv"), 2):
         try:
-            results[row["family"]].append(_score(row))
+            results[row["family"]].append(_parse_score(row))
         except (ValueError, LookupError, TypeError) as error:
             raise HearTransformersError(
                 f"{folder / 'results.csv'}, line {number}: {type(error).__name__}: {error}; expected "
@@ -116,26 +117,26 @@ def pages(folder: Path) -> dict[Path, str]:
             ) from error
     baselines = results.pop("")
     return {
-        folder / f"{family}.md": page(family, published, [*scores, *baselines] if scores else [])
+        folder / f"{family}.md": format_page(family, published, [*scores, *baselines] if scores else [])
         for family, scores in results.items()
     }
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _read_rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise HearTransformersError(f"{path} is not there; pages are made in a checkout of the repository only")
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def _score(row: Row) -> Score:
-    perhaps = ("std", "embedding_seconds", "prediction_seconds")
-    std, embedding, prediction = (float(row[name]) if row[name] else None for name in perhaps)
+def _parse_score(row: CsvRow) -> Score:
+    optional = ("std", "embedding_seconds", "prediction_seconds")
+    std, embedding, prediction = (float(row[name]) if row[name] else None for name in optional)
     names = row["system"], row["task"], row["metric"]
     return Score(*names, float(row["score"]), std, int(row["folds"]), embedding, prediction, row["grid"])
 
 
-def results_of(scores: Sequence[Score]) -> str:
-    """Write results.csv: the lines of `hear scores --csv`, after the family of each."""
+def format_results(scores: Sequence[Score]) -> str:
+    """Format results.csv: the family, then the columns of `hear scores --csv`."""
     header, *lines = to_csv(scores).splitlines()
     families = (score.system.removeprefix("hear_transformers.").partition("-")[0] for score in scores)
     rows = (f"{family if family in FAMILIES else ''},{line}" for family, line in zip(families, lines, strict=True))
@@ -147,15 +148,15 @@ def results_of(scores: Sequence[Score]) -> str:
     "--results",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Of `hear run`: its scores replace those of results.csv first.",
+    help="Folder of `hear run`, whose scores first replace those of results.csv.",
 )
-@click.option("--check", is_flag=True, help="Write nothing; fail if a page is not what would be written.")
+@click.option("--check", is_flag=True, help="Write nothing; fail if a page is out of date.")
 @guarded
 def pages_command(results: Path | None, check: bool) -> None:
     """Write the pages of HEAR scores."""
     if results:
-        (FOLDER / "results.csv").write_text(results_of(read(results)), encoding="utf-8")
-    for path, text in pages(FOLDER).items():
+        (FOLDER / "results.csv").write_text(format_results(read_scores(results)), encoding="utf-8")
+    for path, text in format_pages(FOLDER).items():
         if not check:
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -1,8 +1,8 @@
-"""Our networks beside their authors' packages in one process: equal numbers first, then how much faster.
+"""Our networks beside their authors' packages in one process: equal numbers first, then the ratio of times.
 
 PaSST beside hear21passt, AST beside Hugging Face's transformers with its feature extractor, Cnn14 beside
-panns_inference. Run ``make bench``, or ``python -m hear_transformers.benchmarks.peers --help``. Both sides hold the
-same random weights. Seconds on a shared machine say little; the ratio of two neighbours in one run does.
+panns_inference. Run ``make bench``, or ``python -m hear_transformers.benchmarks.peers --help``. Both sides have the
+same random weights. On a shared machine seconds mean little; ratios within one run do.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from ..embedding.forward import PRECISIONS
 from ..networks import counting
 from ..networks.family import random_trunk
 
-TOLERANCE = 1e-4  # of the largest magnitude, in float32; that of the golden answers
+TOLERANCE = 1e-4  # relative to the largest magnitude, in float32; as for the golden answers
 GEMM_SHAPE = (2048, 768, 3072)  # the larger matrix product of a PaSST block's MLP, over 2048 tokens
-TIMED = ("float32", "bfloat16")  # precisions
-MAST_SECONDS = 10.24  # the length of clip that the paper of MAST compares it with AST at
+TIMED_PRECISIONS = ("float32", "bfloat16")
+MAST_SECONDS = 10.24  # length of clips in the MAST paper's comparison with AST
 TOKEN_SCALE = 0.2  # standard deviation of the random embeddings of tokens and positions, as after training
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One thing to time: "scene" or "timestamp" embeddings of a variant, on so much audio."""
+class Workload:
+    """What to time: "scene" or "timestamp" embeddings of a variant, on a number of clips."""
 
     kind: str
     variant: str
@@ -50,36 +50,36 @@ class Task:
 
 
 class Peer(Protocol):
-    """Somebody else's package with random weights."""
+    """Another package with random weights."""
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
-        """What is timed."""
+    def workloads(self) -> tuple[Workload, ...]:
+        """What to time."""
 
-    def embed(self, task: Task, audio: Tensor) -> Tensor:
-        """Embed clips (clips, samples) as its users do: -> (clips, size) or (clips, times, size)."""
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
+        """Embed clips (clips, samples) like its users: -> (clips, size) or (clips, times, size)."""
 
     def ours(self, variant: str, precision: str) -> Embedder:
         """Build our model of a variant with the same weights."""
 
 
 @contextlib.contextmanager
-def contained() -> Iterator[None]:
-    """Contain the authors' packages, which print and warn."""
+def silence_peers() -> Iterator[None]:
+    """Silence the authors' packages, which print and warn."""
     with silenced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 @contextlib.contextmanager
-def seeded() -> Iterator[None]:
-    """Draw the same random weights every time, without touching the global seed."""
+def fix_seed() -> Iterator[None]:
+    """Draw the same random weights every time, leaving the global seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
 
 
-def our_model(family: hear.Family, variant: str, weights: dict[str, Tensor], precision: str = "float32") -> Embedder:
+def build_ours(family: hear.Family, variant: str, weights: dict[str, Tensor], precision: str = "float32") -> Embedder:
     """Build our model of a variant with the weights of a peer, in the peer's layout."""
     row = family.variants[variant]
     trunk = random_trunk(family, row)
@@ -90,24 +90,24 @@ def our_model(family: hear.Family, variant: str, weights: dict[str, Tensor], pre
 
 
 class Hear21Passt:
-    """The PaSST authors' HEAR modules.
+    """The HEAR modules of PaSST's authors.
 
     Parameters
     ----------
     device : where it runs
     """
 
-    tasks = (
-        Task("scene", "base", 1, 10),
-        Task("scene", "base", 8, 4),
-        Task("scene", "base", 1, 30),
-        Task("timestamp", "base", 1, 10),
-        Task("timestamp", "base", 8, 4),
-        Task("timestamp", "base2levelmel", 1, 10),
+    workloads = (
+        Workload("scene", "base", 1, 10),
+        Workload("scene", "base", 8, 4),
+        Workload("scene", "base", 1, 30),
+        Workload("timestamp", "base", 1, 10),
+        Workload("timestamp", "base", 8, 4),
+        Workload("timestamp", "base2levelmel", 1, 10),
     )
 
     def __init__(self, device: str) -> None:
-        with contained(), seeded():
+        with silence_peers(), fix_seed():
             wrapper = importlib.import_module("hear21passt.wrapper")
             preprocess = importlib.import_module("hear21passt.models.preprocess")
             models = importlib.import_module("hear21passt.models.passt")
@@ -124,13 +124,13 @@ class Hear21Passt:
             network = models.get_model("passt_s_swa_p16_128_ap476", pretrained=False)
             self.model = wrapper.PasstBasicWrapper(mel=mel, net=network).eval().to(device)
 
-    def embed(self, task: Task, audio: Tensor) -> Tensor:
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
         """Call the function of the preset's module; see `Peer.embed`."""
-        return embed(importlib.import_module(f"hear21passt.{task.variant}"), task, self.model, audio)
+        return call_hear(importlib.import_module(f"hear21passt.{work.variant}"), work, self.model, audio)
 
     def ours(self, variant: str, precision: str = "float32") -> Embedder:
-        """See `Peer.ours`."""
-        return our_model(passt.FAMILY, variant, self.model.net.state_dict(), precision)
+        """Build our model; see `Peer.ours`."""
+        return build_ours(passt.FAMILY, variant, self.model.net.state_dict(), precision)
 
 
 class Transformers:
@@ -139,22 +139,22 @@ class Transformers:
     Parameters
     ----------
     device : where it runs
-    config : of its network, where that is not AST's own
+    config : of its network, where it differs from AST's
     """
 
-    tasks = (Task("scene", "audioset_10_10", 1, 10), Task("scene", "audioset_10_10", 8, 10))
+    workloads = (Workload("scene", "audioset_10_10", 1, 10), Workload("scene", "audioset_10_10", 8, 10))
 
     def __init__(self, device: str, **config: int) -> None:
-        with contained(), seeded():
+        with silence_peers(), fix_seed():
             transformers = importlib.import_module("transformers")
             self.extractor = transformers.ASTFeatureExtractor()
             self.model = transformers.ASTForAudioClassification(transformers.ASTConfig(**{"num_labels": 527, **config}))
             for parameter in self.model.audio_spectrogram_transformer.embeddings.parameters():
-                # Its LayerNorms' epsilon, 1e-12, is not the authors' 1e-6: it shows in tokens near zero only.
+                # Its LayerNorms' epsilon is 1e-12, the authors' 1e-6: they differ for tokens near zero only.
                 torch.nn.init.normal_(parameter, std=TOKEN_SCALE)
         self.model.eval().to(device)
 
-    def embed(self, task: Task, audio: Tensor) -> Tensor:
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
         """Extract features, run the network without its classifier; see `Peer.embed`."""
         inputs = self.extractor(list(audio.cpu().numpy()), sampling_rate=16_000, return_tensors="pt")
         network = self.model.audio_spectrogram_transformer
@@ -162,8 +162,8 @@ class Transformers:
         return pooled
 
     def ours(self, variant: str, precision: str = "float32") -> Embedder:
-        """See `Peer.ours`."""
-        return our_model(ast.FAMILY, variant, self.model.state_dict(), precision)
+        """Build our model; see `Peer.ours`."""
+        return build_ours(ast.FAMILY, variant, self.model.state_dict(), precision)
 
 
 class PannsInference:
@@ -175,28 +175,28 @@ class PannsInference:
     network : name of its class
     """
 
-    tasks = (Task("scene", "cnn14", 1, 10), Task("scene", "cnn14", 8, 10))
+    workloads = (Workload("scene", "cnn14", 1, 10), Workload("scene", "cnn14", 8, 10))
 
     def __init__(self, device: str, network: str = "Cnn14") -> None:
-        with contained(), seeded():
-            models = panns_inference_models()
+        with silence_peers(), fix_seed():
+            models = import_panns_inference()
             self.model = getattr(models, network)(
                 sample_rate=32_000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14_000, classes_num=527
             )
         self.model.eval().to(device)
 
-    def embed(self, task: Task, audio: Tensor) -> Tensor:
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
         """Run the network; see `Peer.embed`."""
         embedding: Tensor = self.model(audio)["embedding"]
         return embedding
 
     def ours(self, variant: str, precision: str = "float32") -> Embedder:
-        """See `Peer.ours`."""
-        return our_model(panns.FAMILY, variant, self.model.state_dict(), precision)
+        """Build our model; see `Peer.ours`."""
+        return build_ours(panns.FAMILY, variant, self.model.state_dict(), precision)
 
 
-def panns_inference_models() -> types.ModuleType:
-    """Import the networks of panns_inference without the package's own start, which downloads into the home folder."""
+def import_panns_inference() -> types.ModuleType:
+    """Import the networks of panns_inference without its __init__, which downloads into the home folder."""
     name = "panns_inference"
     spec = importlib.util.find_spec(name)
     if spec is None:
@@ -220,15 +220,15 @@ PEERS: dict[str, Callable[[str], Peer]] = {
 }
 
 
-def embed(module: Any, task: Task, model: Any, audio: Tensor) -> Tensor:
-    """Call the function of a HEAR module that a task is about; give the embeddings."""
-    result = getattr(module, f"get_{task.kind}_embeddings")(audio, model)
+def call_hear(module: Any, work: Workload, model: Any, audio: Tensor) -> Tensor:
+    """Call the HEAR function for a workload, and return the embeddings."""
+    result = getattr(module, f"get_{work.kind}_embeddings")(audio, model)
     embeddings: Tensor = result[0] if isinstance(result, tuple) else result
     return embeddings
 
 
-def seconds_of(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Time functions in turns, as the machine has other work: the shortest run of each after a first."""
+def time_in_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Time functions in turns, as the machine may be shared; return the shortest run of each, without the first."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(1 + repeats):
         for name, function in functions.items():
@@ -246,54 +246,54 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def gemm_peak(precision: torch.dtype, device: str) -> float:
-    """Measure the machine's matrix product: FLOP/s."""
+def measure_gemm(precision: torch.dtype, device: str) -> float:
+    """Measure the machine's matrix product in FLOP/s."""
     rows, inner, columns = GEMM_SHAPE
     left, right = (torch.randn(shape, device=device).to(precision) for shape in ((rows, inner), (inner, columns)))
-    return 2.0 * rows * inner * columns / seconds_of({"": lambda: left @ right}, 20)[""]
+    return 2.0 * rows * inner * columns / time_in_turns({"": lambda: left @ right}, 20)[""]
 
 
-def run(task: Task, peer: Peer, repeats: int, device: str) -> list[str]:
-    """Compare and time one task; give the lines of the table."""
-    ours = {precision: peer.ours(task.variant, precision).to(device) for precision in TIMED}
+def compare(work: Workload, peer: Peer, repeats: int, device: str) -> list[str]:
+    """Compare and time one workload, and return the lines of the table."""
+    ours = {precision: peer.ours(work.variant, precision).to(device) for precision in TIMED_PRECISIONS}
     rate = ours["float32"].sample_rate
     generator = torch.Generator().manual_seed(0)
-    audio = 0.1 * torch.randn(task.clips, int(task.seconds * rate), generator=generator).to(device)
-    with contained(), torch.no_grad():
-        expected = peer.embed(task, audio)
-        sides = {"theirs": partial(peer.embed, task, audio)}
-        sides.update({precision: partial(embed, hear, task, model, audio) for precision, model in ours.items()})
-        seconds = seconds_of(sides, repeats)
-    name = f"{task.kind}, {task.clips} x {task.seconds:g} s"
+    audio = 0.1 * torch.randn(work.clips, int(work.seconds * rate), generator=generator).to(device)
+    with silence_peers(), torch.no_grad():
+        expected = peer.embed(work, audio)
+        sides = {"theirs": partial(peer.embed, work, audio)}
+        sides.update({precision: partial(call_hear, hear, work, model, audio) for precision, model in ours.items()})
+        seconds = time_in_turns(sides, repeats)
+    name = f"{work.kind}, {work.clips} x {work.seconds:g} s"
     lines = []
     for precision, model in ours.items():
         with FlopCounterMode(display=False) as counter:
-            found = embed(hear, task, model, audio)
+            found = call_hear(hear, work, model, audio)
         error = ((found - expected).abs().max() / expected.abs().max()).item()
         if precision == "float32" and error > TOLERANCE:
-            raise click.ClickException(f"{name}, {task.variant}: numbers differ by {error:.1e} of the largest")
+            raise click.ClickException(f"{name}, {work.variant}: numbers differ by {error:.1e} of the largest")
         flops = counter.get_total_flops() / seconds[precision]
         lines.append(
-            f"{name:24}{task.variant:16}{precision:10}{seconds['theirs']:9.2f}{seconds[precision]:9.2f}"
+            f"{name:24}{work.variant:16}{precision:10}{seconds['theirs']:9.2f}{seconds[precision]:9.2f}"
             f"{seconds['theirs'] / seconds[precision]:8.2f}{error:10.1e}{flops / 1e9:10.0f}"
-            f"{flops / gemm_peak(PRECISIONS[precision], device):8.0%}"
+            f"{flops / measure_gemm(PRECISIONS[precision], device):8.0%}"
         )
     return lines
 
 
 def compare_mast(repeats: int, device: str) -> Iterator[str]:
-    """Time our MAST beside our AST, random weights: how much of its smaller number of operations becomes speed."""
+    """Time our MAST beside our AST, both with random weights, against the ratio of their operations."""
     rows = {family.name: next(iter(family.variants.values())) for family in (ast.FAMILY, mast.FAMILY)}
     fewer = counting.count_macs(ast.FAMILY, rows["ast"]) / counting.count_macs(mast.FAMILY, rows["mast"])
     for clips in (1, 8):
         audio = 0.1 * torch.randn(clips, int(MAST_SECONDS * 16_000), generator=torch.Generator().manual_seed(0))
-        for precision in TIMED:
+        for precision in TIMED_PRECISIONS:
             models = {
-                family.name: our_model(family, next(iter(family.variants)), {}, precision).to(device)
+                family.name: build_ours(family, next(iter(family.variants)), {}, precision).to(device)
                 for family in (ast.FAMILY, mast.FAMILY)
             }
             sides = {name: partial(model.embed_scenes, audio.to(device)) for name, model in models.items()}
-            seconds = seconds_of(sides, repeats)
+            seconds = time_in_turns(sides, repeats)
             name = f"scene, {clips} x {MAST_SECONDS:g} s"
             yield (
                 f"{name:24}{precision:10}{seconds['ast']:9.2f}{seconds['mast']:9.2f}"
@@ -302,11 +302,17 @@ def compare_mast(repeats: int, device: str) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--repeats", default=3, show_default=True, help="Runs of each side; the shortest counts.")
-@click.option("--device", default="cpu", show_default=True, help="Where both sides run.")
-@click.option("--peer", "names", type=click.Choice(list(PEERS)), multiple=True, help="Only this one.  [default: all]")
+@click.option("--repeats", default=3, show_default=True, help="Runs of each side; the fastest counts.")
+@click.option("--device", default="cpu", show_default=True, help="Device of both sides.")
+@click.option(
+    "--peer",
+    "names",
+    type=click.Choice(list(PEERS)),
+    multiple=True,
+    help="Compare with this package only.  [default: all]",
+)
 def main(repeats: int, device: str, names: tuple[str, ...]) -> None:
-    """Time scene and timestamp embeddings (hop 50 ms) beside the packages of others."""
+    """Time scene and timestamp embeddings (hop 50 ms) beside other packages."""
     click.echo(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; random weights, same both sides"
     )
@@ -317,8 +323,8 @@ def main(repeats: int, device: str, names: tuple[str, ...]) -> None:
             f"{f'beside {name}':24}{'variant':16}{'precision':10}{'theirs/s':>9}{'ours/s':>9}{'ratio':>8}{'error':>10}"
             f"{'GFLOP/s':>10}{'of GEMM':>8}"
         )
-        for task in peer.tasks:
-            for line in run(task, peer, repeats, device):
+        for work in peer.workloads:
+            for line in compare(work, peer, repeats, device):
                 click.echo(line)
     if not names:
         click.echo()

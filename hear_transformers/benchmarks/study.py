@@ -1,9 +1,9 @@
-"""The families beside each other on little data: small networks, from scratch, the same steps for all.
+"""Comparison of the families on little data: small networks, from scratch, the same steps for all.
 
     python -m hear_transformers.benchmarks.study --data ../shared/data/esc10 --out RUNS
 
 Every system is trained on three folds of ESC-10 and scored on the fourth, in turn, with the network of the last epoch,
-so that nothing is chosen on what is scored. A fold that is done is not trained again.
+so that nothing is selected on the test fold. Complete folds are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..training.train import Options, Training
 CLIP_SECONDS = 5.0
 FOLDS = (1, 2, 3, 4)
 TIMED_STEPS = range(5, 50)
-"""Fewest and most that are timed, as many as fit into `TIMED_SECONDS`."""
+"""Fewest and most steps to time, within `TIMED_SECONDS`."""
 
 TIMED_SECONDS = 8.0
 
@@ -38,27 +38,27 @@ RECIPE = replace(
     batch_size=16,
     learning_rate=1e-3,
     warm_up_epochs=1.0,
-    mixups=(),  # slows the beginning, and there is no more than that
+    mixups=(),  # slows the start of training, and the run is short
     seconds=CLIP_SECONDS,
 )
-"""The same for all: 10 passes over 240 clips, 150 steps."""
+"""For every network: 10 epochs of 240 clips, 150 steps."""
 
 FINE_TUNING = replace(
     RECIPES["fine_tune"], epochs=10, batch_size=16, learning_rate=3e-4, precision="float32", seconds=CLIP_SECONDS
 )
-"""Of a network that knows AudioSet."""
+"""For a network pretrained on AudioSet."""
 
 
 @dataclass(frozen=True, slots=True)
-class System:
+class SmallVariant:
     """A network of the study: a variant, made small.
 
     Attributes
     ----------
     family, variant : of the network
-    network : what differs from the variant
-    training : what holds in training alone
-    source : weights to begin with, see `initialisation.init_from`
+    network : constructor arguments that replace the variant's
+    training : further ones during training
+    source : weights to start from, see `initialisation.init_from`
     """
 
     family: str
@@ -71,20 +71,20 @@ class System:
 TRANSFORMER = {"dim": 128, "depth": 4, "heads": 2}
 PYRAMID = {"channels": (16, 32, 80, 128), "depths": (1, 1, 2, 1)}  # a third of Pyramid ViG-Ti's features
 SYSTEMS = {
-    "AST": System("ast", "esc50_10_10", TRANSFORMER),
-    "PaSST without patchout": System("passt", "base", TRANSFORMER),
-    # As large a part of the 49 columns and 12 rows as the authors leave out of 99 and 12.
-    "PaSST with patchout": System("passt", "base", TRANSFORMER, {"patchout": (4, 20)}),
-    "MAST": System("mast", "tiny", {"dim": 32, "depths": (1, 1, 2, 1)}),
-    "ATGNN encoder": System("atgnn", "pyr_t_encoder", PYRAMID),
-    "ATGNN": System("atgnn", "pyr_t", {**PYRAMID, "label_depths": (1, 1, 1, 1)}),
-    "CNN10": System("panns", "cnn10"),
+    "AST": SmallVariant("ast", "esc50_10_10", TRANSFORMER),
+    "PaSST without patchout": SmallVariant("passt", "base", TRANSFORMER),
+    # The same fractions of 49 columns and 12 rows as the authors' of 99 and 12.
+    "PaSST with patchout": SmallVariant("passt", "base", TRANSFORMER, {"patchout": (4, 20)}),
+    "MAST": SmallVariant("mast", "tiny", {"dim": 32, "depths": (1, 1, 2, 1)}),
+    "ATGNN encoder": SmallVariant("atgnn", "pyr_t_encoder", PYRAMID),
+    "ATGNN": SmallVariant("atgnn", "pyr_t", {**PYRAMID, "label_depths": (1, 1, 1, 1)}),
+    "CNN10": SmallVariant("panns", "cnn10"),
 }
 FINE_TUNED = "EfficientAT mn04, fine-tuned"
 
 
 def write_folds(data: Path, out: Path) -> dict[int, tuple[Path, Path]]:
-    """Write manifests that leave one fold out each: -> fold: (train, valid)."""
+    """Write manifests that leave one fold out each: fold -> (train, valid)."""
     with (data / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     manifests = {}
@@ -105,7 +105,7 @@ class Study:
     Attributes
     ----------
     out : folder of the runs
-    folds : manifests to train on and to score on, by fold
+    folds : manifests for training and scoring, by fold
     epochs : of every run from scratch
     seed : of every run
     """
@@ -115,7 +115,7 @@ class Study:
     epochs: int
     seed: int
 
-    def training(self, system: System, name: str, fold: int) -> Training:
+    def training(self, system: SmallVariant, name: str, fold: int) -> Training:
         """Prepare a run."""
         train, valid = self.folds[fold]
         recipe = FINE_TUNING if system.source else replace(RECIPE, epochs=self.epochs)
@@ -133,26 +133,26 @@ class Study:
         )
         return Training(options, Processes(0, 1, catalogue.pick_device("auto")))
 
-    def scored(self, system: System, name: str, fold: int) -> tuple[float, int]:
-        """Train on the other folds, unless that is done: gives the accuracy after the last epoch, and of how many."""
+    def score(self, system: SmallVariant, name: str, fold: int) -> tuple[float, int]:
+        """Train on the other folds, and return the accuracy after the last epoch and the number of clips."""
         training = self.training(system, name, fold)
         training.fit()
         with (training.options.out / EPOCHS).open(newline="") as file:
             *_, last = csv.DictReader(file)
         return float(last["accuracy"]), len(training.valid)
 
-    def size(self, system: System, name: str) -> tuple[int, int, float]:
-        """Count parameters and multiply-accumulates of a clip, and time a step."""
+    def measure_cost(self, system: SmallVariant, name: str) -> tuple[int, int, float]:
+        """Return parameters, multiply-accumulates of a clip, and seconds per step."""
         training = self.training(system, name, FOLDS[0])
         row = training.family.variants[system.variant]
         network = {**row.network, **system.network, "n_classes": len(training.train.classes)}
         macs = counting.count_macs(training.family, replace(row, network=network), CLIP_SECONDS)
         n_parameters = sum(parameter.numel() for parameter in training.objective.trunk.parameters())
-        return n_parameters, macs, seconds_per_step(training)
+        return n_parameters, macs, time_step(training)
 
 
-def seconds_per_step(training: Training) -> float:
-    """Time some steps, from waveforms on the device to new weights; the fastest: a machine may be shared."""
+def time_step(training: Training) -> float:
+    """Return the seconds of the fastest step, as the machine may be shared: from waveforms to updated weights."""
     device = training.processes.device
     times = []
     with torch.random.fork_rng():
@@ -167,11 +167,11 @@ def seconds_per_step(training: Training) -> float:
     return min(times)
 
 
-def line(study: Study, system: System, name: str) -> str:
-    """Score a system on every fold, and write it as a line of Markdown."""
-    scores = [study.scored(system, name, fold) for fold in FOLDS]
+def format_line(study: Study, system: SmallVariant, name: str) -> str:
+    """Score a network on every fold, and format a line of Markdown."""
+    scores = [study.score(system, name, fold) for fold in FOLDS]
     mean = sum(score * n for score, n in scores) / sum(n for _, n in scores)
-    n_parameters, macs, seconds = study.size(system, name)
+    n_parameters, macs, seconds = study.measure_cost(system, name)
     each = ", ".join(f"{score:.3f}" for score, _ in scores)
     return f"| {name} | {mean:.3f} | {each} | {n_parameters:,} | {macs / 1e9:.2f} | {seconds:.2f} |"
 
@@ -179,20 +179,26 @@ def line(study: Study, system: System, name: str) -> str:
 @click.command()
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="ESC-10.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
-@click.option("--mn04", default="", metavar="FILE", help="The authors' mn04_as_mAP_432.pt, to be fine-tuned as well.")
-@click.option("--epochs", type=click.IntRange(1), default=RECIPE.epochs, show_default=True, help="From scratch.")
+@click.option("--mn04", default="", metavar="FILE", help="The authors' mn04_as_mAP_432.pt, to fine-tune it too.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    default=RECIPE.epochs,
+    show_default=True,
+    help="Epochs of training from scratch.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all runs.")
 def main(data: Path, out: Path, mn04: str, epochs: int, seed: int) -> None:
-    """Compare small networks on ESC-10, all folds, equal steps; DATA holds labels.csv and audio/."""
+    """Compare small networks on ESC-10, all folds, equal steps; DATA contains labels.csv and audio/."""
     out.mkdir(parents=True, exist_ok=True)
     study = Study(out, write_folds(data, out), epochs, seed)
     systems = dict(SYSTEMS)
     if mn04:
-        systems[FINE_TUNED] = System("efficientat", "mn04_as", source=mn04)
+        systems[FINE_TUNED] = SmallVariant("efficientat", "mn04_as", source=mn04)
     click.echo("| system | accuracy | folds | parameters | GMACs a clip | s a step |")
     click.echo("|---|---:|---|---:|---:|---:|")
     for name, system in systems.items():
-        click.echo(line(study, system, name))
+        click.echo(format_line(study, system, name))
 
 
 if __name__ == "__main__":

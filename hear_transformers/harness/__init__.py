@@ -1,1 +1,1 @@
-"""HEAR's benchmark: its official programs as they are, a faster embedding stage, and the scores of a run."""
+"""HEAR's benchmark: its official programs unmodified, a faster embedding stage, and tables of scores."""

@@ -1,6 +1,6 @@
 """The rules of the HEAR API, checked on any module without TensorFlow: https://hearbenchmark.com/hear-api.html.
 
-They are those of HEAR's own validator (github.com/hearbenchmark/hear-validator, version 2021.0.6) for PyTorch models.
+They are those of HEAR's own validator for PyTorch models (github.com/hearbenchmark/hear-validator, version 2021.0.6).
 """
 
 from __future__ import annotations
@@ -19,40 +19,41 @@ from ..embedding.external import FUNCTIONS, import_hear, silenced
 from ..errors import HearTransformersError
 
 SAMPLE_RATES = (16_000, 22_050, 32_000, 44_100, 48_000)
-"""Sample rates in Hz that HEAR's tasks come in."""
+"""Sample rates of HEAR's tasks, in Hz."""
 
 TIMESTAMP_SECONDS = (1.07, 1.98, 4.0)
 SCENE_SECONDS = (2.74, 1.07)
-"""Lengths of clips that are tried, in s."""
+"""Lengths of the test clips, in s."""
 
 N_SOUNDS = 4
+"""Number of test clips of each length."""
 
 IRREGULARITY_MS = 1.0
-"""Most that the distance of two timestamps may differ from the mean distance."""
+"""Largest difference between a step of the timestamps and their mean step."""
 
 ADVISED_HOP_MS = 50.0
-"""Longest distance of timestamps that HEAR recommends: its events are scored within 200 ms."""
+"""Longest step of timestamps that HEAR recommends: its events are scored within 200 ms."""
 
 
 class ContractError(HearTransformersError):
     """A module breaks a rule of the HEAR API."""
 
 
-def check(
+def check_module(
     name: str, path: str = "", options: Mapping[str, Any] | None = None, device: torch.device | str = "cpu"
 ) -> Iterator[str]:
-    """Check a module rule by rule.
+    """Check the rules one by one on a module.
 
     Parameters
     ----------
     name : of the module
     path : checkpoint for its `load_model`, empty for its own default
     options : keyword arguments for its `load_model`, beyond the HEAR API
-    device : where the model is moved
+    device : to move the model to
 
     Yields
     ------
-    finding : what was checked and holds, or what HEAR advises against
+    finding : a rule that holds, or a note on what HEAR advises against
 
     Raises
     ------
@@ -85,7 +86,7 @@ def _load(module: ModuleType, path: str, options: Mapping[str, Any]) -> Any:
     )
     with silenced():
         model = module.load_model(path, **options) if path else module.load_model(**options)
-    _require(isinstance(model, torch.nn.Module), "load_model gives a torch.nn.Module", type(model).__name__)
+    _require(isinstance(model, torch.nn.Module), "load_model returns a torch.nn.Module", type(model).__name__)
     return model
 
 
@@ -105,14 +106,14 @@ def _is_integer(value: Any) -> bool:
 
 
 def _noise(seconds: float, sample_rate: int, device: torch.device | str) -> Tensor:
-    """Make clips of white noise in [-1, 1], the same ones every time."""
+    """Make clips of white noise in [-1, 1], the same every time: (N_SOUNDS, samples)."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(N_SOUNDS, int(seconds * sample_rate), generator=generator) * 2 - 1
     return noise.to(device)
 
 
 def _check_tensor(value: object, what: str, shape: tuple[int | None, ...]) -> None:
-    """Require a finite tensor of a shape, where None is any size above 0."""
+    """Require a finite tensor of a shape, in which None is any size above 0."""
     _require(isinstance(value, Tensor), f"{what} are a torch.Tensor", type(value).__name__)
     assert isinstance(value, Tensor)
     fits = value.ndim == len(shape) and all(
@@ -134,7 +135,7 @@ def _check_timestamps(module: ModuleType, model: Any, audio: Tensor, seconds: fl
         result = module.get_timestamp_embeddings(audio, model)
     _require(
         isinstance(result, tuple) and len(result) == 2,
-        "get_timestamp_embeddings gives embeddings and timestamps",
+        "get_timestamp_embeddings returns embeddings and timestamps",
         type(result).__name__,
     )
     embeddings, timestamps = result
@@ -151,12 +152,12 @@ def _check_timestamps(module: ModuleType, model: Any, audio: Tensor, seconds: fl
 
 
 def _check_times(times_ms: Tensor, duration_ms: float) -> None:
-    """Require timestamps (n_sounds, n_timestamps) that are regular, rising and within the clip."""
+    """Require timestamps (n_sounds, n_timestamps) that increase regularly within the clip."""
     first, last = float(times_ms.min()), float(times_ms.max())
     _require(first >= 0 and last <= duration_ms, f"timestamps lie within 0 and {duration_ms:g} ms", (first, last))
     gaps = times_ms.diff()
     if gaps.numel():
-        _require(bool((gaps > 0).all()), "timestamps rise", f"a step of {float(gaps.min()):g} ms")
+        _require(bool((gaps > 0).all()), "timestamps increase", f"a step of {float(gaps.min()):g} ms")
         deviation = float((gaps - gaps.mean()).abs().max())
         rule = f"timestamps are regular within {IRREGULARITY_MS:g} ms"
         _require(deviation <= IRREGULARITY_MS, rule, f"a deviation of {deviation:g} ms")

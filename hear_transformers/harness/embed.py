@@ -1,7 +1,7 @@
-"""The embedding stage of HEAR's heareval: the same files, resumable, all layers of a sweep in one pass.
+"""HEAR's embedding stage, faster: the files of heareval, resumable, all layers of a sweep in one pass.
 
-The layout is that of heareval 2021.1.3 (embeddings/runner.py and embeddings/task_embeddings.py), so that its prediction
-stage goes on from here:
+The layout is that of heareval 2021.1.3 (embeddings/runner.py and embeddings/task_embeddings.py), and its prediction
+stage reads it:
 
     EMBEDDINGS/MODULE-OPTIONS/TASK/task_metadata.json, labelvocabulary.csv, SPLIT.json    copies of the task's
         SPLIT/FILE.embedding.npy, FILE.target-labels.json, FILE.timestamps.json (events)
@@ -18,10 +18,8 @@ import contextlib
 import json
 import pickle
 import random
-import re
 import shutil
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +36,7 @@ from ..embedding.external import ExternalModel
 from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError, OptionError
 from ..files import atomic
+from .systems import folder_name
 from .tasks import METADATA, VOCABULARY, Task
 
 DONE = ".done.embeddings"
@@ -45,17 +44,17 @@ SETTINGS = ".settings.json"
 PROFILE = "profile.embeddings.json"
 
 END_MS = 0.0001
-"""An event is heard up to its end, included: heareval ends it so much later (get_labels_for_timestamps)."""
+"""Added to the end of an event, so that the end is included (heareval's get_labels_for_timestamps)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the models that a pass stands for: a folder, and its numbers of an embedding.
+    """The part of a pass that stands for one model.
 
     Attributes
     ----------
-    name : of the folder, as heareval names it
-    columns : positions in an embedding of a scene, None for all
+    name : of its folder, as heareval names it
+    columns : positions in a scene embedding, None for all
     time_columns : positions in an embedding along time, None for all
     """
 
@@ -64,7 +63,7 @@ class Part:
     time_columns: tuple[int, ...] | None = None
 
 
-def load(
+def load_with_parts(
     module: str,
     weights: str = "",
     device: str = "auto",
@@ -72,71 +71,54 @@ def load(
     layers: str | None = None,
     batch_size: int | None = None,
 ) -> tuple[Model, list[Part]]:
-    """Load a model, and say what its embeddings stand for.
+    """Load a model, and split its embeddings into the models that they stand for.
 
     Parameters
     ----------
-    module : that follows the HEAR API; ours may go by the name of the family
-    weights : checkpoint; empty for its own
-    device : "auto", or what PyTorch calls one
+    module : name of a module that follows the HEAR API; a family's name for one of this package
+    weights : checkpoint; empty for the module's own
+    device : "auto" or a PyTorch device
     options : keyword arguments for its `load_model`
-    layers : several layers of one of ours, each as a model with that layer: "all", or a list "0,4,8"
-    batch_size : windows that go through one of ours at once
+    layers : "all" or a list "0,4,8", each layer as a model of its own; for this package's families only
+    batch_size : windows per forward pass; for this package's families only
 
     Raises
     ------
-    OptionError : module, device or an option is unknown, or `layers` does not go with them
+    OptionError : module, device or an option is unknown, or `layers` cannot be combined with them
     """
     options = dict(options or {})
     family = catalogue.family_of_module(module)
     if family is None:
         if layers is not None or batch_size is not None:
             raise OptionError(f"layers and batch_size are for {', '.join(FAMILIES)}; the HEAR API of {module} has none")
-        return ExternalModel(module, weights, catalogue.pick_device(device), options), [
-            Part(folder_name(module, options))
-        ]
+        model: Model = ExternalModel(module, weights, catalogue.pick_device(device), options)
+        return model, [Part(folder_name(module, options))]
     module = f"hear_transformers.{family}"
-    if layers is None:
-        return catalogue.load(module, weights, device, {**options, "batch_size": batch_size}), [
-            Part(folder_name(module, options))
-        ]
-    if "layer" in options:
+    if layers is not None and "layer" in options:
         raise OptionError(f"layers={layers!r} and layer={options['layer']!r}: give one of them")
-    model = catalogue.load(module, weights, device, {**options, "layer": layers, "batch_size": batch_size})
+    chosen = {} if layers is None else {"layer": layers}
+    model = catalogue.load(module, weights, device, {**options, **chosen, "batch_size": batch_size})
+    if layers is None:
+        return model, [Part(folder_name(module, options))]
     assert isinstance(model, Embedder)
-    return model, [_part_of_sweep(model, module, options, layer) for layer in _distinct(model.variant.scene.layers)]
-
-
-def _distinct(layers: Sequence[str]) -> Sequence[str]:
-    if len(set(layers)) < len(layers):
-        raise OptionError(f"layers={','.join(layers)!r} names one of them twice")
-    return layers
+    swept = model.variant.scene.layers
+    if len(set(swept)) < len(swept):
+        raise OptionError(f"layers={','.join(swept)!r} names one of them twice")
+    return model, [_part_of_sweep(model, module, options, layer) for layer in swept]
 
 
 def _part_of_sweep(model: Embedder, module: str, options: Mapping[str, Any], layer: str) -> Part:
-    """Give what a model with this layer alone would: its numbers, and those of no layer of the sweep (a mel preset)."""
+    """Return the part of a model with this layer alone: its columns, and those outside the sweep (a preset's mel)."""
     others = {*model.variant.scene.layers} - {layer}
 
-    def kept(columns: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-        return tuple(sorted(i for name, places in columns.items() if name not in others for i in places))
+    def select(columns: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+        return tuple(sorted(i for name, positions in columns.items() if name not in others for i in positions))
 
     name = folder_name(module, {**options, "layer": int(layer) if layer.isdecimal() else layer})
-    return Part(name, kept(model.columns()), kept(model.columns(timestamps=True)))
+    return Part(name, select(model.columns()), select(model.columns(timestamps=True)))
 
 
-def folder_name(module: str, options: Mapping[str, Any]) -> str:
-    """Name the folder of a model as heareval does: ``hear_transformers.passt-layer=8-hop-ms=20``."""
-    return "-".join([module, *(f"{_slug(name)}={_slug(str(value))}" for name, value in options.items())])
-
-
-def _slug(text: str) -> str:
-    """Write a text with letters, digits and hyphens, as python-slugify does with plain ones."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower().replace("'", "-")
-    plain = re.sub(r"(?<=\d),(?=\d)", "", plain)  # it takes commas between digits for separators of thousands
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-
-
-def run(
+def embed_tasks(
     model: Model,
     parts: Sequence[Part],
     tasks: Sequence[Task],
@@ -145,28 +127,28 @@ def run(
     *,
     workers: int | None = None,
 ) -> None:
-    """Embed tasks; what is done is left alone, what was begun with the same settings is gone on with.
+    """Embed tasks; complete ones are kept, and incomplete ones of the same settings are resumed.
 
     Parameters
     ----------
-    model : what embeds
-    parts : where its embeddings go, or parts of them
-    tasks : from `tasks.find`
+    model : that embeds
+    parts : of its embeddings, each with a folder
+    tasks : from `tasks.find_tasks`
     embeddings_dir : folder of all models
-    on_file : called after every file with the task, files done and files in all
-    workers : processes that read audio; None leaves it to `default_workers`
+    on_file : called after every file with the task, files done and files in total
+    workers : processes that read audio; None for `default_workers`
 
     Raises
     ------
-    OptionError : a task is not there at the model's sample rate
-    HearTransformersError : a file cannot be embedded; a benchmark without it would be another one
+    OptionError : a task lacks the model's sample rate
+    HearTransformersError : a file cannot be embedded; a benchmark without it would be a different one
     """
-    for task in tasks:  # all are looked at before the first is embedded
+    for task in tasks:  # check all of them before the first is embedded
         for split in task.splits:
             task.audio(split, model.sample_rate)
             task.labels[split]
     for task in tasks:
-        folders = [_Folder(embeddings_dir / part.name / task.name, task, part) for part in parts]
+        folders = [_TaskFolder(embeddings_dir / part.name / task.name, task, part) for part in parts]
         folders = [folder for folder in folders if not folder.done]
         if folders:
             _embed_task(model, task, folders, on_file, workers)
@@ -175,15 +157,15 @@ def run(
 def _embed_task(
     model: Model,
     task: Task,
-    folders: Sequence[_Folder],
+    folders: Sequence[_TaskFolder],
     on_file: Callable[[Task, int, int], None],
     workers: int | None,
 ) -> None:
     """Embed the files of a task that any of the folders lacks."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     settings = {"provenance": model.provenance(), "task": str(task.folder.resolve())}
     for folder in folders:
-        folder.begin(settings)
+        folder.prepare(settings)
     files = [(split, name) for split in task.splits for name in task.labels[split]]
     wanted = [file for file in files if not all(folder.has(*file) for folder in folders)]
     paths = [task.audio(split, model.sample_rate) / name for split, name in wanted]
@@ -196,18 +178,18 @@ def _embed_task(
         for embedded in embeddings:
             if embedded.error is not None:
                 raise HearTransformersError(
-                    f"{paths[embedded.index]}: cannot be embedded ({embedded.error}); what is done is kept, "
-                    "the same command goes on with it"
+                    f"{paths[embedded.index]}: cannot be embedded ({embedded.error}); finished files are kept, "
+                    "and the same command resumes the run"
                 ) from embedded.error
             for folder in folders:
                 folder.write(*wanted[embedded.index], embedded)
             n_done += 1
             on_file(task, n_done, len(files))
     for folder in folders:
-        folder.finish(time.perf_counter() - began)
+        folder.finish(time.perf_counter() - start)
 
 
-class _Folder:
+class _TaskFolder:
     """The embeddings of one task by one model."""
 
     def __init__(self, path: Path, task: Task, part: Part) -> None:
@@ -217,12 +199,12 @@ class _Folder:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is missing."""
+        """True if all files are written."""
         return (self.path / DONE).exists()
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder; clear what was begun with other settings."""
-        settings = json.loads(json.dumps({**settings, "columns": self.columns}))  # as it will be read: lists, no tuples
+    def prepare(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder; clear the output of an incomplete run with other settings."""
+        settings = json.loads(json.dumps({**settings, "columns": self.columns}))  # as read back: lists, no tuples
         if self.path.exists() and _json_or_none(self.path / SETTINGS) != settings:
             if not (self.path / METADATA).exists() and any(self.path.iterdir()):
                 raise OptionError(f"{self.path} holds other things than a task's embeddings; choose another folder")
@@ -237,16 +219,16 @@ class _Folder:
         return self.path / split / f"{name}.{suffix}"
 
     def has(self, split: str, name: str) -> bool:
-        """Tell whether a file is embedded."""
+        """Return True if a file is embedded."""
         return self._file(split, name, "embedding.npy").exists()
 
     def write(self, split: str, name: str, embedded: Embedded) -> None:
-        """Write the embedding of a file and what is to be predicted from it; the array last, resuming goes by it."""
+        """Write the embedding of a file and its labels; the array comes last, as it marks a finished file."""
         labels = self.task.labels[split][name]
         if embedded.times_ms is None:
             _write_json(self._file(split, name, "target-labels.json"), labels)
         else:
-            times_ms = embedded.times_ms.astype(np.float32)  # as the HEAR function gives them
+            times_ms = embedded.times_ms.astype(np.float32)  # as the HEAR function returns them
             _write_json(self._file(split, name, "timestamps.json"), times_ms.tolist())
             _write_json(self._file(split, name, "target-labels.json"), labels_at(labels, times_ms), indent=4)
         assert embedded.embedding is not None
@@ -255,8 +237,8 @@ class _Folder:
             np.save(file, embedding)
 
     def finish(self, seconds: float) -> None:
-        """Join the files of each split, and say that nothing is missing."""
-        shuffle = random.Random(0).shuffle  # one for all splits, as heareval has
+        """Join the files of each split, and mark the task as done."""
+        shuffle = random.Random(0).shuffle  # one generator for all splits, as in heareval
         for split in self.task.splits:
             names = list(self.task.labels[split])
             shuffle(names)
@@ -298,14 +280,11 @@ class _Folder:
 
 
 def labels_at(events: Sequence[Mapping[str, Any]], times_ms: NDArray[np.float32]) -> list[list[str]]:
-    """Give the labels heard at each time, each once.
-
-    Times are compared in float32, as heareval does.
-    """
+    """Return the labels of the events at each time, without repetition; compared in float32, as in heareval."""
     labels: list[list[str]] = [[] for _ in times_ms]
     for event in events:
-        begins, ends = np.float32(event["start"]), np.float32(event["end"] + END_MS)
-        for i in np.flatnonzero((begins <= times_ms) & (times_ms < ends)):
+        start, end = np.float32(event["start"]), np.float32(event["end"] + END_MS)
+        for i in np.flatnonzero((start <= times_ms) & (times_ms < end)):
             if event["label"] not in labels[i]:
                 labels[i].append(event["label"])
     return labels
@@ -319,5 +298,5 @@ def _json_or_none(path: Path) -> Any:
 
 
 def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write JSON; not atomic: nothing is read before the array, or the file of a task, that is written after it."""
+    """Write JSON; not atomically: the array or marker that is written after it decides whether it is read."""
     path.write_text(json.dumps(value, indent=indent), encoding="utf-8")

@@ -1,12 +1,8 @@
 """HEAR's official programs, unmodified, on today's Python, PyTorch, NumPy and Lightning.
 
-    python -m hear_transformers.harness.official embeddings MODULE --tasks-dir TASKS ...
-    python -m hear_transformers.harness.official predictions EMBEDDINGS/MODULE/* ...
-    python -m hear_transformers.harness.official validate MODULE ...
-
 These are heareval 2021.1.3 (github.com/hearbenchmark/hear-eval-kit) and hearvalidator 2021.0.2
-(github.com/hearbenchmark/hear-validator), Apache-2.0. No file of theirs changes: what has changed around them since
-2021 is put right from outside, for the process that runs one of them. Importing this module changes nothing.
+(github.com/hearbenchmark/hear-validator), Apache-2.0. None of their files is changed: whatever has changed around them
+since 2021 is patched from outside, in the process that runs one of them. Importing this module changes nothing.
 """
 
 from __future__ import annotations
@@ -15,16 +11,13 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial, wraps
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import click
-
-from ..cli.failures import Failure, guarded
-from ..cli.parsing import parse_object
+from ..errors import HearTransformersError
 
 NEEDS = (
     "heareval",
@@ -37,25 +30,24 @@ NEEDS = (
     "slugify",
     "torchinfo",
 )
-"""What of heareval and its requirements the package itself does not need."""
+"""heareval, and those of its requirements that this package does not share."""
 
 
 def require(*packages: str) -> None:
-    """Fail clearly unless packages are installed."""
+    """Raise HearTransformersError unless packages are installed."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise Failure(
+        raise HearTransformersError(
             f"HEAR's harness is not installed for {sys.executable}: it lacks {', '.join(missing)}; `make hear` and "
-            "`make test` install it into the environment .venv-hear beside ours, see the Makefile for how",
-            1,
+            "`make test` install it into the environment .venv-hear beside ours, see the Makefile for how"
         )
 
 
-# What has changed around the programs
+# Patches for what has changed around the programs
 
 
 class TensorFlow(ModuleType):
-    """What the programs use of TensorFlow: a class that no model is of, and whether it sees a GPU."""
+    """All that the programs use of TensorFlow: a class that no model is an instance of, and whether it sees a GPU."""
 
     __version__ = "0"
     Module = type("Module", (), {})
@@ -63,39 +55,39 @@ class TensorFlow(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("tensorflow")
-        self.__spec__ = ModuleSpec("tensorflow", None)  # torch looks for it, and one that is None is an error
+        self.__spec__ = ModuleSpec("tensorflow", None)  # torch looks for it, and fails on None
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"tensorflow.{name}", name=name, obj=self)
 
 
-def without_tensorflow() -> None:
-    """Let programs for two frameworks run with one of them.
+def patch_tensorflow() -> None:
+    """Replace TensorFlow by a stand-in.
 
     embeddings/runner.py:13, embeddings/task_embeddings.py:35 and hearvalidator/validate.py:21 import TensorFlow, only
-    to ask whether a model is of it: ModuleNotFoundError without its 1.9 GB, seconds lost with it, and ValueError
-    (runner.py:21) with one that does not see the GPU that PyTorch sees. So a stand-in is needed where TensorFlow is
-    installed as well, and this much of one is enough.
+    to ask whether a model is made with it: ModuleNotFoundError without its 1.9 GB, seconds lost with it, and
+    ValueError (runner.py:21) with one that does not see the GPU that PyTorch sees. So the stand-in is needed even where
+    TensorFlow is installed.
     """
     sys.modules["tensorflow"] = TensorFlow()
 
 
-def without_pkg_resources() -> None:
-    """Let dcase_util be imported where setuptools no longer has pkg_resources.
+def patch_pkg_resources() -> None:
+    """Provide the pkg_resources that dcase_util imports.
 
     score.py:16 imports dcase_util, whose utils/utils.py:12 imports pkg_resources, which setuptools 82 dropped:
-    ModuleNotFoundError. Nothing of it is called, so an empty module is enough.
+    ModuleNotFoundError. It calls nothing there, so an empty module is enough.
     """
     if importlib.util.find_spec("pkg_resources") is None:
         sys.modules["pkg_resources"] = ModuleType("pkg_resources")
 
 
-def names_of_gpus_are_bytes() -> None:
-    """Give names of GPUs as they were given.
+def patch_gpu_names() -> None:
+    """Return names of GPUs as bytes again.
 
-    gpu_max_mem.py:50 decodes what nvmlDeviceGetName gives, which is text since nvidia-ml-py 11.515: AttributeError
-    behind the first task on a machine with CUDA, before .done.embeddings is written. gpu_max_mem.py:15 binds the
-    function when it is imported, so it is wrapped where it comes from.
+    gpu_max_mem.py:50 decodes the result of nvmlDeviceGetName, which is text since nvidia-ml-py 11.515: AttributeError
+    after the first task on a machine with CUDA, before .done.embeddings is written. gpu_max_mem.py:15 binds the
+    function on import, so it is wrapped in its own module.
     """
     import torch
 
@@ -103,27 +95,27 @@ def names_of_gpus_are_bytes() -> None:
         return
     import pynvml
 
-    given = pynvml.nvmlDeviceGetName
+    original = pynvml.nvmlDeviceGetName
 
-    @wraps(given)
-    def in_bytes(*arguments: Any) -> bytes:
-        name = given(*arguments)
+    @wraps(original)
+    def get_name_as_bytes(*arguments: Any) -> bytes:
+        name = original(*arguments)
         return name.encode() if isinstance(name, str) else name
 
-    pynvml.nvmlDeviceGetName = in_bytes
+    pynvml.nvmlDeviceGetName = get_name_as_bytes
 
 
-def checkpoints_hold_classes() -> None:
-    """Let checkpoints be loaded that hold more than weights.
+def patch_checkpoint_loading() -> None:
+    """Allow torch.load to read checkpoints that hold more than weights.
 
-    predictions/task_predictions.py:1050 and Lightning at :1105 load what this process has written a moment before.
-    Among the settings are classes such as BatchNorm1d, which torch.load refuses since 2.6: UnpicklingError. This
-    variable is PyTorch's own way to trust files (pytorch.org/docs/stable/notes/serialization.html).
+    predictions/task_predictions.py:1050 and Lightning at :1105 load files that this process has just written. Their
+    settings include classes such as BatchNorm1d, which torch.load refuses since 2.6: UnpicklingError. This variable is
+    PyTorch's own way to trust files (pytorch.org/docs/stable/notes/serialization.html).
     """
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
 
 
-def trainers_take_gpus() -> None:
+def patch_trainer() -> None:
     """Accept Trainer(gpus=...).
 
     predictions/task_predictions.py:1016 passes it; Lightning 2 has "accelerator" and "devices": TypeError.
@@ -139,21 +131,21 @@ def trainers_take_gpus() -> None:
     pytorch_lightning.Trainer = Trainer
 
 
-def epochs_end_with_outputs() -> None:
-    """Call validation_epoch_end and test_epoch_end with what the steps of the epoch gave.
+def patch_epoch_ends() -> None:
+    """Call validation_epoch_end and test_epoch_end with the outputs of the epoch's steps.
 
     predictions/task_predictions.py:301 and :304 define them; Lightning 2 does not call them and refuses models that
-    have them: NotImplementedError. Its hooks on_validation_epoch_end and on_test_epoch_end have no outputs, so the
-    steps' are kept until then.
+    have them: NotImplementedError. Its hooks on_validation_epoch_end and on_test_epoch_end receive no outputs, so those
+    of the steps are collected for them.
     """
-    from heareval.predictions.task_predictions import AbstractPredictionModel as Model
+    from heareval.predictions.task_predictions import AbstractPredictionModel
 
     for stage in ("validation", "test"):
-        _collect(Model, f"{stage}_step", f"{stage}_epoch_end")
+        _collect(AbstractPredictionModel, f"{stage}_step", f"{stage}_epoch_end")
 
 
 def _collect(model: Any, step_name: str, end_name: str) -> None:
-    """Make a hook of what ends an epoch, called with the outputs of the steps before."""
+    """Turn a method that ends an epoch into Lightning's hook, and call it with the outputs of the steps before."""
     step, end = getattr(model, step_name), getattr(model, end_name)
     outputs: list[Any] = []
 
@@ -171,13 +163,12 @@ def _collect(model: Any, step_name: str, end_name: str) -> None:
     delattr(model, end_name)
 
 
-def epochs_can_be_set() -> None:
-    """Let an epoch be set for the test.
+def patch_current_epoch() -> None:
+    """Make fit_loop.current_epoch writable.
 
-    predictions/task_predictions.py:1102 sets fit_loop.current_epoch, so that at :431 a test finds the postprocessing of
-    the best epoch. Since Lightning 1.6 the epoch is read from fit_loop.epoch_progress, and what is set is lost:
-    KeyError at the test of every event task, after all training (hear-eval-kit issue 432). A property under that name
-    is the least that leads there.
+    predictions/task_predictions.py:1102 sets it, so that at :431 a test finds the postprocessing of the best epoch.
+    Since Lightning 1.6 the epoch is read from fit_loop.epoch_progress, and the assignment is lost: KeyError at the test
+    of every event task, after all training (hear-eval-kit issue 432). A property forwards it.
     """
     from pytorch_lightning.loops import fit_loop
 
@@ -190,58 +181,96 @@ def epochs_can_be_set() -> None:
     fit_loop._FitLoop.current_epoch = property(get, put)
 
 
-def mel_filters_take_positions(arguments: Sequence[str]) -> None:
-    """Let HEAR's baseline, hearbaseline 2021.1.1, make its mel filters, if the arguments name it.
+def patch_mel_filters(arguments: Sequence[str]) -> None:
+    """Accept the sample rate by position in librosa.filters.mel, if the arguments name HEAR's baseline.
 
-    naive.py:53 passes the sample rate by position; librosa.filters.mel takes keywords only since 0.10: TypeError.
+    naive.py:53 of hearbaseline 2021.1.1 passes it so; since librosa 0.10 only keywords are allowed: TypeError.
     """
     if not any(argument.split(".")[0] == "hearbaseline" for argument in arguments):
         return
     import librosa
 
-    given = librosa.filters.mel
-    librosa.filters.mel = lambda sr, **options: given(sr=sr, **options)
+    original = librosa.filters.mel
+    librosa.filters.mel = lambda sr, **options: original(sr=sr, **options)
 
 
 @contextlib.contextmanager
-def clear_about_tensorflow() -> Iterator[None]:
-    """Say that modules for TensorFlow are not supported, where one meets the stand-in."""
+def explain_tensorflow() -> Iterator[None]:
+    """Re-raise errors of modules that need TensorFlow as HearTransformersError."""
     try:
         yield
     except (ImportError, AttributeError) as error:
         is_stand_in = isinstance(getattr(error, "obj", None), TensorFlow)
         if not is_stand_in and str(error.name).split(".")[0] != "tensorflow":
             raise
-        raise Failure(
-            f"the module needs TensorFlow ({error}); HEAR's programs run here without it, for modules for PyTorch only",
-            1,
+        raise HearTransformersError(
+            f"the module needs TensorFlow ({error}); HEAR's programs run here without it, for modules for PyTorch only"
         ) from error
 
 
-# The validator
+# The programs
+
+
+def run_embeddings(arguments: Sequence[str]) -> None:
+    """Run heareval.embeddings.runner with its own arguments; it ends the process.
+
+    Raises
+    ------
+    HearTransformersError : the harness is not installed, or the module is for TensorFlow
+    """
+    require(*NEEDS)
+    patch_tensorflow()
+    patch_gpu_names()
+    patch_mel_filters(arguments)
+    from heareval.embeddings import runner
+
+    with explain_tensorflow():
+        runner.runner(arguments, prog_name="embeddings")
+
+
+def run_predictions(arguments: Sequence[str]) -> None:
+    """Run heareval.predictions.runner with its own arguments; it ends the process.
+
+    Raises
+    ------
+    HearTransformersError : the harness is not installed
+    """
+    require(*NEEDS)
+    patch_pkg_resources()
+    patch_gpu_names()
+    patch_checkpoint_loading()
+    patch_trainer()
+    patch_epoch_ends()
+    patch_current_epoch()
+    from heareval.predictions import runner
+
+    runner.runner(arguments, prog_name="predictions")
 
 
 def validate(
     module: str, weights: str = "", device: str | None = None, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Run hear-validator, which prints what it checks.
+    """Run hear-validator, which prints each of its checks.
 
-    It goes beyond the original in two points. The registry's only release allows 16, 22.05, 44.1 and 48 kHz, and at any
-    other rate fails by an AttributeError of its own (validate.py:120); the newest source allows 32 kHz, and so does
-    this. And `load_model` is given options, for which the original has none.
+    It differs from the original in two points. The registry's only release allows 16, 22.05, 44.1 and 48 kHz, and at
+    any other rate fails with an AttributeError of its own (validate.py:120); the newest source allows 32 kHz, and so
+    does this. And `load_model` receives options, for which the original has no argument.
 
     Parameters
     ----------
     module : name of the module
     weights : checkpoint for its `load_model`, empty for its own default
-    device : where the model is moved; None for CUDA if there is one
+    device : where the model is moved; None for CUDA if available
     options : keyword arguments for its `load_model`
 
     Raises
     ------
-    hearvalidator.validate.ModelError : a rule is broken
+    HearTransformersError : a rule is broken, hear-validator is not installed, or the module is for TensorFlow
     """
-    from hearvalidator.validate import ValidateModel
+    require("hearvalidator")
+    patch_tensorflow()
+    patch_mel_filters([module])
+    from hearvalidator.validate import ModelError, ValidateModel
 
     class Validator(ValidateModel):  # type: ignore[misc]
         """HEAR's, with 32 kHz and with options."""
@@ -250,93 +279,14 @@ def validate(
         ACCEPTABLE_SAMPLE_RATE = (*ValidateModel.ACCEPTABLE_SAMPLE_RATE, 32_000)
 
         def import_model(self) -> None:
-            """Import the module, and bind the options to its `load_model`."""
+            """Import the module and bind the options to its `load_model`."""
             super().import_model()
             if options and hasattr(self.module, "load_model"):
                 load_model = partial(self.module.load_model, **options)
                 self.module = SimpleNamespace(**{**vars(self.module), "load_model": load_model})
 
-    Validator(module, weights, device=device)()
-    click.echo("Looks good!")
-
-
-# The commands
-
-
-@click.group()
-def main() -> None:
-    """Run an official program of HEAR.
-
-    Arguments of embeddings and predictions are those of heareval.embeddings.runner and heareval.predictions.runner, see
-    their --help.
-    """
-
-
-def passed_on(command: Callable[[tuple[str, ...]], None]) -> click.Command:
-    """Make a command that is given all arguments as they are, --help included."""
-    given = click.argument("arguments", nargs=-1, type=click.UNPROCESSED)(command)
-    return main.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)(given)
-
-
-@main.command()
-def check() -> None:
-    """Check that the programs are installed."""
-    require(*NEEDS)
-
-
-@passed_on
-def embeddings(arguments: tuple[str, ...]) -> None:
-    """Embed tasks: heareval.embeddings.runner."""
-    require(*NEEDS)
-    without_tensorflow()
-    names_of_gpus_are_bytes()
-    mel_filters_take_positions(arguments)
-    from heareval.embeddings import runner
-
-    with clear_about_tensorflow():
-        runner.runner(arguments, prog_name="embeddings")
-
-
-@passed_on
-def predictions(arguments: tuple[str, ...]) -> None:
-    """Learn from embeddings, and score: heareval.predictions.runner."""
-    require(*NEEDS)
-    without_pkg_resources()
-    names_of_gpus_are_bytes()
-    checkpoints_hold_classes()
-    trainers_take_gpus()
-    epochs_end_with_outputs()
-    epochs_can_be_set()
-    from heareval.predictions import runner
-
-    runner.runner(arguments, prog_name="predictions")
-
-
-@main.command("validate")
-@click.argument("module")
-@click.option("--model", "-m", "weights", default="", metavar="FILE", help="Checkpoint for its load_model.")
-@click.option("--device", "-d", metavar="NAME", help="cpu, cuda.  [default: CUDA if there is one]")
-@click.option(
-    "--model-options", default="{}", metavar="JSON", help="More for its load_model: '{\"pretrained\": false}'"
-)
-@guarded
-def validate_command(module: str, weights: str, device: str | None, model_options: str) -> None:
-    """Check that a MODULE follows the HEAR API: hear-validator.
-
-    Where files of weights cannot be had, '{"pretrained": false}' gives random ones, with modules of this package.
-    """
-    options = parse_object("--model-options", model_options, '{"pretrained": false}')
-    require("hearvalidator")
-    without_tensorflow()
-    mel_filters_take_positions([module])
-    from hearvalidator.validate import ModelError
-
     try:
-        with clear_about_tensorflow():
-            validate(module, weights, device, options)
+        with explain_tensorflow():
+            Validator(module, weights, device=device)()
     except ModelError as error:
-        raise Failure(str(error), 1) from error
-
-
-if __name__ == "__main__":
-    main()
+        raise HearTransformersError(str(error)) from error

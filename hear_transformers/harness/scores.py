@@ -1,7 +1,4 @@
-"""The scores that HEAR's prediction stage has left in a folder of embeddings, as a table.
-
-python -m hear_transformers.harness.scores EMBEDDINGS [--csv]
-"""
+"""The scores that HEAR's prediction stage writes into a folder of embeddings, as a table."""
 
 from __future__ import annotations
 
@@ -9,20 +6,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import click
-
-from ..cli.failures import guarded
-from ..errors import HearTransformersError, OptionError
+from ..errors import HearTransformersError
 from .tasks import METADATA
 
 SCORES = "test.predicted-scores.json"
 SETTINGS = "run.json"
-"""Beside the folder of a task, TASK.run.json: how `run` made it."""
+"""Suffix of the file beside the folder of a task, TASK.run.json: the settings that `run` made it with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +25,14 @@ class Score:
 
     Attributes
     ----------
-    system : name of its folder: the module, and the options it was loaded with
+    system : name of its folder: the module and its options
     task : name of its folder
     metric : as HEAR names it
-    score : on what is tested, the mean over folds; NaN or infinite where the metric is not defined
-    std : over folds, None if there is one
-    folds : how many
-    embedding_seconds, prediction_seconds : what the two stages took, None if they did not say
-    grid : what was searched for the settings of the prediction
+    score : on test data, the mean over folds; NaN or infinite where the metric is not defined
+    std : standard deviation over folds, None for a single one
+    folds : number of folds
+    embedding_seconds, prediction_seconds : durations of the two stages, None if not recorded
+    grid : hyperparameters that the prediction stage searched
     """
 
     system: str
@@ -52,12 +46,12 @@ class Score:
     grid: str
 
 
-def read(folder: Path) -> list[Score]:
+def read_scores(folder: Path) -> list[Score]:
     """Read all scores in a folder of embeddings.
 
     Parameters
     ----------
-    folder : holds SYSTEM/TASK
+    folder : that contains SYSTEM/TASK
 
     Returns
     -------
@@ -97,13 +91,13 @@ def _read_task(folder: Path) -> list[Score]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Read an object, with Infinity and NaN that heareval writes beyond strict JSON; one that is not there is empty."""
+    """Read a JSON object, with the Infinity and NaN that heareval writes; a missing file is an empty one."""
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return value
 
 
 def _over_folds(results: dict[str, Any], name: str) -> tuple[float, float | None, int]:
-    """Give a score, its standard deviation and the number of folds."""
+    """Return a score, its standard deviation and the number of folds."""
     aggregated = results.get("aggregated_scores")
     folds = [value for key, value in results.items() if isinstance(value, dict) and name in value]
     if aggregated is None:
@@ -113,7 +107,7 @@ def _over_folds(results: dict[str, Any], name: str) -> tuple[float, float | None
 
 
 def _grid(folder: Path, metadata: dict[str, Any], done: dict[str, Any]) -> str:
-    """Say what was searched: a grid of heareval, how much of it, and what the task has instead."""
+    """Describe the search: a grid of heareval, the number of points, and the task's own values."""
     settings = _read_json(folder.with_name(f"{folder.name}.{SETTINGS}")).get("predictions", {})
     own = metadata.get("evaluation_params", {}).get("task_specific_param_grid", {})
     changes = ", ".join(f"{name} {' or '.join(map(str, values))}" for name, values in own.items())
@@ -122,9 +116,9 @@ def _grid(folder: Path, metadata: dict[str, Any], done: dict[str, Any]) -> str:
 
 
 def to_markdown(scores: Sequence[Score]) -> str:
-    """Write scores as a table of Markdown: a line for each system, a column for each metric of each task.
+    """Format scores as a Markdown table: one line per system, one column per metric of each task.
 
-    The last columns are seconds over all tasks of the line. Below it is said what was searched.
+    The last columns are seconds over all tasks of the line. The search of hyperparameters is described below the table.
     """
     columns = list(dict.fromkeys((score.task, score.metric) for score in scores))
     lines = [
@@ -152,35 +146,16 @@ def _cell(score: Score | None) -> str:
     return f"{score.score:.3f}{spread}"
 
 
-def _total(scores: Any, name: str) -> str:
-    """Add up seconds, once for each task."""
+def _total(scores: Iterable[Score], name: str) -> str:
+    """Sum seconds, once per task."""
     seconds = {score.task: getattr(score, name) for score in scores}.values()
     return "-" if None in seconds else f"{sum(seconds):.0f}"
 
 
 def to_csv(scores: Sequence[Score]) -> str:
-    """Write scores as CSV, a line each; what is not known is empty, what is not defined is nan or inf."""
+    """Format scores as CSV, one line each; unknown values are empty, undefined ones nan or inf."""
     file = io.StringIO()
     writer = csv.DictWriter(file, [field.name for field in fields(Score)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(asdict, scores))
     return file.getvalue().rstrip("\n")
-
-
-FORMATS: dict[bool, Callable[[Sequence[Score]], str]] = {False: to_markdown, True: to_csv}
-
-
-@click.command("scores")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--csv", "as_csv", is_flag=True, help="A line for each score, instead of a table in Markdown.")
-@guarded
-def scores_command(folder: Path, as_csv: bool) -> None:
-    """Print the scores in a FOLDER of embeddings: FOLDER/SYSTEM/TASK."""
-    scores = read(folder)
-    if not scores:
-        raise OptionError(f"{folder} holds no scores, expected SYSTEM/TASK/{SCORES} in it; predict first")
-    click.echo(FORMATS[as_csv](scores))
-
-
-if __name__ == "__main__":
-    scores_command()

@@ -1,9 +1,9 @@
-"""HEAR's task folders, as its hearpreprocess writes them and its heareval reads them.
+"""HEAR's task folders, as hearpreprocess writes them and heareval reads them.
 
-TASKS/NAME/task_metadata.json      what kind of task it is, and its splits
+TASKS/NAME/task_metadata.json      kind of the task, and its splits
            labelvocabulary.csv
-           SPLIT.json              file: its labels, or its events {"label", "start", "end"} in ms
-           RATE/SPLIT/FILE         audio at a sample rate, for each rate downloaded
+           SPLIT.json              file -> its labels, or its events {"label", "start", "end"} in ms
+           RATE/SPLIT/FILE         audio, for each sample rate downloaded
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Task:
 
     Attributes
     ----------
-    folder : where it lies; its name is the task's
-    kind : "scene" or "event": one embedding of each file, or embeddings along time
-    splits : names of the parts that files are in
+    folder : of the task, and its name
+    kind : "scene" or "event": one embedding per file, or embeddings along time
+    splits : names of the splits
     """
 
     folder: Path
@@ -46,24 +46,19 @@ class Task:
         return self.folder.name
 
     def audio(self, split: str, sample_rate: int) -> Path:
-        """Give the folder of a split's audio at a sample rate.
-
-        Raises
-        ------
-        OptionError : the task is not there at this rate
-        """
+        """Return the folder of a split's audio; raise OptionError if the task lacks this sample rate."""
         folder = self.folder / str(sample_rate) / split
         if not folder.is_dir():
             rates = sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
             raise OptionError(
-                f"{self.folder} has no audio at {sample_rate} Hz, which the model hears; it has "
+                f"{self.folder} has no audio at {sample_rate} Hz, the sample rate of the model; it has "
                 f"{', '.join(map(str, rates)) or 'none'}: download the task at {sample_rate} Hz"
             )
         return folder
 
     @cached_property
     def labels(self) -> dict[str, dict[str, list[Any]]]:
-        """What is to be predicted: split: file: labels or events, in the order of the task."""
+        """Labels or events to predict: split -> file -> list, in the order of the task."""
         return {split: self._labels(split) for split in self.splits}
 
     def _labels(self, split: str) -> dict[str, list[Any]]:
@@ -75,13 +70,8 @@ class Task:
         return labels
 
 
-def read(folder: Path) -> Task:
-    """Read what a task is.
-
-    Raises
-    ------
-    OptionError : the folder holds no task, or a damaged one
-    """
+def read_task(folder: Path) -> Task:
+    """Read a task's metadata; raise OptionError if the folder holds no task, or a damaged one."""
     path = folder / METADATA
     metadata = _read_json(path)
     kind, splits = metadata.get("embedding_type"), metadata.get("splits")
@@ -94,17 +84,17 @@ def read(folder: Path) -> Task:
     return Task(folder, kind, tuple(splits))
 
 
-def find(tasks_dir: Path, name: str = ALL) -> list[Task]:
+def find_tasks(tasks_dir: Path, name: str = ALL) -> list[Task]:
     """Find tasks.
 
     Parameters
     ----------
-    tasks_dir : folder that holds task folders; other things in it do not matter
-    name : of one task; "all" is every one
+    tasks_dir : folder that holds task folders; anything else in it is ignored
+    name : of one task, or "all"
 
     Raises
     ------
-    OptionError : there is no such task, no task at all, or one is damaged
+    OptionError : there is no such task, none at all, or one is damaged
     """
     if not tasks_dir.is_dir():
         raise OptionError(f"tasks-dir={tasks_dir} is not a folder; {WHERE_FROM}")
@@ -113,11 +103,11 @@ def find(tasks_dir: Path, name: str = ALL) -> list[Task]:
         raise OptionError(f"tasks-dir={tasks_dir} holds no task; {WHERE_FROM}")
     if name != ALL and name not in folders:
         raise OptionError(f"task={name!r} is not in {tasks_dir}; choose {ALL} or one of {', '.join(folders)}")
-    return [read(folder) for folder in folders.values() if name in (ALL, folder.name)]
+    return [read_task(folder) for folder in folders.values() if name in (ALL, folder.name)]
 
 
 def _is_name(value: object) -> bool:
-    """Tell whether this is the name of a file in a folder, not a path that could lead elsewhere."""
+    """Return True for the plain name of a file, not a path that could lead elsewhere."""
     return isinstance(value, str) and value not in ("", ".", "..") and Path(value).name == value
 
 

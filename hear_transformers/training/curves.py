@@ -1,4 +1,4 @@
-"""The curves of a training run: losses step by step, scores epoch by epoch, as CSV and as a picture."""
+"""The curves of a training run: losses per step, scores per epoch, as CSV and as a picture."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 
 STEPS, EPOCHS, PICTURE = "steps.csv", "epochs.csv", "curves.png"
 VALID_LOSS = "valid_loss"
-"""Name of the score that is drawn beside the losses of training."""
+"""Name of the score that is drawn beside the training losses."""
 
 
-class Table:
-    """A CSV file to which rows are added, one for each of some steps.
+class StepLog:
+    """A CSV file with a row per logged step.
 
     Parameters
     ----------
-    path : of the file; rows of steps after `step`, which a run that goes on takes again, are dropped
+    path : of the file; rows after `step` are dropped, as a resumed run takes those steps again
     step : steps done
     """
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         header, *rows = (path.read_text() if path.exists() else "").splitlines() or [""]
-        # A run that was killed while it wrote leaves a part of a row.
-        whole = [row for row in rows if row.count(",") == header.count(",")]
-        kept = [header, *(row for row in whole if int(row.partition(",")[0]) <= step)] if header else []
+        # A run that was killed while writing leaves a partial row.
+        complete = [row for row in rows if row.count(",") == header.count(",")]
+        kept = [header, *(row for row in complete if int(row.partition(",")[0]) <= step)] if header else []
         path.write_text("".join(f"{line}\n" for line in kept))
         self._has_header = bool(kept)
 
@@ -39,7 +39,7 @@ class Table:
             writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
 
     def columns(self) -> dict[str, list[float]]:
-        """Read all rows, column by column."""
+        """Read all columns."""
         with self._path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
@@ -51,20 +51,20 @@ class Curves:
     Parameters
     ----------
     folder : of the run
-    step : steps done; what the files hold beyond is dropped
+    step : steps done; later rows of the files are dropped
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         self._folder = folder
-        self._steps = Table(folder / STEPS, step)
-        self._epochs = Table(folder / EPOCHS, step)
+        self._steps = StepLog(folder / STEPS, step)
+        self._epochs = StepLog(folder / EPOCHS, step)
 
     def add_step(self, step: int, values: Mapping[str, float]) -> None:
         """Append epoch, learning rate and losses of a step."""
         self._steps.add(step, values)
 
     def add_epoch(self, step: int, values: Mapping[str, float]) -> None:
-        """Append the scores of the epoch that ends with a step."""
+        """Append the scores of the epoch that a step completes."""
         self._epochs.add(step, values)
 
     def plot(self) -> None:

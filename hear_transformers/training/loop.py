@@ -1,9 +1,9 @@
 """The training loop: steps, checkpoints, one process or several. It knows nothing of audio.
 
-What a step does depends on the seed and its number alone, so a run that was killed goes on as if it had not been, and
-several processes that share a batch take the step that one would take with all of it, for networks that draw nothing
-themselves: each process draws its own dropout, stochastic depth, patchout and offsets in time. On the CPU it also takes
-its own statistics for batch normalisation.
+A step depends on the seed and its number alone, so a resumed run ends as if it had never stopped. Several processes
+that share a batch take the same step as one process with the whole batch, but for random draws of the network: each
+process draws its own dropout, stochastic depth, patchout and offsets in time. On the CPU it also computes its own
+statistics for batch normalisation.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from tqdm import tqdm
 from ..errors import TrainingError
 from ..files import atomic
 from .curves import Curves
-from .optimisation import FACTOR, Average, learning_rate, optimiser
+from .optimisation import FACTOR, Average, build_optimiser, learning_rate_at
 from .recipes import Recipe
 
 CHECKPOINT = "last.pt"
 CHECKPOINT_SECONDS = 300.0
-"""Work that a killed run may lose."""
+"""Seconds of work that a killed run may lose."""
 
 REPORT_STEPS = 10
-"""How often losses are fetched from the device, written and shown: each time waits until it has caught up."""
+"""Steps between reports of the losses; fetching them waits for the device."""
 
 
 class Objective(nn.Module, ABC):
-    """What is minimised: the network, whatever else is trained along with it, and the losses of a batch."""
+    """The network, everything else that is trained along with it, and the losses to minimise."""
 
     trunk: nn.Module
     """The network that training is for."""
 
     @abstractmethod
     def forward(self, batch: Any) -> dict[str, Tensor]:
-        """Compute named losses, each the mean over the clips of this process's part; their sum is minimised."""
+        """Compute named losses, each the mean over this process's clips; their sum is minimised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ class Processes:
 
     Attributes
     ----------
-    rank, count : number of this process, and of all
-    device : of this one
+    rank : of this process
+    count : number of processes
+    device : of this process
     """
 
     rank: int
@@ -65,11 +66,11 @@ class Processes:
 
     @classmethod
     def join(cls, device: torch.device) -> Processes:
-        """Join the processes that torchrun has started, or be the only one.
+        """Join the processes that torchrun started; without torchrun there is just this one.
 
         Parameters
         ----------
-        device : to train on; under torchrun each process takes the GPU of its local number
+        device : to train on; under torchrun each process takes the GPU of its local rank
         """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
@@ -81,48 +82,48 @@ class Processes:
         return cls(distributed.get_rank(), count, device)
 
     def leave(self) -> None:
-        """End what `join` began."""
+        """Leave the process group."""
         if self.count > 1:
             distributed.destroy_process_group()
 
-    def means(self, values: Tensor) -> Tensor:
+    def mean(self, values: Tensor) -> Tensor:
         """Average over the processes."""
         if self.count > 1:
             distributed.all_reduce(values)
             values = values / self.count
         return values
 
-    def gathered(self, part: Any) -> list[Any]:
-        """Collect what each process gives, of any type, in the order of their numbers."""
+    def gather(self, part: Any) -> list[Any]:
+        """Collect an object of each process, in the order of their ranks."""
         parts = [part]
         if self.count > 1:
             parts = [None] * self.count
             distributed.all_gather_object(parts, part)
         return parts
 
-    def model(self, objective: Objective) -> nn.Module:
-        """Give what to call in place of the objective, so that gradients are averaged over the processes."""
+    def wrap(self, objective: Objective) -> nn.Module:
+        """Wrap the objective so that gradients are averaged over the processes."""
         if self.count == 1:
             return objective
         if self.device.type != "cuda":
             return DistributedDataParallel(objective)
-        # Statistics of the whole batch; on the CPU PyTorch has them of each process's part alone.
+        # Computes statistics of the whole batch; PyTorch has no such layer for the CPU.
         synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
         return DistributedDataParallel(synchronised, device_ids=[self.device.index])
 
 
-class Run:
-    """A training run: the networks, the optimiser, the average, and how many steps are done.
+class TrainingRun:
+    """The state of a training run: the networks, the optimiser, the average, and the number of steps done.
 
     Parameters
     ----------
-    objective : what is minimised; moved to the device
-    recipe : how
-    steps_per_epoch : steps
-    seed : of everything that is drawn
+    objective : to minimise; moved to the device
+    recipe : of the training
+    steps_per_epoch : number of steps
+    seed : of all random draws
     processes : that train together
-    settings : what the run was started with, of plain values; a checkpoint of other settings is refused
-    fresh : see `optimiser`
+    settings : plain values that the run was started with; a checkpoint of other settings is refused
+    fresh : see `build_optimiser`
     """
 
     def __init__(
@@ -143,30 +144,30 @@ class Run:
         self.seed = seed
         self.processes = processes
         self.settings = settings
-        self.optimiser = optimiser(objective, recipe, fresh)
+        self.optimiser = build_optimiser(objective, recipe, fresh)
         self.average = Average(objective.trunk, recipe)
-        self.model = processes.model(objective)
+        self.model = processes.wrap(objective)
         self.step = 0
         self.best: dict[str, float] = {}
 
     @property
     def network(self) -> nn.Module:
-        """The network as it would be used now: averaged where the recipe says so."""
+        """The network to use at this point: averaged if the recipe says so."""
         return self.average.network(self.objective.trunk)
 
     @property
     def epoch(self) -> int:
-        """Epochs that are done."""
+        """Number of complete epochs."""
         return self.step // self.steps_per_epoch
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint that is either complete or not there."""
+        """Write a checkpoint, atomically."""
         states = {name: part.state_dict() for name, part in self._parts().items()}
         with atomic(path) as file:
             torch.save({"settings": self.settings, "step": self.step, "best": self.best, **states}, file)
 
     def restore(self, path: Path) -> None:
-        """Go on where a checkpoint ends.
+        """Load the state of a checkpoint.
 
         Raises
         ------
@@ -177,12 +178,12 @@ class Run:
             settings = states["settings"]
         except Exception as error:  # damaged bytes raise about every type there is
             raise TrainingError(
-                f"{path}: not a checkpoint of a training run, or damaged; delete it to begin anew"
+                f"{path}: not a checkpoint of a training run, or damaged; delete it to start over"
             ) from error
         if others := [key for key in self.settings if settings.get(key) != self.settings[key]]:
             raise TrainingError(
                 f"{path} belongs to a run with other settings ({', '.join(others)}); "
-                "give the same again to go on, or choose another folder"
+                "give the same settings to resume it, or choose another folder"
             )
         for name, part in self._parts().items():
             part.load_state_dict(states[name])
@@ -193,10 +194,10 @@ class Run:
         return parts | ({} if self.average.model is None else {"average": self.average.model})
 
     def advance(self, batch: Any) -> dict[str, Tensor]:
-        """Take one step: gives the losses before it, on the device."""
+        """Take one step and return its losses, on the device."""
         torch.manual_seed(seed_of(self.seed, self.step, self.processes.rank))
         for group in self.optimiser.param_groups:
-            group["lr"] = group[FACTOR] * learning_rate(self.recipe, self.step, self.steps_per_epoch)
+            group["lr"] = group[FACTOR] * learning_rate_at(self.recipe, self.step, self.steps_per_epoch)
         self.model.train()
         self.optimiser.zero_grad()
         with self._precision():
@@ -218,12 +219,12 @@ class Run:
 
 
 def seed_of(*numbers: int) -> int:
-    """Turn the numbers of a run, a step and a process into a seed of PyTorch."""
+    """Derive a PyTorch seed from the numbers of a run, a step and a process."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def fit(
-    run: Run,
+    run: TrainingRun,
     batches: Callable[[range], Iterable[Any]],
     folder: Path,
     *,
@@ -232,17 +233,17 @@ def fit(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     progress: bool = False,
 ) -> None:
-    """Take the steps that are left, from the checkpoint in the folder if there is one.
+    """Take the remaining steps, resuming from the checkpoint in the folder if there is one.
 
     Parameters
     ----------
-    run : what is trained
-    batches : gives the batch of each step of a range, this process's part
-    folder : gets the checkpoint ``last.pt``, the curves, and with `keep` ``best.safetensors`` and ``model.safetensors``
-    validate : scores a network after each epoch, called in every process; the first score tells the best epoch
+    run : to train
+    batches : range of steps -> this process's part of the batch of each
+    folder : for the checkpoint ``last.pt``, the curves, and with `keep` ``best.safetensors`` and ``model.safetensors``
+    validate : scores a network after each epoch, called in every process; the first score decides on the best epoch
     keep : writes a network to a file
     checkpoint_seconds : work that a killed run may lose, in s
-    progress : whether to show a bar
+    progress : True to show a bar
 
     Raises
     ------
@@ -261,7 +262,7 @@ def fit(
             ends_epoch = run.step % run.steps_per_epoch == 0
             if not ends_epoch and run.step % REPORT_STEPS:
                 continue
-            rows = reported(run, losses)
+            rows = fetch_losses(run, losses)
             scores = validate(run.network) if validate and ends_epoch else {}
             if writer:
                 writer.report(rows, scores)
@@ -272,15 +273,15 @@ def fit(
         writer.finish()
 
 
-def reported(run: Run, losses: list[dict[str, Tensor]]) -> list[dict[str, float]]:
-    """Fetch the losses of the last steps, means over the processes.
+def fetch_losses(run: TrainingRun, losses: list[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """Fetch the losses of the last steps, averaged over the processes.
 
     Raises
     ------
     TrainingError : one of them is not finite
     """
     names = list(losses[0])
-    values = run.processes.means(torch.stack([torch.stack([step[name] for name in names]) for step in losses]))
+    values = run.processes.mean(torch.stack([torch.stack([step[name] for name in names]) for step in losses]))
     rows = [dict(zip(names, row, strict=True)) for row in values.tolist()]
     first = run.step - len(rows) + 1
     for step, row in enumerate(rows, first):
@@ -290,18 +291,18 @@ def reported(run: Run, losses: list[dict[str, Tensor]]) -> list[dict[str, float]
 
 
 class Writer:
-    """What the first process writes: curves, checkpoints, networks.
+    """Writes curves, checkpoints and networks, in the first process only.
 
     Parameters
     ----------
-    run : what is trained
+    run : being trained
     folder : of the files
     keep : writes a network to a file
     checkpoint_seconds : between checkpoints
     """
 
     def __init__(
-        self, run: Run, folder: Path, keep: Callable[[nn.Module, Path], None] | None, checkpoint_seconds: float
+        self, run: TrainingRun, folder: Path, keep: Callable[[nn.Module, Path], None] | None, checkpoint_seconds: float
     ) -> None:
         self.run = run
         self.folder = folder
@@ -311,10 +312,10 @@ class Writer:
         self.saved = time.monotonic()
 
     def report(self, rows: list[dict[str, float]], scores: dict[str, float]) -> None:
-        """Write the losses of the last steps, and the scores of an epoch that ends with them if there are any."""
+        """Write the losses of the last steps, and the scores of the epoch that they complete, if any."""
         run = self.run
         for step, losses in enumerate(rows, run.step - len(rows) + 1):
-            rate = learning_rate(run.recipe, step - 1, run.steps_per_epoch)
+            rate = learning_rate_at(run.recipe, step - 1, run.steps_per_epoch)
             self.curves.add_step(step, {"epoch": step / run.steps_per_epoch, "learning_rate": rate, **losses})
         if scores:
             self.curves.add_epoch(run.step, {"epoch": run.epoch, **scores})
@@ -327,7 +328,7 @@ class Writer:
             self.saved = time.monotonic()
 
     def finish(self) -> None:
-        """Write the network as it is at the end, and draw the curves."""
+        """Write the final network, and draw the curves."""
         self._keep("model")
         self.curves.plot()
 

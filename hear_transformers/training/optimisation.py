@@ -1,4 +1,4 @@
-"""From a recipe to an optimiser, the learning rate of each step, and the average of the weights."""
+"""The optimiser of a recipe, the learning rate of each step, and the average of the weights."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .recipes import Recipe
 
 FACTOR = "factor"
-"""Key of a group of parameters: its part of the learning rate."""
+"""Key of a parameter group: its multiple of the learning rate."""
 
 EXPONENTIAL_STEEPNESS = 5.0  # of the exponential warm-up (Laine and Aila, 1610.02242, appendix A)
-EXPONENTIAL_FIRST = 0.5  # epochs that it begins at (PaSST's helpers/ramp.py)
+EXPONENTIAL_FIRST = 0.5  # epochs at which it starts (PaSST's helpers/ramp.py)
 
 
-def optimiser(module: nn.Module, recipe: Recipe, fresh: tuple[str, ...] = ()) -> torch.optim.Optimizer:
-    """Make the optimiser of a recipe.
+def build_optimiser(module: nn.Module, recipe: Recipe, fresh: tuple[str, ...] = ()) -> torch.optim.Optimizer:
+    """Build the optimiser of a recipe.
 
     Parameters
     ----------
     module : whose parameters are trained
-    recipe : with `Recipe.decay_vectors` False, weight decay leaves biases, norms and other vectors alone
-    fresh : starts of the names of parameters that are random where others are not: `Recipe.fresh_factor` is for them
+    recipe : without `Recipe.decay_vectors`, biases, norms and other vectors get no weight decay
+    fresh : prefixes of the names of reinitialised parameters, which get `Recipe.fresh_factor`
 
     Returns
     -------
@@ -46,13 +46,13 @@ def optimiser(module: nn.Module, recipe: Recipe, fresh: tuple[str, ...] = ()) ->
     return kind(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps, amsgrad=recipe.amsgrad)
 
 
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Give the learning rate of a step, the first being 0: warm-up times decay."""
+def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step, counted from 0: warm-up times decay."""
     return recipe.learning_rate * _warm_up(recipe, step, steps_per_epoch) * _decay(recipe, step, steps_per_epoch)
 
 
 def _warm_up(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Give the factor that rises to 1."""
+    """Return the factor that rises to 1."""
     length = recipe.warm_up_steps + recipe.warm_up_epochs * steps_per_epoch
     if step + 1 >= length:
         return 1.0
@@ -63,7 +63,7 @@ def _warm_up(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def _decay(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Give the factor that falls from 1."""
+    """Return the factor that falls from 1."""
     epoch = step / steps_per_epoch
     if recipe.decay == "cosine":
         return recipe.floor + (1 - recipe.floor) * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
@@ -80,7 +80,7 @@ class Average:
 
     Parameters
     ----------
-    network : whose weights are averaged; nothing is counted yet
+    network : whose weights are averaged; none are counted yet
     recipe : "ema" counts after every step, "epochs" after epochs `average_from`, `average_from + average_every`, ...
     """
 
@@ -99,13 +99,13 @@ class Average:
             self.model.update_parameters(network)
 
     def after_epoch(self, network: nn.Module, epoch: int) -> None:
-        """Count the weights after an epoch, the first being 1."""
+        """Count the weights after an epoch, counted from 1."""
         counted = range(self.recipe.average_from, self.recipe.epochs + 1, self.recipe.average_every)
         if self.model is not None and self.recipe.average == "epochs" and epoch in counted:
             self.model.update_parameters(network)
 
     def network(self, trained: nn.Module) -> nn.Module:
-        """Give the network to use: the average, or the trained one as long as nothing was counted."""
+        """Return the average, or the trained network if none was counted yet."""
         if self.model is None or not self.model.n_averaged:
             return trained
         return self.model.module

@@ -1,11 +1,11 @@
-"""How networks are trained: what a recipe holds, and the recipes of the papers.
+"""How networks are trained: the contents of a recipe, and the recipes of the papers.
 
-A recipe may be given to any network. What it changes of a network is in `Recipe.network`; of a front end without a mel
-its masks and its mixup of mels are left out.
+A recipe applies to any network. `Recipe.network` holds arguments of the network itself; masks and mixup of mels are
+skipped for a front end without a mel.
 
-Two things hold for all of them. The jitter of the mel's edges that the authors of PaSST and EfficientAT train with (by
-up to 10 Hz below and 2000 Hz above) is left out: the filters are part of the front end, which is the same in training
-and after it. The mean of a waveform is not taken away before mixing, see `augment`.
+All of them leave out two things. PaSST and EfficientAT are trained with jittered mel edges (by up to 10 Hz below and
+2000 Hz above); here the filters are part of the front end, which is the same in training and afterwards. And the mean
+of a waveform is not subtracted before mixing, see `augment`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, Literal
 from ..errors import OptionError
 
 Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value is allowed, and what is."""
+"""A predicate for values, and a description of those allowed."""
 
 
-def whole(least: int) -> Rule:
-    """Allow whole numbers from `least` on."""
+def whole_from(least: int) -> Rule:
+    """Allow whole numbers from `least`."""
     return lambda value: isinstance(value, int) and value >= least, f"a whole number of at least {least}"
 
 
-def among(*values: str) -> Rule:
+def one_of(*values: str) -> Rule:
     """Allow some names."""
     return lambda value: value in values, f"one of {', '.join(values)}"
 
@@ -45,13 +45,8 @@ FINITE: Rule = (math.isfinite, "a finite number")
 TRUTH: Rule = (lambda value: isinstance(value, bool), "True or False")
 
 
-def check(part: Any, rules: Mapping[str, Rule]) -> None:
-    """Check the fields of a part of a recipe.
-
-    Raises
-    ------
-    OptionError : a value is not allowed
-    """
+def check_fields(part: Any, rules: Mapping[str, Rule]) -> None:
+    """Check the fields of a part of a recipe; raise OptionError if a value is not allowed."""
     for name, (is_allowed, allowed) in rules.items():
         value = getattr(part, name)
         try:
@@ -64,14 +59,14 @@ def check(part: Any, rules: Mapping[str, Rule]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixup:
-    """Mixing of clips, and of their targets, in pairs (Zhang et al., 1710.09412).
+    """Mixup of pairs of clips and of their targets (Zhang et al., 1710.09412).
 
     Attributes
     ----------
-    of : what is mixed
-    rate : share of the clips
-    alpha : the share of a clip in its mix is drawn from Beta(alpha, alpha)
-    keep_larger : whether the larger share is the clip's own always
+    of : "waveforms" or "mels"
+    rate : fraction of the clips that are mixed
+    alpha : the weight of a clip in its mix is drawn from Beta(alpha, alpha)
+    keep_larger : True to always give the clip itself the larger weight
     """
 
     of: Literal["waveforms", "mels"]
@@ -80,20 +75,20 @@ class Mixup:
     keep_larger: bool = False
 
     def __post_init__(self) -> None:
-        check(self, {"of": among("waveforms", "mels"), "rate": SHARE, "alpha": POSITIVE, "keep_larger": TRUTH})
+        check_fields(self, {"of": one_of("waveforms", "mels"), "rate": SHARE, "alpha": POSITIVE, "keep_larger": TRUTH})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mask:
-    """Blanking of neighbouring bands or frames of a log-mel spectrogram (SpecAugment: Park et al., 1904.08779).
+    """Masking of adjacent bands or frames of a log-mel spectrogram (SpecAugment: Park et al., 1904.08779).
 
     Attributes
     ----------
-    axis : across which a mask has its width
-    widest : bands or frames; the width is drawn from 0 to this, or to all there are
+    axis : "frequency" or "time"
+    widest : bands or frames; the width is drawn from 0 to this, or to the size of the axis if that is smaller
     number : of such masks
-    value : what stands there, of the log-mel before it is normalised: natural logarithm, or dB where the dialect has
-        those; None for the mean of the clip
+    value : of masked bands or frames, in the log-mel before normalisation (natural logarithm or dB, as the dialect has
+        it); None for the mean of the clip
     """
 
     axis: Literal["frequency", "time"]
@@ -102,32 +97,32 @@ class Mask:
     value: float | None = None
 
     def __post_init__(self) -> None:
-        check(
+        check_fields(
             self,
             {
-                "axis": among("frequency", "time"),
-                "widest": whole(0),
-                "number": whole(1),
+                "axis": one_of("frequency", "time"),
+                "widest": whole_from(0),
+                "number": whole_from(1),
                 "value": or_none(FINITE),
             },
         )
 
 
 RULES: dict[str, Rule] = {
-    "epochs": whole(1),
-    "batch_size": whole(1),
+    "epochs": whole_from(1),
+    "batch_size": whole_from(1),
     "learning_rate": POSITIVE,
     "fresh_factor": POSITIVE,
-    "optimiser": among("adam", "adamw"),
+    "optimiser": one_of("adam", "adamw"),
     "betas": (lambda pair: len(pair) == 2 and all(0 <= beta < 1 for beta in pair), "two numbers from 0 to below 1"),
     "eps": POSITIVE,
     "weight_decay": NOT_NEGATIVE,
     "amsgrad": TRUTH,
     "decay_vectors": TRUTH,
-    "warm_up_steps": whole(0),
+    "warm_up_steps": whole_from(0),
     "warm_up_epochs": NOT_NEGATIVE,
-    "warm_up_shape": among("linear", "exponential"),
-    "decay": among("none", "cosine", "milestones", "linear"),
+    "warm_up_shape": one_of("linear", "exponential"),
+    "decay": one_of("none", "cosine", "milestones", "linear"),
     "milestones": (
         lambda epochs: all(epoch > 0 for epoch in epochs) and all(one < next_ for one, next_ in pairwise(epochs)),
         "epochs above 0 in order",
@@ -137,16 +132,16 @@ RULES: dict[str, Rule] = {
     "decay_to": NOT_NEGATIVE,
     "floor": SHARE,
     "gradient_norm": or_none(POSITIVE),
-    "precision": among("bfloat16", "float32"),
-    "average": among("none", "ema", "epochs"),
+    "precision": one_of("bfloat16", "float32"),
+    "average": one_of("none", "ema", "epochs"),
     "ema_decay": (lambda value: 0 < value < 1, "a number between 0 and 1"),
-    "average_from": whole(1),
-    "average_every": whole(1),
+    "average_from": whole_from(1),
+    "average_every": whole_from(1),
     "balance": or_none(NOT_NEGATIVE),
-    "epoch_clips": or_none(whole(1)),
+    "epoch_clips": or_none(whole_from(1)),
     "seconds": or_none(POSITIVE),
     "gain_db": NOT_NEGATIVE,
-    "shift_samples": whole(0),
+    "shift_samples": whole_from(0),
     "mixups": (
         lambda parts: all(isinstance(part, Mixup) for part in parts) and len({part.of for part in parts}) == len(parts),
         "at most one Mixup of waveforms and one of mels",
@@ -158,39 +153,40 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a network is trained. `dataclasses.asdict` gives what JSON can hold, `with_changes` takes it back.
+    """How a network is trained. `dataclasses.asdict` converts it for JSON, `with_changes` back.
 
     Attributes
     ----------
-    epochs : to train for
-    batch_size : clips of a step, over all processes
-    learning_rate : the highest
-    fresh_factor : by which it is higher for what a start did not have, such as the classifier of other classes
+    epochs : number of epochs
+    batch_size : clips per step, over all processes
+    learning_rate : peak learning rate
+    fresh_factor : its multiple for reinitialised parameters, such as the classifier of new classes
     optimiser : "adam" or "adamw"
     betas, eps, amsgrad : of the optimiser
-    weight_decay : a part of the gradient in Adam, apart from it in AdamW
-    decay_vectors : whether it holds for biases, norms and other vectors too
-    warm_up_steps, warm_up_epochs : until the learning rate is full; one of them is 0
+    weight_decay : added to the gradient by Adam, decoupled from it by AdamW
+    decay_vectors : True to apply it to biases, norms and other vectors too
+    warm_up_steps, warm_up_epochs : until the learning rate reaches its peak; one of them is 0
     warm_up_shape : "linear", or "exponential": exp(-5 (1 - progress)^2)
     decay : of the learning rate: "none"; "cosine", over all epochs; "milestones"; "linear"
-    milestones : epochs from each of which on it is multiplied by `gamma` once more
+    milestones : epochs at which the learning rate is multiplied by `gamma`
     gamma : see `milestones`
     decay_from, decay_to : epochs between which "linear" decay takes place
     floor : last factor of "cosine" and "linear"
-    gradient_norm : that gradients are scaled down to; None for no limit
+    gradient_norm : gradients are clipped to this norm; None for no limit
     precision : "bfloat16" for autocast of the network, or "float32"
-    average : of the weights, for validation and as result: "none"; "ema", exponential; "epochs", the mean of some
+    average : of the weights, used for validation and as the result: "none"; "ema", exponential; "epochs", the mean
+        over some epochs
     ema_decay : of an exponential average, per step
-    average_from, average_every : first epoch that counts, the first of all being 1, and distance to the next
-    balance : clips are drawn with a weight of sum over their labels of 1 / (clips of the class + this); None to take
-        every clip once in an epoch
-    epoch_clips : clips of an epoch; None for as many as there are
+    average_from, average_every : first epoch that counts, counted from 1, and step to the next
+    balance : clips are sampled with weight sum over labels of 1 / (clips of the class + balance); None to take every
+        clip once per epoch
+    epoch_clips : clips per epoch; None for the size of the training set
     seconds : length of a clip; None for the variant's own
-    gain_db : clips get louder or softer by up to this
-    shift_samples : clips are rolled by up to this
+    gain_db : largest random gain, up or down
+    shift_samples : largest random roll, either way
     mixups : at most one of waveforms and one of mels
     masks : of the mels
-    network : arguments of the network in training, such as patchout or drop_path
+    network : arguments of the network during training, such as patchout or drop_path
     """
 
     epochs: int
@@ -198,7 +194,7 @@ class Recipe:
     learning_rate: float
     fresh_factor: float = 1.0
     optimiser: Literal["adam", "adamw"] = "adam"
-    betas: tuple[float, float] = (0.9, 0.999)  # PyTorch's own, like eps
+    betas: tuple[float, float] = (0.9, 0.999)  # PyTorch's defaults, as eps
     eps: float = 1e-8
     weight_decay: float = 0.0
     amsgrad: bool = False
@@ -228,7 +224,7 @@ class Recipe:
     network: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check(self, RULES)
+        check_fields(self, RULES)
         if self.warm_up_steps and self.warm_up_epochs:
             raise OptionError(
                 f"warm_up_steps={self.warm_up_steps} and warm_up_epochs={self.warm_up_epochs} are both given; "
@@ -244,16 +240,16 @@ class Recipe:
 
 
 PARTS: dict[str, type[Mixup] | type[Mask]] = {"mixups": Mixup, "masks": Mask}
-"""Fields of a recipe that hold parts of it."""
+"""Fields of a recipe that hold parts."""
 
 
 def with_changes(recipe: Recipe, **changes: Any) -> Recipe:
-    """Give a recipe with other values.
+    """Return a recipe with other values.
 
     Parameters
     ----------
-    recipe : to begin with
-    changes : fields of `Recipe`; lists stand for tuples, dicts for `Mixup` and `Mask`, as JSON has them
+    recipe : to change
+    changes : fields of `Recipe`; as in JSON, lists stand for tuples, dicts for `Mixup` and `Mask`
 
     Raises
     ------
@@ -264,7 +260,7 @@ def with_changes(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def _from_json(name: str, value: Any) -> Any:
-    """Turn lists into tuples and dicts into parts of a recipe."""
+    """Convert lists to tuples, and dicts to parts of a recipe."""
     if not isinstance(value, (list, tuple)):
         return value
     return tuple(_part(PARTS[name], item) if name in PARTS and isinstance(item, dict) else item for item in value)
@@ -275,7 +271,7 @@ def _part(kind: type[Mixup] | type[Mask], values: dict[str, Any]) -> Mixup | Mas
     try:
         return kind(**values)
     except TypeError as error:
-        raise OptionError(f"{kind.__name__}: {values} is not complete ({error})") from error
+        raise OptionError(f"{kind.__name__}: {values} is incomplete ({error})") from error
 
 
 def _check_names(kind: type[Recipe] | type[Mixup] | type[Mask], given: Mapping[str, Any]) -> None:
@@ -284,7 +280,7 @@ def _check_names(kind: type[Recipe] | type[Mixup] | type[Mask], given: Mapping[s
         raise OptionError(f"{kind.__name__}: {', '.join(unknown)} unknown; choose from {', '.join(known)}")
 
 
-# Parts that several recipes have
+# Parts that several recipes share
 
 
 WAVEFORM_MIXUP = Mixup(of="waveforms", rate=0.5, alpha=10.0)
@@ -312,7 +308,7 @@ AST_AUDIOSET_BALANCED = Recipe(
     weight_decay=5e-7,  # in Adam, of all parameters
     warm_up_steps=1000,  # theirs moves every 50 steps
     decay="milestones",
-    milestones=(10, 15, 20),  # every 5 epochs from 10 on; theirs would go on at 25, when training ends
+    milestones=(10, 15, 20),  # every 5 epochs from 10 on; theirs would continue at 25, when training ends
     gamma=0.5,
     precision="bfloat16",  # theirs is float16
     average="epochs",
@@ -441,7 +437,7 @@ EFFICIENTAT_ESC50 = Recipe(
 )
 
 FINE_TUNE = Recipe(
-    # Ours: a network that has learned from much audio goes on with little.
+    # Ours: fine-tuning a pretrained network on little audio.
     epochs=20,
     batch_size=32,
     learning_rate=1e-4,
@@ -459,7 +455,7 @@ FINE_TUNE = Recipe(
 
 SCRATCH = replace(
     FINE_TUNE,
-    # Ours: random weights need more steps, larger ones, and more against learning clips by heart.
+    # Ours: random weights need more and larger steps, and more regularisation.
     epochs=100,
     learning_rate=5e-4,
     weight_decay=0.05,

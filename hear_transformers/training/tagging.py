@@ -22,11 +22,11 @@ from .loop import Objective, Processes
 from .recipes import Recipe
 
 LONGEST_SECONDS = 10.24
-"""Of the clips that a network for any length is trained on unless the recipe says otherwise: those of AudioSet."""
+"""Longest clip, that of AudioSet, for networks that take any length; a recipe may choose another."""
 
 
 def clip_samples(variant: Variant, trunk: Trunk, recipe: Recipe) -> int:
-    """Give the length of the clips of a batch: the recipe's, or the window of the variant's scenes."""
+    """Return the clip length in samples: the recipe's, or the window of the variant's scenes."""
     seconds = variant.scene.window_ms / 1000.0
     if trunk.max_frames is None:
         seconds = min(seconds, LONGEST_SECONDS)
@@ -34,14 +34,14 @@ def clip_samples(variant: Variant, trunk: Trunk, recipe: Recipe) -> int:
 
 
 class Tagging(Objective):
-    """A network that learns the labels of clips.
+    """Training a network on the labels of clips.
 
     Parameters
     ----------
-    trunk : the network, with as many logits as there are classes
-    variant : its front end, and what short clips are filled up to
-    recipe : augmentation
-    multi_label : whether a clip may have several labels, each its own yes or no; otherwise it has exactly one
+    trunk : the network, with one logit per class
+    variant : for its front end and the padding of short clips
+    recipe : for augmentation
+    multi_label : True if a clip may have any number of labels, False if it has exactly one
     """
 
     trunk: Trunk
@@ -56,43 +56,43 @@ class Tagging(Objective):
         self.multi_label = multi_label
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute the loss of a batch: the mean over its clips, 0 for those that could not be read."""
+        """Compute the loss of a batch: the mean over its clips, unreadable ones counting as 0."""
         frames, targets, weights = self._frames(batch)
         losses = self.losses(self.trunk(frames, ["logits"])["logits"], targets)
         return {"loss": (losses * weights).mean()}
 
     def mel_shape(self, n_samples: int) -> tuple[int, int]:
-        """Give bands and frames of what the network reads of clips so long; no bands where it reads the waveform."""
+        """Return the (bands, frames) that the network reads of a clip; 0 bands if it reads the waveform."""
         n_mels = self.spec.n_mels if isinstance(self.spec, MelSpec) else 0
         return n_mels, max(self.spec.n_frames(n_samples), self.fill_frames)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Give the loss of each clip: (clips, classes), targets from 0 to 1 -> (clips,)."""
+        """Compute the loss of each clip: (clips, classes), targets from 0 to 1 -> (clips,)."""
         if self.multi_label:
             return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").mean(1)
         return F.cross_entropy(logits.float(), targets, reduction="none")
 
     @torch.no_grad()
     def _frames(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute what the network reads of a batch, in 32 bits: frames, targets, weights."""
+        """Compute the network's input from a batch, in 32 bits: frames, targets, weights."""
         with torch.autocast(batch.waveforms.device.type, enabled=False):
             clips = batch.waveforms, batch.targets, batch.weights
             waveforms, targets, weights = augment.waveforms(*clips, batch.draws, self.recipe)
-            frames = self._filled(self.frontend(waveforms), batch.lengths)
+            frames = self._pad(self.frontend(waveforms), batch.lengths)
             return augment.mels(frames, targets, weights, batch.draws, self.recipe, self.spec)
 
-    def _filled(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Fill clips up as `Embedder` does where the authors of the network do, behind the end of their audio."""
+    def _pad(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Pad clips after the end of their audio, as `Embedder` does for networks whose authors do."""
         if not self.fill_frames:
             return frames
         frames = F.pad(frames, (0, max(0, self.fill_frames - frames.shape[2])))
         ends = torch.tensor([self.spec.n_frames(length) for length in lengths.tolist()], device=frames.device)
-        is_behind = torch.arange(frames.shape[2], device=frames.device) >= ends.unsqueeze(1)
-        return frames.masked_fill(is_behind.unsqueeze(1), self.spec.padding)
+        is_padding = torch.arange(frames.shape[2], device=frames.device) >= ends.unsqueeze(1)  # (clips, frames)
+        return frames.masked_fill(is_padding.unsqueeze(1), self.spec.padding)
 
     @torch.no_grad()
     def logits(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Let a network that may be an average of `trunk` tag a batch, nothing drawn: -> (clips, classes) float32."""
+        """Tag a batch with `trunk` or an average of it, without augmentation: -> (clips, classes) float32."""
         frames, _, _ = self._frames(batch)
         precision = torch.autocast(frames.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
         with precision:
@@ -100,26 +100,26 @@ class Tagging(Objective):
 
 
 def mean_average_precision(targets: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
-    """Give the mean of the average precisions of the classes that occur: (clips, classes) each."""
+    """Return the mean average precision over the classes that occur: (clips, classes) each."""
     occurs = targets.any(0)
     return float(np.mean(average_precision_score(targets[:, occurs], scores[:, occurs], average=None)))
 
 
 def accuracy(targets: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
-    """Give the share of clips whose highest score is that of their label: (clips, classes) each."""
+    """Return the fraction of clips whose highest score is that of their label: (clips, classes) each."""
     return float(np.mean(scores.argmax(1) == targets.argmax(1)))
 
 
-def validation(
+def make_validation(
     objective: Tagging, batches: Callable[[], Iterable[tuple[NDArray[np.int64], Batch]]], processes: Processes
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Make the function that scores a network.
 
     Parameters
     ----------
-    objective : what is trained
-    batches : gives this process's rows of the validation set
-    processes : that share it
+    objective : being trained
+    batches : returns this process's rows of the validation set
+    processes : that share the set
 
     Returns
     -------
@@ -134,7 +134,7 @@ def validation(
             rows.append(numbers[is_read.numpy()])
             targets.append(batch.targets[is_read])
             logits.append(objective.logits(network, batch.to(processes.device)).cpu()[is_read])
-        parts = processes.gathered((rows, logits, targets))
+        parts = processes.gather((rows, logits, targets))
         if not any(len(row) for part in parts for row in part[0]):
             raise TrainingError("none of the validation clips could be read")
         all_rows = np.concatenate([row for part in parts for row in part[0]])

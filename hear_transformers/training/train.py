@@ -25,22 +25,22 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a run is started with.
+    """The options of a training run.
 
     Attributes
     ----------
-    family, variant : of the network; the family's first variant if None
+    family, variant : of the network; None for the family's first variant
     train, valid : manifests, see `manifest.read`
-    out : folder of the run; one that holds a part of the same run is gone on with
-    recipe : how to train
-    source : weights to begin with, see `initialisation.init_from`
-    network : constructor arguments of the network that differ from the variant's, besides the recipe's
+    out : folder of the run; an interrupted run there is resumed
+    recipe : of the training
+    source : weights to start from, see `initialisation.init_from`
+    network : constructor arguments of the network that replace the variant's and the recipe's
     classes : all names in order, None for those of the training manifest
-    multi_label : None to see it from the manifest: whether a clip there has several labels, or none
-    seed : of everything that is drawn
-    workers : processes that decode, for each process that trains
+    multi_label : True if clips may have any number of labels; None to infer it from the training manifest
+    seed : of all random draws
+    workers : decoding processes per training process
     checkpoint_seconds : work that a killed run may lose, in s
-    progress : whether to show a bar
+    progress : True to show a bar
     """
 
     family: str
@@ -91,7 +91,7 @@ class Training:
         self.n_samples = tagging.clip_samples(variant, trunk, recipe)
         self.objective = tagging.Tagging(trunk, variant, recipe, multi_label=self.multi_label)
         self.order = self._order()
-        self.run = loop.Run(
+        self.run = loop.TrainingRun(
             self.objective,
             recipe,
             steps_per_epoch=self.order.steps_per_epoch,
@@ -105,11 +105,13 @@ class Training:
     def _order(self) -> data.Order:
         recipe = self.options.recipe
         if recipe.batch_size % self.processes.count:
-            raise OptionError(f"batch_size={recipe.batch_size} cannot be shared by {self.processes.count} processes")
+            raise OptionError(
+                f"batch_size={recipe.batch_size} is no multiple of {self.processes.count} processes; choose one that is"
+            )
         if recipe.mixups and self.processes.count > 1 and recipe.batch_size // self.processes.count % 2:
             raise OptionError(
-                f"batch_size={recipe.batch_size} on {self.processes.count} processes parts pairs of clips that are "
-                "mixed; choose one that gives each process an even number"
+                f"batch_size={recipe.batch_size} on {self.processes.count} processes separates pairs of mixup; "
+                "choose one that gives each process an even number"
             )
         weights = None if recipe.balance is None else data.class_balanced(self.train, recipe.balance)
         return data.Order(
@@ -117,7 +119,7 @@ class Training:
         )
 
     def describe(self) -> list[str]:
-        """Say in a few lines what is about to be trained."""
+        """Describe the run in a few lines of text."""
         options, recipe = self.options, self.options.recipe
         n_parameters = sum(parameter.numel() for parameter in self.objective.trunk.parameters())
         start = f"from {options.source}" if options.source else "from random weights"
@@ -129,11 +131,11 @@ class Training:
             f"{self.n_samples / self.sample_rate:g} s, {recipe.optimiser} at {recipe.learning_rate:g}",
         ]
         if options.source and self.fresh:
-            lines.append(f"drawn anew: {', '.join(self.fresh)}")
+            lines.append(f"reinitialised: {', '.join(self.fresh)}")
         return lines
 
     def settings(self) -> dict[str, Any]:
-        """Say what decides the numbers of the run, ready for JSON."""
+        """Return everything that determines the results of the run, ready for JSON."""
         options = self.options
         return {
             "family": options.family,
@@ -151,7 +153,7 @@ class Training:
         return {"train": self.options.train, "valid": self.options.valid}
 
     def fit(self) -> dict[str, float]:
-        """Train to the end: gives the scores of the best epoch."""
+        """Train to the end and return the scores of the best epoch."""
         options = self.options
         options.out.mkdir(parents=True, exist_ok=True)
         if self.processes.rank == 0 and not (options.out / loop.CHECKPOINT).exists():
@@ -160,7 +162,7 @@ class Training:
             self.run,
             self.batches,
             options.out,
-            validate=tagging.validation(self.objective, self.validation_batches, self.processes),
+            validate=tagging.make_validation(self.objective, self.validation_batches, self.processes),
             keep=self.keep,
             checkpoint_seconds=options.checkpoint_seconds,
             progress=options.progress,
@@ -168,7 +170,7 @@ class Training:
         return self.run.best
 
     def batches(self, steps: range) -> Iterator[data.Batch]:
-        """Give this process's part of the batches of some steps, on the device."""
+        """Yield this process's part of the batches of some steps, on the device."""
         n_mels, n_frames = self.objective.mel_shape(self.n_samples)
         source = data.batches(
             self.train,
@@ -185,7 +187,7 @@ class Training:
             yield batch.to(self.processes.device)
 
     def validation_batches(self) -> Iterator[tuple[Any, data.Batch]]:
-        """Give this process's rows of the validation set."""
+        """Yield this process's rows of the validation set, batch by batch."""
         size = max(1, self.options.recipe.batch_size // self.processes.count)
         source = data.validation_batches(
             self.valid, size, sample_rate=self.sample_rate, n_samples=self.n_samples, **self._loading()
@@ -202,7 +204,7 @@ class Training:
         }
 
     def _skip(self, batch: data.Batch) -> None:
-        """Note the clips of a batch that could not be read, each once."""
+        """Log the clips of a batch that could not be read, each once."""
         new = [failure for failure in batch.failures if failure not in self.skipped]
         if new:
             self.skipped.update(new)

@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 def made(folder: Path, family: str, results: Sequence[str] = ()) -> str:
     with (folder / "results.csv").open("a") as file:
         file.writelines(f"{line}\n" for line in results)
-    return pages.pages(folder)[folder / f"{family}.md"]
+    return pages.format_pages(folder)[folder / f"{family}.md"]
 
 
 def command(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> Result:
@@ -46,7 +46,7 @@ def command(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> R
 
 
 def tables(page: str) -> tuple[list[list[str]], str]:
-    """Give the cells of the first table, and what is below it."""
+    """Return the cells of the first table, and the text below it."""
     above, below = page.split("## Other tasks")
     lines = [line for line in above.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines], below
@@ -58,7 +58,7 @@ def tables(page: str) -> tuple[list[list[str]], str]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_page_is_what_the_command_writes(family: str) -> None:
     path = FOLDER / f"{family}.md"
-    assert path.read_text(encoding="utf-8") == pages.pages(FOLDER)[path]
+    assert path.read_text(encoding="utf-8") == pages.format_pages(FOLDER)[path]
 
 
 def test_no_page_is_of_no_family() -> None:
@@ -168,5 +168,5 @@ def test_outside_a_checkout_it_says_so(tmp_path: Path, monkeypatch: pytest.Monke
 def test_results_of_a_run_are_taken_over_with_their_families() -> None:
     systems = ("hear_transformers.passt-layer=8", "hear_transformers.tiny", "hearbaseline.naive")
     scores = [pages.Score(system, ESC10, "top1_acc", 0.5, None, 1, None, None, "grid") for system in systems]
-    rows = list(csv.DictReader(pages.results_of(scores).splitlines()))
+    rows = list(csv.DictReader(pages.format_results(scores).splitlines()))
     assert [(row["family"], row["system"]) for row in rows] == list(zip(("passt", "tiny", ""), systems, strict=True))

@@ -406,7 +406,7 @@ def test_validate_accepts_our_own(installed_command):
         ({"dtype": "torch.float64"}, "scene embeddings are float32; found torch.float64"),
         ({"size": 4}, r"timestamp embeddings have shape \(4, n_timestamps, 3\); found"),
         ({"hop_ms": 60.0}, "timestamps lie within 0 and 1070 ms"),
-        ({"hop_ms": 0.0}, "timestamps rise"),
+        ({"hop_ms": 0.0}, "timestamps increase"),
         ({"hop_ms": "50.0 + 2.0 * (torch.arange(n) == 3)"}, "timestamps are regular within 1 ms"),
         ({"hop_ms": "torch.nan"}, "timestamps are finite"),
     ],

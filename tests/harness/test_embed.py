@@ -1,4 +1,4 @@
-"""Our own embedding stage of HEAR's benchmark: the files of the official one."""
+"""Our embedding stage of HEAR's benchmark: the files of the official one."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import soundfile
 from hear_transformers import passt, tiny
 from hear_transformers.errors import HearTransformersError, OptionError
 from hear_transformers.harness import embed, tasks
+from hear_transformers.harness.systems import folder_name
 
 RATE = 32_000
 EVENTS = [
@@ -42,7 +43,7 @@ def write_task(folder: Path, kind: str, rate: int = RATE) -> Path:
 
 @pytest.fixture
 def tasks_dir(tmp_path):
-    """Give a folder of a scene task, an event task, and a stray file."""
+    """Write a folder with a scene task, an event task, and a stray file."""
     folder = tmp_path / "tasks"
     write_task(folder / "scenes-v1-full", "scene")
     write_task(folder / "events-v1-full", "event")
@@ -71,7 +72,7 @@ def rows_of(folder: Path, split: str) -> np.ndarray:
 
 
 def test_tasks_are_found_among_other_things(tasks_dir):
-    assert [(task.name, task.kind) for task in tasks.find(tasks_dir)] == [
+    assert [(task.name, task.kind) for task in tasks.find_tasks(tasks_dir)] == [
         ("events-v1-full", "event"),
         ("scenes-v1-full", "scene"),
     ]
@@ -95,7 +96,7 @@ def test_tasks_are_found_among_other_things(tasks_dir):
 def test_a_damaged_task_is_refused(tasks_dir, tmp_path, damage, message):
     damage(tasks_dir / "scenes-v1-full")
     with pytest.raises(OptionError, match=message):
-        embed.run(tiny.load_model(), [embed.Part("x")], tasks.find(tasks_dir), tmp_path / "embeddings")
+        embed.embed_tasks(tiny.load_model(), [embed.Part("x")], tasks.find_tasks(tasks_dir), tmp_path / "embeddings")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_bad_options_are_refused(hear, tasks_dir, monkeypatch, arguments, messag
     assert (result.exit_code, message in result.output) == (2, True), result.output
 
 
-def test_a_task_at_another_rate_names_those_there_are(hear, tmp_path):
+def test_a_missing_sample_rate_is_answered_with_the_existing_ones(hear, tmp_path):
     write_task(tmp_path / "tasks" / "low", "scene", rate=8000)
     result = hear("embed", MODULE, "--tasks-dir", tmp_path / "tasks", "--embeddings-dir", tmp_path / "out")
     assert result.exit_code == 2
@@ -130,12 +131,10 @@ def test_a_task_at_another_rate_names_those_there_are(hear, tmp_path):
 
 def test_folders_are_named_as_by_heareval():
     # What python-slugify 8 makes of the same keys and values.
-    assert embed.folder_name("m", {}) == "m"
-    assert embed.folder_name("m", {"layer": 8, "hop_ms": 12.5}) == "m-layer=8-hop-ms=12-5"
-    assert embed.folder_name("m", {"layer": "0,4,12", "Pool": "mean max"}) == "m-layer=0412-pool=mean-max"
-    assert embed.folder_name("m", {"window_ms": [160, 800], "pretrained": False}) == (
-        "m-window-ms=160-800-pretrained=false"
-    )
+    assert folder_name("m", {}) == "m"
+    assert folder_name("m", {"layer": 8, "hop_ms": 12.5}) == "m-layer=8-hop-ms=12-5"
+    assert folder_name("m", {"layer": "0,4,12", "Pool": "mean max"}) == "m-layer=0412-pool=mean-max"
+    assert folder_name("m", {"window_ms": [160, 800], "pretrained": False}) == ("m-window-ms=160-800-pretrained=false")
 
 
 def test_labels_at_a_time_are_those_of_the_events_around_it():
@@ -153,7 +152,7 @@ def test_labels_at_a_time_are_those_of_the_events_around_it():
 
 def test_rows_of_a_split_are_its_files_shuffled(tasks_dir, tmp_path):
     model = tiny.load_model()
-    embed.run(model, [embed.Part(MODULE)], tasks.find(tasks_dir), tmp_path / "out")
+    embed.embed_tasks(model, [embed.Part(MODULE)], tasks.find_tasks(tasks_dir), tmp_path / "out")
     folder = tmp_path / "out" / MODULE / "scenes-v1-full"
     names = [f"train {i}.wav" for i in range(3)]
     random.Random(0).shuffle(names)
@@ -163,7 +162,7 @@ def test_rows_of_a_split_are_its_files_shuffled(tasks_dir, tmp_path):
         assert pickle.load(file) == [[f"class{name[6]}"] for name in names]
 
 
-def test_layers_of_a_sweep_are_models_of_their_own(hear, tasks_dir, tmp_path):
+def test_layers_of_a_sweep_equal_models_of_one_layer(hear, tasks_dir, tmp_path):
     out = tmp_path / "out"
     common = ["--tasks-dir", tasks_dir, "--embeddings-dir", out]
     assert hear("embed", "tiny", *common, "--layers", "mel,4,-1").exit_code == 0
@@ -178,7 +177,9 @@ def test_layers_of_a_sweep_are_models_of_their_own(hear, tasks_dir, tmp_path):
 
 
 def test_a_sweep_keeps_the_mel_of_a_preset_with_every_layer():
-    model, parts = embed.load("passt", options={"variant": "base2levelmel", "pretrained": False}, layers="4,8")
+    model, parts = embed.load_with_parts(
+        "passt", options={"variant": "base2levelmel", "pretrained": False}, layers="4,8"
+    )
     for part, layer in zip(parts, (4, 8), strict=True):
         alone = passt.load_model("", "base2levelmel", layer=layer, pretrained=False)
         assert part.columns is not None
@@ -188,7 +189,7 @@ def test_a_sweep_keeps_the_mel_of_a_preset_with_every_layer():
     assert model.timestamp_embedding_size < sum(len(part.time_columns or ()) for part in parts)
 
 
-def test_a_module_of_ones_own_is_embedded(hear, tasks_dir, tmp_path, monkeypatch):
+def test_a_local_module_is_embedded(hear, tasks_dir, tmp_path, monkeypatch):
     (tmp_path / "my_hear_module.py").write_text("from hear_transformers.tiny import *\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -198,11 +199,11 @@ def test_a_module_of_ones_own_is_embedded(hear, tasks_dir, tmp_path, monkeypatch
     assert rows_of(folder, "test").shape == (3, 192)
 
 
-# Going on
+# Resuming
 
 
 class Stopping:
-    """A model that is stopped after some files."""
+    """A model that stops after some files."""
 
     def __init__(self, n_files: int) -> None:
         self.model = tiny.load_model()
@@ -218,34 +219,34 @@ class Stopping:
         return self.model.embed_scenes(waveforms)
 
 
-def test_a_run_that_was_stopped_goes_on(tasks_dir, tmp_path):
-    parts, scenes = [embed.Part(MODULE)], tasks.find(tasks_dir, "scenes-v1-full")
+def test_an_interrupted_run_is_resumed(tasks_dir, tmp_path):
+    parts, scenes = [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full")
     with pytest.raises(KeyboardInterrupt):
-        embed.run(Stopping(4), parts, scenes, tmp_path / "stopped")
+        embed.embed_tasks(Stopping(4), parts, scenes, tmp_path / "stopped")
     rest = Stopping(100)
-    embed.run(rest, parts, scenes, tmp_path / "stopped")
+    embed.embed_tasks(rest, parts, scenes, tmp_path / "stopped")
     assert rest.n_embedded == 2
-    embed.run(Stopping(100), parts, scenes, tmp_path / "whole")
+    embed.embed_tasks(Stopping(100), parts, scenes, tmp_path / "whole")
     for split in ("train", "test"):
         stopped, whole = (tmp_path / name / MODULE / "scenes-v1-full" for name in ("stopped", "whole"))
         np.testing.assert_array_equal(rows_of(stopped, split), rows_of(whole, split))
 
 
-def test_what_is_done_is_left_alone(tasks_dir, tmp_path):
-    parts, scenes = [embed.Part(MODULE)], tasks.find(tasks_dir, "scenes-v1-full")
-    embed.run(Stopping(100), parts, scenes, tmp_path)
+def test_a_complete_task_is_kept(tasks_dir, tmp_path):
+    parts, scenes = [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full")
+    embed.embed_tasks(Stopping(100), parts, scenes, tmp_path)
     again = Stopping(0)
-    embed.run(again, parts, scenes, tmp_path)
+    embed.embed_tasks(again, parts, scenes, tmp_path)
     assert again.n_embedded == 0
 
 
-def test_a_run_with_other_settings_begins_anew(tasks_dir, tmp_path):
-    parts, scenes = [embed.Part(MODULE)], tasks.find(tasks_dir, "scenes-v1-full")
+def test_a_run_with_other_settings_starts_over(tasks_dir, tmp_path):
+    parts, scenes = [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full")
     with pytest.raises(KeyboardInterrupt):
-        embed.run(Stopping(4), parts, scenes, tmp_path)
+        embed.embed_tasks(Stopping(4), parts, scenes, tmp_path)
     other = Stopping(100)
     other.provenance = lambda: {"layer": 3}
-    embed.run(other, parts, scenes, tmp_path)
+    embed.embed_tasks(other, parts, scenes, tmp_path)
     assert other.n_embedded == 6
 
 
@@ -254,14 +255,14 @@ def test_a_folder_of_other_things_is_not_cleared(tasks_dir, tmp_path):
     folder.mkdir(parents=True)
     (folder / "thesis.txt").touch()
     with pytest.raises(OptionError, match="holds other things"):
-        embed.run(Stopping(9), [embed.Part(MODULE)], tasks.find(tasks_dir, "scenes-v1-full"), tmp_path)
+        embed.embed_tasks(Stopping(9), [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full"), tmp_path)
     assert (folder / "thesis.txt").exists()
 
 
 def test_a_file_that_cannot_be_embedded_ends_the_run_with_its_name(tasks_dir, tmp_path):
     (tasks_dir / "scenes-v1-full" / str(RATE) / "test" / "test 1.wav").write_bytes(b"no audio")
-    with pytest.raises(HearTransformersError, match=r"test 1\.wav: .*goes on"):
-        embed.run(Stopping(9), [embed.Part(MODULE)], tasks.find(tasks_dir, "scenes-v1-full"), tmp_path)
+    with pytest.raises(HearTransformersError, match=r"test 1\.wav: .*resumes the run"):
+        embed.embed_tasks(Stopping(9), [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full"), tmp_path)
     assert not (tmp_path / MODULE / "scenes-v1-full" / embed.DONE).exists()
 
 
@@ -272,8 +273,8 @@ def official(tasks_dir: Path, out: Path) -> None:
     python = os.environ.get("HEAR_PYTHON")
     if python is None:
         pytest.skip("make test installs HEAR's harness")
-    command = [python, "-m", "hear_transformers.harness.official", "embeddings", MODULE]
-    for task in tasks.find(tasks_dir):
+    command = [python, "-m", "hear_transformers.cli.official", "embeddings", MODULE]
+    for task in tasks.find_tasks(tasks_dir):
         options = ["--tasks-dir", str(tasks_dir), "--task", task.name, "--embeddings-dir", str(out)]
         subprocess.run([*command, *options], check=True, capture_output=True)
 

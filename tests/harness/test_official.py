@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from hear_transformers.cli.failures import Failure
+from hear_transformers.cli import hear
 
-from hear_transformers.harness import official, run, scores
+from hear_transformers.errors import HearTransformersError
+from hear_transformers.harness import official, scores
 from tests.helpers import hear_tasks
 from tests.helpers.hear_tasks import EVENT_SECONDS, EVENTS, SCENE_SECONDS, SCENES, needs_harness
 
@@ -50,7 +51,7 @@ class Scored:
     def score(self, system: str, task: str, metric: str) -> float:
         (score,) = (
             score.score
-            for score in scores.read(self.out)
+            for score in scores.read_scores(self.out)
             if (score.system, score.task, score.metric) == (system, task, metric)
         )
         return score
@@ -58,7 +59,7 @@ class Scored:
 
 def benchmark(*arguments: object) -> Result:
     python = ["--python", hear_tasks.HARNESS] if hear_tasks.HARNESS else []
-    return CliRunner().invoke(run.run_command, [*python, *map(str, arguments)])
+    return CliRunner().invoke(hear.run_command, [*python, *map(str, arguments)])
 
 
 def scored(folder: Path, write: Callable[[Path], None], systems: Sequence[str]) -> Scored:
@@ -70,7 +71,7 @@ def scored(folder: Path, write: Callable[[Path], None], systems: Sequence[str]) 
 
 @pytest.fixture(scope="module")
 def synthesised(tmp_path_factory: pytest.TempPathFactory) -> Scored:
-    """Score two systems, and one between them that lies in the current folder and fails."""
+    """Score two systems, and between them a failing one from the current folder."""
     folder = tmp_path_factory.mktemp("synthesised")
     functions = "def load_model(path=''):\n    raise RuntimeError('broken on purpose')\n"
     (folder / f"{BROKEN}.py").write_text(functions)
@@ -142,7 +143,7 @@ def test_a_system_that_fails_is_reported_and_the_others_go_on(synthesised: Score
 
 
 @needs_harness
-def test_all_that_is_made_lies_in_one_folder_and_checkpoints_are_gone(synthesised: Scored) -> None:
+def test_all_output_is_in_one_folder_and_checkpoints_are_deleted(synthesised: Scored) -> None:
     assert sorted(path.name for path in synthesised.out.iterdir()) == [BROKEN, PANNS_FOLDER, TINY, "logs"]
     curves = synthesised.out / "logs" / TINY / SCENES
     assert list(curves.rglob("metrics.csv"))
@@ -150,21 +151,21 @@ def test_all_that_is_made_lies_in_one_folder_and_checkpoints_are_gone(synthesise
 
 
 @needs_harness
-def test_what_is_done_is_kept(synthesised: Scored) -> None:
+def test_complete_stages_are_kept(synthesised: Scored) -> None:
     again = benchmark("--tasks-dir", synthesised.tasks_dir, "--out", synthesised.out, "--grid-points", 1, TINY)
     assert (again.exit_code, again.stderr) == (0, "")
     assert f"| {TINY} |" in again.stdout
 
 
 @needs_harness
-def test_what_was_made_otherwise_is_not_taken_for_the_same(synthesised: Scored) -> None:
+def test_output_of_other_settings_is_refused(synthesised: Scored) -> None:
     again = benchmark("--tasks-dir", synthesised.tasks_dir, "--out", synthesised.out, "--grid-points", 2, TINY)
     assert again.exit_code == 2
     assert "predictions were made with grid=default, grid_points=1" in again.stderr
 
 
 @needs_harness
-def test_our_embeddings_get_the_same_scores_with_a_grid_of_ones_own(synthesised: Scored, tmp_path: Path) -> None:
+def test_our_embeddings_get_the_same_scores_with_a_custom_grid(synthesised: Scored, tmp_path: Path) -> None:
     grids = tmp_path / "grids.json"
     grids.write_text(json.dumps({SCENES: SCENE_GRID}))
     given = ["--tasks-dir", synthesised.tasks_dir, "--task", SCENES, "--out", tmp_path / "out", "--grid-points", 1]
@@ -175,7 +176,7 @@ def test_our_embeddings_get_the_same_scores_with_a_grid_of_ones_own(synthesised:
     assert f"- {SCENES}: grid default, points 1, but hidden_layers 1" in result.stdout
 
 
-# What is given
+# Arguments
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_a_wrong_command_is_refused_before_anything_runs(
         ({SCENES: ["lr"]}, "is not a parameter and a list of values; parameters are hidden_layers, "),
     ],
 )
-def test_a_grid_of_ones_own_is_checked(grids: object, message: str, tasks_dir: Path, tmp_path: Path) -> None:
+def test_a_custom_grid_is_checked(grids: object, message: str, tasks_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "grids.json"
     file.write_text(json.dumps(grids))
     result = benchmark("--tasks-dir", tasks_dir, "--out", tmp_path / "out", "--param-grid", file, TINY)
@@ -231,9 +232,9 @@ def test_a_grid_of_ones_own_is_checked(grids: object, message: str, tasks_dir: P
     assert message in result.stderr
 
 
-def test_the_grids_of_our_own_results_are_grids() -> None:
-    path = Path(run.__file__).with_name("grids.json")
-    assert run.read_param_grids(path, list(json.loads(path.read_text())))
+def test_the_grids_of_our_published_results_are_valid() -> None:
+    path = Path(official.__file__).with_name("grids.json")
+    assert hear.read_param_grids(path, list(json.loads(path.read_text())))
 
 
 def test_an_interpreter_without_the_harness_is_refused(tasks_dir: Path, tmp_path: Path) -> None:
@@ -249,10 +250,10 @@ def test_names_of_gpus_are_bytes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml.nvmlDeviceGetName = lambda handle: f"GPU {handle}"
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    official.names_of_gpus_are_bytes()
+    official.patch_gpu_names()
     assert nvml.nvmlDeviceGetName(0).decode("utf-8") == "GPU 0"
 
 
-def test_what_is_missing_is_named_and_how_to_install_it() -> None:
-    with pytest.raises(Failure, match="it lacks no_such_package; `make hear` and `make test` install it"):
+def test_missing_packages_are_named_with_the_remedy() -> None:
+    with pytest.raises(HearTransformersError, match="it lacks no_such_package; `make hear` and `make test` install it"):
         official.require("json", "no_such_package")

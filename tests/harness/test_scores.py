@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hear_transformers.cli.hear import scores_command
 
 from hear_transformers.errors import HearTransformersError
 from hear_transformers.harness import scores
@@ -44,7 +45,7 @@ def write(out: Path, system: str, task: str, results: Any, metadata: dict[str, A
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Write two tasks of a system, one of another, and what is not yet scored."""
+    """Write two tasks of a system, one of another, and one without scores."""
     of_scenes = {"evaluation": ["top1_acc", "d_prime"]}
     own_grid = {"task_specific_param_grid": {"lr": [0.001, 0.01], "batch_size": [64]}}
     write(tmp_path, "a", "scenes", FOLDS, of_scenes)
@@ -56,31 +57,31 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_a_score_is_the_mean_over_folds(out: Path) -> None:
-    (score,) = (row for row in scores.read(out) if (row.system, row.metric) == ("a", "top1_acc"))
+    (score,) = (row for row in scores.read_scores(out) if (row.system, row.metric) == ("a", "top1_acc"))
     assert (score.score, score.std, score.folds) == (0.625, 0.125, 2)
     assert (score.embedding_seconds, score.prediction_seconds) == (2.0, 20.0)
 
 
 def test_a_single_split_has_no_deviation(out: Path) -> None:
-    (score,) = (row for row in scores.read(out) if row.task == "events")
+    (score,) = (row for row in scores.read_scores(out) if row.task == "events")
     assert (score.score, score.std, score.folds) == (0.25, None, 1)
 
 
-def test_what_strict_json_does_not_know_is_read(out: Path) -> None:
-    (score,) = (row for row in scores.read(out) if (row.system, row.metric) == ("a", "d_prime"))
+def test_infinity_and_nan_are_read(out: Path) -> None:
+    (score,) = (row for row in scores.read_scores(out) if (row.system, row.metric) == ("a", "d_prime"))
     assert score.score == math.inf
     assert score.std is not None
     assert math.isnan(score.std)
 
 
-def test_times_that_are_not_there_are_not_known(out: Path) -> None:
+def test_missing_times_are_unknown(out: Path) -> None:
     (out / "b" / "scenes" / "profile.embeddings.json").unlink()
-    assert {row.embedding_seconds for row in scores.read(out) if row.system == "b"} == {None}
-    assert scores.to_markdown(scores.read(out)).splitlines()[3].endswith("| - | 40 |")
+    assert {row.embedding_seconds for row in scores.read_scores(out) if row.system == "b"} == {None}
+    assert scores.to_markdown(scores.read_scores(out)).splitlines()[3].endswith("| - | 40 |")
 
 
 def test_the_table_has_a_line_for_each_system(out: Path) -> None:
-    assert scores.to_markdown(scores.read(out)).splitlines() == [
+    assert scores.to_markdown(scores.read_scores(out)).splitlines() == [
         "| system | events segment_1s_er | scenes top1_acc | scenes d_prime | embedding, s | prediction, s |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| a | 0.250 | 0.625 ± 0.125 | - | 5 | 50 |",
@@ -94,7 +95,7 @@ def test_the_table_has_a_line_for_each_system(out: Path) -> None:
 
 
 def test_csv_has_a_line_for_each_score(out: Path) -> None:
-    rows = list(csv.DictReader(scores.to_csv(scores.read(out)).splitlines()))
+    rows = list(csv.DictReader(scores.to_csv(scores.read_scores(out)).splitlines()))
     assert [(row["system"], row["task"], row["metric"], row["score"], row["std"]) for row in rows] == [
         ("a", "events", "segment_1s_er", "0.25", ""),
         ("a", "scenes", "top1_acc", "0.625", "0.125"),
@@ -109,15 +110,15 @@ def test_a_damaged_file_is_named(out: Path, damaged: str) -> None:
     folder = out / "a" / "scenes"
     (folder / "test.predicted-scores.json").write_text(damaged)
     with pytest.raises(HearTransformersError, match=f"{folder}: its scores cannot be read .* predict again"):
-        scores.read(out)
+        scores.read_scores(out)
 
 
 def test_the_command_prints_either(out: Path) -> None:
-    printed = [CliRunner().invoke(scores.scores_command, [str(out), *given]).stdout for given in ([], ["--csv"])]
-    assert printed == [f"{form(scores.read(out))}\n" for form in (scores.to_markdown, scores.to_csv)]
+    printed = [CliRunner().invoke(scores_command, [str(out), *given]).stdout for given in ([], ["--csv"])]
+    assert printed == [f"{form(scores.read_scores(out))}\n" for form in (scores.to_markdown, scores.to_csv)]
 
 
 def test_a_folder_without_scores_is_refused(tmp_path: Path) -> None:
-    result = CliRunner().invoke(scores.scores_command, [str(tmp_path)])
+    result = CliRunner().invoke(scores_command, [str(tmp_path)])
     assert result.exit_code == 2
     assert "holds no scores, expected SYSTEM/TASK/test.predicted-scores.json in it" in result.stderr

@@ -1,14 +1,17 @@
 """The official hear-validator, as installed, on every family."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hear_transformers.cli.failures import Failure
+from click.testing import CliRunner
+from hear_transformers.cli.official import validate_command
 
 from hear_transformers import FAMILIES, tiny
+from hear_transformers.errors import HearTransformersError
 from hear_transformers.harness import official
 
 # tiny is embedded in the package; the published files of the others are not at hand.
@@ -34,22 +37,23 @@ def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_tensorflow")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_official_validator_says_looks_good(name: str, device: str, capsys: pytest.CaptureFixture[str]) -> None:
-    official.validate(f"hear_transformers.{name}", device=device, options=OPTIONS[name])
-    printed = capsys.readouterr().out
-    assert f"Loading onto device: {device}" in printed
-    assert printed.endswith("Looks good!\n")
+def test_official_validator_says_looks_good(name: str, device: str) -> None:
+    options = ["--device", device, "--model-options", json.dumps(OPTIONS[name])]
+    result = CliRunner().invoke(validate_command, [f"hear_transformers.{name}", *options])
+    assert result.exit_code == 0, result.output
+    assert f"Loading onto device: {device}" in result.stdout
+    assert result.stdout.endswith("Looks good!\n")
 
 
 def test_the_command_takes_weights_and_options(small_weights: Path) -> None:
-    command = [sys.executable, "-m", "hear_transformers.harness.official", "validate", "hear_transformers.efficientat"]
+    command = [sys.executable, "-m", "hear_transformers.cli.official", "validate", "hear_transformers.efficientat"]
     given = ["--model", small_weights, "--device", "cpu", "--model-options", '{"variant": "mn01_as"}']
     done = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
     assert done.stdout.endswith("Looks good!\n"), done.stderr
 
 
 def test_options_that_are_not_json_are_refused() -> None:
-    command = [sys.executable, "-m", "hear_transformers.harness.official", "validate", "hear_transformers.tiny"]
+    command = [sys.executable, "-m", "hear_transformers.cli.official", "validate", "hear_transformers.tiny"]
     done = subprocess.run([*command, "--model-options", "pool"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.partition(" (")[0]) == (2, "Error: --model-options: 'pool' is not JSON")
 
@@ -62,7 +66,7 @@ def test_a_module_for_tensorflow_is_refused_clearly(line: str, tmp_path: Path, m
     (tmp_path / "made_of_keras.py").write_text(line)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "made_of_keras", raising=False)
-    with pytest.raises(Failure, match="the module needs TensorFlow"), official.clear_about_tensorflow():
+    with pytest.raises(HearTransformersError, match="the module needs TensorFlow"):
         official.validate("made_of_keras")
 
 
@@ -70,5 +74,5 @@ def test_a_module_for_tensorflow_is_refused_clearly(line: str, tmp_path: Path, m
 def test_another_missing_package_is_not_taken_for_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lacks_a_package.py").write_text("import no_such_package")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="no_such_package"), official.clear_about_tensorflow():
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         official.validate("lacks_a_package")

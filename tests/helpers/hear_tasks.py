@@ -1,7 +1,7 @@
-"""Small HEAR tasks, as hearpreprocess writes them: scenes and events, of synthesised sounds or of ESC-10.
+"""Small HEAR tasks, as hearpreprocess writes them: scenes and events, from synthesised sounds or ESC-10.
 
 TASKS/NAME-VERSION-MODE/task_metadata.json, labelvocabulary.csv
-                        SPLIT.json                 scenes: file: [label]; events: file: [{label, start, end}], ms
+                        SPLIT.json                 scenes: file -> [label]; events: file -> [{label, start, end}], ms
                         SAMPLE_RATE/SPLIT/FILE     mono PCM16
 """
 
@@ -30,7 +30,7 @@ EVENT_SECONDS = 0.8
 MIX_SECONDS = 10.0
 EVENTS_PER_MIX = 6
 FADE_SECONDS = 0.01
-BACKGROUND_DB, LOUDER_DB = -45.0, (15.0, 25.0)  # RMS of the noise below events, and of events above it
+BACKGROUND_DB, LOUDER_DB = -45.0, (15.0, 25.0)  # RMS of the noise, and of events relative to it
 QUIET_DB = -20.0  # below its peak, where a sound begins
 
 SCENES, EVENTS = "small_scenes-v1-full", "small_events-v1-full"
@@ -53,7 +53,7 @@ def _hz(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _band(rng: np.random.Generator, t: Waveform) -> Waveform:
-    """Noise of an octave."""
+    """Make noise of one octave."""
     spectrum = np.fft.rfft(rng.standard_normal(len(t)))
     frequencies = np.fft.rfftfreq(len(t), 1 / SAMPLE_RATE)
     low = _hz(rng, 300, 5_000)
@@ -100,12 +100,12 @@ SOUNDS: tuple[Callable[[np.random.Generator, Waveform], Waveform], ...] = (
 
 
 def synthesised(n_folds: int, n_per_label: int, seconds: float, seed: int = 0) -> list[Fold]:
-    """Make sounds of random pitch and rate, below them a little noise."""
+    """Make sounds of random pitch and rate, with a little noise."""
 
     def sound(label: int, of: Callable[[np.random.Generator, Waveform], Waveform], *which: int) -> Waveform:
         rng = np.random.default_rng((seed, label, *which))
         t = _times(seconds)
-        return levelled(of(rng, t), rng.uniform(-30, -15)) + 10 ** (-50 / 20) * rng.standard_normal(len(t))
+        return set_level(of(rng, t), rng.uniform(-30, -15)) + 10 ** (-50 / 20) * rng.standard_normal(len(t))
 
     return [
         {of.__name__: [sound(i, of, fold, k) for k in range(n_per_label)] for i, of in enumerate(SOUNDS)}
@@ -114,7 +114,7 @@ def synthesised(n_folds: int, n_per_label: int, seconds: float, seed: int = 0) -
 
 
 def esc10(n_folds: int, n_per_label: int, seconds: float, labels: Sequence[str] = ()) -> list[Fold]:
-    """Read the beginning of the first clips of each label and fold of ESC-10, from where they are heard."""
+    """Read the first clips of each label and fold of ESC-10, cut to start where they become audible."""
     folds: list[dict[str, list[Waveform]]] = [{} for _ in range(n_folds)]
     with (ESC10 / "labels.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -122,12 +122,12 @@ def esc10(n_folds: int, n_per_label: int, seconds: float, labels: Sequence[str] 
             if fold < n_folds and (not labels or row["label"] in labels):
                 clips = folds[fold].setdefault(row["label"], [])
                 if len(clips) < n_per_label:
-                    clips.append(_heard(ESC10 / "audio" / row["filename"], seconds))
+                    clips.append(_read_audible(ESC10 / "audio" / row["filename"], seconds))
     return list(folds)
 
 
-def _heard(path: Path, seconds: float) -> Waveform:
-    """Read a clip, from its first frame of 10 ms that is near the loudest one."""
+def _read_audible(path: Path, seconds: float) -> Waveform:
+    """Read a clip, from its first frame of 10 ms that is nearly as loud as the loudest."""
     waveform, rate = soundfile.read(path)
     waveform = soxr.resample(waveform, rate, SAMPLE_RATE)
     frame = SAMPLE_RATE // 100
@@ -138,8 +138,8 @@ def _heard(path: Path, seconds: float) -> Waveform:
     return np.pad(waveform[begin : begin + n_samples], (0, max(0, begin + n_samples - len(waveform))))
 
 
-def levelled(waveform: Waveform, rms_db: float) -> Waveform:
-    """Bring a sound to a level."""
+def set_level(waveform: Waveform, rms_db: float) -> Waveform:
+    """Scale a sound to an RMS level."""
     rms = np.sqrt(np.mean(waveform**2))
     return waveform * (10 ** (rms_db / 20) / rms)
 
@@ -148,7 +148,7 @@ def levelled(waveform: Waveform, rms_db: float) -> Waveform:
 
 
 def write_scenes(tasks: Path, folds: Sequence[Fold], sample_rates: Sequence[int], grid: Mapping[str, Any]) -> None:
-    """Write a task of whole clips, one label each, with a split for each fold."""
+    """Write a task of whole clips with one label each, and one split per fold."""
     splits = {
         f"fold{i:02d}": {
             f"{label}-{k}.wav": (waveform, [label])
@@ -171,7 +171,7 @@ def write_scenes(tasks: Path, folds: Sequence[Fold], sample_rates: Sequence[int]
 def write_events(
     tasks: Path, folds: Sequence[Fold], n_mixes: Sequence[int], sample_rates: Sequence[int], grid: Mapping[str, Any]
 ) -> None:
-    """Write a task of events in noise: mixes to train on, to validate and to test, each of the sounds of a fold."""
+    """Write a task of events in noise, with mixes for training, validation and test, each from one fold."""
     splits = {}
     for split, fold, n in zip(SPLITS, folds, n_mixes, strict=True):
         rng = np.random.default_rng([SPLITS.index(split)])
@@ -187,7 +187,7 @@ def write_events(
 
 
 def _mix(fold: Fold, rng: np.random.Generator) -> tuple[Waveform, list[dict[str, Any]]]:
-    """Put events into noise, one in each of as many slots: a mix, and what is where."""
+    """Mix events into noise, one per slot of time: return the mix and its events."""
     slot = MIX_SECONDS / EVENTS_PER_MIX
     mix = 10 ** (BACKGROUND_DB / 20) * rng.standard_normal(len(_times(MIX_SECONDS)))
     fades = np.minimum(1, np.minimum(_times(EVENT_SECONDS), _times(EVENT_SECONDS)[::-1]) / FADE_SECONDS)
@@ -196,7 +196,7 @@ def _mix(fold: Fold, rng: np.random.Generator) -> tuple[Waveform, list[dict[str,
         label = str(rng.choice(sorted(fold)))
         waveform = fold[label][rng.integers(len(fold[label]))][: len(fades)]
         begin = round((i * slot + rng.uniform(0, slot - EVENT_SECONDS)) * SAMPLE_RATE)
-        mix[begin : begin + len(fades)] += fades * levelled(waveform, BACKGROUND_DB + rng.uniform(*LOUDER_DB))
+        mix[begin : begin + len(fades)] += fades * set_level(waveform, BACKGROUND_DB + rng.uniform(*LOUDER_DB))
         start_ms = 1000 * begin / SAMPLE_RATE
         events.append({"label": label, "start": start_ms, "end": start_ms + 1000 * EVENT_SECONDS})
     return mix, events

@@ -180,9 +180,9 @@ def test_preset_equals_the_installed_hear21passt(peer, depth, preset, seconds, r
     theirs = request.getfixturevalue(peer)
     whole = passt.VARIANTS[preset]
     family = replace(passt.FAMILY, variants={preset: replace(whole, network={**whole.network, "depth": depth})})
-    ours = peers.our_model(family, preset, theirs.model.net.state_dict())
+    ours = peers.build_ours(family, preset, theirs.model.net.state_dict())
     clips = golden_audio(32_000, int(seconds * 32_000))[:1]
-    with peers.contained():
+    with peers.silence_peers():
         module = importlib.import_module(f"hear21passt.{preset}")
         expected, expected_ms = module.get_timestamp_embeddings(clips, theirs.model)
         expected_scene = module.get_scene_embeddings(clips, theirs.model)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hear_transformers.errors import TrainingError
 from hear_transformers.training.curves import Curves
-from hear_transformers.training.loop import Objective, Processes, Run, fit, seed_of
-from hear_transformers.training.optimisation import Average, learning_rate, optimiser
+from hear_transformers.training.loop import Objective, Processes, TrainingRun, fit, seed_of
+from hear_transformers.training.optimisation import Average, build_optimiser, learning_rate_at
 from hear_transformers.training.recipes import Recipe
 
 RECIPE = Recipe(epochs=4, batch_size=8, learning_rate=0.05, optimiser="adamw", precision="float32")
@@ -39,7 +39,7 @@ def points(steps: range) -> Iterator[Tensor]:
 
 
 def stopping(at: int):
-    """Give batches like `points` that end with an error before a step."""
+    """Return batches like `points` that end with an error before a step."""
 
     def batches(steps: range) -> Iterator[Tensor]:
         for step, batch in zip(steps, points(steps), strict=True):
@@ -50,10 +50,10 @@ def stopping(at: int):
     return batches
 
 
-def new_run(recipe: Recipe = RECIPE, *, steps_per_epoch: int = 5, seed: int = 0) -> Run:
+def new_run(recipe: Recipe = RECIPE, *, steps_per_epoch: int = 5, seed: int = 0) -> TrainingRun:
     alone = Processes(0, 1, torch.device("cpu"))
     settings = {"seed": seed, "learning_rate": recipe.learning_rate}
-    return Run(Line(), recipe, steps_per_epoch=steps_per_epoch, seed=seed, processes=alone, settings=settings)
+    return TrainingRun(Line(), recipe, steps_per_epoch=steps_per_epoch, seed=seed, processes=alone, settings=settings)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -66,12 +66,12 @@ def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
         assert torch.equal(mine, other), name
 
 
-# Stopping and going on
+# Interrupting and resuming
 
 
 @pytest.mark.parametrize("average", ["none", "ema", "epochs"])
 @pytest.mark.parametrize("at", [1, 5, 13])
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, average: str, at: int) -> None:
+def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, average: str, at: int) -> None:
     recipe = replace(RECIPE, average=average, average_from=2, warm_up_steps=3, decay="cosine", gradient_norm=1.0)
     whole, stopped, resumed = (new_run(recipe) for _ in range(3))
     fit(whole, points, tmp_path / "whole")
@@ -83,7 +83,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, avera
     assert (tmp_path / "whole" / "steps.csv").read_text() == (tmp_path / "stopped" / "steps.csv").read_text()
 
 
-def test_a_run_that_is_over_takes_no_step(tmp_path: Path) -> None:
+def test_a_complete_run_takes_no_step(tmp_path: Path) -> None:
     fit(new_run(), points, tmp_path)
     before = (tmp_path / "steps.csv").read_text()
     fit(new_run(), stopping(0), tmp_path)
@@ -155,7 +155,7 @@ def test_the_best_and_the_last_network_are_kept(tmp_path: Path) -> None:
     assert run.best == {"accuracy": 0.4, "epoch": 2}
 
 
-def test_a_row_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
+def test_a_partial_row_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "steps.csv").write_text("step,loss\n1,0.5\n2,0.25\n3,0.125\n1")
     Curves(tmp_path, 2).add_step(3, {"loss": 0.2})
     assert (tmp_path / "steps.csv").read_text() == "step,loss\n1,0.5\n2,0.25\n3,0.2\n"
@@ -165,7 +165,7 @@ def test_a_row_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
 
 
 def rates(recipe: Recipe, epochs: list[float], steps_per_epoch: int = 100) -> list[float]:
-    return [learning_rate(recipe, round(epoch * steps_per_epoch), steps_per_epoch) for epoch in epochs]
+    return [learning_rate_at(recipe, round(epoch * steps_per_epoch), steps_per_epoch) for epoch in epochs]
 
 
 def test_a_linear_warm_up_reaches_the_rate_with_its_last_step() -> None:
@@ -199,13 +199,13 @@ def test_a_line_falls_between_two_epochs() -> None:
 
 @pytest.mark.parametrize(("decay_vectors", "expected"), [(True, [0.1, 0.1]), (False, [0.1, 0.0])])
 def test_weight_decay_may_leave_vectors_alone(decay_vectors: bool, expected: list[float]) -> None:
-    groups = optimiser(Line(), replace(RECIPE, weight_decay=0.1, decay_vectors=decay_vectors)).param_groups
+    groups = build_optimiser(Line(), replace(RECIPE, weight_decay=0.1, decay_vectors=decay_vectors)).param_groups
     assert [group["weight_decay"] for group in groups] == expected
     assert [{p.ndim for p in group["params"]} for group in groups] == [{2}, {1}]
 
 
-def test_what_is_fresh_may_learn_faster() -> None:
-    made = optimiser(Line(), replace(RECIPE, fresh_factor=10.0), fresh=("trunk.3",))
+def test_reinitialised_parameters_may_learn_faster() -> None:
+    made = build_optimiser(Line(), replace(RECIPE, fresh_factor=10.0), fresh=("trunk.3",))
     assert [(group["factor"], sum(p.numel() for p in group["params"])) for group in made.param_groups] == [
         (1, 24),
         (1, 24),  # a bias, and scale and shift of a normalisation
@@ -216,7 +216,7 @@ def test_what_is_fresh_may_learn_faster() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
 def test_the_optimiser_has_the_numbers_of_the_recipe(name: str, kind: type) -> None:
-    made = optimiser(Line(), replace(RECIPE, optimiser=name, betas=(0.5, 0.6), eps=1e-3, amsgrad=True))
+    made = build_optimiser(Line(), replace(RECIPE, optimiser=name, betas=(0.5, 0.6), eps=1e-3, amsgrad=True))
     assert type(made) is kind
     assert {(group["betas"], group["eps"], group["amsgrad"]) for group in made.param_groups} == {
         ((0.5, 0.6), 1e-3, True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hear_transformers.errors import OptionError
-from hear_transformers.training.optimisation import learning_rate
+from hear_transformers.training.optimisation import learning_rate_at
 from hear_transformers.training.recipes import RECIPES, Mask, Mixup, Recipe, with_changes
 
 PLAIN = Recipe(epochs=10, batch_size=4, learning_rate=1e-3)
@@ -98,7 +98,7 @@ def test_parts_come_as_json_has_them():
     ("masks", "message"),
     [
         ([{"axis": "time", "width": 8}], "Mask: width unknown; choose from axis, widest, number, value"),
-        ([{"axis": "time"}], "Mask: .*is not complete.*widest"),
+        ([{"axis": "time"}], "Mask: .*is incomplete.*widest"),
     ],
 )
 def test_a_wrong_part_in_json_is_named(masks, message):
@@ -122,7 +122,7 @@ RATES = {
 @pytest.mark.parametrize("name", RATES)
 def test_learning_rate_is_the_authors(name):
     for epoch, rate in RATES[name].items():
-        assert learning_rate(RECIPES[name], round(epoch * 100), 100) == pytest.approx(rate, rel=1e-6)
+        assert learning_rate_at(RECIPES[name], round(epoch * 100), 100) == pytest.approx(rate, rel=1e-6)
 
 
 def test_panns_train_for_600_000_steps():

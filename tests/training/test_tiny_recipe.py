@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from hear_transformers import tiny
 from hear_transformers.errors import HearTransformersError
-from hear_transformers.training.loop import Run
+from hear_transformers.training.loop import TrainingRun
 from hear_transformers.training.tiny import (
     batches,
     distill,
@@ -26,7 +26,7 @@ from hear_transformers.training.tiny import (
     synthesis,
 )
 from hear_transformers.training.tiny.__main__ import cli
-from hear_transformers.training.tiny.recipe import Recipe
+from hear_transformers.training.tiny.recipe import TinyRecipe
 from hear_transformers.training.tiny.signals import LENGTH, RATE, Dice
 
 
@@ -42,7 +42,7 @@ needs_espeak = pytest.mark.skipif(not has_espeak(), reason="eSpeak NG is not ins
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
-SMALL = Recipe(
+SMALL = TinyRecipe(
     clips_per_shard=2,
     scene_shards=1,
     speech_shards=1,
@@ -56,7 +56,7 @@ SMALL = Recipe(
 
 
 def power_at(signal: np.ndarray, low: float, high: float) -> float:
-    """Give the mean power of a clip between two frequencies in Hz."""
+    """Return the mean power of a clip between two frequencies in Hz."""
     power = np.abs(np.fft.rfft(signal)) ** 2
     return float(power[np.searchsorted(signals.FREQS, low) : np.searchsorted(signals.FREQS, high)].mean())
 
@@ -83,13 +83,13 @@ def test_envelope_begins_and_ends_in_silence():
 
 
 def test_event_is_cut_at_the_end_of_the_clip():
-    clip = signals.placed(lambda _: np.ones(RATE, np.float32), [0.5, 1.5])
+    clip = signals.place(lambda _: np.ones(RATE, np.float32), [0.5, 1.5])
     assert clip.sum() == 1.5 * RATE
     assert len(clip) == LENGTH
 
 
 def test_narrow_band_holds_nothing_above_it():
-    clip = effects.recorded(Dice(3), Dice(0).noise(), band_limited=1.0, noise_db=(-200.0, -200.0))
+    clip = effects.record(Dice(3), Dice(0).noise(), band_limited=1.0, noise_db=(-200.0, -200.0))
     assert power_at(clip, 12_000, 16_000) < 1e-3 * power_at(clip, 500, 3000)
 
 
@@ -133,7 +133,7 @@ def test_phone_is_named_at_every_time_and_silence_around_it():
     assert names.tolist() == ["_", "_", "n", "n", "oU", "oU", "_"]
 
 
-def test_missing_espeak_says_what_to_install(monkeypatch):
+def test_missing_espeak_is_answered_with_what_to_install(monkeypatch):
     monkeypatch.setattr(speech, "LIBRARY", "libabsent.so")
     with pytest.raises(HearTransformersError, match=r"libabsent\.so.*apt install libespeak-ng1.*--kind scenes"):
         speech.Espeak()
@@ -167,26 +167,26 @@ def test_unknown_voice_is_named():
 
 def test_shard_comes_back_as_written(tmp_path):
     path = shards.shard_path(tmp_path / "new", "speech", 7)
-    shards.write(path, {"phones": np.array([["a", "_"]])})
-    assert shards.read(path)["phones"].tolist() == [["a", "_"]]
+    shards.write_shard(path, {"phones": np.array([["a", "_"]])})
+    assert shards.read_shard(path)["phones"].tolist() == [["a", "_"]]
 
 
 def test_failed_write_leaves_no_shard(tmp_path, monkeypatch):
     path = shards.shard_path(tmp_path, "scenes", 0)
     monkeypatch.setattr(np, "savez", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        shards.write(path, {})
+        shards.write_shard(path, {})
     assert not path.exists()
 
 
 def test_synthesis_makes_the_missing_shards_alone(tmp_path):
     recipe = replace(SMALL, scene_shards=2)
     kept = shards.shard_path(tmp_path, "scenes", 0)
-    shards.write(kept, {"mel": np.zeros(1)})
+    shards.write_shard(kept, {"mel": np.zeros(1)})
     made = list(generation.synthesise(tmp_path, "scenes", recipe, workers=1))
     assert made == [shards.shard_path(tmp_path, "scenes", 1)]
     expected = generation.scene_shard(recipe, 1, 0)["mel"]
-    np.testing.assert_array_equal(shards.read(made[0])["mel"], expected)
+    np.testing.assert_array_equal(shards.read_shard(made[0])["mel"], expected)
 
 
 def test_log_mel_of_a_clip_has_200_frames():
@@ -201,15 +201,17 @@ def folder(tmp_path: Path) -> Path:
     """Write one shard of each kind, of noise."""
     rng = np.random.default_rng(0)
     phones = np.array([["_"] * 20 + ["a"] * 19 + ["b"]] * 4)
-    shards.write(shards.shard_path(tmp_path, "scenes", 0), {"mel": rng.normal(0, 0.3, (4, 128, 40))})
-    shards.write(shards.shard_path(tmp_path, "speech", 0), {"mel": rng.normal(0, 0.3, (4, 128, 40)), "phones": phones})
+    shards.write_shard(shards.shard_path(tmp_path, "scenes", 0), {"mel": rng.normal(0, 0.3, (4, 128, 40))})
+    shards.write_shard(
+        shards.shard_path(tmp_path, "speech", 0), {"mel": rng.normal(0, 0.3, (4, 128, 40)), "phones": phones}
+    )
     targets = {"logits": rng.normal(0, 1, (4, 5)), "features": rng.normal(0, 1, (4, 7))}
-    shards.write(shards.shard_path(tmp_path, "targets", 0), targets)
+    shards.write_shard(shards.shard_path(tmp_path, "targets", 0), targets)
     return tmp_path
 
 
 @pytest.fixture
-def clips(folder: Path) -> tuple[batches.Scenes, batches.Speech]:
+def clips(folder: Path) -> tuple[batches.SceneSet, batches.SpeechSet]:
     return batches.load_scenes(folder, SMALL), batches.load_speech(folder, SMALL)
 
 
@@ -233,7 +235,7 @@ def test_missing_shard_is_named(folder):
 
 def test_targets_are_standardised_and_without_extremes():
     values = np.array([[0.0], [0.0], [1.0]] * 100 + [[1e4]])
-    scaled = batches.standardised(values, floor=0.0)
+    scaled = batches.standardise(values, floor=0.0)
     assert scaled.max() == batches.LARGEST_TARGET
     assert abs(scaled.mean()) < 0.1
 
@@ -247,7 +249,7 @@ def test_batch_depends_on_its_number_alone(clips):
 
 def test_crops_of_phones_and_mels_are_of_the_same_time(clips, monkeypatch):
     scenes, speech_clips = clips
-    for disturbance in ("shifted", "coloured", "masked"):
+    for disturbance in ("shift_bands", "colour", "mask"):
         monkeypatch.setattr(batches, disturbance, lambda _, mels: mels)
     monkeypatch.setattr(batches, "BACKGROUND_SHARE", 0.0)
     told = np.repeat(speech_clips.phones[:, None], 128, axis=1).astype(np.float16)
@@ -258,20 +260,20 @@ def test_crops_of_phones_and_mels_are_of_the_same_time(clips, monkeypatch):
 def test_background_adds_power_below_the_speech():
     rng = np.random.default_rng(0)
     mels, backgrounds = rng.normal(0, 0.3, (2, 50, 128, 10)).astype(np.float32)
-    noisy = batches.mixed(rng, mels, backgrounds)
+    noisy = batches.add_backgrounds(rng, mels, backgrounds)
     assert (noisy >= mels - 1e-5).all()
     assert (noisy.max((1, 2)) <= mels.max((1, 2)) + math.log(2) / 5).all()
 
 
 def test_shift_moves_by_three_bands_at_most():
     bands = np.tile(np.arange(128, dtype=np.float32)[:, None], (40, 1, 2))
-    shifts = batches.shifted(np.random.default_rng(0), bands)[:, 64, 0] - 64
+    shifts = batches.shift_bands(np.random.default_rng(0), bands)[:, 64, 0] - 64
     assert set(shifts.tolist()) == {-3, -2, -1, 0, 1, 2, 3}
 
 
 def test_masks_leave_most_of_a_log_mel():
     mels = np.random.default_rng(1).normal(0, 1, (100, 128, 80)).astype(np.float32)
-    changed = batches.masked(np.random.default_rng(0), mels.copy()) != mels
+    changed = batches.mask(np.random.default_rng(0), mels.copy()) != mels
     assert 0.02 < changed.mean() < 0.1
     assert changed.all(2).sum(1).max() <= batches.BAND_MASK
 
@@ -279,7 +281,7 @@ def test_masks_leave_most_of_a_log_mel():
 # Training
 
 
-def new_run(recipe: Recipe = SMALL) -> Run:
+def new_run(recipe: TinyRecipe = SMALL) -> TrainingRun:
     return distill.new_run(recipe, n_logits=5, n_features=7, n_phones=4)
 
 
@@ -322,18 +324,18 @@ def test_exported_weights_give_the_embeddings_of_the_run(clips, tmp_path):
 # Measuring
 
 
-def test_labels_that_lie_in_the_embedding_are_found_in_every_group():
+def test_labels_in_the_embedding_are_found_in_every_group():
     labels = np.array(["a", "b"] * 10)
-    task = measure.Task("task", [], labels, np.repeat(["1", "2"], 10))
+    task = measure.Recordings("task", [], labels, np.repeat(["1", "2"], 10))
     embeddings = np.stack([labels == "a", np.arange(20) % 3], 1).astype(np.float32)
-    assert measure.accuracy(embeddings, task) == 1
+    assert measure.cross_validate(embeddings, task) == 1
 
 
 def test_labels_that_follow_the_group_alone_are_not_found():
     groups = np.repeat(["1", "2"], 10)
-    task = measure.Task("task", [], np.where(groups == "1", ["a", "b"] * 10, ["b", "a"] * 10), groups)
+    task = measure.Recordings("task", [], np.where(groups == "1", ["a", "b"] * 10, ["b", "a"] * 10), groups)
     embeddings = np.stack([np.arange(20) % 2, np.arange(20) % 2], 1).astype(np.float32)
-    assert measure.accuracy(embeddings, task) == 0
+    assert measure.cross_validate(embeddings, task) == 0
 
 
 @pytest.fixture
@@ -379,7 +381,7 @@ def threads_stay(monkeypatch):
 
 
 def test_train_writes_checkpoint_losses_and_weights(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("hear_transformers.training.tiny.__main__.Recipe", lambda **_: replace(SMALL, steps=2))
+    monkeypatch.setattr("hear_transformers.training.tiny.__main__.TinyRecipe", lambda **_: replace(SMALL, steps=2))
     result = CliRunner().invoke(cli, ["train", "--shards", str(folder), "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
@@ -406,6 +408,6 @@ def real_tasks():
 @pytest.mark.shared
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the real audio of the developers' folder ../shared")
 @pytest.mark.parametrize(("task", "least"), [("ESC-10", 0.88), ("digits", 0.65)])
-def test_embedded_model_scores_on_real_audio_what_was_asked_of_it(real_tasks, task, least):
-    embeddings = measure.scenes(tiny.load_model(), real_tasks[task].waveforms)
-    assert measure.accuracy(embeddings, real_tasks[task]) >= least
+def test_embedded_model_reaches_its_scores_on_real_audio(real_tasks, task, least):
+    embeddings = measure.embed_scenes(tiny.load_model(), real_tasks[task].waveforms)
+    assert measure.cross_validate(embeddings, real_tasks[task]) >= least

@@ -67,7 +67,7 @@ def test_the_loss_is_the_mean_over_clips(multi_label: bool) -> None:
     torch.testing.assert_close(objective(batch)["loss"], expected)
 
 
-def test_a_clip_that_could_not_be_read_teaches_nothing() -> None:
+def test_an_unreadable_clip_has_no_loss() -> None:
     objective, batch = tagger(), batch_of(4)
     batch.weights[2] = 0
     objective(batch)["loss"].backward()
@@ -81,7 +81,7 @@ def test_a_clip_that_could_not_be_read_teaches_nothing() -> None:
 @pytest.mark.parametrize(
     ("family", "variant"), [(ast, "esc50_10_10"), (ast, "audioset_10_10"), (atgnn, "pyr_t_encoder")]
 )
-def test_short_clips_are_filled_as_the_embedder_fills_them(family, variant: str) -> None:
+def test_short_clips_are_padded_as_by_the_embedder(family, variant: str) -> None:
     objective = tagger(family=family, variant=variant).eval()
     batch = batch_of(1, 0.5)
     behind = torch.zeros(1, RATE)
@@ -122,7 +122,7 @@ def test_mean_average_precision_is_that_of_scikit_learn(seed: int) -> None:
     assert tagging.mean_average_precision(targets, scores) == pytest.approx(np.mean(each))
 
 
-def test_accuracy_counts_the_clips_that_are_named_rightly() -> None:
+def test_accuracy_counts_the_correct_clips() -> None:
     targets = np.eye(4, dtype=np.float32)
     assert tagging.accuracy(targets, targets[[0, 1, 3, 2]]) == 0.5
 
@@ -136,8 +136,8 @@ def test_scores_do_not_depend_on_how_the_clips_are_shared() -> None:
             part = [tensor[rows] for tensor in (batch.waveforms, batch.lengths, batch.targets, batch.weights)]
             yield np.array(rows), Batch(*part, {}, [])
 
-    whole = tagging.validation(objective, lambda: [(np.arange(5), batch)], alone)
-    shared = tagging.validation(objective, parts, alone)
+    whole = tagging.make_validation(objective, lambda: [(np.arange(5), batch)], alone)
+    shared = tagging.make_validation(objective, parts, alone)
     assert shared(objective.trunk) == pytest.approx(whole(objective.trunk))
 
 
@@ -229,7 +229,7 @@ def test_tags_of_a_trained_network_have_its_names(sounds: Path, tmp_path: Path) 
     assert all(name in result.output for name in ("high", "low", "middle"))
 
 
-def test_fine_tuning_begins_with_what_was_trained(sounds: Path, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_the_trained_network(sounds: Path, tmp_path: Path) -> None:
     trained(sounds, tmp_path / "first", epochs=25)
     trained(sounds, tmp_path / "second", "--from", str(tmp_path / "first" / "model.safetensors"), epochs=1)
     assert losses(tmp_path / "second")[0] < 0.5 * losses(tmp_path / "first")[0]
@@ -260,9 +260,7 @@ def test_a_file_that_breaks_is_skipped_counted_and_named(sounds: Path, tmp_path:
         (["--batch-size", "0"], "--batch-size"),
     ],
 )
-def test_what_is_wrong_is_said_before_the_first_step(
-    sounds: Path, tmp_path: Path, more: list[str], message: str
-) -> None:
+def test_errors_are_raised_before_the_first_step(sounds: Path, tmp_path: Path, more: list[str], message: str) -> None:
     result = CliRunner().invoke(main, arguments(sounds, tmp_path / "out", *more))
     assert result.exit_code in (1, 2)
     assert message in result.stderr
@@ -288,7 +286,7 @@ def finish(process: subprocess.Popen) -> None:
     assert process.returncode == 0, errors.decode()
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(sounds: Path, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_to_the_same_weights(sounds: Path, tmp_path: Path) -> None:
     more = ["--checkpoint-seconds", "0"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(started([script(), *arguments(sounds, whole, *more, epochs=30)]))

@@ -1,4 +1,4 @@
-"""The training of the embedded model: what the teacher hears in scenes, and which phone sounds when in speech."""
+"""The training of the embedded model: the teacher's outputs for scenes, and the phone of every frame of speech."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.nn import functional as F
 
 from ...files import atomic
 from ...tiny import TIME_STRIDE, VARIANTS, TinyAudioTransformer
-from ..loop import Objective, Processes, Run
-from .recipe import Recipe
+from ..loop import Objective, Processes, TrainingRun
+from .recipe import TinyRecipe
 
-SMALLEST_VARIANCE = 1e-6  # where the gradient of a standard deviation would be infinite
+SMALLEST_VARIANCE = 1e-6  # keeps the gradient of a standard deviation finite
 
 
 class Heads(nn.Module):
-    """Linear maps from what the network gives to what it is taught; not part of the shipped model.
+    """Linear maps from the network's outputs to the targets; not part of the shipped model.
 
     Parameters
     ----------
     dim : features of a token
     n_logits, n_features : of the teacher
-    n_phones : that are told apart
+    n_phones : number of phone classes
     """
 
     def __init__(self, dim: int, n_logits: int, n_features: int, n_phones: int) -> None:
@@ -35,17 +35,17 @@ class Heads(nn.Module):
         self.phones = nn.Linear(dim, n_phones)
 
 
-def summary(taps: dict[str, Tensor]) -> Tensor:
-    """Join class token, mean and standard deviation over time of the last layer: (batch, 3 * dim)."""
-    frames = taps["features"].squeeze(2)
+def summarise(taps: dict[str, Tensor]) -> Tensor:
+    """Concatenate class token, mean and standard deviation over time of the last layer: (batch, 3 * dim)."""
+    frames = taps["features"].squeeze(2)  # (batch, time, dim)
     deviation = (frames.var(1, correction=0) + SMALLEST_VARIANCE).sqrt()
     return torch.cat([taps["features.cls"], frames.mean(1), deviation], 1)
 
 
 def scene_losses(trunk: nn.Module, heads: Heads, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
-    """Compare with the teacher: mean squared error of its standardised logits and features."""
+    """Compute the mean squared errors against the teacher's standardised logits and features."""
     mels, logits, features = batch
-    embeddings = summary(trunk(mels, ("features", "features.cls")))
+    embeddings = summarise(trunk(mels, ("features", "features.cls")))
     return {
         "logits": F.mse_loss(heads.logits(embeddings).float(), logits),
         "features": F.mse_loss(heads.features(embeddings).float(), features),
@@ -53,15 +53,16 @@ def scene_losses(trunk: nn.Module, heads: Heads, batch: tuple[Tensor, Tensor, Te
 
 
 def speech_losses(trunk: nn.Module, heads: Heads, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Name the phone at the centre of every token."""
+    """Compute the cross-entropy of the phone at the centre of every token."""
     mels, phones = batch
     tokens = trunk(mels, ("features",))["features"].squeeze(2)
-    scores = heads.phones(tokens).float()
-    return {"phones": F.cross_entropy(scores.flatten(0, 1), phones[:, ::TIME_STRIDE].flatten())}
+    scores = heads.phones(tokens).float()  # (batch, tokens, phones)
+    targets = phones[:, ::TIME_STRIDE]  # (batch, tokens)
+    return {"phones": F.cross_entropy(scores.flatten(0, 1), targets.flatten())}  # one row per token
 
 
 class Distillation(Objective):
-    """The network, the heads, and what both kinds of batches teach them.
+    """The network, its heads, and their losses on both kinds of batches.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ class Distillation(Objective):
     n_logits, n_features, n_phones : see `Heads`
     """
 
-    def __init__(self, recipe: Recipe, n_logits: int, n_features: int, n_phones: int) -> None:
+    def __init__(self, recipe: TinyRecipe, n_logits: int, n_features: int, n_phones: int) -> None:
         super().__init__()
         self.recipe = recipe
         self.trunk = TinyAudioTransformer(**VARIANTS["tiny"].network)
@@ -82,12 +83,12 @@ class Distillation(Objective):
         return {name: getattr(self.recipe, f"{name}_weight") * loss for name, loss in losses.items()}
 
 
-def new_run(recipe: Recipe, n_logits: int, n_features: int, n_phones: int) -> Run:
-    """Start from the seed of the recipe, on the CPU."""
+def new_run(recipe: TinyRecipe, n_logits: int, n_features: int, n_phones: int) -> TrainingRun:
+    """Start a run on the CPU, with weights drawn from the recipe's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         objective = Distillation(recipe, n_logits, n_features, n_phones)
-    return Run(
+    return TrainingRun(
         objective,
         recipe.training(),
         steps_per_epoch=1,
@@ -98,7 +99,7 @@ def new_run(recipe: Recipe, n_logits: int, n_features: int, n_phones: int) -> Ru
 
 
 def export(trunk: nn.Module, path: Path) -> None:
-    """Write the network alone, in 16 bits, as a file that is either complete or not there."""
+    """Write the network alone, in 16 bits, atomically."""
     state = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in trunk.state_dict().items()

@@ -1,6 +1,6 @@
-"""What recording does to a sound: equaliser, narrow bands, rooms, saturation, noise, silence, level.
+"""The effects of recording: equaliser, narrow bands, rooms, saturation, noise, silence, level.
 
-The probabilities and ranges are those of the recipe's trials; none was chosen on the data that measure it.
+Probabilities and ranges come from trials of the recipe; none was chosen on the data of `measure`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from .signals import FREQS, LENGTH, RATE, TINY, Dice, Signal, at_unit_level, coloured_noise, decibels, low_pass
+from .signals import FREQS, LENGTH, RATE, TINY, Dice, Signal, coloured_noise, db_to_gain, low_pass, normalise_level
 
-BAND_LIMITS = (3_400.0, 3_900.0, 5_500.0, 7_800.0)  # Hz: telephone, and half of 8, 11 and 16 kHz with some slope
+BAND_LIMITS = (3_400.0, 3_900.0, 5_500.0, 7_800.0)  # Hz: telephone, and half of 8, 11 and 16 kHz less some slope
 EQ_OCTAVES = np.linspace(5, 14, 8)  # of 1 Hz: 32 Hz to 16 kHz
 EQ_SPREAD_DB = 5.0
 LOG_FREQS = np.log2(np.maximum(FREQS, 30.0))
 
 
-def recorded(dice: Dice, signal: Signal, band_limited: float, noise_db: tuple[float, float]) -> Signal:
+def record(dice: Dice, signal: Signal, band_limited: float, noise_db: tuple[float, float]) -> Signal:
     """Pass a clip through a random recording chain.
 
     Parameters
@@ -25,22 +25,22 @@ def recorded(dice: Dice, signal: Signal, band_limited: float, noise_db: tuple[fl
     dice : of the clip
     signal : (LENGTH,)
     band_limited : probability of a narrow band
-    noise_db : lowest and highest level of the noise that half of the clips get, relative to the clip
+    noise_db : lowest and highest level of the noise in half of the clips, relative to the clip
     """
     spectrum = fft.rfft(signal) * equaliser(dice, band_limited)
     if dice.chance(0.35):
         spectrum *= fft.rfft(room(dice))
     clip = fft.irfft(spectrum, LENGTH)
     if dice.chance(0.05):
-        clip = np.tanh(at_unit_level(clip) * np.float32(dice.uniform(0.5, 3.0)))
-    clip = at_unit_level(clip)
+        clip = np.tanh(normalise_level(clip) * np.float32(dice.uniform(0.5, 3.0)))
+    clip = normalise_level(clip)
     if dice.chance(0.5):
-        clip = clip + decibels(dice.uniform(*noise_db)) * coloured_noise(dice, dice.uniform(-0.5, 2.5))
+        clip = clip + db_to_gain(dice.uniform(*noise_db)) * coloured_noise(dice, dice.uniform(-0.5, 2.5))
     return clip
 
 
 def equaliser(dice: Dice, band_limited: float) -> Signal:
-    """Draw a response: a smooth random curve, a narrow band, a high-pass, each or none."""
+    """Draw a response: any of a smooth random curve, a narrow band and a high-pass."""
     response: NDArray[np.floating] = np.ones_like(FREQS)
     if dice.chance(0.6):
         gains_db = dice.rng.normal(0.0, EQ_SPREAD_DB, len(EQ_OCTAVES))
@@ -66,12 +66,12 @@ def room(dice: Dice) -> Signal:
 
 
 def cut_short(dice: Dice, signal: Signal) -> Signal:
-    """Let a clip end in digital silence, as padded recordings do."""
+    """End a clip in digital silence, like a padded recording."""
     ended = signal.copy()
     ended[int(dice.uniform(0.3, 0.9) * LENGTH) :] = 0.0
     return ended
 
 
-def at_random_level(dice: Dice, signal: Signal) -> Signal:
-    """Scale to a peak of -25 to 0 dB."""
-    return signal / np.float32(np.abs(signal).max() + TINY) * decibels(dice.uniform(-25.0, 0.0))
+def randomise_level(dice: Dice, signal: Signal) -> Signal:
+    """Scale a clip to a random peak of -25 to 0 dB."""
+    return signal / np.float32(np.abs(signal).max() + TINY) * db_to_gain(dice.uniform(-25.0, 0.0))

@@ -1,4 +1,4 @@
-"""The first pass over the shards: sounds are synthesised, and what is kept of them is their log-mel and phones."""
+"""The first pass over the shards: synthesise sounds, and keep their log-mels and phones."""
 
 from __future__ import annotations
 
@@ -12,41 +12,44 @@ import torch
 
 from ...errors import HearTransformersError
 from . import shards, speech, synthesis
-from .recipe import Recipe
+from .recipe import TinyRecipe
 from .shards import Arrays
 
-ATTEMPTS = 5  # at a shard of speech, see `speech.utterance`
+ATTEMPTS = 5  # per shard of speech, see `speech.utterance`
 
 
-def scene_shard(recipe: Recipe, number: int, attempt: int) -> Arrays:
-    """Synthesise scenes; nothing in them can fail, so there is one attempt."""
+def scene_shard(recipe: TinyRecipe, number: int, attempt: int) -> Arrays:
+    """Synthesise scenes; this cannot fail, so there is only one attempt."""
     del attempt
     clips = (synthesis.scene(recipe.seed, number, i) for i in range(recipe.clips_per_shard))
-    return {"mel": shards.log_mels(clips)}
+    return {"mel": shards.compute_log_mels(clips)}
 
 
-def speech_shard(recipe: Recipe, number: int, attempt: int) -> Arrays:
+def speech_shard(recipe: TinyRecipe, number: int, attempt: int) -> Arrays:
     """Synthesise speech and its phones."""
     clips = [speech.utterance(recipe.seed, number, i, attempt) for i in range(recipe.clips_per_shard)]
-    return {"mel": shards.log_mels(clip for clip, _ in clips), "phones": np.stack([phones for _, phones in clips])}
+    return {
+        "mel": shards.compute_log_mels(clip for clip, _ in clips),
+        "phones": np.stack([phones for _, phones in clips]),
+    }
 
 
-KINDS: dict[str, Callable[[Recipe, int, int], Arrays]] = {"scenes": scene_shard, "speech": speech_shard}
+KINDS: dict[str, Callable[[TinyRecipe, int, int], Arrays]] = {"scenes": scene_shard, "speech": speech_shard}
 
 
-def shard_count(recipe: Recipe, kind: str) -> int:
-    """Give the number of shards of one kind that a recipe trains on."""
+def shard_count(recipe: TinyRecipe, kind: str) -> int:
+    """Return the number of shards of one kind in a recipe."""
     return {"scenes": recipe.scene_shards, "speech": recipe.speech_shards}[kind]
 
 
-def _write(path: Path, kind: str, recipe: Recipe, number: int, attempt: int) -> None:
-    """Make one shard; runs in a process of its own."""
+def _write(path: Path, kind: str, recipe: TinyRecipe, number: int, attempt: int) -> None:
+    """Make one shard, in a separate process."""
     torch.set_num_threads(1)
-    shards.write(path, KINDS[kind](recipe, number, attempt))
+    shards.write_shard(path, KINDS[kind](recipe, number, attempt))
 
 
-def _make(path: Path, kind: str, recipe: Recipe, number: int) -> Path:
-    """Make one shard in a fresh process, again if eSpeak NG crashes: its memory is what a repetition starts from."""
+def _make(path: Path, kind: str, recipe: TinyRecipe, number: int) -> Path:
+    """Make one shard in a fresh process, so that it is reproducible; retry if eSpeak NG crashes."""
     for attempt in range(ATTEMPTS):
         process = multiprocessing.get_context("spawn").Process(
             target=_write, args=(path, kind, recipe, number, attempt)
@@ -60,22 +63,22 @@ def _make(path: Path, kind: str, recipe: Recipe, number: int) -> Path:
     raise HearTransformersError(f"{path.name} could not be made (exit code {process.exitcode}); see the output above")
 
 
-def synthesise(folder: Path, kind: str, recipe: Recipe, workers: int) -> Iterator[Path]:
-    """Make the shards of one kind that are missing: yields each as it is written.
+def synthesise(folder: Path, kind: str, recipe: TinyRecipe, workers: int) -> Iterator[Path]:
+    """Make the missing shards of one kind, and yield each when it is written.
 
     Parameters
     ----------
     folder : of the shards
     kind : a key of `KINDS`
-    recipe : how many there are and what is in them
-    workers : processes at a time
+    recipe : their number and contents
+    workers : concurrent processes
 
     Raises
     ------
     HearTransformersError : eSpeak NG is missing, or a shard could not be made
     """
     if kind == "speech":
-        speech.espeak()  # fails here, with a clear word, rather than in every process
+        speech.espeak()  # fails here, with a clear message, rather than in every process
     paths = {number: shards.shard_path(folder, kind, number) for number in range(shard_count(recipe, kind))}
     with ThreadPoolExecutor(workers) as pool:
         missing = [(path, number) for number, path in paths.items() if not path.exists()]

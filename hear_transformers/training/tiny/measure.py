@@ -1,4 +1,4 @@
-"""Scores of embeddings on real audio: ESC-10 sounds and spoken digits. They measure; nothing is ever trained on them.
+"""Scores of embeddings on real audio, ESC-10 sounds and spoken digits, which no training ever uses.
 
 A linear classifier on standardised embeddings, leaving one fold (ESC-10) or one speaker (digits) out.
 """
@@ -32,8 +32,8 @@ ITERATIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """Labelled recordings in groups that are never on both sides of a split."""
+class Recordings:
+    """Labelled recordings, in groups that are never on both sides of a split."""
 
     name: str
     waveforms: list[Tensor]
@@ -46,45 +46,45 @@ def _rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _task(name: str, folder: Path, rows: list[dict[str, str]], group: str, sample_rate: int) -> Task:
+def _load_recordings(name: str, folder: Path, rows: list[dict[str, str]], group: str, sample_rate: int) -> Recordings:
     waveforms = [reading.read(folder / "audio" / row["filename"], sample_rate) for row in rows]
-    return Task(name, waveforms, np.array([row["label"] for row in rows]), np.array([row[group] for row in rows]))
+    return Recordings(name, waveforms, np.array([row["label"] for row in rows]), np.array([row[group] for row in rows]))
 
 
-def load_tasks(data: Path, sample_rate: int) -> list[Task]:
-    """Read the folders ``esc10`` and ``fsdd`` in `data`: each has labels.csv and audio/."""
+def load_tasks(data: Path, sample_rate: int) -> list[Recordings]:
+    """Read the folders ``esc10`` and ``fsdd`` in `data`, each with labels.csv and audio/."""
     esc10, fsdd = data / "esc10", data / "fsdd"
     digits = [row for row in _rows(fsdd) if int(Path(row["filename"]).stem.rpartition("_")[2]) < DIGIT_TAKES]
     return [
-        _task("ESC-10", esc10, _rows(esc10), "fold", sample_rate),
-        _task("digits", fsdd, digits, "speaker", sample_rate),
+        _load_recordings("ESC-10", esc10, _rows(esc10), "fold", sample_rate),
+        _load_recordings("digits", fsdd, digits, "speaker", sample_rate),
     ]
 
 
-def log_mels(waveforms: list[Tensor]) -> NDArray[np.float32]:
-    """Summarise clips without a network: mean and standard deviation over time of every mel band."""
+def summarise_mels(waveforms: list[Tensor]) -> NDArray[np.float32]:
+    """Compute mean and standard deviation over time of every mel band: -> (clips, 2 * n_mels)."""
     frontend = CPJKU_MEL.build()
-    grids = [frontend(waveform[None]).transpose(1, 2).unsqueeze(2) for waveform in waveforms]
+    grids = [frontend(waveform[None]).transpose(1, 2).unsqueeze(2) for waveform in waveforms]  # (1, frames, 1, n_mels)
     return torch.cat([POOLS["meanstd"].function(grid) for grid in grids]).numpy()
 
 
-def scenes(model: Embedder, waveforms: list[Tensor]) -> NDArray[np.float32]:
+def embed_scenes(model: Embedder, waveforms: list[Tensor]) -> NDArray[np.float32]:
     """Embed clips of any length, one by one: -> (clips, scene_embedding_size)."""
     return torch.cat([tiny.get_scene_embeddings(waveform[None], model) for waveform in waveforms]).numpy()
 
 
-def accuracy(embeddings: NDArray[np.float32], task: Task) -> float:
-    """Give the share of clips that a classifier of the other groups names rightly."""
+def cross_validate(embeddings: NDArray[np.float32], task: Recordings) -> float:
+    """Return the accuracy of a linear classifier, leaving one group out in turn."""
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=ITERATIONS))
     splits = LeaveOneGroupOut()
-    rows = embeddings.astype(np.float64)  # in 32 bits the solver ends a clip or two elsewhere
+    rows = embeddings.astype(np.float64)  # in 32 bits the solver misclassifies a clip or two differently
     correct = cross_val_score(classifier, rows, task.labels, groups=task.groups, cv=splits)
     sizes = [len(test) for _, test in splits.split(rows, task.labels, task.groups)]
     return float(np.average(correct, weights=sizes))
 
 
 def measure(data: Path, weights: str = "") -> Iterator[tuple[str, dict[str, float]]]:
-    """Score the model and what it is compared with: yields a name and the accuracy of each task.
+    """Score the model and its baselines, and yield the name and the accuracies by task of each.
 
     Parameters
     ----------
@@ -92,10 +92,10 @@ def measure(data: Path, weights: str = "") -> Iterator[tuple[str, dict[str, floa
     weights : file to score; empty for the weights of the package
     """
     embedders: dict[str, Callable[[list[Tensor]], NDArray[np.float32]]] = {
-        "log-mel": log_mels,
-        "untrained network": partial(scenes, tiny.load_model(pretrained=False)),
-        "model": partial(scenes, tiny.load_model(weights)),
+        "log-mel": summarise_mels,
+        "untrained network": partial(embed_scenes, tiny.load_model(pretrained=False)),
+        "model": partial(embed_scenes, tiny.load_model(weights)),
     }
     tasks = load_tasks(data, CPJKU_MEL.sample_rate)
     for name, embed in embedders.items():
-        yield name, {task.name: accuracy(embed(task.waveforms), task) for task in tasks}
+        yield name, {task.name: cross_validate(embed(task.waveforms), task) for task in tasks}

@@ -8,20 +8,21 @@ from .. import recipes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class TinyRecipe:
     """How the embedded model is made, from the seed of its data to the last step.
 
     Attributes
     ----------
     seed : of data, initial weights and batches
     clips_per_shard : clips of two seconds in a shard
-    scene_shards, speech_shards : shards 0 to n - 1 are trained on, whatever else lies in the folder
-    steps : of the optimiser; each takes one batch of scenes and one of speech
-    scene_frames, speech_frames : mel frames in a batch of each kind, however long its crops are
-    scene_crops, speech_crops : mel frames of a crop, drawn for every batch; digits are as short as 0.25 s
-    learning_rate : at its highest, after `warm_up` steps; from there a half cosine leads to 0
-    betas, weight_decay, gradient_norm : of AdamW, and the norm above which gradients are scaled down
-    logits_weight, features_weight, phones_weight : of the three losses
+    scene_shards, speech_shards : numbers of shards, counted from shard 0; others in the folder are ignored
+    steps : optimiser steps, each on one batch of scenes and one of speech
+    scene_frames, speech_frames : mel frames in a batch of each kind, whatever the length of its crops
+    scene_crops, speech_crops : mel frames of a crop, drawn per batch; digits are as short as 0.25 s
+    learning_rate : peak, after `warm_up` steps; a half cosine then leads to 0
+    betas, weight_decay : of AdamW
+    gradient_norm : gradients are clipped to this norm
+    logits_weight, features_weight, phones_weight : weights of the three losses
     """
 
     seed: int = 0
@@ -43,7 +44,7 @@ class Recipe:
     phones_weight: float = 1.0
 
     def training(self) -> recipes.Recipe:
-        """Give the part that the training loop reads; every step counts as an epoch."""
+        """Return the recipe for the training loop; every step counts as an epoch."""
         return recipes.Recipe(
             epochs=self.steps,
             batch_size=1,  # not read: batches are counted in frames

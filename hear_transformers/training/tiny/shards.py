@@ -1,7 +1,7 @@
-"""Shards: numbered files of clips that depend on nothing but a seed and their number.
+"""Shards: numbered files of clips that depend only on a seed and their number.
 
-Any number of processes may write disjoint ranges of shards, stop at any moment, and start again: a shard is written
-under another name first, and one that exists is never made again.
+Any number of processes may write disjoint ranges of shards, stop at any moment, and start again: shards are written
+atomically, and existing ones are kept.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from ...networks.frontend import CPJKU_MEL
 
 Arrays = dict[str, NDArray[np.generic]]
 
-MEL_BATCH = 50  # clips whose log-mel is computed together
+MEL_BATCH = 50  # clips per call of the front end
 
 
 def shard_path(folder: Path, kind: str, number: int) -> Path:
-    """Give the file of a shard."""
+    """Return the path of a shard."""
     return folder / f"{kind}-{number:05d}.npz"
 
 
-def write(path: Path, arrays: Arrays) -> None:
-    """Write arrays to a file that is either complete or not there."""
+def write_shard(path: Path, arrays: Arrays) -> None:
+    """Write the arrays of a shard, atomically."""
     with atomic(path) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy sees an option of savez in any name
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes every name for an option of savez
 
 
-def read(path: Path) -> Arrays:
+def read_shard(path: Path) -> Arrays:
     """Read the arrays of a shard."""
     with np.load(path) as file:
         return {name: file[name] for name in file.files}
 
 
 @torch.no_grad()
-def log_mels(waveforms: Iterable[NDArray[np.float32]]) -> NDArray[np.float16]:
+def compute_log_mels(waveforms: Iterable[NDArray[np.float32]]) -> NDArray[np.float16]:
     """Compute log-mel spectrograms: waveforms of one length -> (clips, n_mels, frames)."""
     frontend = CPJKU_MEL.build()
     waveforms = list(waveforms)

@@ -1,7 +1,7 @@
 """Synthetic speech with a phone label for every mel frame, spoken by eSpeak NG.
 
-eSpeak NG (GPL-3.0, espeak-ng.org) is a program of its own, loaded when speech is made and no part of this package. Its
-library tells where in the audio every phone begins, which is what makes the labels exact.
+eSpeak NG (GPL-3.0, espeak-ng.org) is a separate program, loaded when speech is made and no part of this package. Its
+library reports where in the audio every phone begins, which makes the labels exact.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy import signal
 from ...errors import HearTransformersError
 from ...networks.frontend import CPJKU_MEL
 from . import effects
-from .signals import LENGTH, RATE, Dice, Signal, at_unit_level
+from .signals import LENGTH, RATE, Dice, Signal, normalise_level
 
 LIBRARY = "libespeak-ng.so.1"
 
@@ -30,11 +30,11 @@ WORDS_PER_MINUTE, PITCH, PITCH_RANGE = 1, 3, 4  # espeak_PARAMETER
 LAST_EVENT, PHONEME_EVENT = 0, 7  # espeak_EVENT_TYPE
 
 SILENCE = "_"  # what eSpeak's names of pauses begin with
-LANGUAGE_SWITCH = "("  # "(en)": no phone, the next ones are of another language
+LANGUAGE_SWITCH = "("  # "(en)": no phone; the next ones are of another language
 
 
 def _listed(words: str) -> tuple[str, ...]:
-    """Read a list from a text, which is easier on the eye than quotes around every word."""
+    """Split a text into words; this reads better than quotes around each."""
     return tuple(words.split())
 
 
@@ -82,12 +82,12 @@ ONSETS = _listed("p b t d k g f v s z h m n l r w j y sh ch th st tr pl br gr kl
 NUCLEI = _listed("a e i o u ee oo ay ow ar er ie oy or ea")
 CODAS = ["", "", "n", "t", "s", "k", "l", "m", "p", "d", "st", "nd", "v", "z", "f", "sh", "ng", "x", "rk", "lt"]
 
-PSEUDO_SHARE = 0.4  # of the items that are no words but random syllables
-ISOLATED_SHARE = 0.4  # of the clips that hold single words with silence around them
+PSEUDO_SHARE = 0.4  # fraction of the items that are random syllables, not words
+ISOLATED_SHARE = 0.4  # fraction of the clips with single words between silences
 TRACT_SPREAD = 0.13  # s.d. of the logarithm of the playback rate, which scales pitch and formants
 BAND_LIMITED = 0.5
 NOISE_DB = (-45.0, -8.0)
-SPEECH_STREAM = 1  # keeps the draws of speech apart from those of scenes
+SPEECH_STREAM = 1  # separates the draws of speech from those of scenes
 
 FRAMES = CPJKU_MEL.n_frames(LENGTH)
 FRAME_TIMES = np.arange(FRAMES) * CPJKU_MEL.hop_length / RATE  # s, centre of each mel frame
@@ -95,7 +95,7 @@ FRAME_TIMES = np.arange(FRAMES) * CPJKU_MEL.hop_length / RATE  # s, centre of ea
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """An utterance: samples at `RATE` and, for every phone, its onset in s and its name in eSpeak's notation."""
+    """An utterance: samples at `RATE`, and the onset (s) and name of every phone in eSpeak's notation."""
 
     waveform: Signal
     onsets: NDArray[np.float64]
@@ -103,7 +103,7 @@ class Spoken:
 
 
 class _Event(ctypes.Structure):
-    """espeak_EVENT of speak_lib.h; the union at its end is read as the name of a phone."""
+    """espeak_EVENT of speak_lib.h; the union at its end holds the name of a phone."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -123,10 +123,10 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 class Espeak:
-    """The synthesiser, one in a process.
+    """The synthesiser, one per process.
 
-    It remembers: what it says depends, in the last digits and the length of pauses, on all it said before. Only the
-    sequence of a fresh process can be repeated.
+    It has memory: the last digits of its samples and the length of pauses depend on everything it spoke before. Only
+    the sequence of a fresh process is reproducible.
 
     Raises
     ------
@@ -148,7 +148,7 @@ class Espeak:
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, samples: Any, n_samples: int, events: Any) -> int:
-        """Take what the library has made so far; 0 tells it to go on."""
+        """Collect samples and events from the library; returning 0 lets it continue."""
         if samples and n_samples > 0:
             self._samples.append(np.ctypeslib.as_array(samples, (n_samples,)).copy())
         i = 0
@@ -167,7 +167,7 @@ class Espeak:
         voice : language and variant, "en-us+f3"
         words_per_minute : 80 to 450
         pitch, pitch_range : 0 to 99
-        rate : of playback; above 1 the speaker is smaller: shorter, higher, higher formants
+        rate : of playback; above 1, speech is faster, with higher pitch and formants
         """
         library = self._library
         self._samples, self._events = [], []
@@ -191,7 +191,7 @@ class Espeak:
 
 @cache
 def espeak() -> Espeak:
-    """Give the process's synthesiser."""
+    """Return the synthesiser of this process."""
     return Espeak()
 
 
@@ -204,7 +204,7 @@ def item(dice: Dice) -> str:
 
 
 def labels(spoken: Spoken, times: NDArray[np.float64]) -> NDArray[np.str_]:
-    """Name the phone that sounds at each time (s): silence before the first and after the waveform."""
+    """Return the name of the phone at each time (s): silence before the first and after the waveform."""
     names = np.array([SILENCE, *spoken.phones], "U8")
     names_at = names[np.searchsorted(spoken.onsets, times, side="right")]
     return np.where(times < len(spoken.waveform) / RATE, names_at, SILENCE)
@@ -212,7 +212,7 @@ def labels(spoken: Spoken, times: NDArray[np.float64]) -> NDArray[np.str_]:
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """One voice: everything that stays the same within a clip."""
+    """A voice: everything that is constant within a clip."""
 
     voice: str
     pitch: int
@@ -220,7 +220,7 @@ class Speaker:
     rate: float
 
     @classmethod
-    def drawn(cls, dice: Dice) -> Speaker:
+    def draw(cls, dice: Dice) -> Speaker:
         """Draw a speaker."""
         language = dice.rng.choice(ENGLISH if dice.chance(ENGLISH_SHARE) else OTHERS)
         voice = f"{language}+{dice.rng.choice(VARIANTS)}"
@@ -264,7 +264,7 @@ def utterance(seed: int, shard: int, index: int, attempt: int = 0) -> tuple[Sign
     ----------
     seed : of the data set
     shard, index : which clip of it
-    attempt : how often eSpeak NG 1.51 has crashed in this shard, which it does about once in 10,000 utterances
+    attempt : number of crashes of eSpeak NG 1.51 in this shard so far (about one in 10,000 utterances)
 
     Returns
     -------
@@ -273,6 +273,6 @@ def utterance(seed: int, shard: int, index: int, attempt: int = 0) -> tuple[Sign
     """
     dice = Dice(seed, SPEECH_STREAM, shard, index, attempt)
     make = isolated if dice.chance(ISOLATED_SHARE) else running
-    clip, phones = make(dice, Speaker.drawn(dice))
-    clip = effects.recorded(dice, at_unit_level(clip), BAND_LIMITED, NOISE_DB)
-    return effects.at_random_level(dice, clip), phones
+    clip, phones = make(dice, Speaker.draw(dice))
+    clip = effects.record(dice, normalise_level(clip), BAND_LIMITED, NOISE_DB)
+    return effects.randomise_level(dice, clip), phones

@@ -1,7 +1,7 @@
 """Synthetic sound scenes: twelve families of sounds, one to three of them in a clip, then a recording chain.
 
-The families cover how everyday sounds come about (plucked, struck, blown, rubbed, boiled, spoken, beeped) with wide
-ranges rather than models of single sounds. Ranges are in the code of each family: that is where they mean something.
+The families cover the ways in which everyday sounds arise (plucked, struck, blown, rubbed, boiled, spoken, beeped) with
+wide ranges, rather than model single sounds. The ranges are in the code of each family, where they have a meaning.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from .signals import (
     TOP_HZ,
     Dice,
     Signal,
-    at_unit_level,
     bends,
     coloured_noise,
-    decibels,
+    db_to_gain,
     envelope,
-    filtered,
+    filter_clip,
     low_pass,
+    normalise_level,
     partials,
-    placed,
+    place,
     poisson_onsets,
     regular_onsets,
     resonance,
@@ -78,9 +78,9 @@ def harmonic(dice: Dice) -> Signal:
         frequency = base * 2 ** (scale[i] / 12) * (1 + vibrato * np.sin(TAU * vibrato_hz * TIMES[:n]))
         return (partials(dice, frequency, ratios, amplitudes) + breath * dice.noise(n)) * envelope(n, *shape)
 
-    clip = placed(note, np.arange(n_notes) * LENGTH / RATE / n_notes)
+    clip = place(note, np.arange(n_notes) * LENGTH / RATE / n_notes)
     if dice.chance(0.5):
-        clip = filtered(clip, 0.05 + resonances(dice, dice.integer(1, 4), 150, 9000, (1, 8)))
+        clip = filter_clip(clip, 0.05 + resonances(dice, dice.integer(1, 4), 150, 9000, (1, 8)))
     return clip
 
 
@@ -114,15 +114,15 @@ def modal(dice: Dice) -> Signal:
         return modes + click_shape * dice.noise(n)
 
     if dice.chance(0.6):
-        return placed(hit, regular_onsets(dice, dice.log_uniform(0.5, 9), dice.uniform(0, 0.5) ** 2))
-    return placed(hit, poisson_onsets(dice, dice.log_uniform(0.5, 8)))
+        return place(hit, regular_onsets(dice, dice.log_uniform(0.5, 9), dice.uniform(0, 0.5) ** 2))
+    return place(hit, poisson_onsets(dice, dice.log_uniform(0.5, 8)))
 
 
 def texture(dice: Dice) -> Signal:
     """Wind, sea, rain, hiss, rumble: coloured noise, resonant or not, steady or swelling."""
     clip = coloured_noise(dice, dice.uniform(-1, 3))
     if n := dice.integer(0, 3):
-        clip = filtered(clip, dice.log_uniform(0.01, 0.3) + resonances(dice, n, 60, 12_000, (0.5, 10)))
+        clip = filter_clip(clip, dice.log_uniform(0.01, 0.3) + resonances(dice, n, 60, 12_000, (0.5, 10)))
     movement = dice.integer(0, 3)
     if movement == 1:
         clip = clip * np.maximum(0, 1 + dice.uniform(0.2, 1) * np.sin(TAU * (dice.log_uniform(0.2, 30) * TIMES)))
@@ -130,13 +130,13 @@ def texture(dice: Dice) -> Signal:
         clip = clip * np.exp(dice.uniform(0.3, 1.5) * wander(dice, dice.log_uniform(0.5, 40)))
     elif movement == 3:
         clip = swell(dice, clip)
-    return at_unit_level(clip.astype(np.float32))
+    return normalise_level(clip.astype(np.float32))
 
 
 def swell(dice: Dice, clip: Signal) -> Signal:
-    """Let a noise rise and fall once, darker at its height, as a breaking wave or a gust does."""
+    """Make a noise rise and fall once, darker at its height, like a breaking wave or a gust."""
     rise = np.exp(-(((TIMES - dice.uniform(0, 2)) / dice.log_uniform(0.2, 1.5)) ** 2))
-    dark = filtered(clip, low_pass(dice.log_uniform(500, 4000), order=2))
+    dark = filter_clip(clip, low_pass(dice.log_uniform(500, 4000), order=2))
     return (clip * (1 - rise) + 2 * dark * rise) * (rise + dice.uniform(0.02, 0.3))
 
 
@@ -155,7 +155,7 @@ def granular(dice: Dice) -> Signal:
     grain[:n_grain] = dice.noise(n_grain) * np.exp(np.linspace(0, -5, n_grain, dtype=np.float32))
     body = dice.log_uniform(0.01, 0.5) + resonances(dice, dice.integer(1, 3), 400, 12_000, (0.5, 8))
     clip = fft.irfft(fft.rfft(impacts) * fft.rfft(grain) * body, LENGTH)
-    return at_unit_level(clip) + np.float32(0.7 * dice.log_uniform(0.01, 1)) * texture(dice)
+    return normalise_level(clip) + np.float32(0.7 * dice.log_uniform(0.01, 1)) * texture(dice)
 
 
 def whistle(dice: Dice) -> Signal:
@@ -176,8 +176,8 @@ def whistle(dice: Dice) -> Signal:
         return (partials(dice, detuned, ratios, amplitudes) * shape).astype(np.float32)
 
     if dice.chance(0.7):
-        return placed(syllable, regular_onsets(dice, min(dice.log_uniform(0.6, 12), 0.9 / duration), 0.05))
-    return placed(syllable, [dice.uniform(0, 0.8)])
+        return place(syllable, regular_onsets(dice, min(dice.log_uniform(0.6, 12), 0.9 / duration), 0.05))
+    return place(syllable, [dice.uniform(0, 0.8)])
 
 
 VOICES = {
@@ -199,7 +199,7 @@ CONTOURS: tuple[Callable[[np.ndarray, float], np.ndarray], ...] = (
 
 
 def formant_gains(freqs: np.ndarray, formants: np.ndarray, base_width: float, relative_width: float) -> np.ndarray:
-    """Give the gain of three formants at frequencies: (..., 3) formants broadcast against (...) frequencies."""
+    """Compute the gain of three formants: (...) frequencies, (..., 3) formants -> (...)."""
     detuning = (freqs[..., None] - formants) / (base_width + relative_width * formants)
     return (FORMANT_GAINS / (1 + detuning**2)).sum(-1)
 
@@ -224,18 +224,18 @@ def voice(dice: Dice) -> Signal:
         gains = formant_gains(numbers[:, None] * points_hz, formants, 60, 0.08) + 0.02  # (partials, points)
         frequency = np.interp(np.linspace(0, 1, n), progress, points_hz)
         source = partials(dice, frequency, numbers, gains * numbers[:, None] ** -tilt)
-        source = at_unit_level(source * (1 + roughness * np.sin(TAU * rough_hz * TIMES[:n])).astype(np.float32))
+        source = normalise_level(source * (1 + roughness * np.sin(TAU * rough_hz * TIMES[:n])).astype(np.float32))
         call = source + np.float32(breath_level) * breath_noise(dice, n, formants.mean(0))
         shape = envelope(n, dice.uniform(0.01, 0.08), 0.3, 0.6, dice.uniform(0.02, 0.15))
         return call * shape
 
-    return placed(call, regular_onsets(dice, dice.uniform(*rate), 0.1, most=8))
+    return place(call, regular_onsets(dice, dice.uniform(*rate), 0.1, most=8))
 
 
 def breath_noise(dice: Dice, n: int, formants: np.ndarray) -> Signal:
-    """Make noise of unit level through three still formants."""
+    """Make noise of unit level through three fixed formants."""
     gains = formant_gains(fft.rfftfreq(n, 1 / RATE), formants, 150, 0.1) + 0.03 * dice.chance(0.5)
-    return at_unit_level(fft.irfft(fft.rfft(dice.noise(n)) * gains.astype(np.float32), n))
+    return normalise_level(fft.irfft(fft.rfft(dice.noise(n)) * gains.astype(np.float32), n))
 
 
 def engine(dice: Dice) -> Signal:
@@ -249,8 +249,8 @@ def engine(dice: Dice) -> Signal:
     if n := dice.integer(0, 11):
         numbers = np.arange(1.0, n + 1)
         clip += partials(dice, frequency, numbers * dice.integer(1, 3), dice.uniforms(0, 0.5, n) * numbers**-0.7)
-    clip = filtered(clip, dice.log_uniform(0.01, 0.3) + resonances(dice, dice.integer(1, 4), 50, 8000, (0.7, 8)))
-    return at_unit_level(clip) + np.float32(0.5 * dice.log_uniform(0.005, 0.5)) * texture(dice)
+    clip = filter_clip(clip, dice.log_uniform(0.01, 0.3) + resonances(dice, dice.integer(1, 4), 50, 8000, (0.7, 8)))
+    return normalise_level(clip) + np.float32(0.5 * dice.log_uniform(0.005, 0.5)) * texture(dice)
 
 
 def ticks(dice: Dice) -> Signal:
@@ -270,7 +270,7 @@ def ticks(dice: Dice) -> Signal:
             click[gap:] += np.float32(0.5) * click[:-gap].copy()
         return click
 
-    clip = at_unit_level(placed(tick, regular_onsets(dice, dice.log_uniform(1, 12), dice.uniform(0, 0.05))))
+    clip = normalise_level(place(tick, regular_onsets(dice, dice.log_uniform(1, 12), dice.uniform(0, 0.05))))
     return clip + np.float32(dice.log_uniform(1e-4, 0.05)) * coloured_noise(dice, dice.uniform(-1, 3))
 
 
@@ -286,13 +286,13 @@ def burst(dice: Dice) -> Signal:
     voiced_gains = (np.exp(-(((numbers * pitch_hz - vowel[0]) / 600) ** 2)) + 0.05) / numbers
 
     def event(_: int) -> Signal:
-        sound = at_unit_level(filtered(dice.noise(), body))[:n]
+        sound = normalise_level(filter_clip(dice.noise(), body))[:n]
         if voicing:
             falling = pitch_hz * (1 - 0.2 * TIMES[:n])
             sound = sound + np.float32(voicing) * partials(dice, falling, numbers, voiced_gains)
         return (sound * shape * dice.uniform(0.4, 1)).astype(np.float32)
 
-    return placed(event, np.sort(dice.uniforms(0, 1.7, dice.integer(1, 4))))
+    return place(event, np.sort(dice.uniforms(0, 1.7, dice.integer(1, 4))))
 
 
 def bubbles(dice: Dice) -> Signal:
@@ -308,7 +308,7 @@ def bubbles(dice: Dice) -> Signal:
         wave = np.sin(TAU * np.float32(frequency) * times * (1 + np.float32(rise) * times))
         return np.float32(dice.rng.random()) * np.exp(-times / np.float32(decay)) * wave
 
-    clip = at_unit_level(placed(bubble, poisson_onsets(dice, dice.log_uniform(2, 120))))
+    clip = normalise_level(place(bubble, poisson_onsets(dice, dice.log_uniform(2, 120))))
     return clip + np.float32(0.3 * dice.log_uniform(1e-3, 0.2)) * texture(dice)
 
 
@@ -356,10 +356,10 @@ FAMILIES: dict[Callable[[Dice], Signal], float] = {
     fm: 0.7,
     alarm: 0.5,
 }
-"""How often each family is drawn, relative to the others."""
+"""Relative frequency of each family."""
 
-SCENE_STREAM = 0  # keeps the draws of scenes apart from those of speech
-LAYERS = (1, 1, 1, 2, 2, 3)  # sounds in a scene, each entry as likely
+SCENE_STREAM = 0  # separates the draws of scenes from those of speech
+LAYERS = (1, 1, 1, 2, 2, 3)  # sounds in a scene, each entry equally likely
 SCENE_BAND_LIMITED = 0.2
 SCENE_NOISE_DB = (-50.0, -12.0)
 
@@ -382,8 +382,8 @@ def scene(seed: int, shard: int, index: int) -> Signal:
     for i in range(LAYERS[dice.integer(0, len(LAYERS) - 1)]):
         family = families[int(dice.rng.choice(len(families), p=weights / weights.sum()))]
         gain_db = 0.0 if i == 0 else dice.uniform(-18, 0)
-        clip += decibels(gain_db) * at_unit_level(family(dice))
-    clip = effects.recorded(dice, clip, SCENE_BAND_LIMITED, SCENE_NOISE_DB)
+        clip += db_to_gain(gain_db) * normalise_level(family(dice))
+    clip = effects.record(dice, clip, SCENE_BAND_LIMITED, SCENE_NOISE_DB)
     if dice.chance(0.12):
         clip = effects.cut_short(dice, clip)
-    return effects.at_random_level(dice, clip)
+    return effects.randomise_level(dice, clip)
