@@ -122,9 +122,11 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option(
     "--dtype", metavar="NAME", help="Of the numbers that are written: float32 or float16.  [default: float32]"
 )
-@click.option("--layers-apart", is_flag=True, help="Write each of several layers into a folder of its own: layer=4.")
+@click.option(
+    "--separate-layers", "--layers-apart", is_flag=True, help="Write each layer to its own folder: layer=4, layer=8."
+)
 @click.option("--shard", callback=fraction, metavar="I/N", help="Embed only part I of N, counted from 0: 0/8 to 7/8.")
-@click.option("--overwrite", is_flag=True, help="Make outputs anew that are there already.")
+@click.option("--overwrite", is_flag=True, help="Overwrite existing outputs.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
 @click.option(
     "--labels", is_flag=True, help="Print what is heard, of AudioSet's classes or your own; needs --layer logits."

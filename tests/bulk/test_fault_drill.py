@@ -297,7 +297,7 @@ def test_one_table_holds_the_same(drill, undisturbed, expected):
 
 CHANGES = """
 import os
-from hear_transformers import sources
+from hear_transformers.bulk import sources
 find = sources.find
 def find_then_change(*arguments):
     found = find(*arguments)
@@ -370,12 +370,12 @@ def test_a_full_disk_ends_the_run_with_one_message(drill, expected, out):
 
 KILLS = """
 import contextlib, os, random, signal, sys, time
-from hear_transformers import parts
+from hear_transformers.bulk import table_output
 from hear_transformers.cli.embed_audio import main
 
 N_KILLS = 10
 *arguments, out = sys.argv[1:]
-parts.PART_SECONDS = 0.01
+table_output.PART_SECONDS = 0.01
 lists = sys.stdin.buffer.read()
 
 def work(out):

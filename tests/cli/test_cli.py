@@ -170,9 +170,10 @@ def test_the_first_failure_can_end_the_run(embed_audio, audio_file, tmp_path):
     assert not list(tmp_path.glob("*.npz"))
 
 
-def test_layers_apart_are_folders(embed_audio, audio_file, tmp_path):
+@pytest.mark.parametrize("option", ["--separate-layers", "--layers-apart"])
+def test_separate_layers_are_folders(embed_audio, audio_file, tmp_path, option):
     audio_file()
-    assert embed_audio("tone.wav", "--layer=2,5", "--layers-apart", "--dtype=float16").exit_code == 0
+    assert embed_audio("tone.wav", "--layer=2,5", option, "--dtype=float16").exit_code == 0
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("layer=*/*.npz")) == [
         "layer=2/tone.npz",
         "layer=5/tone.npz",
