@@ -24,9 +24,8 @@ from torch import Tensor
 from .. import FAMILIES, catalogue
 from ..audio import reading
 from ..audio.workers import default_workers
-from ..bulk import sources
 from ..bulk.extract import extract
-from ..bulk.sources import Source
+from ..bulk.sources import Source, find_sources
 from ..embedding.embedder import PRECISIONS, Embedder
 from ..embedding.pipeline import Clip, embed
 
@@ -92,7 +91,7 @@ class Stopwatch:
 
 def clips_of(folder: Path, count: int, seconds: float | None, scratch: Path) -> list[Source]:
     """Name so many audio files of a folder, taken again and again, cut or repeated to a length if that is asked for."""
-    found = [source.path for source in sources.find([str(folder)], iter(())) if source.error is None]
+    found = [source.path for source in find_sources([str(folder)], iter(())) if source.error is None]
     if not found:
         raise click.ClickException(f"{folder} holds no audio")
     if seconds is not None:

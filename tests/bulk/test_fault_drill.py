@@ -298,13 +298,13 @@ def test_one_table_holds_the_same(drill, undisturbed, expected):
 CHANGES = """
 import os
 from hear_transformers.bulk import sources
-find = sources.find
+find_sources = sources.find_sources
 def find_then_change(*arguments):
-    found = find(*arguments)
+    found = find_sources(*arguments)
     os.unlink("late/deleted.wav")
     os.replace("other.wav", "late/replaced.wav")
     return found
-sources.find = find_then_change
+sources.find_sources = find_then_change
 """
 
 
@@ -341,7 +341,11 @@ def test_an_interruption_keeps_what_is_finished(drill, expected):
     few, out = drill.few, drill.folder / "interrupted"
     done = drill.run("-", "--out=interrupted", "--batch-size=1", code=INTERRUPTION + COMMAND, files=few)
     assert done.returncode == 130
-    assert done.stderr.decode().splitlines()[-1].endswith("what is finished is kept, the same command goes on")
+    assert (
+        done.stderr.decode()
+        .splitlines()[-1]
+        .endswith("finished outputs are kept, run the same command again to resume")
+    )
     assert 20 <= len(outputs(out)) < len(of_good(few, expected))
     assert leftovers(out) == []
     finished = len(outputs(out))
@@ -412,7 +416,7 @@ def test_ten_kills_at_any_moment_lose_nothing_that_was_finished(drill, expected,
     few, where = drill.few, drill.folder / out
     killed = drill.run("-", "--num-workers=0", "--batch-size=1", out, code=KILLS, files=few)
     assert killed.returncode == 0, killed.stderr
-    state = where / ".embed-audio" if out == "killed" else drill.folder / ".embed-audio" / out
+    state = drill.folder / ".embed-audio" / out  # of a table
     finished = len(outputs(where)) if out == "killed" else len(journalled(state / "journal.jsonl"))
     done = drill.run("-", f"--out={out}", files=few)
     assert len(statuses(done, "skipped")) == finished
