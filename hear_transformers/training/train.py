@@ -30,7 +30,7 @@ class Options:
     Attributes
     ----------
     family, variant : of the network; the family's first variant if None
-    train, valid : manifests, see `manifest.read`
+    train, valid : manifests, see `manifest.read_labelled`
     out : folder of the run; one that holds a part of the same run is gone on with
     recipe : how to train
     source : weights to begin with, see `starts.start`
