@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from ..errors import HearTransformersError
 
@@ -57,6 +59,21 @@ def read_csv(
         raise error(f"{path}: not a CSV ({reason}); is each quote closed?") from reason
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror or reason})") from reason
+
+
+def parse_seconds(cell: Any, default: float) -> float:
+    """Return a time in s, the default if a cell is empty: "", None or NaN.
+
+    Raises
+    ------
+    TypeError, ValueError : it is not a number, is negative or infinite
+    """
+    if cell is None or cell == "" or cell != cell:
+        return default
+    seconds = float(cell)
+    if not 0.0 <= seconds < math.inf:
+        raise ValueError
+    return seconds
 
 
 def found_header(header: Sequence[str]) -> str:

@@ -122,17 +122,8 @@ def extract(
             report.record(_failure(source, source.error))
         extraction = _Extraction(model, outputs, n_labels)
         pending = [each for job in jobs if (each := extraction.prepare(job, report))]
-        embeddings = embed(
-            model,
-            (each.clip for each in pending),
-            timestamps=timestamps,
-            hashes=True,
-            scratch=scratch,
-            workers=workers,
-        )
         # Closed here, whatever happens, so that no worker outlives an interruption.
-        stack.enter_context(contextlib.closing(embeddings))
-        outcomes = _in_background(lambda embedded: extraction.complete(pending[embedded.index], embedded), embeddings)
+        outcomes = extraction.run(pending, timestamps=timestamps, scratch=scratch, workers=workers)
         stack.enter_context(contextlib.closing(outcomes))
         for outcome in outcomes:
             report.record(outcome)
@@ -176,6 +167,17 @@ class _Extraction:
         hashes = {each.sha256 if each else "" for each in existing if each is None or each.sha256}
         known = hashes.pop() if len(hashes) == 1 and not self.n_labels else ""
         return _PendingJob(job, Clip(source.path, source.start, source.end, known=known), existing)
+
+    def run(
+        self, pending: Sequence[_PendingJob], *, timestamps: bool, scratch: Path, workers: int
+    ) -> Generator[Outcome, None, None]:
+        """Embed and write jobs; yield the outcome of each, in order."""
+        clips = (each.clip for each in pending)
+        embeddings = embed(self.model, clips, timestamps=timestamps, hashes=True, scratch=scratch, workers=workers)
+        with contextlib.closing(embeddings):
+            outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
+            with contextlib.closing(outcomes):
+                yield from outcomes
 
     def complete(self, pending: _PendingJob, embedded: Embedded) -> Outcome:
         """Write an embedding to the outputs that lack it; return the outcome of its source."""

@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
 from ..errors import OptionError
-from .csv_rows import found_header, read_csv
+from .csv_rows import found_header, parse_seconds, read_csv
 from .parquet import import_pyarrow
 from .sources import Source, each_once
 
@@ -51,8 +51,7 @@ def _source(manifest: Path, place: str, name: Any, start: Any, end: Any) -> Sour
     """Return the source of one row; `place` names the row in errors."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise OptionError(f"{manifest}, {place}: {name!r} is not the path of a file")
-    first, last = (_seconds(manifest, place, cell) for cell in (start, end))
-    first, last = (0.0 if math.isnan(first) else first), (math.inf if math.isnan(last) else last)
+    first, last = _seconds(manifest, place, start, 0.0), _seconds(manifest, place, end, math.inf)
     if last <= first:
         raise OptionError(f"{manifest}, {place}: the end, {last:g} s, is not after the start, {first:g} s")
     path = manifest.parent / name
@@ -62,17 +61,12 @@ def _source(manifest: Path, place: str, name: Any, start: Any, end: Any) -> Sour
     return Source(path, relative if is_below else PurePath(path.name), start=first, end=last)
 
 
-def _seconds(manifest: Path, place: str, cell: Any) -> float:
-    """Read a time in s, NaN if the cell is empty."""
-    if cell is None or cell == "" or cell != cell:
-        return math.nan
+def _seconds(manifest: Path, place: str, cell: Any, default: float) -> float:
     try:
-        time = float(cell)
-    except (TypeError, ValueError):
-        time = -1.0
-    if not 0.0 <= time < math.inf:
-        raise OptionError(f"{manifest}, {place}: {cell!r} is not a time; give seconds, 0 or more, or nothing")
-    return time
+        return parse_seconds(cell, default)
+    except (TypeError, ValueError) as error:
+        reason = f"{cell!r} is not a time; give seconds, 0 or more, or nothing"
+        raise OptionError(f"{manifest}, {place}: {reason}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:

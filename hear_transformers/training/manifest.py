@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bulk.csv_rows import found_header, read_csv
+from ..bulk.csv_rows import found_header, parse_seconds, read_csv
 from ..errors import OptionError, TrainingError
 
 COLUMNS = ("path", "labels", "start", "end")
@@ -226,7 +226,7 @@ class _Rows:
             self.faults.add("without a path", line)
             return
         try:
-            start_seconds, end_seconds = _time(start, 0.0), _time(end, math.inf)
+            start_seconds, end_seconds = parse_seconds(start, 0.0), parse_seconds(end, math.inf)
         except ValueError:
             kind = "with a start or end that is not a number of seconds, 0 or more"
             self.faults.add(kind, line, f"{start!r}, {end!r}")
@@ -257,21 +257,6 @@ class _Rows:
             self.faults.add(kind, int(line), repr(names[self.labels[label]]))
         starts, stops = np.array(self.starts), np.array(self.ends)
         return Manifest(self.faults.source, np.array(self.paths), starts, stops, lines, classes, ends, labels)
-
-
-def _time(cell: str, default: float) -> float:
-    """Read a time in s.
-
-    Raises
-    ------
-    ValueError : it is not a number, is negative or infinite
-    """
-    if not cell:
-        return default
-    time = float(cell)
-    if not 0.0 <= time < math.inf:
-        raise ValueError
-    return time
 
 
 def _class_names(source: Path, given: Sequence[str] | None, found: dict[str, int]) -> tuple[str, ...]:
