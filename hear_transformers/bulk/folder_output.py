@@ -67,7 +67,8 @@ class FolderOfFiles:
         audio = made_with.get(AUDIO)
         if not isinstance(audio, dict):
             return ExistingOutput()
-        if any(audio.get(key) != value for key, value in job.audio("").items() if key in ("start", "end")):
+        wanted = job.audio(sha256="")
+        if (audio.get("start"), audio.get("end")) != (wanted["start"], wanted["end"]):
             return ExistingOutput(f"{path} is kept, but is of another part of a file; use overwrite to replace it")
         return ExistingOutput(sha256=str(audio.get("sha256", "")), file=str(audio.get("file", "")))
 

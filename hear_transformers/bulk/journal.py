@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from ..errors import DiskFullError, OptionError
+from ..files import atomic
 
 STATE = ".embed-audio"
 """The hidden folder."""
@@ -115,13 +116,8 @@ class Journal:
         """Rewrite the file with the current lines."""
         self.has_begun = True
         self.close()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_name(f".{uuid.uuid4().hex}.part")
-        try:
-            new.write_bytes(self._line({}) + self._encoded(self.lines))
-            new.replace(self.path)
-        finally:
-            new.unlink(missing_ok=True)
+        with atomic(self.path) as file:
+            file.write(self._line({}) + self._encoded(self.lines))
 
     def _encoded(self, lines: Mapping[str, Mapping[str, Any]]) -> bytes:
         return b"".join(self._line({"key": key, **line}) for key, line in lines.items())

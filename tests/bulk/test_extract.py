@@ -27,7 +27,7 @@ def paths(found: list[Source]) -> list[str]:
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """Make empty files: what is found does not depend on what is in them."""
+    """Create empty files: what is found does not depend on what is in them."""
     monkeypatch.chdir(tmp_path)
     for name in ("b.wav", "a.FLAC", "notes.txt", "sub/c.ogg", "sub/deep/d.mp3", ".hidden.wav", ".git/e.wav"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +242,7 @@ def test_outcomes_are_told_as_they_come(run, audio_file, tmp_path):
 
 @pytest.fixture(scope="module")
 def tagger():
-    """Give the smallest network, read at its logits."""
+    """Load the smallest network, with the layer logits."""
     return efficientat.load_model(variant="mn01_as", pretrained=False, layer="logits")
 
 
@@ -270,7 +270,7 @@ def test_files_whose_outputs_are_there_get_labels_too(tagger, audio_file, tmp_pa
     assert written.output.read_bytes() == before
 
 
-def test_outputs_of_other_settings_are_doubted_beside_labels(run, tagger, audio_file, tmp_path):
+def test_outputs_of_other_settings_are_kept_with_a_message_beside_labels(run, tagger, audio_file, tmp_path):
     path = audio_file()
     run(path)
     (outcome,) = extract.extract(tagger, find_sources([str(path)]), tmp_path / "out", n_labels=4).skipped
@@ -289,7 +289,7 @@ def test_labels_of_what_is_no_logits_are_refused_at_once(run, audio_file, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-# Runs taken up again
+# Resumed runs
 
 
 def test_outputs_that_are_there_are_kept(run, audio_file, tmp_path):
@@ -309,14 +309,14 @@ def test_overwrite_replaces_them(run, audio_file, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["npz", "npy", "parquet"])
-def test_outputs_of_other_settings_are_doubted(run, audio_file, format):
+def test_outputs_of_other_settings_are_kept_with_a_message(run, audio_file, format):
     path = audio_file()
     run(path, format=format)
     (outcome,) = run(path, format=format, timestamps=True).skipped
     assert "made with other settings (embedding, " in outcome.message
 
 
-def test_outputs_of_something_else_are_doubted(run, audio_file, tmp_path):
+def test_outputs_of_something_else_are_kept_with_a_message(run, audio_file, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tone.npz").write_text("mine")
     (outcome,) = run(audio_file()).skipped
@@ -455,7 +455,7 @@ def test_a_file_has_one_row_whatever_it_is_called(run, audio_file, tmp_path):
     assert sorted(table["file"].to_pylist()) == sorted([str(one), str(other), str(tmp_path / "one/same.flac")])
 
 
-def test_an_interrupted_table_is_gone_on_with(run, audio_file, tmp_path):
+def test_an_interrupted_table_is_resumed(run, audio_file, tmp_path):
     files = [audio_file(f"{i}.wav", seconds=0.5 + 0.1 * i) for i in range(3)]
 
     def interrupt(outcome):
