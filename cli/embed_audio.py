@@ -24,46 +24,47 @@ if TYPE_CHECKING:
     from hear_transformers.labels import Tag
 
 FEW_FILES = 10
-"""Up to so many files each gets a line of its own at the end."""
+"""Files that are listed one per line at the end; more are only counted."""
 
 FEW_WARNINGS = 3
+"""Warnings that are printed at the end; more are only counted."""
 
 TOP_K = 10
-"""Labels of each file, unless told."""
+"""Default number of labels per file."""
 
 TIME_OPTIONS = ("hop_ms", "window_ms", "framing")
-"""Options that only embeddings along time know."""
+"""Options of embeddings along time only."""
 
 EXAMPLES = """\b
 Examples:
   embed-audio input.wav                        one vector: input.npz
-  embed-audio input.wav --layer 8              of the eighth block
+  embed-audio input.wav --layer 8              from the eighth block
   embed-audio clips/ --hop-ms 50 --out table.parquet
                                                a vector every 50 ms, all in one table
   embed-audio "clips/**/*.flac" --model passt --layer 4,8,12 --pool meanmax --out embeddings
   embed-audio input.wav --model efficientat --layer logits --labels
-                                               what is heard: Speech, Music, ...
+                                               prints labels: Speech, Music, ...
   find . -name "*.ogg" | embed-audio - --json
   embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8
-                                               parts of files, by one of eight jobs
+                                               parts of files, in one of eight jobs
 
-What was made with the same settings from the same audio is skipped, so a run that was interrupted or killed is taken up
-by the same command; outputs of other settings are kept, with a warning. With --labels they are heard again, and their
-outputs stay as they are. failures.jsonl, beside the outputs, names what failed in the last run.
+Running the same command again resumes an interrupted run: outputs of the same settings and the same audio are skipped,
+outputs of changed audio are replaced, and outputs of other settings are kept, with a warning. With --labels, skipped
+files are embedded again to print theirs. failures.jsonl, next to the outputs, lists what failed in the last run.
 
 \b
 Exit codes:
   0    every file is embedded
-  1    some files failed, or the disk is full; the others are written
+  1    some files failed, or the disk is full; finished outputs are kept
   2    the command is wrong; nothing was done
-  130  interrupted; what was finished is kept
+  130  interrupted; finished outputs are kept
 
-What can be chosen: hear-transformers list, hear-transformers info MODEL.
+To list models and layers: hear-transformers list, hear-transformers info MODEL.
 """
 
 
 def milliseconds(context: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
-    """Read one or several numbers: "160" or "160,800"."""
+    """Parse one or several numbers: "160" or "160,800"."""
     if value is None:
         return None
     try:
@@ -73,13 +74,13 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
 
 
 def fraction(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
-    """Read which of how many: "0/8"."""
+    """Parse a shard, index and count: "0/8"."""
     if value is None:
         return 0, 1
     try:
         index, count = map(int, value.split("/"))
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not which of how many, from 0/8 to 7/8") from error
+        raise click.BadParameter(f"{value!r} is not a shard; give I/N, such as 0/8 to 7/8") from error
     return index, count
 
 
@@ -92,24 +93,26 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str | No
     "--model",
     metavar="NAME",
     help=f"{', '.join(FAMILIES)}, or a Python module that follows the HEAR API.  [default: {next(iter(FAMILIES))}, or "
-    "what a checkpoint trained here is]",
+    "the model of --weights]",
 )
-@click.option("--variant", metavar="NAME", help="Which network of that family.  [default: the first, likewise]")
+@click.option("--variant", metavar="NAME", help="Network of that family.  [default: the first, or that of --weights]")
 @click.option("--weights", metavar="FILE", help="Checkpoint to use instead of the published one.")
 @click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")
-@click.option(
-    "--pool", metavar="NAME", help="How a layer becomes a vector: mean, max, meanmax, meanstd, flat, unroll, cls."
-)
-@click.option("--scene/--timestamps", default=None, help="One vector per file (the default), or vectors along time.")
+@click.option("--pool", metavar="NAME", help="From layer to vector: mean, max, meanmax, meanstd, flat, unroll, cls.")
+@click.option("--scene/--timestamps", default=None, help="One vector per file (default), or vectors along time.")
 @click.option("--hop-ms", type=float, metavar="MS", help="Time between two vectors; implies --timestamps.")
-@click.option("--window-ms", callback=milliseconds, metavar="MS", help="Audio that one vector sees; several: 160,800.")
 @click.option(
-    "--framing", metavar="NAME", help="windowed: a window around each time; native: the network's own frames."
+    "--window-ms", callback=milliseconds, metavar="MS", help="Audio per vector; several: 160,800; implies --timestamps."
+)
+@click.option(
+    "--framing",
+    metavar="NAME",
+    help="windowed: a window around each time; native: the network's own frames; implies --timestamps.",
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
 @click.option("--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16; results are float32.")
-@click.option("--compile", is_flag=True, default=None, help="Compile the network: faster after a slow start.")
-@click.option("--batch-size", callback=count_or_auto, metavar="N", help="Windows that go through it at once, or auto.")
+@click.option("--compile", is_flag=True, default=None, help="Compile the network: slower to start, then faster.")
+@click.option("--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch at most, or auto.")
 @click.option(
     "--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio, or auto.  [default: auto]"
 )
@@ -117,19 +120,23 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str | No
     "--out", default=".", show_default=True, metavar="PATH", help="Folder, or a .npz, .npy, .parquet or .hdf5 file."
 )
 @click.option(
-    "--format", metavar="NAME", help="npz, npy; parquet, hdf5 (one table for all).  [default: by --out, else npz]"
+    "--format",
+    metavar="NAME",
+    help="npz, npy: one file per input; parquet, hdf5: one table.  [default: by --out, else npz]",
 )
+@click.option("--dtype", metavar="NAME", help="Type of stored numbers: float32, float16.  [default: float32]")
 @click.option(
-    "--dtype", metavar="NAME", help="Of the numbers that are written: float32 or float16.  [default: float32]"
+    "--separate-layers", "--layers-apart", is_flag=True, help="Write each layer to its own folder: layer=4, layer=8."
 )
-@click.option("--layers-apart", is_flag=True, help="Write each of several layers into a folder of its own: layer=4.")
 @click.option("--shard", callback=fraction, metavar="I/N", help="Embed only part I of N, counted from 0: 0/8 to 7/8.")
-@click.option("--overwrite", is_flag=True, help="Make outputs anew that are there already.")
+@click.option("--overwrite", is_flag=True, help="Overwrite existing outputs.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
 @click.option(
-    "--labels", is_flag=True, help="Print what is heard, of AudioSet's classes or your own; needs --layer logits."
+    "--labels",
+    is_flag=True,
+    help="Print the most probable classes, AudioSet's or those of a model trained here; needs --layer logits.",
 )
-@click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"How many labels.  [default: {TOP_K}]")
+@click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"Labels per file.  [default: {TOP_K}]")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file on stdout.")
 @click.version_option(__version__)
@@ -155,10 +162,10 @@ def main(
     fail_fast: bool,
     **options: Any,
 ) -> None:
-    """Embed audio files: numbers that say what is heard, from any layer, for whole files or along time.
+    """Compute embeddings of audio files, from any layer of a network, for whole files or along time.
 
-    INPUT is an audio file, a folder (searched for audio with all its subfolders), a pattern in quotes, or - for a list
-    of paths on stdin.
+    INPUT is an audio file, a folder (searched for audio, with its subfolders), a pattern in quotes, or - for a list of
+    paths on stdin.
     """
     # Imported here because PyTorch takes seconds and --help must not.
     from hear_transformers import catalogue
@@ -168,59 +175,59 @@ def main(
     given = {name: value for name, value in options.items() if value is not None}
     timestamps = wants_timestamps(scene, given)
     n_labels = wants_labels(labels, top_k, given.get("layer"), timestamps)
-    chosen = {
-        "format": formats.choose_format(Path(out), format),
-        "dtype": dtype or formats.DTYPES[0],
-        "shard": outputs.Shard(*shard),
-        "separate_layers": separate_layers,
-        "overwrite": overwrite,
-        "fail_fast": fail_fast,
-    }
+    stored = outputs.OutputOptions(
+        formats.choose_format(Path(out), format),
+        dtype or formats.DTYPES[0],
+        separate_layers,
+        overwrite,
+        outputs.Shard(*shard),
+    )
     found = find(inputs, manifest)
     embedder = catalogue.load(model or catalogue.family_of_checkpoint(weights or ""), weights or "", device, given)
-    with Progress(len(found) // shard[1], quiet=quiet, as_json=as_json) as progress, kept(overwrite):
+    with Progress(len(found) // shard[1], quiet=quiet, as_json=as_json) as progress, resumable(overwrite):
         report = extract.extract(
             embedder,
             found,
             Path(out),
+            stored,
             timestamps=timestamps,
             n_labels=n_labels,
+            fail_fast=fail_fast,
             workers=workers.default_workers(len(found)) if num_workers is None else num_workers,
             on_outcome=progress.show,
-            **chosen,
         )
     if not (quiet or as_json):
-        summarise(report, chosen["dtype"])
+        summarise(report, stored.dtype)
     sys.exit(1 if report.failed else 0)
 
 
 def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
-    """Find what is to be embedded."""
-    from hear_transformers.bulk import manifest as lists
-    from hear_transformers.bulk import sources
+    """Find the sources to embed."""
+    from hear_transformers.bulk.manifest import read_manifest
+    from hear_transformers.bulk.sources import each_once, find_sources
 
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
-    # Names of files need not be text.
-    listed = map(os.fsdecode, sys.stdin.buffer)
-    found = sources.each_once([*sources.find(inputs, listed), *(lists.read(Path(manifest)) if manifest else ())])
+    listed = map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
+    found = each_once([*find_sources(inputs, listed), *(read_manifest(Path(manifest)) if manifest else ())])
     if not found:
         raise click.UsageError("nothing to embed: the list on stdin is empty")
     return found
 
 
 @contextlib.contextmanager
-def kept(overwrite: bool) -> Iterator[None]:
-    """Say how to go on when a run is interrupted."""
+def resumable(overwrite: bool) -> Iterator[None]:
+    """Turn an interruption into a message that explains how to resume."""
     try:
         yield
     except KeyboardInterrupt as error:
         without = " without --overwrite" if overwrite else ""
-        raise Failure(f"interrupted; what is finished is kept, the same command{without} goes on", 130) from error
+        message = f"interrupted; finished outputs are kept, run the same command again{without} to resume"
+        raise Failure(message, 130) from error
 
 
 def wants_timestamps(scene: bool | None, given: dict[str, Any]) -> bool:
-    """Decide between one vector per file and vectors along time, which options about time imply."""
+    """Return True for vectors along time, which options about time imply, False for one vector per file."""
     about_time = [f"--{name.replace('_', '-')}" for name in TIME_OPTIONS if name in given]
     if scene and about_time:
         raise click.UsageError(
@@ -231,17 +238,17 @@ def wants_timestamps(scene: bool | None, given: dict[str, Any]) -> bool:
 
 
 def wants_labels(labels: bool, top_k: int | None, layer: str | None, timestamps: bool) -> int:
-    """Give the number of labels of each file, 0 for none, before time is spent on loading a model that has none."""
+    """Return the number of labels per file, 0 for none; refuse wrong options before the model is loaded."""
     if not labels:
         if top_k is not None:
-            raise click.UsageError("--top-k says how many labels are printed; give --labels too, or leave it out")
+            raise click.UsageError("--top-k is the number of labels to print; give --labels too, or leave it out")
         return 0
     if timestamps:
-        raise click.UsageError("--labels says what is heard in a whole file, so it does not go with vectors along time")
+        raise click.UsageError("--labels describes whole files, so it does not go with vectors along time")
     if layer != "logits":
         raise click.UsageError(
-            f"--labels names logits, and {'no layer' if layer is None else f'layer {layer}'} was asked for; "
-            "give --layer logits, with a model that was trained on AudioSet, such as efficientat, or that you trained"
+            f"--labels needs logits, and {'no layer' if layer is None else f'layer {layer}'} was asked for; "
+            "give --layer logits, with a model that was trained on AudioSet, such as efficientat, or by you"
         )
     return TOP_K if top_k is None else top_k
 
@@ -264,7 +271,7 @@ class Progress:
         self.bar.close()
 
     def show(self, outcome: Outcome) -> None:
-        """Show what became of one source."""
+        """Show the outcome of one source."""
         if outcome.status == "failed":
             self.bar.write(one_line(f"Error: {outcome.message}"), file=sys.stderr)
         if self.as_json:
@@ -275,7 +282,7 @@ class Progress:
 
 
 def as_record(outcome: Outcome) -> dict[str, Any]:
-    """Make the JSON object of one source."""
+    """Return the JSON object of one source."""
     failed = outcome.status == "failed"
     return {
         "input": outcome.source,
@@ -292,23 +299,23 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
 
 
 def as_table(source: str, tags: Iterable[Tag]) -> str:
-    """Write the labels of one source for people: its name, then a probability and a label on each line."""
+    """Format the labels of one source: its name, then a probability and a label per line."""
     return "\n".join([one_line(source), *(f"  {tag.probability:.3f}  {tag.label}" for tag in tags)])
 
 
 def summarise(report: Report, dtype: str) -> None:
-    """Say what was written, and what is doubtful about what was not."""
+    """Print what was written, and warnings about outputs that were kept."""
     if len(report.written) <= FEW_FILES:
         for outcome in report.written:
             click.echo(one_line(f"{outcome.source} -> {outcome.output}  {outcome.shape} {dtype}"))
-    doubts = [outcome.message for outcome in report.skipped if outcome.message]
-    for doubt in doubts[:FEW_WARNINGS]:
-        click.echo(one_line(f"Warning: {doubt}"), err=True)
-    if len(doubts) > FEW_WARNINGS:
-        click.echo(f"Warning: the same of {len(doubts) - FEW_WARNINGS} more files", err=True)
+    messages = [outcome.message for outcome in report.skipped if outcome.message]
+    for message in messages[:FEW_WARNINGS]:
+        click.echo(one_line(f"Warning: {message}"), err=True)
+    if len(messages) > FEW_WARNINGS:
+        click.echo(f"Warning: {len(messages) - FEW_WARNINGS} more outputs were kept", err=True)
     parts = [f"{len(report.written)} written"]
     if report.skipped:
-        parts.append(f"{len(report.skipped)} skipped, already there (--overwrite makes them anew)")
+        parts.append(f"{len(report.skipped)} skipped, outputs exist (--overwrite replaces them)")
     if report.failed:
         parts.append(f"{len(report.failed)} failed")
     click.echo(", ".join(parts))

@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 
 class Failure(click.ClickException):
-    """One line on stderr, then the end."""
+    """A message on stderr and an exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(printable(message))
@@ -25,12 +25,12 @@ class Failure(click.ClickException):
 
 
 def printable(text: str) -> str:
-    """Replace what no terminal can print: a file name need not be text."""
+    """Replace surrogates, which no terminal prints: a file name need not be text."""
     return text.encode("utf-8", "replace").decode()
 
 
 def one_line(text: str) -> str:
-    """Write a file name on one line, and without what a terminal would take for a command."""
+    """Escape line breaks and control characters, which a file name may hold."""
     shown = (char if char.isprintable() or "\ud800" <= char <= "\udfff" else repr(char)[1:-1] for char in text)
     return printable("".join(shown))
 

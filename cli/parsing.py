@@ -1,4 +1,4 @@
-"""Values of options that are more than a word."""
+"""Parsing of options: JSON, counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hear_transformers.errors import OptionError
 
 
 def parse_json(option: str, text: str) -> Any:
-    """Read a JSON value."""
+    """Parse a JSON value."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -19,7 +19,7 @@ def parse_json(option: str, text: str) -> Any:
 
 
 def parse_object(option: str, text: str, example: str) -> dict[str, Any]:
-    """Read a JSON object."""
+    """Parse a JSON object."""
     value = parse_json(option, text)
     if not isinstance(value, dict):
         raise OptionError(f"{option}: {text!r} is not a JSON object; an example: {example}")
@@ -27,7 +27,7 @@ def parse_object(option: str, text: str, example: str) -> dict[str, Any]:
 
 
 def count_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Read a whole number, None for "auto"."""
+    """Parse a whole number, None for "auto"."""
     if value in (None, "auto"):
         return None
     least = 0 if parameter.name == "num_workers" else 1
@@ -36,5 +36,5 @@ def count_or_auto(context: click.Context, parameter: click.Parameter, value: str
     except ValueError:
         count = least - 1
     if count < least:
-        raise click.BadParameter(f"{value!r} is neither a number from {least} on nor auto")
+        raise click.BadParameter(f"{value!r} is neither a whole number of {least} or more, nor auto")
     return count

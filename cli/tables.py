@@ -1,4 +1,4 @@
-"""What commands print for people."""
+"""Text and tables that commands print."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 
 def as_text(value: Any) -> str:
-    """Write a value of JSON for people."""
+    """Format a JSON value for people."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {as_text(part)}" for key, part in value.items())
     if isinstance(value, list):
@@ -24,7 +24,7 @@ def as_text(value: Any) -> str:
 
 
 def echo_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in columns."""
+    """Print rows in aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

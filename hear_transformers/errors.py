@@ -5,6 +5,7 @@ HearTransformersError
 + AudioError       a file or array cannot be read, or is not audio
 + WeightsError     a checkpoint is missing, damaged, or for another network
 + TrainingError    a training run cannot start or continue
++ DiskFullError    the disk of the outputs is full
 
 HearTransformersWarning: the work continues, though not exactly as asked.
 
@@ -30,6 +31,10 @@ class WeightsError(HearTransformersError):
 
 class TrainingError(HearTransformersError):
     """A training run cannot start or continue because of its data, its folder or its numbers."""
+
+
+class DiskFullError(HearTransformersError):
+    """The disk of the outputs is full."""
 
 
 class HearTransformersWarning(UserWarning):

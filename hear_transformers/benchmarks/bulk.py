@@ -24,9 +24,8 @@ from torch import Tensor
 from .. import FAMILIES, catalogue
 from ..audio import reading
 from ..audio.workers import default_workers
-from ..bulk import sources
 from ..bulk.extract import extract
-from ..bulk.sources import Source
+from ..bulk.sources import Source, find_sources
 from ..embedding.embedder import Embedder
 from ..embedding.forward import PRECISIONS
 from ..embedding.pipeline import Clip, embed
@@ -93,7 +92,7 @@ class Stopwatch:
 
 def repeat_clips(folder: Path, count: int, seconds: float | None, scratch: Path) -> list[Source]:
     """Repeat the audio files of a folder up to a number of clips, each cut or looped to a length if given."""
-    found = [source.path for source in sources.find([str(folder)], iter(())) if source.error is None]
+    found = [source.path for source in find_sources([str(folder)], iter(())) if source.error is None]
     if not found:
         raise click.ClickException(f"{folder} holds no audio")
     if seconds is not None:

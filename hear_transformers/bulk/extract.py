@@ -1,4 +1,4 @@
-"""Audio files -> embeddings -> output files; what failed, and why, without stopping the rest; resumable."""
+"""Audio files -> embeddings -> output files: resumable, and a file that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError
 from ..labels import Tag, check_logits, tags_of
 from . import journal
-from .formats import DTYPES
 from .items import ExistingOutput, Job
 from .journal import Failures, is_disk_full
-from .outputs import ALL, Destination, Output, Shard, contents_of, items_of
+from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
 from .sources import Source
 from .table_output import TableOfParts
 
 WAITING = 32
 """Embeddings that wait to be written while the next are computed."""
+
+DEFAULTS = OutputOptions()
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -32,19 +33,19 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one source.
+    """The outcome of one source.
 
     Attributes
     ----------
     source : as the user would write it
-    status : "written", "skipped" (its output was there already) or "failed"
-    output : file with its embedding, None if it failed; where layers are apart, that of the first
+    status : "written", "skipped" (its output exists) or "failed"
+    output : file with its embedding, None if it failed; of separate layers, that of the first
     shape : of the embedding, None unless written
     seconds : duration of the audio, None unless written
-    tags : the likeliest labels, None if it failed or none were asked for
-    message : why it failed, or what is doubtful about the output that is kept; else empty
+    tags : the most probable labels, None if it failed or none were asked for
+    message : why it failed, or how the settings of an output that is kept differ; else empty
     start, end : of the part of the file, in s
-    error : class of what failed, empty if nothing did
+    error : class of the exception, empty if none
     """
 
     source: str
@@ -61,7 +62,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of all sources, in the order in which they were named."""
+    """Outcomes of all sources, in the order in which they were named."""
 
     written: list[Outcome] = field(default_factory=list)
     skipped: list[Outcome] = field(default_factory=list)
@@ -72,78 +73,62 @@ def extract(
     model: Model,
     sources: Sequence[Source],
     out: Path,
-    format: str = "npz",
+    options: OutputOptions = DEFAULTS,
     *,
     timestamps: bool = False,
-    overwrite: bool = False,
     n_labels: int = 0,
-    dtype: str = DTYPES[0],
-    separate_layers: bool = False,
-    shard: Shard = ALL,
     fail_fast: bool = False,
     workers: int = 0,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
     """Embed audio files and write the embeddings.
 
-    A file that fails is reported and the others are written; see `pipeline.embed`. A run that was stopped, however it
-    was, is gone on with by the same call: an output that was made with these settings from audio of this content is
-    kept, one of other content is made anew, and one of other settings is kept and doubted.
+    A file that fails is reported, and the others are written; see `pipeline.embed`. Running the same call again resumes
+    an interrupted run. An existing output is kept if its settings and the content of its audio are unchanged, replaced
+    if its audio changed, and kept with a message if its settings differ.
 
     Parameters
     ----------
     model : what embeds
-    sources : from `sources.find` or `manifest.read`
+    sources : from `sources.find_sources` or `manifest.read_manifest`
     out : folder of the outputs, or the one output, named with the suffix of its format
-    format : a key of `formats.FILES` or `formats.TABLES`
+    options : how embeddings are stored
     timestamps : embeddings along time instead of one per file
-    overwrite : make outputs anew that are there already
-    n_labels : how many labels to give each file, see `labels.top_tags`; with any, a file whose output is there already
-        is heard again for them, and the output stays as it is
-    dtype : what the numbers are stored as, one of `formats.DTYPES`
-    separate_layers : each layer of the model goes into a folder of its own, ``layer=8``, as if it were the only one
-    shard : which sources are embedded; others are left to other runs, which may write to the same place
+    n_labels : labels per file, see `labels.top_tags`; if not 0, files with an existing output are embedded again for
+        their labels, and the output is kept
     fail_fast : stop at the first failure
     workers : processes that read audio, see `pipeline.embed`
     on_outcome : called as soon as a source is finished
 
     Raises
     ------
-    OptionError : `out` is a single file for several sources, the format needs something that is not installed, labels
-        are asked for and the embeddings are not logits, see `labels.check_logits`, or layers apart of a model of others
+    OptionError : `out` is a single file for several sources, the format needs a package that is not installed, labels
+        are asked for and the embeddings are not logits, see `labels.check_logits`, or separate layers of a model of
+        another package
     DiskFullError : the disk is full
     """
     if n_labels:
         check_logits(model, timestamps=timestamps)
-    where = Destination.of(out, format, shard)
-    items, failed = items_of(sources, where, shard)
-    contents = contents_of(model, timestamps=timestamps, apart=separate_layers, dtype=dtype)
-    report = _Reporter(Failures(where.failures), fail_fast, on_outcome)
-    with journal.disk_full_as_error(where.folder), contextlib.suppress(_Stopped), contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(journal.scratch(where.folder))
-        outputs = [where.output(content, overwrite=overwrite, scratch=scratch) for content in contents]
+    destination = Destination.of(out, options)
+    jobs, failed = jobs_of(sources, destination)
+    contents = contents_of(model, timestamps=timestamps, apart=options.separate_layers, dtype=options.dtype)
+    report = _Reporter(Failures(destination.failures), fail_fast, on_outcome)
+    with journal.disk_full_as_error(destination.folder), contextlib.suppress(_Stopped), contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(journal.scratch(destination.folder))
+        outputs = [destination.output(content, scratch) for content in contents]
         for output in outputs:
             stack.enter_context(output)
         for source in failed:
             report.record(_failure(source, source.error))
-        run = _Run(model, outputs, n_labels)
-        tasks = [task for item in items if (task := run.prepare(item, report))]
-        embeddings = embed(
-            model,
-            (task.clip for task in tasks),
-            timestamps=timestamps,
-            hashes=True,
-            scratch=scratch,
-            workers=workers,
-        )
+        extraction = _Extraction(model, outputs, n_labels)
+        pending = [each for job in jobs if (each := extraction.prepare(job, report))]
         # Closed here, whatever happens, so that no worker outlives an interruption.
-        stack.enter_context(contextlib.closing(embeddings))
-        outcomes = _in_background(lambda embedded: run.complete(tasks[embedded.index], embedded), embeddings)
+        outcomes = extraction.run(pending, timestamps=timestamps, scratch=scratch, workers=workers)
         stack.enter_context(contextlib.closing(outcomes))
         for outcome in outcomes:
             report.record(outcome)
         for output in outputs:
-            output.finish(items)
+            output.finish(jobs)
     return report.sorted(sources)
 
 
@@ -151,15 +136,15 @@ def extract(
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """What to embed, and what is there already in each output."""
+class _PendingJob:
+    """A job to embed, and what exists of it in each output."""
 
-    item: Job
+    job: Job
     clip: Clip
-    held: tuple[ExistingOutput | None, ...]
+    existing: tuple[ExistingOutput | None, ...]
 
 
-class _Run:
+class _Extraction:
     """Decides what is embedded and what is written."""
 
     def __init__(self, model: Model, outputs: Sequence[Output], n_labels: int) -> None:
@@ -167,65 +152,77 @@ class _Run:
         self.outputs = outputs
         self.n_labels = n_labels
 
-    def prepare(self, item: Job, report: _Reporter) -> _Task | None:
-        """Look at what is there; None if there is nothing to do, which is reported."""
-        source = item.source
+    def prepare(self, job: Job, report: _Reporter) -> _PendingJob | None:
+        """Look up the existing outputs of a job; report it and return None if there is nothing to embed."""
+        source = job.source
         try:
-            held = tuple(output.held(item) for output in self.outputs)
+            existing = tuple(output.existing(job) for output in self.outputs)
         except HearTransformersError as error:
             report.record(_failure(source, error))
             return None
-        if not self.n_labels and all(each and not each.sha256 for each in held):
-            report.record(self._skipped(item, held))
+        if not self.n_labels and all(each and not each.sha256 for each in existing):
+            report.record(self._skipped(job, existing))
             return None
-        # Where an output is missing, or two were made from different audio, it is embedded in any case.
-        contents = {each.sha256 if each else "" for each in held if each is None or each.sha256}
-        known = contents.pop() if len(contents) == 1 and not self.n_labels else ""
-        return _Task(item, Clip(source.path, source.start, source.end, known=known), held)
+        # If an output is missing, or two were made from different audio, it is embedded in any case.
+        hashes = {each.sha256 if each else "" for each in existing if each is None or each.sha256}
+        known = hashes.pop() if len(hashes) == 1 and not self.n_labels else ""
+        return _PendingJob(job, Clip(source.path, source.start, source.end, known=known), existing)
 
-    def complete(self, task: _Task, embedded: Embedded) -> Outcome:
-        """Write an embedding where it is wanted, and say what became of its source."""
-        item = task.item
+    def run(
+        self, pending: Sequence[_PendingJob], *, timestamps: bool, scratch: Path, workers: int
+    ) -> Generator[Outcome, None, None]:
+        """Embed and write jobs; yield the outcome of each, in order."""
+        clips = (each.clip for each in pending)
+        embeddings = embed(self.model, clips, timestamps=timestamps, hashes=True, scratch=scratch, workers=workers)
+        with contextlib.closing(embeddings):
+            outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
+            with contextlib.closing(outcomes):
+                yield from outcomes
+
+    def complete(self, pending: _PendingJob, embedded: Embedded) -> Outcome:
+        """Write an embedding to the outputs that lack it; return the outcome of its source."""
+        job = pending.job
         if isinstance(embedded.error, OSError) and is_disk_full(embedded.error):
             raise embedded.error
         if embedded.error is not None:
-            return _failure(item.source, embedded.error)
+            return _failure(job.source, embedded.error)
         if embedded.embedding is None:
-            return self._skipped(item, task.held)
+            return self._skipped(job, pending.existing)
         try:
             tags = tags_of(self.model, embedded.embedding, self.n_labels) if self.n_labels else None
-            held = [_held_now(held, task, embedded.sha256, self.outputs[0].path(item)) for held in task.held]
-            missing = [output for output, each in zip(self.outputs, held, strict=True) if each is None]
+            path = self.outputs[0].path(job)
+            existing = [_if_unchanged(each, job, embedded.sha256, path) for each in pending.existing]
+            missing = [output for output, each in zip(self.outputs, existing, strict=True) if each is None]
             if not missing:
-                return self._skipped(item, held, tags)
-            shapes = [output.write(item, embedded) for output in missing]
+                return self._skipped(job, existing, tags)
+            shapes = [output.write(job, embedded) for output in missing]
         except OSError as error:
             if is_disk_full(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
-                raise  # the next would fail too, or a part is spoiled that holds others
-            return _failure(item.source, error)
+                raise  # the next would fail too, or the part that is spoiled holds others
+            return _failure(job.source, error)
         except HearTransformersError as error:
-            return _failure(item.source, error)
-        return self._outcome(item, "written", shape=shapes[0], seconds=embedded.seconds, tags=tags)
+            return _failure(job.source, error)
+        return self._outcome(job, "written", shape=shapes[0], seconds=embedded.seconds, tags=tags)
 
     def _skipped(
-        self, item: Job, held: Iterable[ExistingOutput | None], tags: tuple[Tag, ...] | None = None
+        self, job: Job, existing: Iterable[ExistingOutput | None], tags: tuple[Tag, ...] | None = None
     ) -> Outcome:
-        doubt = next((each.doubt for each in held if each and each.doubt), "")
-        return self._outcome(item, "skipped", tags=tags, message=doubt)
+        mismatch = next((each.mismatch for each in existing if each and each.mismatch), "")
+        return self._outcome(job, "skipped", tags=tags, message=mismatch)
 
-    def _outcome(self, item: Job, status: str, **rest: Any) -> Outcome:
-        source = item.source
-        output = self.outputs[0].path(item)
+    def _outcome(self, job: Job, status: str, **rest: Any) -> Outcome:
+        source = job.source
+        output = self.outputs[0].path(job)
         return Outcome(str(source.path), status, output, start=source.start, end=source.end, **rest)
 
 
-def _held_now(held: ExistingOutput | None, task: _Task, sha256: str, output: Path) -> ExistingOutput | None:
-    """Tell what is there for a source of this content, None if it is to be written."""
-    if held is None or not held.sha256 or held.sha256 == sha256:
-        return held
-    if held.file == os.path.abspath(task.item.source.path):
-        return None  # it changed
-    return ExistingOutput(f"{output} is kept, but was made from {held.file}; overwrite makes it anew")
+def _if_unchanged(existing: ExistingOutput | None, job: Job, sha256: str, path: Path) -> ExistingOutput | None:
+    """Return the existing output of a job, None if its audio changed, so that it is replaced."""
+    if existing is None or not existing.sha256 or existing.sha256 == sha256:
+        return existing
+    if existing.file == os.path.abspath(job.source.path):
+        return None
+    return ExistingOutput(f"{path} is kept, but was made from {existing.file}; use overwrite to replace it")
 
 
 def _failure(source: Source, error: Exception | None) -> Outcome:
@@ -236,7 +233,7 @@ def _failure(source: Source, error: Exception | None) -> Outcome:
 
 
 def _in_background(function: Callable[[T], Result], items: Iterable[T]) -> Generator[Result, None, None]:
-    """Apply a function to items, in order, in a thread of its own while the next ones are made."""
+    """Apply a function to items, in order, in another thread, while the next items are computed."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for item in items:
@@ -247,15 +244,15 @@ def _in_background(function: Callable[[T], Result], items: Iterable[T]) -> Gener
             yield waiting.popleft().result()
 
 
-# What is told
+# Reports
 
 
 class _Stopped(Exception):
-    """A source failed, and the run was to stop then."""
+    """A source failed in a run with `fail_fast`."""
 
 
 class _Reporter:
-    """Collects outcomes, tells them, and lists what failed."""
+    """Collects outcomes, passes them on, and lists failures."""
 
     def __init__(self, failures: Failures, fail_fast: bool, on_outcome: Callable[[Outcome], None]) -> None:
         self.failures = failures
@@ -264,7 +261,7 @@ class _Reporter:
         self.report = Report()
 
     def record(self, outcome: Outcome) -> None:
-        """Note what became of a source; raise _Stopped if that ends the run."""
+        """Record the outcome of a source; raise _Stopped if that ends the run."""
         getattr(self.report, outcome.status).append(outcome)
         if outcome.status == "failed":
             self.failures.add(
@@ -281,7 +278,7 @@ class _Reporter:
             raise _Stopped
 
     def sorted(self, sources: Sequence[Source]) -> Report:
-        """Give all outcomes in the order of the sources."""
+        """Return the report, with outcomes in the order of the sources."""
         order = {(str(source.path), source.start, source.end): i for i, source in enumerate(sources)}
         for outcomes in (self.report.written, self.report.skipped, self.report.failed):
             outcomes.sort(key=lambda outcome: order[outcome.source, outcome.start, outcome.end])

@@ -1,7 +1,7 @@
-"""Embeddings -> files, by format; each with what made it, and never half of one.
+"""Embeddings -> files, by format. Each holds what made it, and is either complete or absent.
 
 npz      one per source: ``embedding`` (size,) or (times, size), ``timestamps`` (times,) float64 in ms where there are
-         any, ``provenance`` as JSON
+         any, ``provenance`` as JSON, with the audio under `AUDIO`
 npy      one per source: the array alone; ``NAME.npy.json`` beside it holds ``timestamps`` and ``provenance``
 parquet, hdf5
          one table for all sources, see `tables`
@@ -21,17 +21,20 @@ import numpy as np
 from ..errors import HearTransformersError, OptionError
 from ..files import atomic
 from .hdf5 import HDF5Table
-from .tables import ParquetTable
+from .parquet import ParquetTable
 
 DTYPES = ("float32", "float16")
-"""Numbers that embeddings may be stored as, the default first."""
+"""Types that embeddings may be stored as, the default first."""
+
+AUDIO = "audio"
+"""Key of the audio in the provenance of a file; the other keys are settings."""
 
 ROWS_AT_ONCE = 8192
-"""Rows of an embedding on the disk that are held in memory: at 768 numbers each 25 MB."""
+"""Rows of an embedding on disk that are in memory at once: 25 MB for 768 numbers each."""
 
 
-class Files:
-    """One file per source; every format of files derives from it.
+class FileFormat:
+    """A format of one file per source.
 
     Parameters
     ----------
@@ -46,10 +49,15 @@ class Files:
     @staticmethod
     def provenance_of(path: Path) -> Any:
         """Read the provenance of a file of this format, None if it has none."""
-        raise TypeError(f"the format of {path} cannot be read")
+        raise NotImplementedError
 
     def write(
-        self, path: Path, embedding: np.ndarray, timestamps_ms: np.ndarray | None, scratch: Path | None = None
+        self,
+        path: Path,
+        embedding: np.ndarray,
+        timestamps_ms: np.ndarray | None,
+        audio: Mapping[str, Any],
+        scratch: Path | None = None,
     ) -> None:
         """Write one source.
 
@@ -58,36 +66,43 @@ class Files:
         path : of the output; folders are made as needed
         embedding : (size,) of a scene, or (times, size)
         timestamps_ms : (times,) float64, None for a scene
-        scratch : folder for what is not finished, see `atomic_path`
+        audio : what was embedded, goes into the provenance as `AUDIO`; see `items.Job.audio`
+        scratch : folder for unfinished files, see `atomic_path`
         """
-        raise TypeError(f"{type(self).__name__} has no write of its own")
+        raise NotImplementedError
 
 
-class NpzFiles(Files):
+class NpzFiles(FileFormat):
     """One NumPy archive per source."""
 
     suffixes = (".npz",)
 
     @staticmethod
     def provenance_of(path: Path) -> Any:
-        """Read the provenance of an archive, None if it has none."""
-        # Anything may lie there under this name, and what it makes NumPy raise has no common root.
+        """Read the provenance of an archive, and nothing else of it; None if it has none."""
+        # The file may be anything, and the exceptions that NumPy then raises have no common base.
         with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as archive:
             return json.loads(str(archive["provenance"]))
         return None
 
     def write(
-        self, path: Path, embedding: np.ndarray, timestamps_ms: np.ndarray | None, scratch: Path | None = None
+        self,
+        path: Path,
+        embedding: np.ndarray,
+        timestamps_ms: np.ndarray | None,
+        audio: Mapping[str, Any],
+        scratch: Path | None = None,
     ) -> None:
-        """Write one source, see `Files.write`."""
-        arrays = {"embedding": embedding, "provenance": np.array(json.dumps(self.provenance))}
+        """Write one source, see `FileFormat.write`."""
+        provenance = np.array(json.dumps({**self.provenance, AUDIO: audio}))
+        arrays = {"embedding": embedding, "provenance": provenance}
         if timestamps_ms is not None:
             arrays["timestamps"] = timestamps_ms
         with atomic(path, scratch) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # one of its own options is a bool
 
 
-class NpyFiles(Files):
+class NpyFiles(FileFormat):
     """One NumPy array and one JSON file per source."""
 
     suffixes = (".npy",)
@@ -104,24 +119,29 @@ class NpyFiles(Files):
         return None
 
     def write(
-        self, path: Path, embedding: np.ndarray, timestamps_ms: np.ndarray | None, scratch: Path | None = None
+        self,
+        path: Path,
+        embedding: np.ndarray,
+        timestamps_ms: np.ndarray | None,
+        audio: Mapping[str, Any],
+        scratch: Path | None = None,
     ) -> None:
-        """Write one source, see `Files.write`."""
+        """Write one source, see `FileFormat.write`."""
         times = {} if timestamps_ms is None else {"timestamps": timestamps_ms.tolist()}
         with atomic(path, scratch) as file:
             np.save(file, embedding)
             path.unlink(missing_ok=True)  # an old array would pass for the new one beside its sidecar
             with atomic(self._sidecar(path), scratch) as sidecar:
-                sidecar.write(json.dumps({"provenance": self.provenance, **times}).encode())
+                sidecar.write(json.dumps({"provenance": {**self.provenance, AUDIO: audio}, **times}).encode())
 
 
-FILES: dict[str, type[Files]] = {"npz": NpzFiles, "npy": NpyFiles}
+FILES: dict[str, type[FileFormat]] = {"npz": NpzFiles, "npy": NpyFiles}
 """Formats of one file per source by name, the default first."""
 
 TABLES: dict[str, type[ParquetTable] | type[HDF5Table]] = {"parquet": ParquetTable, "hdf5": HDF5Table}
 """Formats of one table for all sources by name."""
 
-SUFFIXES = {suffix: name for name, form in {**FILES, **TABLES}.items() for suffix in form.suffixes}
+SUFFIXES = {suffix: name for name, kind in {**FILES, **TABLES}.items() for suffix in kind.suffixes}
 """Format by suffix."""
 
 
@@ -144,18 +164,18 @@ def choose_format(out: Path, name: str | None) -> str:
 def stored(
     embedding: np.ndarray, dtype: str, columns: slice | list[int] | None = None, scratch: Path | None = None
 ) -> np.ndarray:
-    """Give the numbers of an embedding that are to be stored, as what they are to be stored as.
+    """Return the numbers of an embedding that are stored, cast to the type they are stored as.
 
     Parameters
     ----------
-    embedding : (size,) or (times, size) float32; one that is on the disk stays there
+    embedding : (size,) or (times, size) float32; one that is on disk stays there
     dtype : one of `DTYPES`
     columns : which numbers, None for all
-    scratch : folder on the disk
+    scratch : folder on disk
 
     Raises
     ------
-    HearTransformersError : a number is beyond what the type holds
+    HearTransformersError : a number is beyond the range of the type
     """
     if columns is None and embedding.dtype == dtype:
         return embedding
@@ -166,12 +186,12 @@ def stored(
         for first in range(0, len(embedding), ROWS_AT_ONCE):
             file.write(_cast(embedding[first : first + ROWS_AT_ONCE, columns], dtype).tobytes())
         file.flush()
-        return np.memmap(file, dtype, "r").reshape(len(embedding), -1)
+        return np.memmap(file, dtype, "r").reshape(len(embedding), -1)  # (times, columns)
 
 
 def _cast(numbers: np.ndarray, dtype: str) -> np.ndarray:
     largest = np.finfo(dtype).max
-    # float16 rounds what is a little beyond down to it.
+    # float16 rounds numbers a little beyond its range down to it.
     with np.errstate(over="ignore"):
         cast = np.asarray(numbers).astype(dtype)
     if not np.isfinite(cast).all():

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptionError
-from .tables import GROUP_ROWS, Grouped, Rows, Table
+from .tables import GROUP_ROWS, RowGroups, TableFormat, TableRows
 
 
 class _Draft(io.FileIO):
-    """A file that keeps an error to itself until it is asked: in the midst of writing, one would end HDF5's process."""
+    """A file that defers errors of writing: raised inside HDF5, they would end the process."""
 
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of it, or nothing any more after an error."""
+        """Write all of it; after an error, discard it."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         try:
@@ -32,26 +32,26 @@ class _Draft(io.FileIO):
         return size
 
     def truncate(self, size: int | None = None) -> int:
-        """Change the size, unless there was an error."""
+        """Change the size; defer an error."""
         try:
             return super().truncate(size)
         except OSError as error:
             self.error = self.error or error
             return size or 0
 
-    def tell_error(self) -> None:
-        """Raise the error that there was."""
+    def raise_error(self) -> None:
+        """Raise the deferred error, if any."""
         if self.error is not None:
             raise self.error
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Raise the error that there was in the end, once HDF5 is done."""
+    def raising_at_exit(self) -> Iterator[None]:
+        """Raise the deferred error on exit, once HDF5 is done."""
         yield
-        self.tell_error()
+        self.raise_error()
 
 
-class HDF5Table(Table):
+class HDF5Table(TableFormat):
     """An HDF5 file with a dataset for each column."""
 
     suffixes = (".hdf5", ".h5")
@@ -62,15 +62,15 @@ class HDF5Table(Table):
 
     @staticmethod
     def metadata_of(path: Path) -> dict[str, str]:
-        """Read provenance and identity, see `Table.metadata_of`."""
+        """Read provenance and identity, see `TableFormat.metadata_of`."""
         with contextlib.suppress(OSError, KeyError, ValueError), import_h5py().File(path, "r") as file:
             return {key: str(file.attrs[key]) for key in ("provenance", "id") if key in file.attrs}
         return {}
 
     @contextlib.contextmanager
     def create(self, path: Path, identity: str) -> Iterator[Callable[[Any], None]]:
-        """Make a table, see `Table.create`."""
-        with _Draft(path, "x+") as draft, draft.told(), self.h5py.File(draft, "w") as file:
+        """Create a table, see `TableFormat.create`."""
+        with _Draft(path, "x+") as draft, draft.raising_at_exit(), self.h5py.File(draft, "w") as file:
             file.attrs["provenance"] = json.dumps(self.provenance)
             file.attrs["id"] = identity
             if self.layer is not None:
@@ -86,16 +86,16 @@ class HDF5Table(Table):
                     first = len(file[name])
                     file[name].resize(first + len(values), axis=0)
                     file[name][first:] = values
-                draft.tell_error()
+                draft.raise_error()
 
             def cut(block: Any, at: int) -> tuple[Any, Any]:
                 return {k: v[:at] for k, v in block.items()}, {k: v[at:] for k, v in block.items()}
 
-            with Grouped(write, cut, lambda block: len(block["file"])) as groups:
-                yield lambda block: groups.add(self._columns_of(block) if isinstance(block, Rows) else block)
+            with RowGroups(write, cut, lambda block: len(block["file"])) as groups:
+                yield lambda block: groups.add(self._columns_of(block) if isinstance(block, TableRows) else block)
 
     @staticmethod
-    def _columns_of(rows: Rows) -> dict[str, np.ndarray]:
+    def _columns_of(rows: TableRows) -> dict[str, np.ndarray]:
         return {
             "file": np.array([rows.name] * len(rows.embeddings), dtype=object),
             "start": rows.starts,
@@ -106,7 +106,7 @@ class HDF5Table(Table):
 
     @contextlib.contextmanager
     def reader(self, path: Path) -> Iterator[Callable[[int, int], Iterator[Any]]]:
-        """Open a table, see `Table.reader`."""
+        """Open a table, see `TableFormat.reader`."""
         with self.h5py.File(path, "r") as file:
 
             def read(first: int, n_rows: int) -> Iterator[Any]:

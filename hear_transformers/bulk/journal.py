@@ -1,12 +1,12 @@
-"""What makes a run resumable: a journal of what is finished, in a hidden folder beside it, and the list of what failed.
+"""What makes a run resumable: the journal of a table, folders for unfinished files, locks, the list of failures.
 
-    OUT/failures.jsonl             inputs that failed in the last run, a line each; none, no file
+    OUT/failures.jsonl             inputs that failed in the last run, one per line; absent if none failed
     OUT/.embed-audio/
-        journal.jsonl              a line for every finished output; ``journal-0-of-8.jsonl`` of a shard
-        RUN.lock, RUN/             of a run that is under way: what it has not finished writing
-        TABLE/journal.jsonl, ...   the same of a table, and its finished parts
+        RUN.lock, RUN/             of a run in progress: its unfinished files
+        TABLE/journal.jsonl, ...   of a table: a line for every source in it, and its finished parts
 
-A line is written once what it tells of is there under its name, so a run may be killed at any moment.
+A line is written after its part has its name, so a run may be killed at any moment. Files in a folder need no journal:
+they hold their provenance.
 """
 
 from __future__ import annotations
@@ -24,105 +24,100 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from ..errors import HearTransformersError, OptionError
+from ..errors import DiskFullError, OptionError
+from ..files import atomic
 
 STATE = ".embed-audio"
 """The hidden folder."""
 
-FAILURES = "failures"
-
 LOCK_SECONDS = 10.0
-"""How long a run waits for a table that another run has: its worker processes outlive one that is killed by so much."""
+"""How long a run waits for the lock of a table: the workers of a killed run may hold it for as long."""
 
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-"""Errors of a disk, a file or a share that is full: the next file would fail as well."""
-
-
-class DiskFullError(HearTransformersError):
-    """There is no room to write to."""
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""Errors of a disk, a file or a quota that is full: the next file would fail as well."""
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Tell whether an error is that of a full disk."""
-    return error.errno in NO_ROOM
+    """Return True if an error is that of a full disk."""
+    return error.errno in DISK_FULL
 
 
 @contextlib.contextmanager
 def disk_full_as_error(folder: Path) -> Iterator[None]:
-    """Raise DiskFullError where the disk of a folder is full."""
+    """Re-raise disk-full errors as DiskFullError."""
     try:
         yield
     except OSError as error:
         if not is_disk_full(error):
             raise
         raise DiskFullError(
-            f"{folder}: no room to write ({os.strerror(error.errno or 0)}); what is finished is kept: make room, "
-            "and the same command goes on"
+            f"{folder}: no room to write ({os.strerror(error.errno or 0)}); finished outputs are kept: free some "
+            "space, then run the same command again to resume"
         ) from error
 
 
 def _write(file: BinaryIO, text: bytes) -> None:
-    """Write all of a text at once."""
+    """Write all of a text in one call."""
     if file.write(text) != len(text):  # the disk was full in the middle
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """Give a short name of settings: the same for the same ones, another for others."""
+    """Return a hash of settings, as 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Journal:
-    """Lines of JSON with a ``key``, of which the last one counts.
+    """Lines of JSON, each with a ``key``; of lines with the same key the last one counts.
 
     Parameters
     ----------
-    path : of the file, made with the first line
-    settings : only lines of these are read; every line that is written says so
+    path : of the file, created with the first line
+    settings : their `digest`; it goes into every line, and lines of other settings are ignored
+
+    Attributes
+    ----------
+    lines : by key
+    has_begun : the file has a line of these settings
     """
 
     def __init__(self, path: Path, settings: str) -> None:
         self.path = path
         self.settings = settings
         self.lines: dict[str, dict[str, Any]] = {}
-        self.begun = False
+        self.has_begun = False
         self.file: BinaryIO | None = None
-        self.read(path)
+        self._read()
 
-    def read(self, path: Path) -> None:
-        """Read the lines of a file; what a run left that was killed while it wrote is no line."""
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+    def _read(self) -> None:
+        """Read the file, skipping lines that a killed run left incomplete."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             for text in file:
                 try:
                     line = json.loads(text)
                     is_ours = line.pop("settings") == self.settings
                 except (ValueError, KeyError, TypeError, AttributeError):
                     continue
-                self.begun |= is_ours
+                self.has_begun |= is_ours
                 if is_ours and "key" in line:
                     self.lines[line.pop("key")] = line
 
     def add(self, lines: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add lines, by key, at once: no other run's line comes in between."""
+        """Add lines, by key."""
         self.lines.update({key: dict(line) for key, line in lines.items()})
         self._append(self._encoded(lines))
 
     def begin(self) -> None:
-        """Forget all lines, those of other settings too, and note that there is a run of these settings."""
+        """Drop all lines, those of other settings too, and record that a run of these settings has begun."""
         self.lines = {}
         self.replace()
 
     def replace(self) -> None:
-        """Write the file anew with the lines that count."""
-        self.begun = True
+        """Rewrite the file with the current lines."""
+        self.has_begun = True
         self.close()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_name(f".{uuid.uuid4().hex}.part")
-        try:
-            new.write_bytes(self._line({}) + self._encoded(self.lines))
-            new.replace(self.path)
-        finally:
-            new.unlink(missing_ok=True)
+        with atomic(self.path) as file:
+            file.write(self._line({}) + self._encoded(self.lines))
 
     def _encoded(self, lines: Mapping[str, Mapping[str, Any]]) -> bytes:
         return b"".join(self._line({"key": key, **line}) for key, line in lines.items())
@@ -136,11 +131,11 @@ class Journal:
             self.file = self.path.open("ab+", buffering=0)
             if self.file.seek(0, os.SEEK_END):
                 self.file.seek(-1, os.SEEK_END)
-                text = text if self.file.read(1) == b"\n" else b"\n" + text  # after a line that was cut short
+                text = text if self.file.read(1) == b"\n" else b"\n" + text  # after an incomplete line
         _write(self.file, text)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self.file is not None:
             self.file.close()
             self.file = None
@@ -148,10 +143,9 @@ class Journal:
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Make a folder for what a run has not finished; those of runs that were killed are removed.
+    """Create a folder for the unfinished files of a run, and remove those of killed runs.
 
-    A run holds a lock as long as it lives, so another that is at work on the same outputs, such as a shard's, is left
-    alone.
+    A run holds a lock while it lives, so concurrent runs on the same outputs, such as shards, keep theirs.
 
     Parameters
     ----------
@@ -163,7 +157,7 @@ def scratch(folder: Path) -> Iterator[Path]:
         _remove_if_dead(lock)
     mine = state / f"{uuid.uuid4().hex}.lock"
     lock_of_run = FileLock(mine)
-    with contextlib.suppress(NotImplementedError, OSError):  # no locks on this file system: nothing is removed either
+    with contextlib.suppress(NotImplementedError, OSError):  # a file system without locks: nothing is removed
         lock_of_run.acquire()
     place = mine.with_suffix("")
     place.mkdir()
@@ -171,7 +165,7 @@ def scratch(folder: Path) -> Iterator[Path]:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
-        with contextlib.suppress(OSError):  # the system may not let go of a file that is open
+        with contextlib.suppress(OSError):  # some systems do not remove open files
             mine.unlink(missing_ok=True)
         lock_of_run.release()
         with contextlib.suppress(OSError):
@@ -179,7 +173,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def _remove_if_dead(path: Path) -> None:
-    """Remove the folder of a run whose lock nobody holds."""
+    """Remove the folder of a run whose lock is free."""
     lock = FileLock(path, timeout=0)
     with contextlib.suppress(Timeout, NotImplementedError, OSError), lock:
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
@@ -187,12 +181,17 @@ def _remove_if_dead(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, what: Path) -> Iterator[None]:
-    """Keep other runs from a table.
+def exclusive(folder: Path, table: Path) -> Iterator[None]:
+    """Lock a table against concurrent runs.
+
+    Parameters
+    ----------
+    folder : of the lock
+    table : named in the error
 
     Raises
     ------
-    OptionError : another run has it
+    OptionError : another run has the lock
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock", timeout=LOCK_SECONDS)
@@ -200,7 +199,7 @@ def exclusive(folder: Path, what: Path) -> Iterator[None]:
         with contextlib.suppress(NotImplementedError):
             lock.acquire()
     except Timeout as error:
-        raise OptionError(f"{what} is being written by another run; wait for it, or give each run a shard") from error
+        raise OptionError(f"{table} is being written by another run; wait for it, or give each run a shard") from error
     try:
         yield
     finally:
@@ -208,11 +207,11 @@ def exclusive(folder: Path, what: Path) -> Iterator[None]:
 
 
 class Failures:
-    """The list of what failed, rewritten by every run: ``file, start, end, error, reason`` in JSON, a line each.
+    """The list of failures, rewritten by every run: a JSON object per line, ``file, start, end, error, reason``.
 
     Parameters
     ----------
-    path : of the list, which is there only if something failed
+    path : of the list, which exists only if something failed
     """
 
     def __init__(self, path: Path) -> None:
@@ -221,14 +220,14 @@ class Failures:
             path.unlink()
 
     def add(self, failure: Mapping[str, Any]) -> None:
-        """Add one that failed."""
+        """Append a failure."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab", buffering=0) as file:
             _write(file, json.dumps(failure).encode() + b"\n")
 
 
 def _is_list(path: Path) -> bool:
-    """Tell whether a file is a list of failures, and not something else of that name."""
+    """Return True if a file is a list of failures, and not something else of that name."""
     try:
         with path.open("rb") as file:
             first = json.loads(file.readline())

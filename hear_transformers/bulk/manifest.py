@@ -1,7 +1,7 @@
-"""A list of files, or of parts of them, in a file of its own -> sources.
+"""A list of files, or of parts of them, stored in a file -> sources.
 
-txt      a path a line
-csv      with a header; columns ``path`` and perhaps ``start`` and ``end`` in s, others are not read
+txt      one path per line
+csv      with a header; columns ``path`` and optionally ``start`` and ``end`` in s, others are ignored
 parquet  a table with the same columns
 
 Paths are relative to the folder of the list. It may be the manifest of a training run, see `training.manifest`.
@@ -9,21 +9,23 @@ Paths are relative to the folder of the list. It may be the manifest of a traini
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import OptionError
+from .csv_rows import found_header, parse_seconds, read_csv
+from .parquet import import_pyarrow
 from .sources import Source, each_once
 
 COLUMNS = ("path", "start", "end")
 
 
-def read(path: Path) -> list[Source]:
-    """Read a list; what it names twice is taken once.
+def read_manifest(path: Path) -> list[Source]:
+    """Read a list of files; what it names twice is returned once.
 
     Parameters
     ----------
@@ -31,15 +33,13 @@ def read(path: Path) -> list[Source]:
 
     Raises
     ------
-    OptionError : it cannot be read, has no column ``path``, or, with the number of the line, a row is wrong
+    OptionError : it cannot be read, has no column ``path``, or a row is wrong, with the number of its line
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise OptionError(f"{path}: a manifest is a list of files that ends in {', '.join(READERS)}")
     try:
-        sources = each_once(_source(path, where, *cells) for where, *cells in reader(path))
-    except csv.Error as error:
-        raise OptionError(f"{path}: not a CSV ({error}); is each quote closed?") from error
+        sources = each_once(_source(path, place, *cells) for place, *cells in reader(path))
     except OSError as error:
         raise OptionError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not sources:
@@ -47,36 +47,30 @@ def read(path: Path) -> list[Source]:
     return sources
 
 
-def _source(manifest: Path, where: str, name: Any, start: Any, end: Any) -> Source:
-    """Make a source of one row."""
+def _source(manifest: Path, place: str, name: Any, start: Any, end: Any) -> Source:
+    """Return the source of one row; `place` names the row in errors."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
-        raise OptionError(f"{manifest}, {where}: no path of a file: {name!r}")
-    first, last = (_seconds(manifest, where, cell) for cell in (start, end))
-    first, last = (0.0 if math.isnan(first) else first), (math.inf if math.isnan(last) else last)
+        raise OptionError(f"{manifest}, {place}: {name!r} is not the path of a file")
+    first, last = _seconds(manifest, place, start, 0.0), _seconds(manifest, place, end, math.inf)
     if last <= first:
-        raise OptionError(f"{manifest}, {where}: the end, {last:g} s, is not after the start, {first:g} s")
+        raise OptionError(f"{manifest}, {place}: the end, {last:g} s, is not after the start, {first:g} s")
     path = manifest.parent / name
-    # What lies below the folder of the list keeps its own folders in the output.
+    # A file below the folder of the list keeps its folders in the output.
     relative = PurePath(name)
     is_below = not relative.is_absolute() and os.pardir not in relative.parts
     return Source(path, relative if is_below else PurePath(path.name), start=first, end=last)
 
 
-def _seconds(manifest: Path, where: str, cell: Any) -> float:
-    """Read a time in s, NaN if there is none."""
-    if cell is None or cell == "" or cell != cell:
-        return math.nan
+def _seconds(manifest: Path, place: str, cell: Any, default: float) -> float:
     try:
-        time = float(cell)
-    except (TypeError, ValueError):
-        time = -1.0
-    if not 0.0 <= time < math.inf:
-        raise OptionError(f"{manifest}, {where}: {cell!r} is not a time; give seconds, 0 or more, or nothing")
-    return time
+        return parse_seconds(cell, default)
+    except (TypeError, ValueError) as error:
+        reason = f"{cell!r} is not a time; give seconds, 0 or more, or nothing"
+        raise OptionError(f"{manifest}, {place}: {reason}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Read paths, one a line; they need not be text."""
+    """Read paths, one per line; they need not be text."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if name := line.rstrip("\r\n"):
@@ -84,27 +78,19 @@ def _lines(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Read the rows of a CSV."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        # Not strict, a quote that is never closed would swallow the rest of the rows.
-        rows = csv.reader(file, skipinitialspace=True, strict=True)
-        header = [name.strip() for name in next(rows, [])]
-        _check_columns(path, header)
-        for cells in filter(None, rows):
-            where = f"line {rows.line_num}"
-            if len(cells) != len(header):
-                raise OptionError(
-                    f"{path}, {where}: {len(cells)} cells, the header has {len(header)}; quote what holds a comma"
-                )
-            row = dict(zip(header, cells, strict=True))
-            name, start, end = (row.get(column, "") for column in COLUMNS)
-            yield where, name, start.strip(), end.strip()
+    """Read the rows of a CSV; paths need not be text."""
+
+    def refuse(line: int, n_cells: int, n_columns: int) -> NoReturn:
+        raise OptionError(f"{path}, line {line}: {n_cells} cells, the header has {n_columns}; quote what holds a comma")
+
+    check = partial(_check_columns, path)
+    rows = read_csv(path, check, COLUMNS, on_wrong_length=refuse, error=OptionError, encoding_errors="surrogateescape")
+    for line, (name, start, end) in rows:
+        yield f"line {line}", name, start.strip(), end.strip()
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
     """Read the rows of a table."""
-    from .tables import import_pyarrow
-
     arrow = import_pyarrow("a manifest in Parquet")
     try:
         file = arrow.parquet.ParquetFile(path)
@@ -123,8 +109,10 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
 
 def _check_columns(path: Path, header: list[str]) -> None:
     if "path" not in header or len(set(header)) < len(header):
-        found = f"found {','.join(header)[:200]!r}" if header else "the file is empty"
-        raise OptionError(f"{path}: the first row names the columns: path, perhaps start and end, each once; {found}")
+        raise OptionError(
+            f"{path}: the first row must name the columns, each once: path, optionally start and end; "
+            f"{found_header(header)}"
+        )
 
 
 READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any, Any, Any]]]] = {

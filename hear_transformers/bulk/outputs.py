@@ -1,4 +1,4 @@
-"""Which outputs a run has: where they go, what they are called, what is in each, which sources are whose."""
+"""The outputs of a run: where they go, their names, the content of each, and which sources belong to which shard."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any
 
 from ..embedding.pipeline import Model
 from ..errors import OptionError
+from .folder_output import FolderOfFiles
 from .formats import DTYPES, FILES, TABLES
-from .items import Content, FolderOfFiles, Job
+from .items import Content, Job
 from .sources import Source, name_outputs
 from .table_output import TableOfParts
 
 Output = FolderOfFiles | TableOfParts
 
 SETTINGS_OF_OTHERS = {"scene": ("timestamps", "hop_ms", "framing"), "timestamps": ("scene",)}
-"""What an embedder's provenance says about the other kind of embeddings, which has no part in these."""
+"""Keys of an embedder's provenance that describe the other kind of embeddings only."""
 
 TABLE_NAME = "embeddings"
-"""Name of the file that holds all sources, where the user names only its folder."""
+"""Name of a table if the user names only its folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +36,41 @@ class Shard:
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
             raise OptionError(
-                f"shard={self.index}/{self.count} is none of {self.count}; they count from 0: choose 0/{self.count} to "
+                f"shard={self.index}/{self.count} does not exist; shards count from 0: choose 0/{self.count} to "
                 f"{max(0, self.count - 1)}/{self.count}"
             )
 
     @property
     def suffix(self) -> str:
-        """What its own files are called: "-0-of-8", nothing if there is only one."""
+        """What the names of its files end in: "-0-of-8", empty if there is only one shard."""
         return "" if self.count == 1 else f"-{self.index}-of-{self.count}"
 
     def has(self, name: str) -> bool:
-        """Tell whether an output is its own: by the name, so that more inputs do not move others."""
+        """Return True if an output belongs to it: by a hash of the name, so that more inputs do not move others."""
         return int(hashlib.sha256(os.fsencode(name)).hexdigest(), 16) % self.count == self.index
 
 
 ALL = Shard()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """How embeddings are stored.
+
+    Attributes
+    ----------
+    format : a key of `formats.FILES` or `formats.TABLES`
+    dtype : of the numbers, one of `formats.DTYPES`
+    separate_layers : write each layer of the model to its own folder, ``layer=8``, as if it were the only one
+    overwrite : overwrite existing outputs
+    shard : which sources are embedded; the others are left to other runs, which may write to the same place
+    """
+
+    format: str = next(iter(FILES))
+    dtype: str = DTYPES[0]
+    separate_layers: bool = False
+    overwrite: bool = False
+    shard: Shard = ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,34 +81,32 @@ class Destination:
     ----------
     folder : of all of them
     file : name of the one output, None if each source has its own
-    format : a key of `formats.FILES` or `formats.TABLES`
-    shard : whose they are
+    options : how they are stored
     """
 
     folder: Path
     file: str | None
-    format: str
-    shard: Shard
+    options: OutputOptions
 
     @staticmethod
-    def of(out: Path, format: str, shard: Shard) -> Destination:
-        """Tell a folder from the one output, see `extract`."""
-        form = {**FILES, **TABLES}[format]
-        is_file = out.suffix.lower() in form.suffixes and not out.is_dir()
+    def of(out: Path, options: OutputOptions) -> Destination:
+        """Return the destination of a path, which names a folder or the one output, see `extract`."""
+        suffixes = {**FILES, **TABLES}[options.format].suffixes
+        is_file = out.suffix.lower() in suffixes and not out.is_dir()
         folder, file = (out.parent, out.name) if is_file else (out, None)
-        if format in TABLES:
-            name = PurePath(file or f"{TABLE_NAME}{form.suffixes[0]}")
-            file = f"{name.stem}{shard.suffix}{name.suffix}"
+        if options.format in TABLES:
+            name = PurePath(file or f"{TABLE_NAME}{suffixes[0]}")
+            file = f"{name.stem}{options.shard.suffix}{name.suffix}"
         if folder.exists() and not folder.is_dir():
             raise OptionError(f"{folder} is a file; outputs need a folder, so choose another name")
-        return Destination(folder, file, format, shard)
+        return Destination(folder, file, options)
 
     def names(self, sources: Sequence[Source]) -> list[PurePath]:
-        """Give the name of every source's output; in a table, its own name."""
-        if self.format in TABLES:
+        """Return the name of every source's output; in a table, a unique name of the source."""
+        if self.options.format in TABLES:
             return name_outputs(sources, "")
         if self.file is None:
-            return name_outputs(sources, FILES[self.format].suffixes[0])
+            return name_outputs(sources, FILES[self.options.format].suffixes[0])
         if len(sources) > 1:
             raise OptionError(
                 f"{self.folder / self.file} is one file for {len(sources)} inputs; give a folder, or a .parquet file "
@@ -97,37 +116,39 @@ class Destination:
 
     @property
     def failures(self) -> Path:
-        """Give the list of what failed."""
-        return self.folder / f"failures{self.shard.suffix}.jsonl"
+        """The list of failures."""
+        return self.folder / f"failures{self.options.shard.suffix}.jsonl"
 
-    def output(self, content: Content, *, overwrite: bool, scratch: Path) -> Output:
-        """Make an output."""
+    def output(self, content: Content, scratch: Path) -> Output:
+        """Return the output of a content; `scratch` is a folder for unfinished files."""
         folder = self.folder / f"layer={content.layer}" if content.separate else self.folder
-        if self.format in TABLES:
+        overwrite = self.options.overwrite
+        if self.options.format in TABLES:
             assert self.file is not None
-            table = TABLES[self.format](content.settings, content.layer, partitioned=content.separate)
+            table = TABLES[self.options.format](content.settings, content.layer, partitioned=content.separate)
             return TableOfParts(folder / self.file, table, content, overwrite=overwrite)
-        form = FILES[self.format](content.settings)
-        return FolderOfFiles(folder, form, content, overwrite=overwrite, shard=self.shard.suffix, scratch=scratch)
+        files = FILES[self.options.format](content.settings)
+        return FolderOfFiles(folder, files, content, overwrite=overwrite, scratch=scratch)
 
 
-def items_of(sources: Sequence[Source], where: Destination, shard: Shard) -> tuple[list[Job], list[Source]]:
-    """Name the outputs of the sources that a shard has; and give those that are not to be had."""
+def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[Job], list[Source]]:
+    """Return the jobs of a shard, and those of its sources that cannot be read."""
+    shard = destination.options.shard
     found = [source for source in sources if source.error is None]
-    items = [Job(source, name) for source, name in zip(found, where.names(found), strict=True)]
+    jobs = [Job(source, name) for source, name in zip(found, destination.names(found), strict=True)]
     failed = [source for source in sources if source.error is not None]
     return (
-        [item for item in items if shard.has(item.key)],
+        [job for job in jobs if shard.has(job.key)],
         [source for source in failed if shard.has(str(source.path))],
     )
 
 
 def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTYPES[0]) -> list[Content]:
-    """Say what is written of every embedding, and what made it: all of it, or each layer as if it were the only one.
+    """Return the content of each output: the whole embedding, or each layer as if it were the only one.
 
     Raises
     ------
-    OptionError : `apart` for a model of others, or `dtype` is unknown
+    OptionError : `apart` for a model of another package, or `dtype` is unknown
     """
     if dtype not in DTYPES:
         raise OptionError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -140,7 +161,7 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTY
     if not apart:
         return [Content(settings, ",".join(columns) or None, dtype=dtype, window_ms=window_ms)]
     if not model.layers:
-        raise OptionError("layers apart are for the models of this package; the HEAR API does not say what is what")
+        raise OptionError("separate layers need a model of this package; the HEAR API does not tell layers apart")
     contents = []
     for layer in model.layers:
         others = {*model.layers} - {layer}
@@ -151,7 +172,7 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTY
 
 
 def _without(settings: dict[str, Any], layers: set[str]) -> dict[str, Any]:
-    """Give the settings of a model without some of its layers."""
+    """Return the settings of a model without some of its layers."""
 
     def reduced(readout: dict[str, Any]) -> dict[str, Any]:
         return {**readout, "layers": [layer for layer in readout["layers"] if layer not in layers]}
@@ -163,6 +184,6 @@ def _without(settings: dict[str, Any], layers: set[str]) -> dict[str, Any]:
 
 
 def _as_slice(places: list[int]) -> slice | list[int]:
-    """Give positions as a slice if they follow each other: then nothing is copied."""
+    """Return consecutive positions as a slice, which copies nothing."""
     first, last = places[0], places[-1] + 1
     return slice(first, last) if places == list(range(first, last)) else places

@@ -1,4 +1,4 @@
-"""What the user names -> audio files, and the name of the output of each."""
+"""Inputs named by the user -> audio files, and the name of the output of each."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..audio.reading import SUFFIXES
 from ..errors import AudioError, OptionError
 
 STDIN = "-"
-"""Stands for a list of paths, one a line."""
+"""Stands for a list of paths, one per line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One audio file to read, or one thing that was asked for and is not to be had.
+    """An audio file to read, a part of one, or an input that cannot be read.
 
     Attributes
     ----------
     path : as the user would write it
-    name : what names its output: the path below the folder that was searched
+    name : path relative to the folder that was searched; names the output
     error : why there is no file to read, None if there may be one
-    start, end : of the part of the file that is meant, in s
+    start, end : of the part of the file, in s
     """
 
     path: Path
@@ -37,7 +37,7 @@ class Source:
 
     @property
     def segment(self) -> str:
-        """Name the part of the file, in ms: "1500-3000"; empty for all of it."""
+        """The part of the file, in ms: "1500-3000"; empty for the whole file."""
         if (self.start, self.end) == (0.0, math.inf):
             return ""
         start, end = (f"{1000.0 * seconds:.12g}" for seconds in (self.start, self.end))
@@ -45,32 +45,32 @@ class Source:
 
     @property
     def place(self) -> tuple[str, float, float]:
-        """Tell where it lies, however its folder was reached; a link to a file is a file of its own."""
+        """Identity of the source: links in its folder are resolved, a link to the file itself is another source."""
         return os.path.join(os.path.realpath(self.path.parent), self.path.name), self.start, self.end
 
 
-def find(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Source]:
-    """Find the audio files that the user's words stand for, each once, in the order named.
+def find_sources(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Source]:
+    """Find the audio files that the inputs stand for, each once, in the order named.
 
-    A file is taken whatever its suffix. A folder stands for the files in it and below that end in `audio.SUFFIXES` in
-    any case, sorted; hidden ones are skipped, links to folders are followed, each folder is searched once. What is
-    neither is a pattern (``*``, ``?``, ``[...]``, ``**``) if it could be one. ``-`` stands for `listed`.
+    A file may have any suffix. A folder stands for the files in it and below that end in `reading.SUFFIXES`, in upper
+    or lower case, sorted; hidden files are skipped, links to folders are followed, each folder is searched once. An
+    input that is neither is a pattern if it has ``*``, ``?`` or ``[...]``. ``-`` stands for `listed`.
 
     Parameters
     ----------
     inputs : files, folders, patterns or ``-``
-    listed : lines of a list of the same, empty ones are skipped
+    listed : lines of a list of files, folders or patterns; empty lines are skipped
 
     Returns
     -------
-    sources : those with an `error` are kept in the list, so that one of them does not stop the others
+    sources : an input that cannot be read is a source with an `error`, so that it does not stop the others
     """
     lines = (line for entry in inputs for line in (map(_stripped, listed) if entry == STDIN else [entry]))
     return each_once(source for line in lines if line for source in _expand(line))
 
 
 def each_once(sources: Iterable[Source]) -> list[Source]:
-    """Drop what is named twice."""
+    """Drop sources that are named twice."""
     found: dict[tuple[str, float, float], Source] = {}
     for source in sources:
         found.setdefault(source.place, source)
@@ -82,13 +82,13 @@ def _stripped(line: str) -> str:
 
 
 def _expand(entry: str) -> Iterator[Source]:
-    """Find the files that one word stands for."""
+    """Find the files that one input stands for."""
     if "\0" in entry:
         shown = entry.replace("\0", "\\0")
-        yield Source(Path(shown), PurePath(shown), AudioError(f"{shown}: no name of a file holds a zero byte"))
+        yield Source(Path(shown), PurePath(shown), AudioError(f"{shown}: a file name cannot hold a zero byte"))
         return
     path = Path(entry)
-    if os.path.isdir(path):  # unlike Path.is_dir, says no to a name that is too long
+    if os.path.isdir(path):  # unlike Path.is_dir, returns False for a name that is too long
         yield from _search(path)
     elif not os.path.lexists(path) and glob.has_magic(entry):
         yield from _match(entry)
@@ -102,7 +102,7 @@ def _search(folder: Path) -> Iterator[Source]:
     seen: set[str] = set()
     n_found = 0
     for parent, subfolders, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
-        if (place := os.path.realpath(parent)) in seen:  # a link to where the search has been: a loop, perhaps
+        if (place := os.path.realpath(parent)) in seen:  # already searched: a link, perhaps a loop
             subfolders.clear()
             continue
         seen.add(place)
@@ -116,12 +116,12 @@ def _search(folder: Path) -> Iterator[Source]:
         path = Path(error.filename)
         yield Source(path, PurePath(path.name), AudioError(f"{path}: cannot be searched ({error.strerror})"))
     if not n_found and not unreadable:
-        message = f"{folder}: no audio in this folder or below; files count that end in {', '.join(SUFFIXES)}"
+        message = f"{folder}: no audio in this folder or below; audio files end in {', '.join(SUFFIXES)}"
         yield Source(folder, PurePath(folder.name), AudioError(message))
 
 
 def _match(pattern: str) -> Iterator[Source]:
-    """Find the files that a pattern stands for, as a shell with ``**`` would."""
+    """Find the files that match a pattern, as in a shell with ``**``."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
@@ -132,12 +132,12 @@ def _match(pattern: str) -> Iterator[Source]:
         path = Path(match)
         if path.is_file():
             yield Source(path, path.relative_to(root))
-        elif "**" not in parts:  # which matches every folder on its way to files
+        elif "**" not in parts:  # which also matches every folder on the way to a file
             yield from _search(path)
 
 
 def _below(name: PurePath) -> PurePath:
-    """Give a name that stays below the output folder: without a root, and without steps up."""
+    """Return a name that stays below the output folder: without a root, and without ``..``."""
     parts = [part for part in name.parts if part not in (name.anchor, os.pardir)]
     return PurePath(*parts) if parts else PurePath("unnamed")
 
@@ -148,7 +148,7 @@ NAMINGS: tuple[Callable[[Source, str], PurePath], ...] = (
     lambda source, common: PurePath(os.path.relpath(source.path, common)),
 )
 """Ways to name an output after its source, tried in this order until all names differ: without the suffix, with it, and
-with all folders below the one that the sources have in common."""
+with all folders below the common folder of the sources."""
 
 
 def _common_folder(sources: Sequence[Source]) -> str:
@@ -163,14 +163,14 @@ def _named(name: PurePath, source: Source, suffix: str) -> PurePath:
 def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     """Name the output of every source, below the output folder; no two are the same.
 
-    `clip.wav` becomes `clip.npz`, its part from 1.5 to 3 s `clip.1500-3000.npz`; where that would be the name of
-    another output too, `clip.wav.npz`; where even that is taken, the folders that tell the sources apart are kept.
+    `clip.wav` becomes `clip.npz`, and its part from 1.5 to 3 s `clip.1500-3000.npz`. If another output has that name,
+    it becomes `clip.wav.npz`; if that is taken too, it keeps the folders in which the sources differ.
 
     Raises
     ------
-    OptionError : two outputs would have the same name whatever is tried
+    OptionError : two outputs would have the same name in any case
     """
-    ways = [0 if suffix else 1] * len(sources)  # a name alone keeps what tells clip.wav from clip.flac
+    ways = [0 if suffix else 1] * len(sources)  # without a suffix of the output, clip.wav and clip.flac keep theirs
     last = len(NAMINGS) - 1
     while True:
         common = _common_folder(sources) if last in ways else ""

@@ -1,4 +1,4 @@
-"""One table for all sources of a run, written in parts that survive its end, and joined when all are there."""
+"""One table for all sources of a run, written in parts that survive a kill, and joined at the end."""
 
 from __future__ import annotations
 
@@ -15,45 +15,44 @@ from ..embedding.pipeline import Embedded
 from ..files import atomic_path
 from . import journal
 from .formats import stored
-from .items import Content, ExistingOutput, Job, doubt_of
+from .items import Content, ExistingOutput, Job, mismatch_of
 from .journal import Journal
 from .sources import Source
-from .tables import Rows, Table
+from .tables import TableFormat, TableRows
 
 PART_ROWS = 8192
-"""Rows after which a part of a table is finished; a run that is killed loses one at most."""
+"""Rows after which a part of a table is finished; a killed run loses one part at most."""
 
 PART_SECONDS = 60.0
-"""Time after which a part is finished that has fewer rows."""
+"""Time after which a part with fewer rows is finished."""
 
 OPEN_PARTS = 4
-"""Parts that are open at once when they are joined."""
+"""Parts that are open at once while they are joined."""
 
 
 class TableOfParts:
-    """One table for all sources: parts of it while the run goes on, joined at its end in the order of the sources.
+    """One table for all sources, written in parts and joined at the end of the run, in the order of the sources.
 
-    A part is a table of some sources. The joined table is a part too, that of all of them, and what later runs add is
-    joined with it.
+    A part is a table of some sources. The joined table is a part too, of all sources, and later runs add theirs to it.
 
     Parameters
     ----------
     table : the file
-    form : the format
+    format : of the table
     content : what is stored
-    overwrite : treat what is there as if it were not
+    overwrite : ignore existing rows
     """
 
-    def __init__(self, table: Path, form: Table, content: Content, *, overwrite: bool) -> None:
+    def __init__(self, table: Path, format: TableFormat, content: Content, *, overwrite: bool) -> None:
         self.table = table
-        self.form = form
+        self.format = format
         self.content = content
         self.overwrite = overwrite
         self.state = table.parent / journal.STATE / table.name
         self.stack = contextlib.ExitStack()
         self.opened = contextlib.ExitStack()  # the part that is being written
         self.add: Callable[[Any], None] | None = None
-        self.waiting: dict[str, dict[str, Any]] = {}  # lines of that part
+        self.waiting: dict[str, dict[str, Any]] = {}  # its lines for the journal
         self.identity, self.n_rows, self.began = "", 0, 0.0
 
     def __enter__(self) -> TableOfParts:
@@ -67,45 +66,47 @@ class TableOfParts:
         return self
 
     def _begin(self) -> None:
-        for leftover in self.state.glob(".*.part"):  # of a run that was killed: this one has the lock
+        for leftover in self.state.glob(".*.part"):  # of a killed run: this one has the lock
             leftover.unlink(missing_ok=True)
-        self.journal = Journal(self.state / "journal.jsonl", journal.digest(self.form.provenance))
+        self.journal = Journal(self.state / "journal.jsonl", journal.digest(self.format.provenance))
         if self.overwrite:
             self.journal.begin()
-        self.doubt = ""
-        if self.table.exists() and not self.journal.begun:
-            self.doubt = doubt_of(self.form.provenance_of(self.table), self.form.provenance, self.table)
-            self.doubt = self.doubt or f"{self.table} is kept, but nobody noted what is in it; overwrite makes it anew"
-        here = {path.stem for path in self._parts()} | {self._identity_of(self.table)}
-        self.journal.lines = {key: line for key, line in self.journal.lines.items() if line.get("part") in here}
+        self.mismatch = ""
+        if self.table.exists() and not self.journal.has_begun:
+            made_with = self.format.provenance_of(self.table)
+            self.mismatch = mismatch_of(made_with, self.format.provenance, self.table) or (
+                f"{self.table} is kept, but its journal is missing; use overwrite to replace it"
+            )
+        parts = {path.stem for path in self._parts()} | {self._identity_of(self.table)}
+        self.journal.lines = {key: line for key, line in self.journal.lines.items() if line.get("part") in parts}
 
     def _parts(self) -> Iterator[Path]:
-        return self.state.glob(f"*{self.form.suffixes[0]}")
+        return self.state.glob(f"*{self.format.suffixes[0]}")
 
     def _identity_of(self, path: Path) -> str | None:
-        return self.form.metadata_of(path).get("id") if path.exists() else None
+        return self.format.metadata_of(path).get("id") if path.exists() else None
 
     def __exit__(self, *error: Any) -> None:
-        """Keep what is finished, whatever was raised."""
+        """Finish the current part, even after an error."""
         with self.stack:
             if any(error):
-                with contextlib.suppress(Exception):  # the first error is the one to tell
+                with contextlib.suppress(Exception):  # the first error is the one to report
                     self._close_part()
 
-    def path(self, item: Job) -> Path:
-        """Give the output of an item."""
+    def path(self, job: Job) -> Path:
+        """Return the output of a job."""
         return self.table
 
-    def held(self, item: Job) -> ExistingOutput | None:
-        """Tell what is there already for an item, None if it is to be made."""
-        if self.doubt:
-            return ExistingOutput(self.doubt)
-        line = self.journal.lines.get(item.key)
+    def existing(self, job: Job) -> ExistingOutput | None:
+        """Return the existing rows of a job, or None."""
+        if self.mismatch:
+            return ExistingOutput(self.mismatch)
+        line = self.journal.lines.get(job.key)
         return ExistingOutput(sha256=line["sha256"], file=line["file"]) if line else None
 
-    def write(self, item: Job, embedded: Embedded) -> tuple[int, ...]:
-        """Add the rows of an item to a part; gives the shape of the embedding."""
-        rows = rows_of(item.source, embedded, self.content, self.state)
+    def write(self, job: Job, embedded: Embedded) -> tuple[int, ...]:
+        """Add the rows of a job to a part; return the shape of the embedding."""
+        rows = rows_of(job.source, embedded, self.content, self.state)
         if self.add is None:
             self._open_part()
         assert self.add is not None
@@ -113,7 +114,7 @@ class TableOfParts:
             self.add(block)
         n_rows = len(rows.embeddings)
         place = {"part": self.identity, "first": self.n_rows, "rows": n_rows}
-        self.waiting[item.key] = {**item.line(embedded.sha256), **place}
+        self.waiting[job.key] = {**job.audio(embedded.sha256), **place}
         self.n_rows += n_rows
         if self.n_rows >= PART_ROWS or time.monotonic() - self.began > PART_SECONDS:
             self._close_part()
@@ -122,25 +123,25 @@ class TableOfParts:
     def _open_part(self) -> None:
         self.identity, self.n_rows, self.began = uuid.uuid4().hex, 0, time.monotonic()
         path = self.opened.enter_context(atomic_path(self._part(self.identity)))
-        self.add = self.opened.enter_context(self.form.create(path, self.identity))
+        self.add = self.opened.enter_context(self.format.create(path, self.identity))
 
     def _part(self, identity: str) -> Path:
-        return self.state / f"{identity}{self.form.suffixes[0]}"
+        return self.state / f"{identity}{self.format.suffixes[0]}"
 
     def _close_part(self) -> None:
-        """Give a part its name, then note what is in it."""
+        """Give the part its name, then add its lines to the journal."""
         lines, self.waiting, self.add = self.waiting, {}, None
         self.opened.close()
         if lines:
             self.journal.add(lines)
 
-    def finish(self, items: Iterable[Job]) -> None:
+    def finish(self, jobs: Iterable[Job]) -> None:
         """Join the parts: sources of earlier runs that this one does not name, then its own in their order."""
         self._close_part()
-        if self.doubt:
+        if self.mismatch:
             return
         lines = self.journal.lines
-        keys = [item.key for item in items if item.key in lines]
+        keys = [job.key for job in jobs if job.key in lines]
         order = [*self._others(keys), *keys]
         if not order:
             return
@@ -154,7 +155,7 @@ class TableOfParts:
             part.unlink()
 
     def _others(self, keys: list[str]) -> list[str]:
-        """Give the lines of other sources: not those of the same audio under another name, as of two runs."""
+        """Return the keys of other sources, without those of the same audio under another name, from an earlier run."""
         lines = self.journal.lines
 
         def place(key: str) -> tuple[str, str]:
@@ -164,13 +165,13 @@ class TableOfParts:
         return [key for key in lines if place(key) not in named]
 
     def _join(self, order: list[str], identity: str) -> None:
-        """Make the part that holds all the others, and note that everything is there."""
+        """Write the part that holds all the others, then the journal of it."""
         joined: dict[str, dict[str, Any]] = {}
         n_rows = 0
         with (
-            _Readers(self.form, self._where) as readers,
+            _Readers(self.format, self._path_of) as readers,
             atomic_path(self._part(identity)) as path,
-            self.form.create(path, identity) as add,
+            self.format.create(path, identity) as add,
         ):
             for key in order:
                 line = self.journal.lines[key]
@@ -181,17 +182,17 @@ class TableOfParts:
         self.journal.lines = joined
         self.journal.replace()
 
-    def _where(self, identity: str) -> Path:
+    def _path_of(self, identity: str) -> Path:
         part = self._part(identity)
         return part if part.exists() else self.table
 
 
 class _Readers:
-    """Reads rows of many parts, a few of which are open at once."""
+    """Reads rows of many parts, with `OPEN_PARTS` open at once."""
 
-    def __init__(self, form: Table, where: Callable[[str], Path]) -> None:
-        self.form = form
-        self.where = where
+    def __init__(self, format: TableFormat, path_of: Callable[[str], Path]) -> None:
+        self.format = format
+        self.path_of = path_of
         self.open: dict[str, tuple[contextlib.ExitStack, Callable[[int, int], Iterator[Any]]]] = {}
 
     def __enter__(self) -> _Readers:
@@ -205,23 +206,23 @@ class _Readers:
         self.open.pop(part)[0].close()
 
     def read(self, part: str, first: int, n_rows: int) -> Iterator[Any]:
-        """Give the rows of a part in blocks."""
+        """Read rows of a part, in blocks."""
         if part not in self.open:
             if len(self.open) == OPEN_PARTS:
                 self._close(next(iter(self.open)))
             stack = contextlib.ExitStack()
-            self.open[part] = (stack, stack.enter_context(self.form.reader(self.where(part))))
+            self.open[part] = (stack, stack.enter_context(self.format.reader(self.path_of(part))))
         return self.open[part][1](first, n_rows)
 
 
-def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path | None = None) -> Rows:
-    """Make the rows of a table of the embedding of one source, see `tables.Rows`."""
+def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path | None = None) -> TableRows:
+    """Return the rows of the embedding of one source."""
     assert embedded.embedding is not None
     embeddings = np.atleast_2d(stored(embedded.embedding, content.dtype, content.columns, scratch))
     start, end = source.start, source.start + embedded.seconds
     if embedded.times_ms is None:
-        return Rows(str(source.path), np.array([start]), np.array([end]), np.array([np.nan]), embeddings)
+        return TableRows(str(source.path), np.array([start]), np.array([end]), np.array([np.nan]), embeddings)
     centres = start + embedded.times_ms / 1000.0
     half = content.window_ms / 2000.0
     starts, ends = np.clip(centres - half, start, end), np.clip(centres + half, start, end)
-    return Rows(str(source.path), starts, ends, 1000.0 * centres, embeddings)
+    return TableRows(str(source.path), starts, ends, 1000.0 * centres, embeddings)

@@ -1,22 +1,20 @@
-"""Labelled clips: a CSV ``path,labels[,start,end]`` -> `Manifest`. Whatever is wrong with it is said at once."""
+"""Labelled clips: a CSV ``path,labels[,start,end]`` -> `Manifest`, with every check that needs no audio."""
 
 from __future__ import annotations
 
-import csv
-import functools
-import itertools
+import contextlib
 import math
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bulk.csv_rows import found_header, parse_seconds, read_csv
 from ..errors import OptionError, TrainingError
 
 COLUMNS = ("path", "labels", "start", "end")
@@ -26,53 +24,46 @@ SEPARATOR = ";"
 """Between the labels in a cell; names of AudioSet's classes hold commas."""
 
 N_SHOWN = 3
-"""Bad rows of a kind that a message names."""
-
-ROWS_AT_ONCE = 2**12
-"""Rows that are Python objects at the same time."""
-
-LIST_AFTER = 32
-"""Files of one folder that are asked for one by one, before the folder is listed instead."""
+"""Bad lines of a kind that a message names."""
 
 NO_CLASS = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifest:
-    """Labelled clips, in arrays: worker processes share them, and a million clips are no million objects.
+    """Labelled clips, in arrays, which worker processes share: AudioSet has two million.
 
     Attributes
     ----------
     source : the CSV
     paths : (clips,) bytes of each audio file, see `path`
-    starts, ends : (clips,) of the part of the file that is meant, in s; NaN for its beginning, and its end
-    rows : (clips,) number of the row in the CSV, the header being 1
+    starts, ends : (clips,) of the part of the file, in s; 0 and infinity for the whole file
+    lines : (clips,) number of the line in the CSV, the header being 1
     classes : names
     label_ends : (clips,) where a clip's labels end in `labels`; they begin where those of the clip before end
-    labels : (labels,) numbers of classes, those of a clip all different
+    labels : (labels,) class numbers, those of a clip all different
     """
 
     source: Path
     paths: NDArray[np.bytes_]
     starts: NDArray[np.float64]
     ends: NDArray[np.float64]
-    rows: NDArray[np.int32]
+    lines: NDArray[np.int32]
     classes: tuple[str, ...]
     label_ends: NDArray[np.int64]
     labels: NDArray[np.int32]
 
     def __len__(self) -> int:
-        """Count the clips."""
+        """Return the number of clips."""
         return len(self.paths)
 
     def path(self, clip: int) -> Path:
-        """Give the audio file of a clip."""
+        """Return the audio file of a clip."""
         return Path(os.fsdecode(self.paths[clip]))
 
     def span(self, clip: int) -> tuple[float, float]:
-        """Give start and end of a clip in its file in s, 0 and infinity where none is named."""
-        start, end = float(self.starts[clip]), float(self.ends[clip])
-        return 0.0 if math.isnan(start) else start, math.inf if math.isnan(end) else end
+        """Return start and end of a clip in its file in s, 0 and infinity for the whole file."""
+        return float(self.starts[clip]), float(self.ends[clip])
 
     @property
     def n_labels(self) -> NDArray[np.int64]:
@@ -85,47 +76,43 @@ class Manifest:
         return bool((self.n_labels != 1).any())
 
     def counts(self) -> NDArray[np.int64]:
-        """Count the clips of each class."""
+        """Return the number of clips of each class, (classes,)."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Add up values of the classes, (classes,), over the labels of each clip: -> (clips,)."""
+        """Sum values of the classes, (classes,), over the labels of each clip: -> (clips,)."""
         clips = np.repeat(np.arange(len(self)), self.n_labels)
         return np.bincount(clips, values[self.labels], minlength=len(self)).astype(np.float64)  # int where none has any
 
     def labels_of(self, clip: int) -> NDArray[np.int32]:
-        """Give the numbers of the classes of a clip."""
+        """Return the class numbers of a clip."""
         return self.labels[self.label_ends[clip - 1] if clip else 0 : self.label_ends[clip]]
 
     def targets(self, clips: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give 1 for each label of some clips and 0 elsewhere: (clips, classes)."""
+        """Return targets of some clips, 1 for each label and 0 elsewhere: (clips, classes)."""
         targets = np.zeros((len(clips), len(self.classes)), np.float32)
         for target, clip in zip(targets, clips, strict=True):
             target[self.labels_of(clip)] = 1.0
         return targets
 
     def spans(self) -> Iterator[tuple[bytes, float, float]]:
-        """Give path, start and end of each clip in turn, 0 and infinity where none is named."""
-        starts = np.where(np.isnan(self.starts), 0.0, self.starts)
-        ends = np.where(np.isnan(self.ends), math.inf, self.ends)
-        for first in range(0, len(self), ROWS_AT_ONCE):
-            part = slice(first, first + ROWS_AT_ONCE)
-            yield from zip(self.paths[part].tolist(), starts[part].tolist(), ends[part].tolist(), strict=True)
+        """Return path, start and end of each clip in turn."""
+        return zip(self.paths.tolist(), self.starts.tolist(), self.ends.tolist(), strict=True)
 
 
-def read(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Manifest:
-    """Read a manifest and make sure that it can be trained on, without opening the audio.
+def read_labelled(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Manifest:
+    """Read a manifest and check it, without opening the audio.
 
     Parameters
     ----------
     path : a CSV in UTF-8, whose first row names its columns in any order: ``path``, relative to the folder of the CSV;
-        ``labels``, separated by ``;``, none is allowed; and perhaps ``start`` and ``end`` of the clip in the file in s,
+        ``labels``, separated by ``;``, may be empty; and optionally ``start`` and ``end`` of the clip in the file in s,
         empty for those of the file
     classes : names in the order of the targets; None for all labels that occur, sorted
 
     Raises
     ------
-    TrainingError : the file cannot be read, has other columns, or no clips; or, with numbers of rows: a row has another
+    TrainingError : the file cannot be read, has other columns, or no clips; or, with line numbers: a row has a wrong
         number of cells, no path, a wrong time, a label that is no class; an audio file is missing; two rows are the
         same clip with different labels
     OptionError : `classes` is empty or names a class twice
@@ -136,22 +123,22 @@ def read(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> 
 def read_pair(
     train: str | os.PathLike[str], valid: str | os.PathLike[str], classes: Sequence[str] | None = None
 ) -> tuple[Manifest, Manifest]:
-    """Read the manifests of training and validation, whose classes are the same.
+    """Read the manifests of training and validation, which have the same classes.
 
     Parameters
     ----------
-    train, valid : see `read`
+    train, valid : see `read_labelled`
     classes : names in the order of the targets; None for all labels in `train`, sorted
 
     Raises
     ------
-    TrainingError : see `read`; or a class has no clip in `train`, there is only one to choose, a label in `valid` is
-        not in `train`, or a clip of one overlaps one of the other
+    TrainingError : see `read_labelled`; or a class has no clip in `train`, there is only one class, a label in `valid`
+        is not in `train`, or a clip of one overlaps one of the other
     OptionError : `classes` is empty or names a class twice
     """
     folders = _Folders()
     training = _read(Path(train), classes, folders)
-    _refuse_idle_classes(training)
+    _refuse_empty_classes(training)
     validation = _read(Path(valid), training.classes, folders)
     _refuse_overlap(training, validation, folders)
     return training, validation
@@ -159,162 +146,126 @@ def read_pair(
 
 @dataclass(slots=True)
 class _Faults:
-    """What is wrong with the rows of a CSV: of each kind how many, and the first few."""
+    """Bad lines of a CSV by kind: how many, and the first few."""
 
     source: Path
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, kind: str, row: int, what: str = "") -> None:
-        """Note a bad row: `kind` says what is wrong and what to do, `what` shows it."""
+    def add(self, kind: str, line: int, what: str = "") -> None:
+        """Add a bad line: `kind` says what is wrong and what to do, `what` shows it."""
         self.counts[kind] += 1
         shown = self.first.setdefault(kind, [])
         if len(shown) < N_SHOWN:
-            shown.append(f"row {row} ({what})" if what else f"row {row}")
+            shown.append(f"line {line} ({what})" if what else f"line {line}")
 
     def refuse(self) -> None:
-        """Raise TrainingError if anything was noted."""
+        """Raise TrainingError if there are any."""
         if self.counts:
-            raise TrainingError("\n".join(self._line(kind, n) for kind, n in self.counts.items()))
+            raise TrainingError("\n".join(self._message(kind, n) for kind, n in self.counts.items()))
 
-    def _line(self, kind: str, n: int) -> str:
+    def _message(self, kind: str, n: int) -> str:
         more = f" and {n - N_SHOWN} more" if n > N_SHOWN else ""
         return f"{self.source}: {n} {'row' if n == 1 else 'rows'} {kind}: {', '.join(self.first[kind])}{more}"
 
 
 def _read(source: Path, classes: Sequence[str] | None, folders: _Folders) -> Manifest:
-    """Read one manifest, see `read`."""
+    """Read one manifest, see `read_labelled`."""
     faults = _Faults(source)
-    columns = _Columns(faults)
-    try:
-        # Not strict, a quote that is never closed would swallow the rest of the rows.
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            columns.read(csv.reader(file, skipinitialspace=True, strict=True))
-    except UnicodeDecodeError as error:
-        raise TrainingError(f"{source}: not text in UTF-8 ({error.reason}); save it as CSV in UTF-8") from error
-    except csv.Error as error:
-        raise TrainingError(f"{source}: not a CSV ({error}); is each quote closed?") from error
-    except OSError as error:
-        raise TrainingError(f"{source}: cannot be read ({error.strerror})") from error
+    rows = _Rows(faults)
+    rows.read()
     faults.refuse()
-    manifest = columns.manifest(_class_names(source, classes, columns.names))
-    _note_missing(manifest, folders, faults)
-    _note_contradictions(manifest, faults)
+    manifest = rows.manifest(_class_names(source, classes, rows.names))
+    _check_files(manifest, folders, faults)
+    _check_repetitions(manifest, faults)
     faults.refuse()
     return manifest
 
 
-class _Names(dict[str, int]):
-    """Numbers labels in the order in which they are first asked for."""
-
-    def __missing__(self, label: str) -> int:
-        number = self[label] = len(self)
-        return number
-
-
-class _Columns:
-    """The rows of a CSV, collected in arrays."""
+class _Rows:
+    """The rows of a CSV, collected column by column."""
 
     def __init__(self, faults: _Faults) -> None:
         self.faults = faults
         self.folder = os.path.dirname(faults.source)
-        self.paths: list[NDArray[np.bytes_]] = []
+        self.paths: list[bytes] = []
         self.starts, self.ends = array("d"), array("d")
-        self.rows = array("i")
-        self.names = _Names()
+        self.lines = array("i")
+        self.names: dict[str, int] = {}  # labels, numbered in the order in which they occur
         self.labels = array("i")
         self.n_labels = array("i")
 
-    def read(self, reader: Iterator[list[str]]) -> None:
+    def read(self) -> None:
         """Collect the rows.
 
         Raises
         ------
-        TrainingError : there is no header, or not of these columns; there are no rows
+        TrainingError : the file cannot be read, its header is wrong, or it has no rows
         """
-        header = [name.strip() for name in next(reader, [])]
+        source, faults = self.faults.source, self.faults
+
+        def add_wrong_length(line: int, n_cells: int, _: int) -> None:
+            faults.add("with more or fewer cells than the header (quote what holds a comma)", line, str(n_cells))
+
+        rows = read_csv(source, self._check_header, COLUMNS, on_wrong_length=add_wrong_length, error=TrainingError)
+        for line, cells in rows:
+            self._take(line, *cells)
+        if not self.lines and not faults.counts:
+            raise TrainingError(f"{source}: no rows below the header; each names an audio file, its labels")
+
+    def _check_header(self, header: list[str]) -> None:
         if not {*COLUMNS[:N_NEEDED]} <= {*header} <= {*COLUMNS} or len({*header}) < len(header):
-            found = f"found {','.join(header)[:200]!r}" if header else "the file is empty"
             raise TrainingError(
                 f"{self.faults.source}: the first row must name the columns path and labels, may name start and end, "
-                f"and no other, separated by commas; {found}"
+                f"and no other, separated by commas; {found_header(header)}"
             )
-        # A column that is not there is read from an empty cell behind the others.
-        pick = itemgetter(*(header.index(name) if name in header else len(header) for name in COLUMNS))
-        rows = enumerate(reader, start=2)
-        while part := list(itertools.islice(rows, ROWS_AT_ONCE)):
-            paths = (self._take(row, cells, len(header), pick) for row, cells in part)
-            self.paths.append(np.array([path for path in paths if path is not None], np.bytes_))
-        if not self.rows and not self.faults.counts:
-            raise TrainingError(f"{self.faults.source}: no rows below the header; each names an audio file, its labels")
 
-    def _take(self, row: int, cells: list[str], n_cells: int, pick: Callable[[list[str]], list[str]]) -> bytes | None:
-        """Take one row: gives its path, or None if it is empty or wrong."""
-        if len(cells) != n_cells:
-            if cells:
-                kind = "with more or fewer cells than the header (quote what holds a comma)"
-                self.faults.add(kind, row, str(len(cells)))
-            return None
-        path, labels, start, end = pick([*cells, ""])
-        if not path.strip():
-            self.faults.add("without a path", row)
-            return None
+    def _take(self, line: int, path: str, labels: str, start: str, end: str) -> None:
+        """Add one row, or what is wrong with it."""
+        if not path.strip() or "\0" in path:
+            self.faults.add("without a path", line)
+            return
         try:
-            start_seconds, end_seconds = _time(start), _time(end)
+            start_seconds, end_seconds = parse_seconds(start, 0.0), parse_seconds(end, math.inf)
         except ValueError:
-            self.faults.add(
-                "with a start or end that is not a number of seconds, 0 or more", row, f"{start!r}, {end!r}"
-            )
-            return None
-        if end_seconds <= start_seconds or end_seconds == 0.0:
-            self.faults.add("with an end that is not after the start", row, f"{start or 0} to {end}")
-            return None
-        self.rows.append(row)
+            kind = "with a start or end that is not a number of seconds, 0 or more"
+            self.faults.add(kind, line, f"{start!r}, {end!r}")
+            return
+        if end_seconds <= start_seconds:
+            self.faults.add("with an end that is not after the start", line, f"{start or 0} to {end}")
+            return
+        self.lines.append(line)
         self.starts.append(start_seconds)
         self.ends.append(end_seconds)
-        numbers = {self.names[label] for part in labels.split(SEPARATOR) if (label := part.strip())}
+        parts = map(str.strip, labels.split(SEPARATOR))
+        numbers = {self.names.setdefault(label, len(self.names)) for label in parts if label}
         self.labels.extend(numbers)
         self.n_labels.append(len(numbers))
-        return os.fsencode(os.path.join(self.folder, path))
+        self.paths.append(os.fsencode(os.path.join(self.folder, path)))
 
     def manifest(self, classes: tuple[str, ...]) -> Manifest:
-        """Make the manifest; labels that are no class are noted."""
+        """Return the manifest; add a fault for each label that is no class."""
         places = {name: number for number, name in enumerate(classes)}
         numbers = np.array([places.get(name, NO_CLASS) for name in self.names], np.int32)
-        labels = numbers[np.frombuffer(self.labels, np.int32)] if self.labels else np.zeros(0, np.int32)
-        rows = np.frombuffer(self.rows, np.int32)
-        ends = np.cumsum(np.frombuffer(self.n_labels, np.int32), dtype=np.int64)
+        labels = numbers[np.array(self.labels, np.int32)]
+        lines = np.array(self.lines, np.int32)
+        ends = np.cumsum(self.n_labels, dtype=np.int64)
         names = list(self.names)
         for label in np.flatnonzero(labels == NO_CLASS):
-            row = rows[np.searchsorted(ends, label, side="right")]
+            line = lines[np.searchsorted(ends, label, side="right")]
             kind = f"with a label that is none of the {len(classes)} classes (those given, or of the training manifest)"
-            self.faults.add(kind, int(row), repr(names[self.labels[label]]))
-        starts, stops = np.frombuffer(self.starts), np.frombuffer(self.ends)
-        return Manifest(self.faults.source, np.concatenate(self.paths), starts, stops, rows, classes, ends, labels)
-
-
-def _time(cell: str) -> float:
-    """Read a time in s, NaN if the cell is empty.
-
-    Raises
-    ------
-    ValueError : it is not a number, is negative or infinite
-    """
-    if not cell:
-        return math.nan
-    time = float(cell)
-    if not 0.0 <= time < math.inf:
-        raise ValueError
-    return time
+            self.faults.add(kind, int(line), repr(names[self.labels[label]]))
+        starts, stops = np.array(self.starts), np.array(self.ends)
+        return Manifest(self.faults.source, np.array(self.paths), starts, stops, lines, classes, ends, labels)
 
 
 def _class_names(source: Path, given: Sequence[str] | None, found: dict[str, int]) -> tuple[str, ...]:
-    """Give the names of the classes: those given, or those found.
+    """Return the names of the classes: those given, or those found.
 
     Raises
     ------
     TrainingError : no labels were found
-    OptionError : those given are none, or not all different
+    OptionError : those given are empty, or not all different
     """
     if given is None:
         if not found:
@@ -327,92 +278,58 @@ def _class_names(source: Path, given: Sequence[str] | None, found: dict[str, int
     return tuple(given)
 
 
-class _Folders:
-    """Looks up files; folders with many are listed once, in place of a question to the file system for each file."""
+class _Folders(dict[bytes, tuple[bytes, dict[bytes, bool]]]):
+    """Folders by path, listed once: with millions of clips, to ask for each file is slow on a network.
 
-    def __init__(self) -> None:
-        self.folders: dict[bytes, _Folder] = {}
+    A folder is where it lies, links resolved, and its files by name, True for a link.
+    """
 
-    def _of(self, path: bytes) -> tuple[_Folder, bytes]:
-        head, name = os.path.split(path)
-        folder = self.folders.get(head)
-        if folder is None:
-            folder = self.folders[head] = _Folder(head)
-        return folder, name
+    def __missing__(self, path: bytes) -> tuple[bytes, dict[bytes, bool]]:
+        files = {}
+        with contextlib.suppress(OSError), os.scandir(path or os.fsencode(os.curdir)) as entries:
+            files = {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
+        self[path] = os.path.realpath(path), files
+        return self[path]
 
     def has_file(self, path: bytes) -> bool:
-        """Tell whether a path is a file."""
-        folder, name = self._of(path)
-        folder.n_asked += 1
-        if folder.n_asked == LIST_AFTER:
-            folder.list()
-        # Names may differ from those listed and mean the same file, as where case does not matter.
-        return name in folder.files or os.path.isfile(path)
+        """Return True if a path is a file."""
+        folder, name = os.path.split(path)
+        # A name that is not listed may be a file all the same: the folder cannot be listed, or case does not matter.
+        return name in self[folder][1] or os.path.isfile(path)
 
     def place(self, path: bytes) -> bytes:
-        """Tell where a file lies, whatever links lead to it."""
-        folder, name = self._of(path)
-        is_link = name in folder.links if name in folder.files else os.path.islink(path)
-        return os.path.realpath(path) if is_link else os.path.join(folder.place, name)
+        """Return where a file lies, links resolved."""
+        folder, name = os.path.split(path)
+        place, files = self[folder]
+        return os.path.join(place, name) if files.get(name) is False else os.path.realpath(path)
 
 
-class _Folder:
-    """What is known of a folder."""
-
-    def __init__(self, path: bytes) -> None:
-        self.path = path or os.fsencode(os.curdir)
-        self.n_asked = 0
-        self.files: set[bytes] = set()
-        self.links: set[bytes] = set()
-
-    @functools.cached_property
-    def place(self) -> bytes:
-        """Where it lies, whatever links lead to it."""
-        return os.path.realpath(self.path)
-
-    def list(self) -> None:
-        """List its files; one that may not be listed stays as it is."""
-        try:
-            with os.scandir(self.path) as entries:
-                for entry in entries:
-                    if entry.is_file():
-                        self.files.add(entry.name)
-                        if entry.is_symlink():
-                            self.links.add(entry.name)
-        except OSError:
-            return
-
-
-def _note_missing(manifest: Manifest, folders: _Folders, faults: _Faults) -> None:
-    """Note clips whose audio is not there."""
+def _check_files(manifest: Manifest, folders: _Folders, faults: _Faults) -> None:
+    """Add a fault for each clip whose audio is missing."""
     kind = "with an audio file that is missing (paths are relative to the folder of the CSV)"
     for clip, (path, _, _) in enumerate(manifest.spans()):
         if not folders.has_file(path):
-            faults.add(kind, int(manifest.rows[clip]), os.fsdecode(path))
+            faults.add(kind, int(manifest.lines[clip]), os.fsdecode(path))
 
 
-def _note_contradictions(manifest: Manifest, faults: _Faults) -> None:
-    """Note clips that occur again with other labels; to repeat a clip as it is, so that it counts more, is allowed."""
-    # Neighbours in the order of their hashes, so that no million keys are held.
-    hashes = np.fromiter(map(hash, manifest.spans()), np.int64, len(manifest))
-    order = np.argsort(hashes, kind="stable")
-    is_repeated = hashes[order[1:]] == hashes[order[:-1]]
+def _check_repetitions(manifest: Manifest, faults: _Faults) -> None:
+    """Add a fault for each clip that occurs again with other labels; with the same labels it counts more."""
+    columns = (manifest.ends, manifest.starts, manifest.paths)
+    order = np.lexsort(columns)  # repetitions are neighbours
+    is_repeated = np.logical_and.reduce([column[order[1:]] == column[order[:-1]] for column in columns])
+    kind = "with the clip of another row and other labels (all labels of a clip belong into one cell: a;b)"
     for clip, other in zip(order[1:][is_repeated], order[:-1][is_repeated], strict=True):
-        is_same = manifest.paths[clip] == manifest.paths[other] and all(
-            np.array_equal(times[clip], times[other], equal_nan=True) for times in (manifest.starts, manifest.ends)
-        )
-        if is_same and {*manifest.labels_of(clip)} != {*manifest.labels_of(other)}:
-            kind = "with the clip of another row and other labels (all labels of a clip belong into one cell: a;b)"
-            faults.add(kind, int(manifest.rows[clip]), f"as row {manifest.rows[other]}")
+        if {*manifest.labels_of(clip)} != {*manifest.labels_of(other)}:
+            faults.add(kind, int(manifest.lines[clip]), f"as line {manifest.lines[other]}")
 
 
-def _refuse_idle_classes(training: Manifest) -> None:
-    """Raise TrainingError if there is a class without clips, or nothing to choose from."""
-    idle = [name for name, count in zip(training.classes, training.counts(), strict=True) if not count]
-    if idle:
-        shown = ", ".join(map(repr, idle[:N_SHOWN])) + (" ..." if len(idle) > N_SHOWN else "")
+def _refuse_empty_classes(training: Manifest) -> None:
+    """Raise TrainingError if a class has no clips, or there is only one class to choose."""
+    empty = [name for name, count in zip(training.classes, training.counts(), strict=True) if not count]
+    if empty:
+        shown = ", ".join(map(repr, empty[:N_SHOWN])) + (" ..." if len(empty) > N_SHOWN else "")
         raise TrainingError(
-            f"{training.source}: {len(idle)} of {len(training.classes)} classes have no clip ({shown}); "
+            f"{training.source}: {len(empty)} of {len(training.classes)} classes have no clip ({shown}); "
             "add clips, or leave these classes out of the list"
         )
     if len(training.classes) == 1 and not training.is_multi_label:
@@ -432,7 +349,7 @@ def _refuse_overlap(training: Manifest, validation: Manifest, folders: _Folders)
     for number, (path, start, end) in enumerate(training.spans()):
         for clip, other_start, other_end in clips.get(folders.place(path), ()):
             if max(start, other_start) < min(end, other_end):
-                what = f"{os.fsdecode(path)}, row {validation.rows[clip]} there"
-                faults.add(kind, int(training.rows[number]), what)
+                what = f"{os.fsdecode(path)}, line {validation.lines[clip]} there"
+                faults.add(kind, int(training.lines[number]), what)
                 break
     faults.refuse()

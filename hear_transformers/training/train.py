@@ -30,7 +30,7 @@ class Options:
     Attributes
     ----------
     family, variant : of the network; None for the family's first variant
-    train, valid : manifests, see `manifest.read`
+    train, valid : manifests, see `manifest.read_labelled`
     out : folder of the run; an interrupted run there is resumed
     recipe : of the training
     source : weights to start from, see `initialisation.init_from`

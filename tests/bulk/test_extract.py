@@ -1,5 +1,6 @@
-"""Which files are found and how outputs are named; many files, one of them bad; long ones; runs taken up again."""
+"""Which files are found and how outputs are named; many files, one of them bad; long ones; resumed runs."""
 
+import json
 import math
 import os
 from pathlib import Path, PurePath
@@ -11,11 +12,13 @@ import torch
 from hear_transformers import efficientat
 from hear_transformers.audio import reading
 from hear_transformers.bulk import extract, manifest, sources, table_output
-from hear_transformers.bulk.outputs import Shard
-from hear_transformers.bulk.sources import Source, find, name_outputs
+from hear_transformers.bulk.formats import FILES
+from hear_transformers.bulk.outputs import OutputOptions, Shard
+from hear_transformers.bulk.sources import Source, find_sources, name_outputs
 from hear_transformers.embedding import pipeline
 from hear_transformers.embedding.external import ExternalModel
 from hear_transformers.errors import OptionError
+from hear_transformers.files import sha256_of
 from hear_transformers.labels import top_tags
 
 
@@ -25,7 +28,7 @@ def paths(found: list[Source]) -> list[str]:
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """Make empty files: what is found does not depend on what is in them."""
+    """Create empty files: what is found does not depend on what is in them."""
     monkeypatch.chdir(tmp_path)
     for name in ("b.wav", "a.FLAC", "notes.txt", "sub/c.ogg", "sub/deep/d.mp3", ".hidden.wav", ".git/e.wav"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +37,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def test_a_folder_stands_for_its_audio_sorted(tree):
-    found = find(["."])
+    found = find_sources(["."])
     assert paths(found) == ["a.FLAC", "b.wav", "sub/c.ogg", "sub/deep/d.mp3"]
     assert [str(source.name) for source in found] == paths(found)
 
@@ -42,7 +45,7 @@ def test_a_folder_stands_for_its_audio_sorted(tree):
 def test_links_to_folders_are_followed_once(tree):
     os.symlink(tree, "sub/loop")
     os.symlink(tree / "sub" / "deep", "sub/again")
-    assert len(find(["."])) == 4
+    assert len(find_sources(["."])) == 4
 
 
 @pytest.mark.parametrize(
@@ -56,25 +59,25 @@ def test_links_to_folders_are_followed_once(tree):
     ],
 )
 def test_patterns_are_expanded(tree, pattern, expected):
-    assert paths(find([pattern])) == expected
+    assert paths(find_sources([pattern])) == expected
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tree):
     Path("[ab].wav").touch()
-    assert paths(find(["[ab].wav"])) == ["[ab].wav"]
+    assert paths(find_sources(["[ab].wav"])) == ["[ab].wav"]
 
 
 def test_a_named_file_may_have_any_suffix(tree):
-    assert paths(find(["notes.txt"])) == ["notes.txt"]
+    assert paths(find_sources(["notes.txt"])) == ["notes.txt"]
 
 
 def test_a_list_stands_for_its_lines(tree):
-    assert paths(find(["-"], ["b.wav\n", "\n", "sub/deep\r\n"])) == ["b.wav", "sub/deep/d.mp3"]
+    assert paths(find_sources(["-"], ["b.wav\n", "\n", "sub/deep\r\n"])) == ["b.wav", "sub/deep/d.mp3"]
 
 
 def test_each_file_is_taken_once(tree):
-    assert paths(find(["b.wav", "./b.wav", ".", "*.wav"]))[0] == "b.wav"
-    assert len(find(["b.wav", "./b.wav", ".", "*.wav"])) == 4
+    assert paths(find_sources(["b.wav", "./b.wav", ".", "*.wav"]))[0] == "b.wav"
+    assert len(find_sources(["b.wav", "./b.wav", ".", "*.wav"])) == 4
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_each_file_is_taken_once(tree):
 )
 def test_what_is_not_there_is_an_error_in_the_list(tree, entry, message):
     Path(".git/empty").mkdir()
-    bad, good = find([entry, "b.wav"])
+    bad, good = find_sources([entry, "b.wav"])
     with pytest.raises(sources.AudioError, match=message):
         raise bad.error
     assert good.error is None
@@ -105,7 +108,7 @@ def test_what_is_not_there_is_an_error_in_the_list(tree, entry, message):
     ],
 )
 def test_outputs_are_named_after_their_sources_and_differ(tree, inputs, outputs):
-    assert name_outputs(find(inputs), ".npz") == [PurePath(output) for output in outputs]
+    assert name_outputs(find_sources(inputs), ".npz") == [PurePath(output) for output in outputs]
 
 
 # Embedding
@@ -116,7 +119,8 @@ def run(small_model, tmp_path):
     """Embed files of the test's folder into `out` below it, and give the report."""
 
     def run(*inputs: Path, **options):
-        return extract.extract(small_model, find(map(str, inputs)), tmp_path / "out", **options)
+        how = OutputOptions(**{key: options.pop(key) for key in OutputOptions.__slots__ if key in options})
+        return extract.extract(small_model, find_sources(map(str, inputs)), tmp_path / "out", how, **options)
 
     return run
 
@@ -159,7 +163,7 @@ def test_a_long_file_is_streamed_to_the_same_embedding(run, audio_file, tmp_path
     monkeypatch.setattr(reading.blocks, "__defaults__", (1.0,))
     run(path, timestamps=timestamps, overwrite=True)
     np.testing.assert_allclose(embedding(tmp_path / "out" / "tone.npz"), whole, atol=1e-5)
-    assert [str(path) for path in files_below(tmp_path / "out")] == [".embed-audio/journal.jsonl", "tone.npz"]
+    assert [str(path) for path in files_below(tmp_path / "out")] == ["tone.npz"]
 
 
 class Counting(ExternalModel):
@@ -180,14 +184,14 @@ class Counting(ExternalModel):
 def test_clips_of_equal_length_are_embedded_together(audio_file, tmp_path):
     model = Counting()
     files = [audio_file(f"{i}.wav", seconds=[0.5, 1.0][i % 2]) for i in range(6)]
-    extract.extract(model, find(map(str, files)), tmp_path)
+    extract.extract(model, find_sources(map(str, files)), tmp_path)
     assert model.batches == [3, 3]
 
 
 def test_the_batch_size_is_kept(audio_file, tmp_path):
     model = Counting()
     model.batch_size = 2
-    extract.extract(model, find([str(audio_file(f"{i}.wav")) for i in range(5)]), tmp_path)
+    extract.extract(model, find_sources([str(audio_file(f"{i}.wav")) for i in range(5)]), tmp_path)
     assert model.batches == [2, 2, 1]
 
 
@@ -196,7 +200,7 @@ def test_waiting_clips_are_bounded(audio_file, tmp_path, monkeypatch):
     model = Counting()
     lengths = [1.0, 1.0, 0.6, 0.7, 0.8]
     files = [audio_file(f"{i}.wav", seconds=seconds) for i, seconds in enumerate(lengths)]
-    extract.extract(model, find(map(str, files)), tmp_path)
+    extract.extract(model, find_sources(map(str, files)), tmp_path)
     assert model.batches == [2, 1, 1, 1]
 
 
@@ -208,7 +212,7 @@ def test_a_clip_that_breaks_the_model_does_not_take_others_along(audio_file, tmp
             return super().embed_scenes(waveforms)
 
     good, bad = audio_file("good.wav"), audio_file("bad.wav", np.zeros(32_000))
-    report = extract.extract(Fragile(), find([str(good), str(bad)]), tmp_path / "out")
+    report = extract.extract(Fragile(), find_sources([str(good), str(bad)]), tmp_path / "out")
     assert [outcome.source for outcome in report.written] == [str(good)]
     assert [outcome.message for outcome in report.failed] == [f"{bad}: ZeroDivisionError: silence"]
 
@@ -218,7 +222,7 @@ def test_embeddings_that_are_not_finite_are_not_written(audio_file, tmp_path):
         def embed_scenes(self, waveforms):
             return torch.full((len(waveforms), 4), torch.nan)
 
-    report = extract.extract(Broken(), find([str(audio_file())]), tmp_path / "out")
+    report = extract.extract(Broken(), find_sources([str(audio_file())]), tmp_path / "out")
     assert "NaN" in report.failed[0].message
     assert files_below(tmp_path / "out") == [Path("failures.jsonl")]
 
@@ -234,38 +238,38 @@ def test_outcomes_are_told_as_they_come(run, audio_file, tmp_path):
 
 @pytest.fixture(scope="module")
 def tagger():
-    """Give the smallest network, read at its logits."""
+    """Load the smallest network, with the layer logits."""
     return efficientat.load_model(variant="mn01_as", pretrained=False, layer="logits")
 
 
 @pytest.mark.parametrize("format", ["npz", "npy", "parquet"])
 def test_labels_are_those_of_the_embedding(tagger, audio_file, tmp_path, format):
     path = audio_file()
-    report = extract.extract(tagger, find([str(path)]), tmp_path / "out", format, n_labels=4)
+    report = extract.extract(tagger, find_sources([str(path)]), tmp_path / "out", OutputOptions(format), n_labels=4)
     expected = top_tags(tagger.embed_scenes(reading.read(path, 32_000)[None])[0], 4)
     assert [tag.label for tag in report.written[0].tags] == [tag.label for tag in expected]
 
 
 def test_a_long_file_gets_labels(tagger, audio_file, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "LONG_SECONDS", 0.5)
-    report = extract.extract(tagger, find([str(audio_file())]), tmp_path / "out", n_labels=4)
+    report = extract.extract(tagger, find_sources([str(audio_file())]), tmp_path / "out", n_labels=4)
     assert len(report.written[0].tags) == 4
 
 
 @pytest.mark.parametrize("format", ["npz", "npy", "parquet"])
 def test_files_whose_outputs_are_there_get_labels_too(tagger, audio_file, tmp_path, format):
-    found = find([str(audio_file())])
-    (written,) = extract.extract(tagger, found, tmp_path / "out", format, n_labels=4).written
+    found = find_sources([str(audio_file())])
+    (written,) = extract.extract(tagger, found, tmp_path / "out", OutputOptions(format), n_labels=4).written
     before = written.output.read_bytes()
-    (skipped,) = extract.extract(tagger, found, tmp_path / "out", format, n_labels=4).skipped
+    (skipped,) = extract.extract(tagger, found, tmp_path / "out", OutputOptions(format), n_labels=4).skipped
     assert skipped == extract.Outcome(written.source, "skipped", written.output, tags=written.tags)
     assert written.output.read_bytes() == before
 
 
-def test_outputs_of_other_settings_are_doubted_beside_labels(run, tagger, audio_file, tmp_path):
+def test_outputs_of_other_settings_are_kept_with_a_message_beside_labels(run, tagger, audio_file, tmp_path):
     path = audio_file()
     run(path)
-    (outcome,) = extract.extract(tagger, find([str(path)]), tmp_path / "out", n_labels=4).skipped
+    (outcome,) = extract.extract(tagger, find_sources([str(path)]), tmp_path / "out", n_labels=4).skipped
     assert "made with other settings (scene" in outcome.message
     assert len(outcome.tags) == 4
 
@@ -281,7 +285,7 @@ def test_labels_of_what_is_no_logits_are_refused_at_once(run, audio_file, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-# Runs taken up again
+# Resumed runs
 
 
 def test_outputs_that_are_there_are_kept(run, audio_file, tmp_path):
@@ -293,7 +297,7 @@ def test_outputs_that_are_there_are_kept(run, audio_file, tmp_path):
     assert (tmp_path / "out" / "tone.npz").stat().st_mtime_ns == before
 
 
-def test_overwrite_makes_them_anew(run, audio_file, tmp_path):
+def test_overwrite_replaces_them(run, audio_file, tmp_path):
     path = audio_file()
     run(path)
     run(path, overwrite=True, timestamps=True)
@@ -301,14 +305,14 @@ def test_overwrite_makes_them_anew(run, audio_file, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["npz", "npy", "parquet"])
-def test_outputs_of_other_settings_are_doubted(run, audio_file, format):
+def test_outputs_of_other_settings_are_kept_with_a_message(run, audio_file, format):
     path = audio_file()
     run(path, format=format)
     (outcome,) = run(path, format=format, timestamps=True).skipped
     assert "made with other settings (embedding, " in outcome.message
 
 
-def test_outputs_of_something_else_are_doubted(run, audio_file, tmp_path):
+def test_outputs_of_something_else_are_kept_with_a_message(run, audio_file, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tone.npz").write_text("mine")
     (outcome,) = run(audio_file()).skipped
@@ -317,7 +321,7 @@ def test_outputs_of_something_else_are_doubted(run, audio_file, tmp_path):
 
 
 def test_one_file_for_several_inputs_is_refused(small_model, audio_file, tmp_path):
-    found = find([str(audio_file("a.wav")), str(audio_file("b.wav"))])
+    found = find_sources([str(audio_file("a.wav")), str(audio_file("b.wav"))])
     with pytest.raises(OptionError, match=r"one file for 2 inputs"):
         extract.extract(small_model, found, tmp_path / "x.npz")
 
@@ -325,13 +329,13 @@ def test_one_file_for_several_inputs_is_refused(small_model, audio_file, tmp_pat
 def test_a_file_in_place_of_the_folder_is_refused(small_model, audio_file, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OptionError, match="file is a file; outputs need a folder"):
-        extract.extract(small_model, find([str(audio_file())]), tmp_path / "file", "parquet")
+        extract.extract(small_model, find_sources([str(audio_file())]), tmp_path / "file", OutputOptions("parquet"))
 
 
 def test_an_output_that_cannot_be_written_fails_alone(small_model, audio_file, tmp_path):
     (tmp_path / "out" / "a.npz").mkdir(parents=True)
-    found = find([str(audio_file("a.wav")), str(audio_file("b.wav"))])
-    report = extract.extract(small_model, found, tmp_path / "out", overwrite=True)
+    found = find_sources([str(audio_file("a.wav")), str(audio_file("b.wav"))])
+    report = extract.extract(small_model, found, tmp_path / "out", OutputOptions(overwrite=True))
     assert [outcome.source for outcome in report.written] == [str(tmp_path / "b.wav")]
     assert "IsADirectoryError" in report.failed[0].message
 
@@ -354,11 +358,36 @@ def test_an_old_time_of_change_alone_is_no_change(run, audio_file):
     assert len(run(path).skipped) == 1
 
 
-def test_without_a_journal_an_output_of_these_settings_is_kept(run, audio_file, tmp_path):
+def write_without_audio(path: Path) -> None:
+    """Rewrite an output as if it did not say of which audio it is."""
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    provenance = json.loads(str(arrays["provenance"]))
+    del provenance["audio"]
+    np.savez(path, **arrays | {"provenance": np.array(json.dumps(provenance))})
+
+
+def test_an_output_of_these_settings_that_does_not_name_its_audio_is_kept(run, audio_file, tmp_path):
     path = audio_file()
     run(path)
-    (tmp_path / "out" / ".embed-audio" / "journal.jsonl").unlink()
+    write_without_audio(tmp_path / "out" / "tone.npz")
     assert [outcome.message for outcome in run(path).skipped] == [""]
+
+
+@pytest.mark.parametrize("format", ["npz", "npy"])
+def test_outputs_name_their_audio(run, audio_file, tmp_path, format):
+    path = audio_file()
+    run(path, format=format)
+    audio = FILES[format].provenance_of(tmp_path / "out" / f"tone.{format}")["audio"]
+    assert audio == {"file": str(path), "sha256": sha256_of(path), "start": 0.0, "end": None}
+
+
+def test_the_output_of_another_part_of_a_file_is_kept_with_a_message(small_model, audio_file, tmp_path):
+    audio_file()
+    for part in ("0,0.5", "0.5,1"):
+        found = listed(tmp_path, f"path,start,end\ntone.wav,{part}\n")
+        report = extract.extract(small_model, found, tmp_path / "out.npz")
+    assert "is of another part of a file" in report.skipped[0].message
 
 
 @pytest.mark.parametrize("format", ["npz", "parquet", "hdf5"])
@@ -366,7 +395,7 @@ def test_the_output_of_another_file_is_not_overwritten(run, audio_file, format):
     one, other = audio_file("one/same.wav"), audio_file("other/same.wav", seconds=0.5)
     run(one, format=format)
     (outcome,) = run(other, format=format).skipped
-    assert f"is kept, but was made from {one}; overwrite makes it anew" in outcome.message
+    assert f"is kept, but was made from {one}; use overwrite to replace it" in outcome.message
     assert [outcome.message for outcome in run(one, format=format).skipped] == [""]
 
 
@@ -422,7 +451,7 @@ def test_a_file_has_one_row_whatever_it_is_called(run, audio_file, tmp_path):
     assert sorted(table["file"].to_pylist()) == sorted([str(one), str(other), str(tmp_path / "one/same.flac")])
 
 
-def test_an_interrupted_table_is_gone_on_with(run, audio_file, tmp_path):
+def test_an_interrupted_table_is_resumed(run, audio_file, tmp_path):
     files = [audio_file(f"{i}.wav", seconds=0.5 + 0.1 * i) for i in range(3)]
 
     def interrupt(outcome):
@@ -452,12 +481,12 @@ def test_tables_of_the_same_content_are_the_same_bytes(run, audio_file, tmp_path
     assert table.read_bytes() == whole
 
 
-def test_a_table_that_nobody_noted_is_kept(run, audio_file, tmp_path):
+def test_a_table_without_a_journal_is_kept(run, audio_file, tmp_path):
     path = audio_file()
     run(path, format="parquet")
     (tmp_path / "out/.embed-audio/embeddings.parquet/journal.jsonl").unlink()
     (outcome,) = run(path, format="parquet").skipped
-    assert "nobody noted what is in it" in outcome.message
+    assert "its journal is missing" in outcome.message
 
 
 def test_rows_along_time_say_what_they_hear(run, audio_file, tmp_path):
@@ -471,6 +500,8 @@ def test_rows_along_time_say_what_they_hear(run, audio_file, tmp_path):
 
 
 # Numbers and layers
+
+SEPARATE = OutputOptions(separate_layers=True)
 
 
 def test_half_precision_is_said_in_the_provenance(run, audio_file, tmp_path):
@@ -487,25 +518,27 @@ def test_numbers_that_float16_does_not_hold_fail_alone(audio_file, tmp_path, for
         def embed_scenes(self, waveforms):
             return torch.full((len(waveforms), 4), 1e5 if waveforms.shape[1] > 20_000 else 1.0)
 
-    found = find([str(audio_file("large.wav")), str(audio_file("small.wav", seconds=0.5))])
-    report = extract.extract(Large(), found, tmp_path / "out", format, dtype="float16")
+    found = find_sources([str(audio_file("large.wav")), str(audio_file("small.wav", seconds=0.5))])
+    report = extract.extract(Large(), found, tmp_path / "out", OutputOptions(format, "float16"))
     assert [outcome.source for outcome in report.written] == [str(tmp_path / "small.wav")]
     assert "float16 ends at 65504" in report.failed[0].message
 
 
 @pytest.mark.parametrize("timestamps", [False, True])
 @pytest.mark.parametrize("format", ["npz", "parquet"])
-def test_layers_apart_are_what_runs_of_each_give(audio_file, tmp_path, format, timestamps):
+def test_separate_layers_are_what_runs_of_each_give(audio_file, tmp_path, format, timestamps):
     path = audio_file()
-    options = {"variant": "mn01_as", "pretrained": False}
-    several = efficientat.load_model(layer="2,5", **options)
-    extract.extract(several, find([str(path)]), tmp_path / "apart", format, separate_layers=True, timestamps=timestamps)
+    network = {"variant": "mn01_as", "pretrained": False}
+    several = efficientat.load_model(layer="2,5", **network)
+    found, options = find_sources([str(path)]), OutputOptions(format)
+    separate = OutputOptions(format, separate_layers=True)
+    extract.extract(several, found, tmp_path / "separate", separate, timestamps=timestamps)
     for layer in ("2", "5"):
-        alone = efficientat.load_model(layer=layer, **options)
-        out = tmp_path / "apart" / f"layer={layer}"
-        report = extract.extract(alone, find([str(path)]), out, format, timestamps=timestamps)
+        alone = efficientat.load_model(layer=layer, **network)
+        out = tmp_path / "separate" / f"layer={layer}"
+        report = extract.extract(alone, found, out, options, timestamps=timestamps)
         assert [outcome.message for outcome in report.skipped] == [""]
-        extract.extract(alone, find([str(path)]), tmp_path / layer, format, timestamps=timestamps)
+        extract.extract(alone, found, tmp_path / layer, options, timestamps=timestamps)
         if format == "npz":
             assert np.array_equal(embedding(out / "tone.npz"), embedding(tmp_path / layer / "tone.npz"))
 
@@ -513,18 +546,18 @@ def test_layers_apart_are_what_runs_of_each_give(audio_file, tmp_path, format, t
 def test_a_layer_that_is_missing_is_made_and_the_other_left(audio_file, tmp_path):
     path = audio_file()
     model = efficientat.load_model(variant="mn01_as", pretrained=False, layer="2,5")
-    extract.extract(model, find([str(path)]), tmp_path, separate_layers=True)
+    extract.extract(model, find_sources([str(path)]), tmp_path, SEPARATE)
     kept, lost = (tmp_path / f"layer={layer}" / "tone.npz" for layer in (2, 5))
     lost.unlink()
     before = kept.stat().st_mtime_ns
-    assert len(extract.extract(model, find([str(path)]), tmp_path, separate_layers=True).written) == 1
+    assert len(extract.extract(model, find_sources([str(path)]), tmp_path, SEPARATE).written) == 1
     assert lost.exists()
     assert kept.stat().st_mtime_ns == before
 
 
 def test_layers_of_others_cannot_be_told_apart(audio_file, tmp_path):
-    with pytest.raises(OptionError, match="layers apart are for the models of this package"):
-        extract.extract(Counting(), find([str(audio_file())]), tmp_path / "out", separate_layers=True)
+    with pytest.raises(OptionError, match="separate layers need a model of this package"):
+        extract.extract(Counting(), find_sources([str(audio_file())]), tmp_path / "out", SEPARATE)
 
 
 # Parts of the work
@@ -555,7 +588,7 @@ def test_more_inputs_do_not_move_others_between_shards():
 
 @pytest.mark.parametrize("shard", [(3, 3), (-1, 3), (0, 0)])
 def test_a_shard_that_is_none_is_refused(shard):
-    with pytest.raises(OptionError, match="they count from 0"):
+    with pytest.raises(OptionError, match="shards count from 0"):
         Shard(*shard)
 
 
@@ -571,7 +604,7 @@ def test_the_first_failure_can_end_the_run(run, audio_file, tmp_path):
 
 def listed(folder: Path, text: str | bytes, name: str = "list.csv") -> list[Source]:
     (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return manifest.read(folder / name)
+    return manifest.read_manifest(folder / name)
 
 
 def test_segments_have_outputs_of_their_own(small_model, audio_file, tmp_path):
@@ -594,7 +627,7 @@ def test_segments_have_outputs_of_their_own(small_model, audio_file, tmp_path):
 def test_times_of_segments_are_those_of_the_file(small_model, audio_file, tmp_path):
     audio_file()
     found = listed(tmp_path, "path,start,end\ntone.wav,0.5,0.7\n")
-    extract.extract(small_model, found, tmp_path / "out", "parquet", timestamps=True)
+    extract.extract(small_model, found, tmp_path / "out", OutputOptions("parquet"), timestamps=True)
     extract.extract(small_model, found, tmp_path / "out", timestamps=True)
     rows = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "out" / "embeddings.parquet").to_pylist()
     with np.load(tmp_path / "out/tone.500-700.npz") as archive:
@@ -607,7 +640,7 @@ def test_a_list_is_read_from_any_of_its_formats(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     table = arrow.table({"path": ["a.wav", "sub/b.wav"], "start": [None, 1.0], "labels": ["x", "y"]})
     parquet.write_table(table, tmp_path / "list.parquet")
-    from_table = manifest.read(tmp_path / "list.parquet")
+    from_table = manifest.read_manifest(tmp_path / "list.parquet")
     assert [(str(each.name), each.start, each.end) for each in from_table] == [
         ("a.wav", 0.0, math.inf),
         ("sub/b.wav", 1.0, math.inf),
@@ -625,15 +658,15 @@ def test_a_list_is_read_from_any_of_its_formats(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the first row names the columns: path, perhaps start and end, each once; the file is empty"),
-        ("file,start\na.wav,1\n", r"each once; found 'file,start'"),
-        ("path,start,start\n", "each once; found"),
+        ("", "must name the columns, each once: path, optionally start and end; the file is empty"),
+        ("file,start\na.wav,1\n", r"each once: .*; found 'file,start'"),
+        ("path,start,start\n", "each once: .*; found"),
         ("path\n", "names no files"),
         ("path,start\na.wav,1\nb.wav,soon\n", r"list\.csv, line 3: 'soon' is not a time"),
         ("path,start\na.wav,-1\n", "line 2: '-1' is not a time"),
         ("path,end\na.wav,inf\n", "line 2: 'inf' is not a time"),
         ("path,start,end\na.wav,2,1\n", "line 2: the end, 1 s, is not after the start, 2 s"),
-        ("path,start\n,1\n", "line 2: no path of a file"),
+        ("path,start\n,1\n", "line 2: '' is not the path of a file"),
         ("path,start\na.wav\n", "line 2: 1 cells, the header has 2"),
         ('path\n"a.wav\n', "not a CSV"),
     ],
@@ -650,13 +683,13 @@ def test_a_damaged_table_is_no_list(tmp_path):
 
 
 def test_a_name_with_a_zero_byte_fails_alone(tree):
-    bad, good = find(["a\0.wav", "b.wav"])
+    bad, good = find_sources(["a\0.wav", "b.wav"])
     assert "zero byte" in str(bad.error)
     assert good.error is None
 
 
 def test_a_name_that_is_too_long_is_no_folder(tree):
-    assert len(find(["x" * 5_000, "b.wav"])) == 2
+    assert len(find_sources(["x" * 5_000, "b.wav"])) == 2
 
 
 class KilledError(BaseException):

@@ -70,7 +70,7 @@ DAMAGE: dict[str, tuple[str, Make, str]] = {
     "link to itself": ("loop.wav", link_to("loop.wav"), "no such file|symbolic links"),
     "pipe": ("a.wav", os.mkfifo, "not a regular file"),
 }
-"""Kinds of damage below a folder that is searched: name, how it is made, what is said."""
+"""Kinds of damage below a folder that is searched: name, how it is made, its error."""
 
 ODD_NAMES = [
     "new\nline",
@@ -87,7 +87,7 @@ ODD_NAMES = [
 
 
 def good_files() -> dict[str, Make]:
-    """Give one file of every format that libsndfile writes, at two rates, and some with names that few think of."""
+    """Return one file of every format that libsndfile writes, at two rates, and some with unusual names."""
     files: dict[str, Make] = {}
     for form in soundfile.available_formats():
         for subtype in soundfile.available_subtypes(form):
@@ -102,7 +102,7 @@ def good_files() -> dict[str, Make]:
 class Drill:
     """A folder of good and bad files, and the command over it.
 
-    `good` are paths, `bad` tells what is said about a path.
+    `good` are paths; `bad` maps a path to its error.
     """
 
     def __init__(self, folder: Path, weights: Path) -> None:
@@ -139,12 +139,12 @@ class Drill:
 
     @property
     def unlisted(self) -> list[str]:
-        """Give the good files that a search passes over, because of their suffix."""
+        """Return the good files that a search skips, because of their suffix."""
         return [path for path in self.good if not path.lower().endswith(reading.SUFFIXES)]
 
     @property
     def few(self) -> list[str]:
-        """Give some of the good files, and a few bad ones."""
+        """Return some of the good files, and a few bad ones."""
         return [*self.good[::4], *list(self.bad)[::4]]
 
     def run(
@@ -154,7 +154,7 @@ class Drill:
         file_bytes: int | None = None,
         files: Sequence[str] = (),
     ) -> subprocess.CompletedProcess:
-        """Run the command over files; over all unless told."""
+        """Run the command over files, all by default."""
 
         def limit() -> None:
             if file_bytes is not None:
@@ -217,7 +217,7 @@ def undisturbed(drill: Drill) -> subprocess.CompletedProcess:
 
 
 def written_in(folder: Path, done: subprocess.CompletedProcess) -> dict[str, np.ndarray]:
-    """Give the embeddings of the files that a run wrote or found."""
+    """Return the embeddings of the files that a run wrote or found."""
     return {path: embedding(folder / row["output"]) for path, row in records(done).items() if row["output"]}
 
 
@@ -297,14 +297,14 @@ def test_one_table_holds_the_same(drill, undisturbed, expected):
 
 CHANGES = """
 import os
-from hear_transformers import sources
-find = sources.find
+from hear_transformers.bulk import sources
+find_sources = sources.find_sources
 def find_then_change(*arguments):
-    found = find(*arguments)
+    found = find_sources(*arguments)
     os.unlink("late/deleted.wav")
     os.replace("other.wav", "late/replaced.wav")
     return found
-sources.find = find_then_change
+sources.find_sources = find_then_change
 """
 
 
@@ -341,7 +341,11 @@ def test_an_interruption_keeps_what_is_finished(drill, expected):
     few, out = drill.few, drill.folder / "interrupted"
     done = drill.run("-", "--out=interrupted", "--batch-size=1", code=INTERRUPTION + COMMAND, files=few)
     assert done.returncode == 130
-    assert done.stderr.decode().splitlines()[-1].endswith("what is finished is kept, the same command goes on")
+    assert (
+        done.stderr.decode()
+        .splitlines()[-1]
+        .endswith("finished outputs are kept, run the same command again to resume")
+    )
     assert 20 <= len(outputs(out)) < len(of_good(few, expected))
     assert leftovers(out) == []
     finished = len(outputs(out))
@@ -370,12 +374,12 @@ def test_a_full_disk_ends_the_run_with_one_message(drill, expected, out):
 
 KILLS = """
 import contextlib, os, random, signal, sys, time
-from hear_transformers import parts
+from hear_transformers.bulk import table_output
 from hear_transformers.cli.embed_audio import main
 
 N_KILLS = 10
 *arguments, out = sys.argv[1:]
-parts.PART_SECONDS = 0.01
+table_output.PART_SECONDS = 0.01
 lists = sys.stdin.buffer.read()
 
 def work(out):
@@ -412,7 +416,7 @@ def test_ten_kills_at_any_moment_lose_nothing_that_was_finished(drill, expected,
     few, where = drill.few, drill.folder / out
     killed = drill.run("-", "--num-workers=0", "--batch-size=1", out, code=KILLS, files=few)
     assert killed.returncode == 0, killed.stderr
-    state = where / ".embed-audio" if out == "killed" else drill.folder / ".embed-audio" / out
+    state = drill.folder / ".embed-audio" / out  # of a table
     finished = len(outputs(where)) if out == "killed" else len(journalled(state / "journal.jsonl"))
     done = drill.run("-", f"--out={out}", files=few)
     assert len(statuses(done, "skipped")) == finished
@@ -427,7 +431,7 @@ def test_ten_kills_at_any_moment_lose_nothing_that_was_finished(drill, expected,
 
 
 def journalled(path: Path) -> set[str]:
-    """Read the keys of a journal; a line that was cut short is none."""
+    """Read the keys of a journal, without an incomplete last line."""
     keys = set()
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

@@ -13,7 +13,6 @@ from filelock import FileLock
 
 from hear_transformers.bulk import journal
 from hear_transformers.bulk.journal import (
-    DiskFullError,
     Failures,
     Journal,
     digest,
@@ -21,7 +20,7 @@ from hear_transformers.bulk.journal import (
     exclusive,
     scratch,
 )
-from hear_transformers.errors import OptionError
+from hear_transformers.errors import DiskFullError, OptionError
 
 
 def note(path: Path, settings: str, **lines: dict) -> None:
@@ -38,7 +37,7 @@ def test_lines_are_read_back(tmp_path):
 def test_lines_of_other_settings_are_not_ours(tmp_path):
     note(tmp_path / "j", "theirs", a={})
     ours = Journal(tmp_path / "j", "ours")
-    assert (ours.lines, ours.begun) == ({}, False)
+    assert (ours.lines, ours.has_begun) == ({}, False)
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"key": "b", "settings": "s"', b"\xff\xfe", b"[]\n", b"7\n", b"null\n"])
@@ -55,7 +54,7 @@ def test_a_new_beginning_forgets_but_is_noted(tmp_path):
     old.add({"a": {}})
     old.begin()
     again = Journal(tmp_path / "j", "s")
-    assert (again.lines, again.begun) == ({}, True)
+    assert (again.lines, again.has_begun) == ({}, True)
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
 
 
@@ -133,8 +132,8 @@ def test_a_file_of_somebody_else_with_that_name_is_kept(tmp_path, theirs):
 
 
 def test_a_full_disk_says_how_to_go_on(tmp_path):
-    with pytest.raises(DiskFullError, match="what is finished is kept"), disk_full_as_error(tmp_path):
-        raise OSError(next(iter(journal.NO_ROOM)), os.strerror(28))
+    with pytest.raises(DiskFullError, match="finished outputs are kept"), disk_full_as_error(tmp_path):
+        raise OSError(next(iter(journal.DISK_FULL)), os.strerror(28))
 
 
 def test_other_errors_of_the_system_stay_as_they_are(tmp_path):

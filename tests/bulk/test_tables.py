@@ -7,28 +7,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hear_transformers.bulk import hdf5, tables
+from hear_transformers.bulk import hdf5, parquet, tables
 from hear_transformers.bulk.hdf5 import HDF5Table
-from hear_transformers.bulk.tables import ParquetTable, Rows
+from hear_transformers.bulk.parquet import ParquetTable
+from hear_transformers.bulk.tables import TableFormat, TableRows
 from hear_transformers.errors import OptionError
 
 PROVENANCE = {"family": "passt", "layer": ["8"]}
 NAN = float("nan")
 
 
-def scene(file: str, first: int = 0, dtype: str = "float32") -> Rows:
-    return Rows(
+def scene(file: str, first: int = 0, dtype: str = "float32") -> TableRows:
+    return TableRows(
         file, np.array([0.0]), np.array([2.5]), np.array([NAN]), np.arange(first, first + 4)[None].astype(dtype)
     )
 
 
-def frames(file: str, n_rows: int, first: int = 0) -> Rows:
+def frames(file: str, n_rows: int, first: int = 0) -> TableRows:
     times = np.arange(float(n_rows))
     numbers = np.arange(4 * n_rows, dtype=np.float32).reshape(n_rows, 4) + first
-    return Rows(file, times, times + 1.0, 1000.0 * times, numbers)
+    return TableRows(file, times, times + 1.0, 1000.0 * times, numbers)
 
 
-def make(path: Path, form: tables.Table, *rows: Rows, identity: str = "x") -> None:
+def make(path: Path, form: TableFormat, *rows: TableRows, identity: str = "x") -> None:
     with form.create(path, identity) as add:
         for each in rows:
             for block in each.blocks():
@@ -41,8 +42,7 @@ def form(request):
 
 
 def read_parquet(path: Path):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    return parquet.read_table(path)
+    return pytest.importorskip("pyarrow.parquet").read_table(path)
 
 
 def test_parquet_holds_a_row_per_embedding_of_all_files(tmp_path):
@@ -109,7 +109,7 @@ def dtype_of(path: Path) -> str:
 
 
 def test_rows_of_any_place_are_copied(tmp_path, form, monkeypatch):
-    for module in (tables, hdf5):
+    for module in (tables, parquet, hdf5):
         monkeypatch.setattr(module, "GROUP_ROWS", 10)
     make(tmp_path / "t", form, frames("a.wav", 7), frames("b.wav", 25, first=100), scene("c.wav", 1000))
     make(tmp_path / "wanted", form, scene("c.wav", 1000), frames("b.wav", 25, first=100), frames("a.wav", 7))
@@ -129,10 +129,11 @@ def rows_of(path: Path) -> list[tuple[str, list[float]]]:
 
 
 def test_parquet_has_row_groups_of_one_size(tmp_path, monkeypatch):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(tables, "GROUP_ROWS", 100)
+    arrow = pytest.importorskip("pyarrow.parquet")
+    for module in (tables, parquet):
+        monkeypatch.setattr(module, "GROUP_ROWS", 100)
     make(tmp_path / "t", ParquetTable(PROVENANCE), frames("a.wav", 70), frames("b.wav", 185))
-    metadata = parquet.ParquetFile(tmp_path / "t").metadata
+    metadata = arrow.ParquetFile(tmp_path / "t").metadata
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [100, 100, 55]
 
 

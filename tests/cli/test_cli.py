@@ -170,9 +170,10 @@ def test_the_first_failure_can_end_the_run(embed_audio, audio_file, tmp_path):
     assert not list(tmp_path.glob("*.npz"))
 
 
-def test_layers_apart_are_folders(embed_audio, audio_file, tmp_path):
+@pytest.mark.parametrize("option", ["--separate-layers", "--layers-apart"])
+def test_separate_layers_are_folders(embed_audio, audio_file, tmp_path, option):
     audio_file()
-    assert embed_audio("tone.wav", "--layer=2,5", "--layers-apart", "--dtype=float16").exit_code == 0
+    assert embed_audio("tone.wav", "--layer=2,5", option, "--dtype=float16").exit_code == 0
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("layer=*/*.npz")) == [
         "layer=2/tone.npz",
         "layer=5/tone.npz",
@@ -229,7 +230,7 @@ def test_labels_of_outputs_that_are_there_are_printed_again(embed_audio, audio_f
     before = (tmp_path / "tone.npz").stat().st_mtime_ns
     again = embed_audio("tone.wav", *LABELS)
     assert again.stdout.splitlines()[:11] == first.stdout.splitlines()[:11]
-    assert again.stdout.splitlines()[11:] == ["0 written, 1 skipped, already there (--overwrite makes them anew)"]
+    assert again.stdout.splitlines()[11:] == ["0 written, 1 skipped, outputs exist (--overwrite replaces them)"]
     assert (tmp_path / "tone.npz").stat().st_mtime_ns == before
 
 
@@ -249,7 +250,7 @@ def test_many_files_are_counted_not_listed(embed_audio, audio_file):
     for i in range(11):
         audio_file(f"{i}.wav", seconds=0.1)
     assert embed_audio(".").stdout == "11 written\n"
-    assert embed_audio(".").stdout == "0 written, 11 skipped, already there (--overwrite makes them anew)\n"
+    assert embed_audio(".").stdout == "0 written, 11 skipped, outputs exist (--overwrite replaces them)\n"
 
 
 def test_a_few_warnings_about_kept_outputs_are_enough(embed_audio, audio_file):
@@ -258,7 +259,7 @@ def test_a_few_warnings_about_kept_outputs_are_enough(embed_audio, audio_file):
     embed_audio(".")
     warnings = embed_audio(".", "--layer=2").stderr.splitlines()
     assert warnings[0].startswith("Warning: 0.npz is kept, but was made with other settings (scene)")
-    assert warnings[3:] == ["Warning: the same of 2 more files"]
+    assert warnings[3:] == ["Warning: 2 more outputs were kept"]
 
 
 def test_interruption_ends_with_130_and_keeps_what_is_written(embed_audio, audio_file, tmp_path, monkeypatch):
@@ -269,7 +270,7 @@ def test_interruption_ends_with_130_and_keeps_what_is_written(embed_audio, audio
     audio_file()
     result = embed_audio("tone.wav")
     assert result.exit_code == 130
-    assert result.stderr == "Error: interrupted; what is finished is kept, the same command goes on\n"
+    assert result.stderr == "Error: interrupted; finished outputs are kept, run the same command again to resume\n"
     assert (tmp_path / "tone.npz").exists()
 
 
@@ -289,12 +290,12 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
         (["--model=pasta"], "model is one of tiny, passt"),
         (["--device=tpu"], "device='tpu' cannot be used here; choose auto or"),
         (["--device=cuda:99"], "device='cuda:99' cannot be used here; choose auto or"),
-        (["--batch-size=0"], "'0' is neither a number from 1 on nor auto"),
-        (["--num-workers=-1"], "'-1' is neither a number from 0 on nor auto"),
-        (["--num-workers=many"], "'many' is neither a number from 0 on nor auto"),
-        (["--shard=8/8"], "shard=8/8 is none of 8; they count from 0: choose 0/8 to 7/8"),
-        (["--shard=-1/8"], "shard=-1/8 is none of 8; they count from 0"),
-        (["--shard=8"], "'8' is not which of how many"),
+        (["--batch-size=0"], "'0' is neither a whole number of 1 or more, nor auto"),
+        (["--num-workers=-1"], "'-1' is neither a whole number of 0 or more, nor auto"),
+        (["--num-workers=many"], "'many' is neither a whole number of 0 or more, nor auto"),
+        (["--shard=8/8"], "shard=8/8 does not exist; shards count from 0: choose 0/8 to 7/8"),
+        (["--shard=-1/8"], "shard=-1/8 does not exist; shards count from 0"),
+        (["--shard=8"], "'8' is not a shard"),
         (["--dtype=float64"], "dtype='float64' is unknown; choose one of float32, float16"),
         (["--manifest=list.json"], "list.json: a manifest is a list of files that ends in .txt, .csv, .parquet"),
         (["--manifest=missing.txt"], "missing.txt: cannot be read (No such file or directory)"),
@@ -304,12 +305,12 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
         (["--out=x.npz", "other.wav"], "one file for 2 inputs"),
         (["--model=json"], "does not follow the HEAR API: it has no load_model"),
         (["--model=hear21passt.base", "--layer=3"], "layer: the HEAR API has no such options"),
-        (["--top-k=3"], "--top-k says how many labels are printed; give --labels too"),
+        (["--top-k=3"], "--top-k is the number of labels to print; give --labels too"),
         (["--top-k=0", *LABELS], "0 is not in the range"),
         (["--labels"], "no layer was asked for; give --layer logits"),
         (["--labels", "--layer=features,logits"], "layer features,logits was asked for; give --layer logits"),
-        ([*LABELS, "--timestamps"], "--labels says what is heard in a whole file"),
-        ([*LABELS, "--hop-ms=50"], "--labels says what is heard in a whole file"),
+        ([*LABELS, "--timestamps"], "--labels describes whole files"),
+        ([*LABELS, "--hop-ms=50"], "--labels describes whole files"),
         ([*LABELS, "--model=hear21passt.base"], "layer: the HEAR API has no such options"),
     ],
 )

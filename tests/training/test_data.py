@@ -25,7 +25,7 @@ def make_manifest(folder, rows, header="path,labels"):
     """Write a manifest and read it."""
     path = folder / "clips.csv"
     path.write_text("\n".join([header, *rows, ""]))
-    return manifest.read(path)
+    return manifest.read_labelled(path)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def write(tmp_path):
 
 
 def test_paths_lie_beside_the_csv_and_targets_follow_the_sorted_labels(write, tmp_path):
-    clips = manifest.read(write("path,labels", "b.wav,dog", f"{tmp_path / 'a.wav'},cat;dog"))
+    clips = manifest.read_labelled(write("path,labels", "b.wav,dog", f"{tmp_path / 'a.wav'},cat;dog"))
     assert [clips.path(0), clips.path(1)] == [tmp_path / "b.wav", tmp_path / "a.wav"]
     assert clips.classes == ("cat", "dog")
     np.testing.assert_array_equal(clips.targets([1, 0]), np.float32([[1, 1], [0, 1]]))
@@ -32,54 +32,54 @@ def test_paths_lie_beside_the_csv_and_targets_follow_the_sorted_labels(write, tm
 def test_a_manifest_named_without_a_folder_is_of_this_folder(write, tmp_path, monkeypatch):
     write("path,labels", "a.wav,dog")
     monkeypatch.chdir(tmp_path)
-    assert str(manifest.read("train.csv").path(0)) == "a.wav"
+    assert str(manifest.read_labelled("train.csv").path(0)) == "a.wav"
 
 
 def test_columns_come_in_any_order_and_times_may_be_empty(write):
-    clips = manifest.read(write("end,labels,path,start", "2.5,x,a.wav,1", ",y,b.wav,", "3,x,c.wav,"))
+    clips = manifest.read_labelled(write("end,labels,path,start", "2.5,x,a.wav,1", ",y,b.wav,", "3,x,c.wav,"))
     assert [clips.span(i) for i in range(3)] == [(1.0, 2.5), (0.0, np.inf), (0.0, 3.0)]
 
 
 def test_names_with_commas_are_quoted_and_spaces_and_repetitions_do_not_matter(write):
-    clips = manifest.read(write("path, labels", 'a.wav, "Male speech, man; Dog;;Dog "', "b.wav,Dog"))
+    clips = manifest.read_labelled(write("path, labels", 'a.wav, "Male speech, man; Dog;;Dog "', "b.wav,Dog"))
     assert clips.classes == ("Dog", "Male speech, man")
     assert clips.targets([0, 1]).tolist() == [[1, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_utf8_is_read_with_and_without_a_byte_order_mark(write, encoding):
-    assert manifest.read(write("path,labels", "a.wav,gehört", encoding=encoding)).classes == ("gehört",)
+    assert manifest.read_labelled(write("path,labels", "a.wav,gehört", encoding=encoding)).classes == ("gehört",)
 
 
-def test_empty_lines_count_as_rows_and_are_no_clips(write):
-    assert manifest.read(write("path,labels", "", "a.wav,x", "", "b.wav,y", "")).rows.tolist() == [3, 5]
+def test_empty_lines_are_counted_and_are_no_clips(write):
+    assert manifest.read_labelled(write("path,labels", "", "a.wav,x", "", "b.wav,y", "")).lines.tolist() == [3, 5]
 
 
 def test_given_classes_keep_their_order(write):
-    clips = manifest.read(write("path,labels", "a.wav,x", "b.wav,y"), classes=["y", "z", "x"])
+    clips = manifest.read_labelled(write("path,labels", "a.wav,x", "b.wav,y"), classes=["y", "z", "x"])
     assert clips.targets([0]).tolist() == [[0, 0, 1]]
 
 
 @pytest.mark.parametrize(("labels", "expected"), [("x", False), ("x;x", False), ("x;y", True), ("", True)])
 def test_several_labels_or_none_make_a_manifest_multi_label(write, labels, expected):
-    assert manifest.read(write("path,labels", "b.wav,y", f"a.wav,{labels}")).is_multi_label is expected
+    assert manifest.read_labelled(write("path,labels", "b.wav,y", f"a.wav,{labels}")).is_multi_label is expected
 
 
 def test_a_clip_may_be_repeated_to_count_more(write):
-    assert len(manifest.read(write("path,labels", "a.wav,x;y", "a.wav,y;x"))) == 2
+    assert len(manifest.read_labelled(write("path,labels", "a.wav,x;y", "a.wav,y;x"))) == 2
 
 
 def test_parts_of_one_file_are_different_clips(write):
-    assert len(manifest.read(write("path,labels,start,end", "a.wav,x,0,1", "a.wav,y,1,2", "a.wav,y,,"))) == 3
+    assert len(manifest.read_labelled(write("path,labels,start,end", "a.wav,x,0,1", "a.wav,y,1,2", "a.wav,y,,"))) == 3
 
 
 def test_many_files_of_one_folder_are_found(write, tmp_path):
     names = [f"{i:03d}" for i in range(100)]
     lines = ["path,labels", *(f"{name}.wav,x" for name in names)]
-    assert len(manifest.read(write(*lines, audio=" ".join(names)))) == 100
+    assert len(manifest.read_labelled(write(*lines, audio=" ".join(names)))) == 100
     (tmp_path / "070.wav").unlink()
-    with pytest.raises(TrainingError, match=r"1 row with an audio file that is missing .*: row 72 \(.*070\.wav\)"):
-        manifest.read(tmp_path / "train.csv")
+    with pytest.raises(TrainingError, match=r"1 row with an audio file that is missing .*: line 72 \(.*070\.wav\)"):
+        manifest.read_labelled(tmp_path / "train.csv")
 
 
 HEADER = "path,labels,start,end"
@@ -96,59 +96,62 @@ HEADER = "path,labels,start,end"
         (["path"], "found 'path'"),
         (["path,labels"], "no rows below the header"),
         (["path,labels", "a.wav,"], "no row has a label"),
-        (["path,labels", "a.wav,x", ",x", " ,y"], r"2 rows without a path: row 3, row 4$"),
-        (["path,labels", *[",x"] * 9], r"9 rows without a path: row 2, row 3, row 4 and 6 more$"),
-        (["path,labels", "a.wav,Male speech, man"], r"1 row with more or fewer cells than the header.*row 2 \(3\)"),
+        (["path,labels", "a.wav,x", ",x", " ,y"], r"2 rows without a path: line 3, line 4$"),
+        (["path,labels", *[",x"] * 9], r"9 rows without a path: line 2, line 3, line 4 and 6 more$"),
+        (["path,labels", "a.wav,Male speech, man"], r"1 row with more or fewer cells than the header.*line 2 \(3\)"),
         (["path,labels", "a.wav"], r"1 row with more or fewer cells"),
         (["path,labels", 'a.wav,"x', "b.wav,y"], "not a CSV"),
-        ([HEADER, "a.wav,x,one,2"], r"1 row with a start or end that is not a number of seconds.*row 2 \('one', '2'\)"),
+        (
+            [HEADER, "a.wav,x,one,2"],
+            r"1 row with a start or end that is not a number of seconds.*line 2 \('one', '2'\)",
+        ),
         ([HEADER, "a.wav,x,-1,2"], "1 row with a start or end that is not a number of seconds, 0 or more"),
         ([HEADER, "a.wav,x,0,nan"], "1 row with a start or end that is not a number of seconds, 0 or more"),
         ([HEADER, "a.wav,x,0,inf"], "1 row with a start or end that is not a number of seconds, 0 or more"),
-        ([HEADER, "a.wav,x,2,2"], r"1 row with an end that is not after the start: row 2 \(2 to 2\)"),
+        ([HEADER, "a.wav,x,2,2"], r"1 row with an end that is not after the start: line 2 \(2 to 2\)"),
         ([HEADER, "a.wav,x,,0"], "1 row with an end that is not after the start"),
-        (["path,labels", "a.wav,x", "z.wav,x"], r"1 row with an audio file that is missing.*row 3 \(.*z\.wav\)"),
+        (["path,labels", "a.wav,x", "z.wav,x"], r"1 row with an audio file that is missing.*line 3 \(.*z\.wav\)"),
         (["path,labels", ".,x"], "1 row with an audio file that is missing"),
         (
             ["path,labels", "a.wav,x", "a.wav,y"],
-            r"1 row with the clip of another row and other labels.*row 3 \(as row 2\)",
+            r"1 row with the clip of another row and other labels.*line 3 \(as line 2\)",
         ),
     ],
 )
 def test_a_bad_manifest_is_refused(write, lines, message):
     path = write(*lines)
     with pytest.raises(TrainingError, match=message) as refusal:
-        manifest.read(path)
+        manifest.read_labelled(path)
     assert str(path) in str(refusal.value)
 
 
 def test_all_kinds_of_bad_rows_are_named_at_once(write):
     with pytest.raises(TrainingError) as refusal:
-        manifest.read(write(HEADER, ",x,,", "a.wav,x,3,1"))
+        manifest.read_labelled(write(HEADER, ",x,,", "a.wav,x,3,1"))
     assert len(str(refusal.value).splitlines()) == 2
 
 
 def test_a_manifest_that_is_missing_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="cannot be read \\(No such file"):
-        manifest.read(tmp_path / "none.csv")
+        manifest.read_labelled(tmp_path / "none.csv")
 
 
 def test_a_manifest_that_is_not_utf8_is_refused(write):
     with pytest.raises(TrainingError, match="not text in UTF-8"):
-        manifest.read(write("path,labels", "a.wav,gehört", encoding="latin-1"))
+        manifest.read_labelled(write("path,labels", "a.wav,gehört", encoding="latin-1"))
 
 
 @pytest.mark.parametrize(("classes", "message"), [([], "is empty"), (["x", "y", "x"], "names 'x' twice")])
 def test_a_bad_list_of_classes_is_refused(write, classes, message):
     with pytest.raises(OptionError, match=message):
-        manifest.read(write("path,labels", "a.wav,x"), classes)
+        manifest.read_labelled(write("path,labels", "a.wav,x"), classes)
 
 
 def test_a_label_that_is_no_class_is_refused(write):
     with pytest.raises(
-        TrainingError, match=r"train\.csv: 1 row with a label that is none of the 1 classes.*row 3 \('y'"
+        TrainingError, match=r"train\.csv: 1 row with a label that is none of the 1 classes.*line 3 \('y'"
     ):
-        manifest.read(write("path,labels", "a.wav,x", "b.wav,x;y"), ["x"])
+        manifest.read_labelled(write("path,labels", "a.wav,x", "b.wav,x;y"), ["x"])
 
 
 TRAIN = ("path,labels", "a.wav,x", "b.wav,y")
@@ -161,7 +164,7 @@ def test_a_pair_has_the_classes_of_training_and_validation_may_lack_some(write):
 
 
 def test_a_label_that_only_validation_has_is_refused(write):
-    with pytest.raises(TrainingError, match=r"valid\.csv: 1 row with a label .*row 2 \('z'\)"):
+    with pytest.raises(TrainingError, match=r"valid\.csv: 1 row with a label .*line 2 \('z'\)"):
         manifest.read_pair(write(*TRAIN), write("path,labels", "c.wav,z", name="valid.csv"))
 
 
@@ -179,7 +182,7 @@ def test_a_single_class_that_every_clip_has_is_refused(write):
 def test_a_file_in_both_manifests_is_refused(write):
     valid = write("path,labels", "c.wav,x", "b.wav,x", name="valid.csv")
     with pytest.raises(
-        TrainingError, match=r"train\.csv: 1 row with audio that is in .*valid\.csv too .*row 3 \(.*row 3 there\)"
+        TrainingError, match=r"train\.csv: 1 row with audio that is in .*valid\.csv too .*line 3 \(.*line 3 there\)"
     ):
         manifest.read_pair(write(*TRAIN), valid)
 
@@ -190,7 +193,7 @@ def test_a_file_in_both_manifests_is_refused(write):
 def test_a_file_in_both_manifests_is_found_behind_links(write, tmp_path, link, target, path):
     train, valid = write(*TRAIN), write("path,labels", f"{path},x", name="valid.csv")
     (tmp_path / link).symlink_to(tmp_path / target)
-    with pytest.raises(TrainingError, match=r"too .*row 2 there"):
+    with pytest.raises(TrainingError, match=r"too .*line 2 there"):
         manifest.read_pair(train, valid)
 
 
