@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-bulk measure study train hear bench-hear hear-results clean
+.PHONY: help demo quick test test-oldest check format release-check bench bench-bulk measure study train hear bench-hear hear-results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,8 +16,9 @@ $(VENV)/.stamp-%: pyproject.toml
 	touch $@
 
 $(VENV)/.stamp-run: EXTRA =
+$(VENV)/.stamp-quick: EXTRA = [quick]
 $(VENV)/.stamp-test: EXTRA = [test]
-$(VENV)/.stamp-dev: EXTRA = [dev]
+$(VENV)/.stamp-check: EXTRA = [check]
 
 HEAR := .venv-hear
 HEAR_BIN := $(HEAR)/bin
@@ -41,18 +42,31 @@ $(HEAR)/.stamp-baseline: $(HEAR)/.stamp
 demo: $(VENV)/.stamp-run  ## install, then embed the example recording with layer 8 of the embedded model
 	$(BIN)/embed-audio tests/data/example.wav --layer 8 --out demo_output --overwrite
 
+quick: $(VENV)/.stamp-quick  ## a verdict in a minute: all tests but the slow ones, without TensorFlow or other packages' models
+	$(BIN)/python -m pytest -m "not slow" --durations=10
+
 test: $(VENV)/.stamp-test $(HEAR)/.stamp  ## install with the test extra and HEAR's harness, then run every test
 	HEAR_PYTHON=$(CURDIR)/$(HEAR_BIN)/python $(BIN)/python -m pytest
 
-check: $(VENV)/.stamp-dev  ## formatting, lint, types, repeated code: all but the tests
+# What a processor of 2008 has. MKL_ENABLE_INSTRUCTIONS acts on Intel's processors only (on AMD's a product of matrices was
+# equal to the bit with and without it), MKL_CBWR on all; tests/networks/test_instructions.py checks that the others act.
+OLDEST = ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
+
+test-oldest: $(VENV)/.stamp-test  ## golden answers of small networks and front ends, with the oldest instructions
+	$(OLDEST) $(BIN)/python -m pytest -m numeric
+
+check: $(VENV)/.stamp-check  ## formatting, lint, types, repeated code: all but the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pylint --recursive=y hear_transformers cli tests
 
-format: $(VENV)/.stamp-dev  ## reformat the code
+format: $(VENV)/.stamp-check  ## reformat the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+release-check: $(VENV)/.stamp-test  ## build wheel and sdist, install the wheel alone, import all of it, run tests from the sdist
+	$(BIN)/python -m pytest tests/test_package.py
 
 bench: $(VENV)/.stamp-test  ## beside the authors' packages: equal numbers, speed ratios, share of the machine's GEMM peak
 	$(BIN)/python -m hear_transformers.benchmarks.peers

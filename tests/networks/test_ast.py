@@ -1,4 +1,4 @@
-"""AST against what the authors' own code answers (tests/data/golden), Kaldi's features, and Hugging Face's AST."""
+"""AST against what the authors' own code answers (tests/data/golden), and Hugging Face's AST."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,6 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from torchaudio.compliance import kaldi
 
 from hear_transformers import ast, hear
 from hear_transformers.benchmarks import peers
@@ -74,9 +73,10 @@ def network(request):
 
 def test_fbank_gives_the_authors_numbers(network):
     answers, taps = network
-    # 1e-3 dB; the features are divided by twice the standard deviation.
-    tolerance = 1e-3 * np.log(10) / 10 / AST_MEL.scale
-    np.testing.assert_allclose(taps["fbank"].transpose(1, 2)[:, ::64].numpy(), answers["fbank"], rtol=0, atol=tolerance)
+    # The golden files were made with AVX-512. With AVX2 torchaudio's own fbank is 2.9e-5 to 5.6e-5 from them, and so is
+    # ours, which is 1.2e-7 from torchaudio's (test_frontend.py). Hence 1e-4 of the largest magnitude, 1.28, as for
+    # every other answer, in place of 2.5e-5.
+    assert_equal(taps["fbank"].transpose(1, 2)[:, ::64], answers["fbank"])
 
 
 def test_logits_are_the_authors(network):
@@ -107,34 +107,6 @@ def test_scenes_of_a_file_of_the_authors_are_their_answers(variant, tmp_path):
     with np.load(GOLDEN / f"ast-{variant}.npz") as answers:
         scene = hear.get_scene_embeddings(golden_audio(16_000, int(answers["n_samples"])), model)
         assert_equal(scene, answers["logits"])
-
-
-# Front end
-
-
-@pytest.mark.parametrize("n_samples", [400, 559, 560, 16_000, 48_123])
-def test_fbank_is_kaldis(n_samples):
-    clips = noise(3, n_samples) * torch.tensor([[1.0], [0.01], [0.0]])
-    found = replace(AST_MEL, mean=0.0, scale=1.0).build()(clips)
-    for clip, fbank in zip(clips, found, strict=True):
-        expected = kaldi.fbank(
-            clip[None],
-            htk_compat=True,
-            sample_frequency=16_000,
-            use_energy=False,
-            window_type="hanning",
-            num_mel_bins=128,
-            dither=0.0,
-            frame_shift=10,
-        )
-        torch.testing.assert_close(fbank.T, expected, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("n_samples", [400, 559, 560, 719, 720, 16_000])
-def test_frames_are_counted_right(n_samples):
-    n_frames = AST_MEL.build()(torch.zeros(1, n_samples)).shape[2]
-    assert AST_MEL.n_frames(n_samples) == n_frames
-    assert AST_MEL.n_samples(n_frames) <= n_samples <= AST_MEL.max_samples(n_frames)
 
 
 # Lengths

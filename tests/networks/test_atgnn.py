@@ -107,8 +107,8 @@ def network(request):
 
 def test_fbank_gives_the_authors_numbers(network):
     answers, taps, _, _ = network
-    tolerance = 1e-3 * np.log(10) / 10 / atgnn.ATGNN_MEL.scale  # 1e-3 dB
-    np.testing.assert_allclose(taps["fbank"].transpose(1, 2)[:, ::64], answers["fbank"], rtol=0, atol=tolerance)
+    # As in test_ast.py: with AVX2 torchaudio's own fbank and ours are both 6.6e-5 to 7.0e-5 from the golden files.
+    assert_equal(taps["fbank"].transpose(1, 2)[:, ::64], answers["fbank"])
 
 
 def test_logits_are_the_authors(network):

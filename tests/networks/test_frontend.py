@@ -1,0 +1,67 @@
+"""Front ends against what the authors compute theirs with, in the same process: torchaudio's Kaldi, and torch.stft."""
+
+import pytest
+import torch
+from torchaudio.compliance import kaldi
+
+from hear_transformers import atgnn, efficientat, passt
+from hear_transformers.networks.frontend import AST_MEL, CpjkuMel, KaldiMel
+
+TOLERANCE = 1e-6  # in the unit of the network's input; 2.4e-7 was found, with AVX2 and without
+
+CPJKU_MELS = sorted({row.frontend for family in (passt, efficientat) for row in family.VARIANTS.values()}, key=repr)
+
+
+def noise(clips: int, n_samples: int) -> torch.Tensor:
+    """Make noise at three levels: full scale, 40 dB below it, silence."""
+    samples = torch.rand(clips, n_samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return samples * torch.tensor([1.0, 0.01, 0.0])[:clips, None]
+
+
+def kaldis(spec: KaldiMel, clip: torch.Tensor) -> torch.Tensor:
+    """Compute the features of one clip as the authors of AST and ATGNN do: (n_mels, frames)."""
+    fbank = kaldi.fbank(
+        clip[None],
+        htk_compat=True,
+        sample_frequency=16_000,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=128,
+        dither=0.0,
+        frame_shift=10,
+    )
+    return (fbank.T - spec.mean) / spec.scale
+
+
+def cpjkus(spec: CpjkuMel, clips: torch.Tensor) -> torch.Tensor:
+    """Compute what `AugmentMelSTFT` does in evaluation mode: (clips, n_mels, frames)."""
+    kernel = torch.tensor([[[-0.97, 1.0]]])
+    emphasised = torch.nn.functional.conv1d(clips[:, None], kernel)[:, 0]
+    window = torch.hann_window(800, periodic=False)
+    spectrum = torch.stft(emphasised, 1024, spec.hop_length, 800, window, center=True, return_complex=True)
+    power = torch.view_as_real(spectrum).square().sum(-1)
+    filters, _ = kaldi.get_mel_banks(spec.n_mels, 1024, 32_000, 0.0, 15_000.0, 100.0, -500.0, 1.0)
+    mel = torch.nn.functional.pad(filters, (0, 1)) @ power
+    return ((mel + 1e-5).log() + 4.5) / 5
+
+
+@pytest.mark.parametrize("n_samples", [400, 559, 560, 16_000, 48_123])
+@pytest.mark.parametrize("spec", [AST_MEL, atgnn.ATGNN_MEL], ids=["ast", "atgnn"])
+def test_fbank_is_kaldis(spec, n_samples):
+    clips = noise(3, n_samples)
+    for clip, fbank in zip(clips, spec.build()(clips), strict=True):
+        torch.testing.assert_close(fbank, kaldis(spec, clip), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("n_samples", [1_024, 5_120, 32_000, 48_123])
+@pytest.mark.parametrize("spec", CPJKU_MELS, ids=lambda spec: f"hop{spec.hop_length}-{spec.n_mels}")
+def test_mel_is_that_of_augment_mel_stft(spec, n_samples):
+    clips = noise(3, n_samples)
+    torch.testing.assert_close(spec.build()(clips), cpjkus(spec, clips), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("n_samples", [400, 559, 560, 719, 720, 16_000])
+def test_frames_of_kaldi_are_counted_right(n_samples):
+    n_frames = AST_MEL.build()(torch.zeros(1, n_samples)).shape[2]
+    assert AST_MEL.n_frames(n_samples) == n_frames
+    assert AST_MEL.n_samples(n_frames) <= n_samples <= AST_MEL.max_samples(n_frames)
