@@ -171,7 +171,8 @@ def strongest(candidates: Tensor, index: Tensor) -> Tensor:
     rows = candidates.flatten(0, 1)  # (batch * candidates, features)
     # Neighbour by neighbour: nine times less memory than all of them at once, and faster.
     neighbours = (index + first[:, None, None]).flatten(0, 1).unbind(1)  # (batch * nodes,) each
-    return functools.reduce(torch.maximum, (F.embedding(row, rows) for row in neighbours)).unflatten(0, index.shape[:2])
+    maxima = functools.reduce(torch.maximum, (F.embedding(row, rows) for row in neighbours))
+    return maxima.unflatten(0, index.shape[:2])  # (batch, nodes, features)
 
 
 def interleaved(nodes: Tensor, messages: Tensor) -> Tensor:
@@ -454,7 +455,8 @@ class ATGNN(Trunk):
         if "features" in wanted:
             taps["features"] = maps.mean((2, 3))
         if self.prediction is not None and not {"patch_logits", "logits"}.isdisjoint(wanted):
-            taps["patch_logits"] = taps["logits"] = self.prediction(maps.mean((2, 3), keepdim=True)).flatten(1)
+            of_patches = self.prediction(maps.mean((2, 3), keepdim=True))  # (batch, classes, 1, 1)
+            taps["patch_logits"] = taps["logits"] = of_patches.flatten(1)
         if self.labels is not None and not {"labels", "logits"}.isdisjoint(wanted):
             labels = self.labels(of_stages)
             taps["labels"] = labels.unsqueeze(1)  # (batch, 1, classes, features)
@@ -464,7 +466,7 @@ class ATGNN(Trunk):
 
     def _embed(self, mel: Tensor) -> Tensor:
         """Compute the map that the blocks refine: (batch, n_mels, frames) -> (batch, channels, freq, time)."""
-        maps = self.stem(mel.unsqueeze(1))
+        maps = self.stem(mel.unsqueeze(1))  # (batch, channels, freq, time)
         maps = maps + self.positions(maps.shape[2], maps.shape[3]).to(maps.dtype)
         # Features innermost, so that flattening into nodes does not copy.
         return maps.contiguous(memory_format=torch.channels_last)

@@ -362,7 +362,7 @@ def mlp_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
     hidden = divisible(HIDDEN_WIDTH * width)
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
+        nn.Flatten(),  # (batch, channels)
         nn.Linear(channels, hidden),
         nn.Hardswish(inplace=True),
         nn.Dropout(DROPOUT, inplace=True),
@@ -373,7 +373,10 @@ def mlp_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
 def convolutional_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
     """Build the head of the "fc" networks, the same at any width; its BatchNorm has PyTorch's default epsilon."""
     return nn.Sequential(
-        nn.Conv2d(channels, n_classes, 1, bias=False), nn.BatchNorm2d(n_classes), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        nn.Conv2d(channels, n_classes, 1, bias=False),
+        nn.BatchNorm2d(n_classes),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),  # (batch, classes)
     )
 
 

@@ -208,7 +208,7 @@ class PoolingAttention(nn.Module):
         maps = F.conv2d(maps, weight, None, conv.stride, conv.padding, groups=len(weight))
         pooled = norm(maps.permute(0, 2, 3, 1).unflatten(3, (self.heads, -1)))  # (batch, freq, time, heads, size)
         # On CUDA, autocast normalises into float32, which residual pooling would propagate: twice the memory.
-        return pooled.to(features.dtype).permute(0, 3, 1, 2, 4)
+        return pooled.to(features.dtype).permute(0, 3, 1, 2, 4)  # (batch, heads, freq, time, size)
 
     def _bias(self, query: Tensor, keys: Pair) -> Tensor:
         """Compute the bias of the scores by distance: (batch, heads, queries, keys), the only tensor of this size."""
@@ -220,7 +220,7 @@ class PoolingAttention(nn.Module):
         of_time = torch.einsum("bhftd,tkd->bhftk", query, over_time).contiguous()
         # Contiguous terms make a contiguous sum, which flatten does not copy.
         bias = of_freq.unsqueeze(5) + of_time.unsqueeze(4)  # (batch, heads, freq, time, key freq, key time)
-        return bias.flatten(4).flatten(2, 3)
+        return bias.flatten(4).flatten(2, 3)  # (batch, heads, queries, keys)
 
 
 def _pooling(size: int, stride: Pair) -> tuple[nn.Conv2d, nn.LayerNorm]:
@@ -261,7 +261,8 @@ class PoolingBlock(nn.Module):
         if self.stride == (1, 1):
             return grid
         kernel = [step + 1 if step > 1 else 1 for step in self.stride]
-        maps = F.max_pool2d(grid.permute(0, 3, 1, 2), kernel, self.stride, [size // 2 for size in kernel])
+        maps = grid.permute(0, 3, 1, 2)  # (batch, inputs, freq, time)
+        maps = F.max_pool2d(maps, kernel, self.stride, [size // 2 for size in kernel])
         return maps.permute(0, 2, 3, 1)  # (batch, freq, time, inputs)
 
 
