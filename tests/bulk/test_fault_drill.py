@@ -373,6 +373,8 @@ import contextlib, os, random, signal, sys, time
 from hear_transformers import parts
 from hear_transformers.cli.embed_audio import main
 
+pytestmark = pytest.mark.slow
+
 N_KILLS = 10
 *arguments, out = sys.argv[1:]
 parts.PART_SECONDS = 0.01

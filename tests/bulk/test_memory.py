@@ -15,6 +15,8 @@ MEBIBYTE = 2**20
 EMBED = """
 import resource, sys
 from importlib.metadata import entry_points
+
+pytestmark = pytest.mark.slow
 (command,) = entry_points(group="console_scripts", name="embed-audio")
 try:
     command.load()(sys.argv[1:])

@@ -62,6 +62,7 @@ def test_the_network_has_the_parameters_of_the_card(row: Checkpoint) -> None:
 COLUMNS = {"GMACs": counting.count_macs, "multi-adds, G": counting.count_operations}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_the_network_costs_what_the_card_says(row: Checkpoint) -> None:
     cells = variants(row.family)[row.name]
@@ -79,6 +80,7 @@ def test_the_card_names_licence_and_source(row: Checkpoint) -> None:
     assert row.source.removeprefix("https://") in card(row.family)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "variant"), SIZES)
 def test_an_architecture_has_the_size_of_its_card(family: str, variant: str) -> None:
     module, published = catalogue.family(family), variants(family)[variant]

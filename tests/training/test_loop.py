@@ -69,6 +69,7 @@ def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
 # Stopping and going on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["none", "ema", "epochs"])
 @pytest.mark.parametrize("at", [1, 5, 13])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, average: str, at: int) -> None:
