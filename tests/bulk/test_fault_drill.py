@@ -21,7 +21,10 @@ from hear_transformers.audio import reading
 from hear_transformers.embedding.embedder import Embedder
 from tests.helpers.damaged import BAD_FILES, NOISE, Make, content, cut, patched, sound, with_sample
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes, links and names that are no text")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="pipes, links and names that are no text"),
+]
 
 TIMEOUT_SECONDS = 120.0
 
@@ -372,8 +375,6 @@ KILLS = """
 import contextlib, os, random, signal, sys, time
 from hear_transformers import parts
 from hear_transformers.cli.embed_audio import main
-
-pytestmark = pytest.mark.slow
 
 N_KILLS = 10
 *arguments, out = sys.argv[1:]
