@@ -6,6 +6,8 @@ from click.testing import CliRunner
 from hear_transformers.audio import reading
 from hear_transformers.benchmarks import bulk
 
+pytestmark = pytest.mark.slow
+
 
 def rows(*arguments: str) -> list[list[str]]:
     """Run a command; give the cells of its table, without the two lines of the head."""

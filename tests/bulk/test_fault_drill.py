@@ -21,7 +21,10 @@ from hear_transformers.audio import reading
 from hear_transformers.embedding.embedder import Embedder
 from tests.helpers.damaged import BAD_FILES, NOISE, Make, content, cut, patched, sound, with_sample
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes, links and names that are no text")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="pipes, links and names that are no text"),
+]
 
 TIMEOUT_SECONDS = 120.0
 

@@ -42,6 +42,7 @@ def peak_bytes(path: Path, out: Path) -> int:
     return int(result.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no module resource to measure memory with")
 def test_an_hour_needs_no_more_memory_than_ten_minutes_beyond_its_output(tmp_path):
     peaks, outputs = {}, {}

@@ -93,6 +93,7 @@ def counted(column: str, family: str, name: str) -> int:
     return COUNTS[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_the_network_costs_what_the_card_says(row: Checkpoint) -> None:
     cells = variants(row.family)[row.name]
@@ -108,6 +109,7 @@ def test_the_card_names_licence_and_source(row: Checkpoint) -> None:
     assert row.source.removeprefix("https://") in card(row.family)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "variant"), SIZES)
 def test_an_architecture_has_the_size_of_its_card(family: str, variant: str) -> None:
     module, cells = catalogue.family(family), variants(family)[variant]

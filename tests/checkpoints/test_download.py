@@ -303,6 +303,7 @@ def fetch_in_another_process(row: Checkpoint) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ.copy())
 
 
+@pytest.mark.slow
 def test_two_processes_download_once(server: Server, folder: Path) -> None:
     server.replies = [held_back]
     row = published(server)
@@ -316,6 +317,7 @@ def test_two_processes_download_once(server: Server, folder: Path) -> None:
     assert server.requests == 1
 
 
+@pytest.mark.slow
 def test_a_killed_download_blocks_nobody(server: Server, folder: Path) -> None:
     server.replies = [stalled, whole]
     row = published(server)

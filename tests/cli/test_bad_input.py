@@ -56,6 +56,7 @@ def test_reading_a_folder_raises_audio_error(tmp_path):
         reading.read(tmp_path, RATE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["--scene", "--timestamps"])
 @pytest.mark.parametrize(("name", "make"), GOOD_FILES.values(), ids=GOOD_FILES)
 def test_an_unusual_file_gives_finite_numbers(embed_audio, tmp_path, name, make, kind):

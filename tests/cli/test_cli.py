@@ -394,6 +394,7 @@ def test_validate_says_what_was_checked(installed_command, foreign):
     assert result.stdout.endswith("Looks good!\n")
 
 
+@pytest.mark.slow
 def test_validate_accepts_our_own(installed_command):
     options = json.dumps({"variant": "mn01_as", "pretrained": False})
     result = installed_command("hear-transformers")("validate", "hear_transformers.efficientat", "--options", options)
@@ -430,6 +431,7 @@ def test_validate_refuses_options_that_are_not_an_object(installed_command, opti
 # hear-transformers
 
 
+@pytest.mark.slow
 def test_list_names_every_variant(installed_command):
     result = installed_command("hear-transformers")("list")
     assert result.exit_code == 0
@@ -437,6 +439,7 @@ def test_list_names_every_variant(installed_command):
     assert names == {(name, variant) for name in FAMILIES for variant in catalogue.family(name).VARIANTS}
 
 
+@pytest.mark.slow
 def test_list_as_json_says_where_weights_come_from(installed_command):
     rows = json.loads(installed_command("hear-transformers")("list", "--json").stdout)
     (row,) = [row for row in rows if row["variant"] == "mn04_as"]
@@ -444,6 +447,7 @@ def test_list_as_json_says_where_weights_come_from(installed_command):
     assert row["url"].startswith("https://")
 
 
+@pytest.mark.slow
 def test_info_lists_layers_with_size_and_time(installed_command):
     command = installed_command("hear-transformers")
     assert ["2", "8", "32", "40", "125.031"] in [
@@ -454,6 +458,7 @@ def test_info_lists_layers_with_size_and_time(installed_command):
     assert description["layers"][-1]["layer"] == "logits"
 
 
+@pytest.mark.slow
 def test_info_takes_the_first_variant_unless_told(installed_command):
     description = json.loads(installed_command("hear-transformers")("info", "efficientat", "--json").stdout)
     assert description["variant"] == next(iter(catalogue.family("efficientat").VARIANTS))

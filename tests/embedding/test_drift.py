@@ -54,6 +54,7 @@ def blocks():
         yield wave(samples / RATE).float()[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [VARIANT, NATIVE], ids=["windowed", "native"])
 def test_timestamps_do_not_drift_in_37_minutes(variant):
     model = Embedder(Levels(), variant, name=("test", "levels"))

@@ -283,6 +283,7 @@ def test_a_family_without_published_weights_says_how_to_go_on():
         unpublished()
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_numbers_for_any_shape():
     model = load_model(pretrained=False, layer=2)
     shapes = [(2, 40_000), (3, 40_000), (2, 61_000), (1, 20_000)]

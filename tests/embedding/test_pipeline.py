@@ -138,6 +138,7 @@ LENGTHS = st.lists(st.one_of(st.integers(1, 100_000), st.sampled_from([1, 16_000
 BATCH_SIZES = st.one_of(st.none(), st.integers(1, 100))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(lengths=LENGTHS, batch_size=BATCH_SIZES)
 def test_clips_of_any_lengths_are_embedded_as_if_alone(windowed, native, lengths, batch_size):
@@ -237,6 +238,7 @@ def test_workers_change_nothing(small_model, audio_file, monkeypatch, timestamps
     assert sum(each.error is not None for each in here) == 3
 
 
+@pytest.mark.slow
 def test_workers_that_are_not_forked_change_nothing(small_model, audio_file, monkeypatch):
     monkeypatch.setattr(workers, "START_METHOD", "spawn")
     path = audio_file()
@@ -389,6 +391,7 @@ print(next(loads).index)
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_leaves_clips_unread_ends(audio_file):
     done = subprocess.run(
         [sys.executable, "-c", LEFT, audio_file()], capture_output=True, text=True, check=True, timeout=120

@@ -14,6 +14,8 @@ from hear_transformers import FAMILIES, tiny
 from hear_transformers.errors import HearTransformersError
 from hear_transformers.harness import official
 
+pytestmark = pytest.mark.slow
+
 # tiny is embedded in the package; the published files of the others are not at hand.
 OPTIONS = {name: {} if name == tiny.FAMILY.name else {"pretrained": False} for name in FAMILIES}
 # A smaller AST: the full size takes two minutes of a core here, and test_contract.py holds it to the same rules.

@@ -2,14 +2,21 @@
 
 import json
 import zlib
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 COUNTER = "num_batches_tracked"
+
+
+def by_size(networks: Iterable[str], small: Container[str]) -> list:
+    """Mark small networks, which run once more with the oldest instructions, as numeric, and the others as slow."""
+    return [pytest.param(name, marks=pytest.mark.numeric if name in small else pytest.mark.slow) for name in networks]
 
 
 def golden_state_dict(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import transformers
 
 from hear_transformers import ast, hear
 from hear_transformers.benchmarks import peers
@@ -16,7 +15,7 @@ from hear_transformers.checkpoints import state_dicts
 from hear_transformers.errors import WeightsError
 from hear_transformers.networks import counting
 from hear_transformers.networks.frontend import AST_MEL
-from tests.helpers.golden import golden_audio, golden_state_dict
+from tests.helpers.golden import by_size, golden_audio, golden_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 NETWORKS = sorted(path.stem.removeprefix("ast-") for path in GOLDEN.glob("ast-*.npz"))
@@ -49,7 +48,7 @@ def small(variant: str, **options):
 # The authors' numbers
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=by_size(NETWORKS, {"tiny_10_10"}))
 def network(request):
     name = request.param
     with np.load(GOLDEN / f"ast-{name}.npz") as answers:
@@ -98,6 +97,7 @@ def test_features_are_the_mean_of_both_tokens(network):
     assert_equal(taps["features"][:, :64], (answers["tap_cls_norm"] + answers["tap_dist_norm"]) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["tiny_10_10", "audioset_16_16"])
 def test_scenes_of_a_file_of_the_authors_are_their_answers(variant, tmp_path):
     path = tmp_path / f"{variant}.pth"
@@ -176,6 +176,8 @@ def hugging_face():
 @pytest.fixture
 def hugging_face_file(hugging_face, tmp_path):
     """The layout of the published files."""
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     hugging_face.save_pretrained(tmp_path)
     return tmp_path / "model.safetensors"
@@ -186,6 +188,7 @@ def load_small(path):
     return hear.Loader(replace(ast.FAMILY, variants={"small": row}))(path)
 
 
+@pytest.mark.slow
 def test_equals_hugging_face_at_every_level(hugging_face, hugging_face_file):
     model = load_small(hugging_face_file)
     mel = torch.randn(2, 128, 1024, generator=torch.Generator().manual_seed(0))
@@ -201,6 +204,7 @@ def test_equals_hugging_face_at_every_level(hugging_face, hugging_face_file):
     assert_equal(taps["logits"], expected.logits.numpy())
 
 
+@pytest.mark.slow
 def test_a_file_of_hugging_face_is_read_strictly(hugging_face_file):
     weights = safetensors.torch.load_file(hugging_face_file)
     del weights["audio_spectrogram_transformer.encoder.layer.3.attention.attention.key.weight"]
@@ -209,6 +213,7 @@ def test_a_file_of_hugging_face_is_read_strictly(hugging_face_file):
         load_small(hugging_face_file)
 
 
+@pytest.mark.slow
 def test_the_state_dict_of_transformers_loads(hugging_face, hugging_face_file, tmp_path):
     path = tmp_path / "state_dict.pt"
     torch.save(hugging_face.state_dict(), path)

@@ -16,7 +16,7 @@ from hear_transformers import ast, atgnn, hear
 from hear_transformers.checkpoints import state_dicts
 from hear_transformers.errors import OptionError, WeightsError
 from hear_transformers.networks import counting
-from tests.helpers.golden import filled, golden_audio, golden_tensor
+from tests.helpers.golden import by_size, filled, golden_audio, golden_tensor
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 NETWORKS = sorted(path.stem.removeprefix("atgnn-") for path in GOLDEN.glob("atgnn-*.npz"))
@@ -84,7 +84,7 @@ def golden_variant(name: str):
     return replace(variant, network={**variant.network, "relpos": "official", "frames": frames})
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=by_size(NETWORKS, {"pyr_s_encoder"}))
 def network(request):
     name = request.param
     with np.load(GOLDEN / f"atgnn-{name}.npz") as answers:
@@ -132,6 +132,7 @@ def test_every_stage_gives_the_authors_labels(network):
         assert_equal(of_stage.mean((2, 3)), answers[f"tap_mean_labels{i}"], tolerance)
 
 
+@pytest.mark.slow
 def test_scenes_of_a_file_of_the_authors_are_their_answers(tmp_path):
     path = tmp_path / "atgnn.ckpt"
     # As Lightning keeps it, with the tables of relative positions.
@@ -375,6 +376,7 @@ def test_encoders_have_the_parameters_published_for_images(variant, millions):
     assert counting.count_parameters(atgnn.FAMILY, for_images(variant)) / 1e6 == pytest.approx(millions, rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "macs"), [("pvig_ti", 1.7), ("pvig_s", 4.6), ("pvig_m", 8.9), ("pvig_b", 16.8)])
 def test_encoders_have_the_multiply_accumulates_published_for_images(variant, macs):
     assert counting.count_macs(atgnn.FAMILY, for_images(variant), 2.26) / 1e9 == pytest.approx(macs, rel=0.02)
@@ -414,6 +416,7 @@ def test_an_imagenet_file_loads(imagenet_file):
         torch.testing.assert_close(tensor, expected[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["pyr_s", "pyr_s_encoder", "pvig_s"])
 def test_a_file_of_our_own_is_taken_as_it_is(variant, tmp_path):
     model = small(variant)
@@ -459,6 +462,7 @@ def test_a_variant_without_published_weights_says_so():
 # Lengths and layers
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_length_from_one_frame_runs():
     trunk = filled(build())
@@ -547,6 +551,7 @@ def test_native_timestamps_of_every_layer(layer):
     assert embeddings.isfinite().all()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_batch_equals_its_clips_one_by_one():
     trunk = filled(build())
@@ -598,6 +603,7 @@ def test_no_block_runs_that_no_layer_needs(wanted, expected):
     assert ran(build(), wanted) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 2, 3, 9, 17, 25, 100])
 @torch.no_grad()
 def test_bfloat16_points_the_same_way_at_every_length(frames):
@@ -637,6 +643,7 @@ def test_deeper_blocks_are_dropped_more_often():
     assert {module.drop.rate for module in trunk.labels.modules() if hasattr(module, "drop")} == {0.5}
 
 
+@pytest.mark.slow
 def test_learns_20_clips():
     """Tell four pitches in noise apart, of five clips each."""
     pitches = torch.arange(20) % 4

@@ -27,7 +27,11 @@ def family_of(name: str) -> hear.Family:
     return importlib.import_module(f"hear_transformers.{name}").FAMILY
 
 
-EVERY_VARIANT = [(name, variant) for name in FAMILIES for variant in family_of(name).variants]
+EVERY_VARIANT = [
+    pytest.param((name, variant), marks=pytest.mark.slow if i else ())
+    for name in FAMILIES
+    for i, variant in enumerate(family_of(name).variants)
+]
 
 
 def small(name: str, row: Variant) -> Variant:

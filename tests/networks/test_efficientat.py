@@ -11,7 +11,7 @@ import torch
 from hear_transformers import efficientat
 from hear_transformers.audio import reading
 from hear_transformers.checkpoints import published, state_dicts
-from tests.helpers.golden import golden_audio, golden_state_dict
+from tests.helpers.golden import by_size, golden_audio, golden_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -57,7 +57,7 @@ def assert_equal(found, expected, tolerance=1e-4):
 # The authors' numbers
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=by_size(NETWORKS, {"mn01_as", "mn04_as", "dymn04_as"}))
 def network(request):
     variant = request.param
     with np.load(GOLDEN / f"efficientat-{variant}.npz") as answers:

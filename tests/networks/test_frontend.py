@@ -1,15 +1,29 @@
-"""Front ends against what the authors compute theirs with, in the same process: torchaudio's Kaldi, and torch.stft."""
+"""Front ends against what their authors compute, in the same process: Kaldi's features, torch.stft, convolutions."""
 
+import numpy as np
 import pytest
 import torch
 from torchaudio.compliance import kaldi
 
-from hear_transformers import atgnn, efficientat, passt
-from hear_transformers.networks.frontend import AST_MEL, CpjkuMel, KaldiMel
+from hear_transformers import atgnn, efficientat, panns, passt
+from hear_transformers.networks.frontend import AST_MEL, CpjkuMel, KaldiMel, PannsMel, slaney_filters
+
+pytestmark = pytest.mark.numeric
 
 TOLERANCE = 1e-6  # in the unit of the network's input; 2.4e-7 was found, with AVX2 and without
 
+TOLERANCE_DB = 5e-5  # 8e-6 was found, a unit in the last place at -100 dB
+
 CPJKU_MELS = sorted({row.frontend for family in (passt, efficientat) for row in family.VARIANTS.values()}, key=repr)
+
+PANNS_MELS = sorted(
+    {
+        row.frontend
+        for row in panns.VARIANTS.values()
+        if isinstance(row.frontend, PannsMel) and row.frontend.decimation == 1
+    },
+    key=repr,
+)
 
 
 def noise(clips: int, n_samples: int) -> torch.Tensor:
@@ -45,6 +59,19 @@ def cpjkus(spec: CpjkuMel, clips: torch.Tensor) -> torch.Tensor:
     return ((mel + 1e-5).log() + 4.5) / 5
 
 
+def torchlibrosas(spec: PannsMel, clips: torch.Tensor) -> torch.Tensor:
+    """Compute what `Spectrogram` and `LogmelFilterBank` do in evaluation mode, in dB: (clips, n_mels, frames)."""
+    angles = 2 * np.pi / spec.n_fft * np.outer(np.arange(spec.n_fft // 2 + 1), np.arange(spec.n_fft))
+    window = torch.hann_window(spec.n_fft, dtype=torch.float64).numpy()
+    padded = torch.nn.functional.pad(clips[:, None], (spec.n_fft // 2, spec.n_fft // 2), mode="reflect")
+    real, imag = (
+        torch.nn.functional.conv1d(padded, torch.from_numpy(wave * window).float()[:, None], stride=spec.hop_length)
+        for wave in (np.cos(angles), -np.sin(angles))
+    )
+    mel = (real**2 + imag**2).transpose(1, 2) @ slaney_filters(spec)
+    return 10 * mel.clamp(min=1e-10).log10().transpose(1, 2)
+
+
 @pytest.mark.parametrize("n_samples", [400, 559, 560, 16_000, 48_123])
 @pytest.mark.parametrize("spec", [AST_MEL, atgnn.ATGNN_MEL], ids=["ast", "atgnn"])
 def test_fbank_is_kaldis(spec, n_samples):
@@ -58,6 +85,12 @@ def test_fbank_is_kaldis(spec, n_samples):
 def test_mel_is_that_of_augment_mel_stft(spec, n_samples):
     clips = noise(3, n_samples)
     torch.testing.assert_close(spec.build()(clips), cpjkus(spec, clips), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("spec", PANNS_MELS, ids=lambda spec: f"{spec.sample_rate}-{spec.n_mels}")
+def test_mel_is_that_of_torchlibrosa(spec):
+    clips = noise(3, 48_123)
+    torch.testing.assert_close(spec.build()(clips), torchlibrosas(spec, clips), rtol=0, atol=TOLERANCE_DB)
 
 
 @pytest.mark.parametrize("n_samples", [400, 559, 560, 719, 720, 16_000])

@@ -7,7 +7,10 @@ import sys
 import pytest
 import torch
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="no MKL: not an x86 processor")
+pytestmark = [
+    pytest.mark.numeric,
+    pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="no MKL: not an x86 processor"),
+]
 
 PRODUCT_AND_CONVOLUTION = """
 import torch

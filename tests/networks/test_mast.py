@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -143,6 +142,8 @@ def test_an_interpolated_table_keeps_distance_0_and_stretches_the_others(was, en
 
 def oracle(size: str, height: int, width: int) -> nn.Module:
     """Build timm's network for images of one channel."""
+    import timm
+
     options = {"pretrained": False, "in_chans": 1, "num_classes": 11}
     model = timm.create_model(f"mvitv2_{size}", img_size=width, **options)
     # timm's constructor takes squares alone, its forward pass any image whose tables are there.
@@ -154,6 +155,7 @@ def oracle(size: str, height: int, width: int) -> nn.Module:
     return filled(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "height", "width"), [("tiny", 224, 224), ("small", 224, 224), ("base", 224, 224), ("tiny", 128, 512)]
 )
@@ -181,6 +183,7 @@ def test_equals_timm_at_every_block(size, height, width):
 # Size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "parameters", "macs"), [("tiny", 24.2, 4.7), ("small", 34.9, 7.0), ("base", 51.5, 10.2)]
 )
@@ -204,6 +207,7 @@ def test_base_has_42_percent_fewer_parameters_than_ast():
     )
 
 
+@pytest.mark.slow
 def test_base_has_a_fifth_of_the_multiply_accumulates_of_ast():
     of_ast = counting.count_macs(ast.FAMILY, ast.VARIANTS["audioset_10_10"], CLIP_SECONDS)
     of_mast = counting.count_macs(mast.FAMILY, mast.VARIANTS["base"], CLIP_SECONDS)
@@ -248,6 +252,7 @@ def test_a_file_of_our_own_is_taken_as_it_is():
     assert all(adapted[key].equal(weights[key]) for key in weights)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_size_is_refused(imagenet_file):
     path, _ = imagenet_file
     row = replace(mast.VARIANTS["mvit_base"], network={**mast.VARIANTS["mvit_base"].network, "dim": 24})
@@ -268,6 +273,7 @@ def test_an_image_classifier_is_none_of_audioset(imagenet_file):
         small("base", path)
 
 
+@pytest.mark.slow
 def test_a_variant_without_published_weights_says_so():
     with pytest.raises(WeightsError, match="no weights are published for this variant of mast"):
         mast.load_model(variant="tiny")
@@ -401,6 +407,7 @@ def test_deeper_blocks_are_dropped_more_often():
     assert [block.drop.rate for block in trunk.blocks] == [0, 0.125, 0.25, 0.375, 0.5]
 
 
+@pytest.mark.slow
 def test_learns_20_clips():
     """Tell four pitches in noise apart, of five clips each."""
     labels = torch.arange(20) % 4

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import librosa
 import numpy as np
 import pytest
 import torch
@@ -19,7 +18,9 @@ from hear_transformers.errors import WeightsError
 from hear_transformers.networks.family import random_trunk
 from hear_transformers.networks.frontend import PannsMel, Waveform
 from tests.helpers import golden
-from tests.helpers.golden import golden_audio, golden_state_dict, golden_tensor
+from tests.helpers.golden import by_size, golden_audio, golden_state_dict, golden_tensor
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 CLASSES = {file.stem.removeprefix("panns-").lower(): file for file in sorted(GOLDEN.glob("panns-*.json"))}
@@ -125,6 +126,8 @@ def authors_front_end(sample_rate: int, window_size: int, mel_bins: int, fmin: i
     angles = 2j * np.pi / window_size * np.outer(np.arange(n_bins), np.arange(window_size))
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window_size) / window_size)
     waves = np.exp(-angles) * hann
+    import librosa
+
     mel = librosa.filters.mel(sr=sample_rate, n_fft=window_size, n_mels=mel_bins, fmin=fmin, fmax=fmax)
     return {
         "spectrogram_extractor.stft.conv_real.weight": torch.tensor(waves.real[:, None], dtype=torch.float32),
@@ -162,7 +165,7 @@ def authors_spec(variant: str) -> tuple[PannsMel | Waveform, int]:
     return spec, spec.sample_rate
 
 
-@pytest.fixture(scope="module", params=CLASSES)
+@pytest.fixture(scope="module", params=by_size(CLASSES, {"cnn6", "leenet11", "mobilenetv2"}))
 def network(request, cached_blocks):
     variant = request.param
     with np.load(CLASSES[variant].with_suffix(".npz")) as answers:
@@ -202,7 +205,11 @@ def test_network_hears_the_authors_spectrogram(network):
         assert isinstance(panns.VARIANTS[variant].frontend, Waveform)
         return
     mel = taps["mel"][:, :, 0] if "mel" in taps else taps["frames"].transpose(1, 2)
-    assert np.abs(mel[:, ::32].numpy() - answers["logmel"]).max() < 1e-3  # dB
+    difference = np.abs(mel[:, ::32].numpy() - answers["logmel"])  # dB
+    assert difference[answers["logmel"] > -60].max() < 1e-3
+    # oneDNN's convolutions by SSE4.1 are up to 0.015 dB from those by AVX-512 near silence, at -89 dB (0.0005 dB above
+    # -60 dB), those of the authors' layers as much as ours, which equal them in the same process (test_frontend.py).
+    assert difference.max() < 0.03
 
 
 def test_spectrogram_by_fft_is_that_by_convolution():

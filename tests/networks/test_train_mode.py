@@ -100,6 +100,7 @@ def biases_before_norm(trunk: Trunk) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_steps_lower_the_loss(name):
     case = Case(name)
     trunk = case.trunk.train()

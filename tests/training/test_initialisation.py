@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
-import timm
 import torch
 
 from hear_transformers import FAMILIES, ast, atgnn, catalogue, hear, mast, passt
@@ -386,8 +385,10 @@ def test_another_kind_of_classifier_is_drawn_anew_as_a_whole(tmp_path):
 # DeiT
 
 
-def deit(path: Path, side: int = 14, **options) -> timm.models.deit.VisionTransformerDistilled:
+def deit(path: Path, side: int = 14, **options) -> torch.nn.Module:
     """Save a small DeiT for images of so many patches along both sides in its authors' layout."""
+    import timm
+
     model = timm.create_model(
         "deit_tiny_distilled_patch16_224", img_size=16 * side, embed_dim=12, depth=2, num_heads=2, **options
     )
@@ -443,6 +444,7 @@ def assert_network_is_that_for_images(trunk, model) -> None:
     torch.testing.assert_close(trunk.state_dict()["patch_embed.proj.weight"][:, 0], filters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("side", "variant", "rows", "columns"),
     [
@@ -467,6 +469,7 @@ def test_ast_starts_from_the_positions_of_images(side, variant, rows, columns, t
     np.testing.assert_allclose(found[2:], wide[rows].reshape(-1, 12), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ast_stretches_rows_where_there_are_too_few(tmp_path):
     model = deit(tmp_path / "deit.pth", 7)
     trunk, _ = start("ast", tmp_path / "deit.pth", "speechcommands_10_10", **DEIT)
@@ -474,6 +477,7 @@ def test_ast_stretches_rows_where_there_are_too_few(tmp_path):
     np.testing.assert_allclose(trunk.pos_embed.detach()[0, 2:].numpy(), expected.reshape(-1, 12), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("side", "variant", "grid"), [(24, "base", (12, 99)), (14, "passt_s_p16_s16_128_ap468", (8, 62))]
 )
@@ -489,6 +493,7 @@ def test_passt_starts_from_the_positions_of_images(side, variant, grid, tmp_path
     np.testing.assert_allclose(of_time.numpy(), expected.mean(0), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_on_a_grey_image_ast_is_the_network_that_it_starts_from(tmp_path):
     model = deit(tmp_path / "deit.pth")
@@ -499,8 +504,11 @@ def test_on_a_grey_image_ast_is_the_network_that_it_starts_from(tmp_path):
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ast", "passt"])
 def test_a_deit_without_distillation_is_no_start(name, tmp_path):
+    import timm
+
     model = timm.create_model("deit_tiny_patch16_224", embed_dim=12, depth=2, num_heads=2)
     torch.save({"model": model.state_dict()}, tmp_path / "deit.pth")
     message = r"deit\.pth: pos_embed is for 195 patches beside 2 tokens, which are not a square"
@@ -508,6 +516,7 @@ def test_a_deit_without_distillation_is_no_start(name, tmp_path):
         start(name, tmp_path / "deit.pth", **DEIT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ast", "passt"])
 def test_a_deit_of_another_size_is_no_start(name, tmp_path):
     deit(tmp_path / "deit.pth")
@@ -515,6 +524,7 @@ def test_a_deit_of_another_size_is_no_start(name, tmp_path):
         start(name, tmp_path / "deit.pth", **{**DEIT, "dim": 24})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [ast, passt])
 def test_a_network_for_images_is_a_start_and_no_tagger(family, tmp_path):
     deit(tmp_path / "deit.pth")

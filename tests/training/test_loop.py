@@ -69,6 +69,7 @@ def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
 # Interrupting and resuming
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["none", "ema", "epochs"])
 @pytest.mark.parametrize("at", [1, 5, 13])
 def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, average: str, at: int) -> None:

@@ -179,6 +179,7 @@ def test_failed_write_leaves_no_shard(tmp_path, monkeypatch):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_synthesis_makes_the_missing_shards_alone(tmp_path):
     recipe = replace(SMALL, scene_shards=2)
     kept = shards.shard_path(tmp_path, "scenes", 0)
@@ -294,6 +295,7 @@ def test_every_step_moves_network_and_heads(clips):
     assert {name.partition(".")[0] for name in moved} == {"trunk", "heads"}
 
 
+@pytest.mark.slow
 def test_training_learns_a_batch_by_heart(clips):
     run = new_run(replace(SMALL, steps=40, warm_up=5))
     (batch,) = batches.batches(*clips, SMALL, [0])
@@ -308,6 +310,7 @@ def test_initial_weights_leave_the_global_seed_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_exported_weights_give_the_embeddings_of_the_run(clips, tmp_path):
     run = new_run()
     for batch in batches.batches(*clips, SMALL, range(4)):
@@ -380,6 +383,7 @@ def threads_stay(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
 
 
+@pytest.mark.slow
 def test_train_writes_checkpoint_losses_and_weights(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("hear_transformers.training.tiny.__main__.TinyRecipe", lambda **_: replace(SMALL, steps=2))
     result = CliRunner().invoke(cli, ["train", "--shards", str(folder), "--out", str(tmp_path / "run")])
@@ -405,6 +409,7 @@ def real_tasks():
     return {task.name: task for task in measure.load_tasks(DATA, 32_000)}
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the real audio of the developers' folder ../shared")
 @pytest.mark.parametrize(("task", "least"), [("ESC-10", 0.88), ("digits", 0.65)])
