@@ -6,12 +6,10 @@ names: libsndfile, where it knows no content, goes by the name, and an MP4 named
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 HEAD_BYTES = 2**14
@@ -179,19 +177,13 @@ CONTAINERS = (
 """What FFmpeg is given; what is none of these is libsndfile's."""
 
 
-def recognise(path: Path) -> Container | None:
-    """Tell which of `CONTAINERS` a file is, None if none of them; a tag ID3v2 in front does not count."""
-    with path.open("rb") as file:
+def recognise(file: BinaryIO) -> Container | None:
+    """Return which of `CONTAINERS` a file is, None if none of them; a tag ID3v2 in front does not count."""
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    if head[:3] == b"ID3" and len(head) >= 10:
+        # Four times seven bits of size after ten bytes of header (ID3v2.4.0, section 3.1).
+        size = sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
+        file.seek(10 + size)
         head = file.read(HEAD_BYTES)
-        if head[:3] == b"ID3" and len(head) >= 10:
-            # Four times seven bits of size after ten bytes of header (ID3v2.4.0, section 3.1).
-            size = sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
-            file.seek(10 + size)
-            head = file.read(HEAD_BYTES)
     return next((container for container in CONTAINERS if container.start.match(head)), None)
-
-
-def flaw(container: Container, path: Path) -> str:
-    """Say what is wrong with the outermost parts of a file, empty if nothing is."""
-    with path.open("rb") as file:
-        return container.flaw(file, os.fstat(file.fileno()).st_size)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import AudioError
-from . import containers
 from .containers import Container
 from .sndfile import UNKNOWN_FRAMES
 
@@ -58,7 +58,7 @@ MICROSECONDS = 1e6
 """In a second: the unit of FFmpeg's duration of a file (AV_TIME_BASE)."""
 
 
-class Decoder:
+class FFmpegDecoder:
     """Decodes the best audio stream of a file, forward only.
 
     Attributes
@@ -223,22 +223,20 @@ class _File:
 
 
 @contextlib.contextmanager
-def opened(path: Path, container: Container) -> Iterator[Decoder]:
-    """Open a file of a container of FFmpeg's; whatever it says against it, then or later, becomes an AudioError."""
+def opened(file: BinaryIO, path: Path, container: Container) -> Iterator[FFmpegDecoder]:
+    """Open a decoder at the start of a file; whatever FFmpeg raises, then or later, becomes an AudioError."""
     av = _pyav(path, container)
-    if flaw := containers.flaw(container, path):
+    if flaw := container.flaw(file, os.fstat(file.fileno()).st_size):
         raise AudioError(f"{path}: {flaw}; copy or download it again")
+    file.seek(0)
     try:
-        with (
-            path.open("rb") as file,
-            av.open(
-                _File(file),
-                format=container.demuxer,
-                metadata_errors="replace",
-                container_options={"codec_whitelist": _audio_decoders()},
-            ) as media,
-        ):
-            yield Decoder(path, media, container)
+        with av.open(
+            _File(file),
+            format=container.demuxer,
+            metadata_errors="replace",
+            container_options={"codec_whitelist": _audio_decoders()},
+        ) as media:
+            yield FFmpegDecoder(path, media, container)
     except av.error.FFmpegError as error:
         raise AudioError(f"{path}: {container.name} that is damaged, or not for FFmpeg ({error.strerror})") from error
 

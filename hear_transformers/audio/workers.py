@@ -66,13 +66,13 @@ def default_workers(n_clips: int) -> int:
     return 0 if n_clips <= FEW_CLIPS else min(cores - 1, MOST_WORKERS)
 
 
-def load(clips: Iterable[Clip], how: ReadOptions, workers: int = 0) -> Generator[Loaded, None, None]:
+def load(clips: Iterable[Clip], options: ReadOptions, workers: int = 0) -> Generator[Loaded, None, None]:
     """Read clips.
 
     Parameters
     ----------
     clips : what to read; with workers they are taken in another thread, some before they are needed
-    how : sample rate, and what is held in memory
+    options : sample rate, and what is held in memory
     workers : processes that decode, resample and hash; 0: this one does
 
     Yields
@@ -84,10 +84,10 @@ def load(clips: Iterable[Clip], how: ReadOptions, workers: int = 0) -> Generator
     # A daemon of multiprocessing, such as a worker of a pool, may not have children.
     if workers == 0 or multiprocessing.current_process().daemon:
         for index, clip in enumerate(clips):
-            yield read(index, clip, how)
+            yield read(index, clip, options)
         return
-    pool = _Pool(how, workers)
-    yield from ahead(pool.load(clips), _n_samples, workers * how.most_samples, pool.close)
+    pool = _Pool(options, workers)
+    yield from ahead(pool.load(clips), _n_samples, workers * options.max_samples, pool.close)
 
 
 def _n_samples(loaded: Loaded) -> int:
@@ -166,7 +166,7 @@ def ahead(
 
 
 @dataclass(slots=True, eq=False)
-class _Task:
+class _Request:
     """A clip that has been asked for; `loaded` once it is there."""
 
     index: int
@@ -184,7 +184,7 @@ class _Worker:
     process : it
     pipe : this end of the pipe to it
     memory : (IN_HAND, samples) float32 that is shared with it: a row for each clip in hand
-    tasks : what it was asked for and has not answered
+    requests : what it was asked for and has not answered
     n_asked : clips it was asked for so far
     is_up : whether it has been heard of
     """
@@ -192,7 +192,7 @@ class _Worker:
     process: Any
     pipe: connection.Connection
     memory: np.ndarray
-    tasks: deque[_Task] = field(default_factory=deque)
+    requests: deque[_Request] = field(default_factory=deque)
     n_asked: int = 0
     is_up: bool = False
 
@@ -203,10 +203,10 @@ class _Pool:
     Each has a pipe of its own, since a lock that is shared would be lost with the worker that holds it.
     """
 
-    def __init__(self, how: ReadOptions, n_workers: int) -> None:
-        self.how = how
+    def __init__(self, options: ReadOptions, n_workers: int) -> None:
+        self.options = options
         self.n_workers = n_workers
-        self.todo: deque[_Task] = deque()
+        self.todo: deque[_Request] = deque()
         self.starting = threading.Lock()
         self.is_closed = False
         self.workers: list[_Worker] = []
@@ -216,20 +216,20 @@ class _Pool:
     def load(self, clips: Iterable[Clip]) -> Iterator[Loaded]:
         """Read clips, in order."""
         numbered = enumerate(clips)
-        tasks: deque[_Task] = deque()  # that are not yet given
+        requests: deque[_Request] = deque()  # that are not yet given
         while not self.is_closed:
-            while len(tasks) < ASKED_FOR * self.n_workers and (item := next(numbered, None)) is not None:
-                tasks.append(self._task(*item))
-            if not tasks:
+            while len(requests) < ASKED_FOR * self.n_workers and (item := next(numbered, None)) is not None:
+                requests.append(self._request(*item))
+            if not requests:
                 return
             self._ask()
-            if tasks[0].loaded is None and self.workers:
+            if requests[0].loaded is None and self.workers:
                 self._listen()
-            elif tasks[0].loaded is None:
-                self.todo.remove(tasks[0])
-                tasks[0].loaded = read(tasks[0].index, tasks[0].clip, self.how)
-            while tasks and (loaded := tasks[0].loaded) is not None:
-                tasks.popleft()
+            elif requests[0].loaded is None:
+                self.todo.remove(requests[0])
+                requests[0].loaded = read(requests[0].index, requests[0].clip, self.options)
+            while requests and (loaded := requests[0].loaded) is not None:
+                requests.popleft()
                 yield loaded
 
     def close(self) -> None:
@@ -241,38 +241,38 @@ class _Pool:
         for worker in self.workers:
             worker.process.join()
 
-    def _task(self, index: int, clip: Clip) -> _Task:
-        task = _Task(index, clip)
+    def _request(self, index: int, clip: Clip) -> _Request:
+        request = _Request(index, clip)
         if clip.path is None:
-            task.loaded = read(index, clip, self.how)
+            request.loaded = read(index, clip, self.options)
         else:
-            self.todo.append(task)
-        return task
+            self.todo.append(request)
+        return request
 
     def _ask(self) -> None:
         """Hand clips to workers. One that a worker died of is read while no other is: memory may have been short."""
-        in_hand = [task for worker in self.workers for task in worker.tasks]
-        suspects = [task for task in self.todo if task.strikes]
+        in_hand = [request for worker in self.workers for request in worker.requests]
+        suspects = [request for request in self.todo if request.strikes]
         if suspects and self.workers and not in_hand:
             self.todo.remove(suspects[0])
             self._send(self.workers[0], suspects[0])
-        if suspects or any(task.strikes for task in in_hand):
+        if suspects or any(request.strikes for request in in_hand):
             return
         while self.todo and self.workers:
-            worker = min(self.workers, key=lambda worker: len(worker.tasks))
-            if len(worker.tasks) == IN_HAND:
+            worker = min(self.workers, key=lambda worker: len(worker.requests))
+            if len(worker.requests) == IN_HAND:
                 return
             self._send(worker, self.todo.popleft())
 
-    def _send(self, worker: _Worker, task: _Task) -> None:
+    def _send(self, worker: _Worker, request: _Request) -> None:
         try:
-            worker.pipe.send((worker.n_asked % IN_HAND, task.index, task.clip))
+            worker.pipe.send((worker.n_asked % IN_HAND, request.index, request.clip))
         except OSError:
-            self.todo.appendleft(task)
+            self.todo.appendleft(request)
             self._bury(worker)
         else:
             worker.n_asked += 1
-            worker.tasks.append(task)
+            worker.requests.append(request)
 
     def _listen(self) -> None:
         """Wait for an answer, or for the end of a worker."""
@@ -293,13 +293,13 @@ class _Pool:
             worker.is_up = True
             return
         row, n_samples, loaded = answer
-        task = worker.tasks.popleft()
+        request = worker.requests.popleft()
         if n_samples == LONG:
-            blocks = ahead(blocks_of(task.clip, self.how), len, self.how.most_samples)
+            blocks = ahead(blocks_of(request.clip, self.options), len, self.options.max_samples)
             loaded = replace(loaded, blocks=blocks)
         elif n_samples:
             loaded = replace(loaded, waveform=torch.from_numpy(worker.memory[row, :n_samples].copy()))
-        task.loaded = loaded
+        request.loaded = loaded
 
     def _bury(self, worker: _Worker) -> None:
         """Put another worker in the place of one that died; what it had in hand is read again, or given up."""
@@ -309,20 +309,20 @@ class _Pool:
             return
         if not worker.is_up:
             self._warn(f"a process that was to decode ended at once ({_cause(worker.process.exitcode)})")
-        elif worker.tasks:
-            suspect = worker.tasks[0]
+        elif worker.requests:
+            suspect = worker.requests[0]
             suspect.strikes += 1
             if suspect.strikes == STRIKES:
-                worker.tasks.popleft()
+                worker.requests.popleft()
                 suspect.loaded = Loaded(suspect.index, error=_given_up(suspect.clip, worker.process.exitcode))
-        self.todo.extendleft(reversed(worker.tasks))
+        self.todo.extendleft(reversed(worker.requests))
         if worker.is_up:
             self._start()
 
     def _start(self) -> None:
         """Start one more worker, if the system lets us."""
         context: Any = multiprocessing.get_context(START_METHOD)
-        shape = (IN_HAND, self.how.most_samples)
+        shape = (IN_HAND, self.options.max_samples)
         n_values = shape[0] * shape[1]
         with self.starting:
             if self.is_closed:
@@ -330,7 +330,7 @@ class _Pool:
             try:
                 memory = mmap.mmap(-1, 4 * n_values) if START_METHOD == "fork" else context.RawArray("f", n_values)
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, memory, shape, self.how), daemon=True)
+                process = context.Process(target=_work, args=(theirs, memory, shape, self.options), daemon=True)
                 with warnings.catch_warnings():
                     # Python >= 3.12 warns of every fork beside threads, see `START_METHOD`.
                     warnings.simplefilter("ignore", DeprecationWarning)
@@ -360,7 +360,7 @@ def _cause(exit_code: int | None) -> str:
     return f"killed by {signal.Signals(-exit_code).name}"
 
 
-def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], how: ReadOptions) -> None:
+def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], options: ReadOptions) -> None:
     """Read clips for the process at the other end of a pipe, as long as it lives."""
     leave_the_terminal()
     torch.set_num_threads(1)
@@ -376,7 +376,7 @@ def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], how:
                 if os.getppid() != master:
                     return
             row, index, clip = pipe.recv()
-            loaded = read(index, clip, how)
+            loaded = read(index, clip, options)
             n_samples = 0 if loaded.blocks is None else LONG
             if loaded.waveform is not None:
                 n_samples = len(loaded.waveform)

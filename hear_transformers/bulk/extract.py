@@ -181,7 +181,7 @@ class _Run:
         # Where an output is missing, or two were made from different audio, it is embedded in any case.
         contents = {each.sha256 if each else "" for each in held if each is None or each.sha256}
         known = contents.pop() if len(contents) == 1 and not self.n_labels else ""
-        return _Task(item, Clip(source.path, source.start, source.end, known=known), held)
+        return _Task(item, Clip(source.path, source.start, source.end, skip_sha256=known), held)
 
     def complete(self, task: _Task, embedded: Embedded) -> Outcome:
         """Write an embedding where it is wanted, and say what became of its source."""

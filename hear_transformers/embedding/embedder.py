@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..audio.reading import checked
+from ..audio.reading import check_waveforms
 from ..errors import HearTransformersWarning, OptionError
 from ..networks.family import Readout, Variant
 from ..networks.layer_table import axes_of
@@ -368,7 +368,7 @@ class Embedder(nn.Module):
         """
         packer = packing.Packer(self.reader(timestamps=timestamps))
         results: dict[int, packing.Result] = {}
-        added = (packer.add(key, checked(waveform[None])[0]) for key, waveform in enumerate(waveforms))
+        added = (packer.add(key, check_waveforms(waveform[None])[0]) for key, waveform in enumerate(waveforms))
         for packed in chain(chain.from_iterable(added), packer.finish()):
             if packed.result is None:
                 raise packed.error or RuntimeError("a clip was lost")
@@ -379,7 +379,7 @@ class Embedder(nn.Module):
 
     def _collect(self, blocks: Iterable[Tensor]) -> Iterator[windows.Buffer]:
         """Collect blocks of audio on the device of the network, see `framing.collect`."""
-        return framing.collect(checked(block).to(self.device, torch.float32) for block in blocks)
+        return framing.collect(check_waveforms(block).to(self.device, torch.float32) for block in blocks)
 
     def _stream_windowed(
         self, blocks: Iterable[Tensor], readouts: tuple[Readout, ...], hop_ms: float

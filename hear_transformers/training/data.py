@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..audio import reading
+from ..audio.reading import AudioFile
 from ..audio.workers import leave_the_terminal
 from ..errors import AudioError, OptionError
 from .manifest import Manifest
@@ -273,19 +273,20 @@ class _Clips:
 
         Raises
         ------
-        AudioError : see `reading.excerpt`
+        AudioError : see `AudioFile.excerpt`
         """
         if clip in self.kept:
             return self._cut(self.kept[clip], where)
-        path, (start, end) = self.manifest.path(clip), self.manifest.span(clip)
-        seconds = min(end, reading.seconds(path)) - start
-        if seconds <= WHOLE_SECONDS:
-            waveform = reading.excerpt(path, self.sample_rate, start, seconds)
-            self._keep(clip, waveform)
-            return self._cut(waveform, where)
-        first = _first(round(seconds * self.sample_rate), self.n_samples, where)
-        duration = min(seconds, self.n_samples / self.sample_rate)
-        return reading.excerpt(path, self.sample_rate, start + first / self.sample_rate, duration)
+        start, end = self.manifest.span(clip)
+        with AudioFile(self.manifest.path(clip)) as file:
+            seconds = min(end, file.duration()) - start
+            if seconds <= WHOLE_SECONDS:
+                waveform = file.excerpt(self.sample_rate, start, seconds)
+                self._keep(clip, waveform)
+                return self._cut(waveform, where)
+            first = _first(round(seconds * self.sample_rate), self.n_samples, where)
+            duration = min(seconds, self.n_samples / self.sample_rate)
+            return file.excerpt(self.sample_rate, start + first / self.sample_rate, duration)
 
     def _cut(self, waveform: Tensor, where: float) -> Tensor:
         first = _first(len(waveform), self.n_samples, where)

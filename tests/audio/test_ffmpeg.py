@@ -14,6 +14,7 @@ import soxr
 import torch
 
 from hear_transformers.audio import containers, ffmpeg, reading
+from hear_transformers.audio.reading import AudioFile
 from hear_transformers.errors import AudioError
 from tests.conftest import tone
 from tests.helpers import media
@@ -152,8 +153,10 @@ def test_the_duration_is_that_of_what_is_read(tmp_path, name):
 
 
 def test_a_duration_that_the_header_does_not_know_is_not_looked_for_by_decoding(tmp_path):
-    assert reading.claimed_seconds(make(tmp_path, "a.m4a")) is not None
-    assert reading.claimed_seconds(make(tmp_path, "a.aac")) is None
+    with AudioFile(make(tmp_path, "a.m4a")) as file:
+        assert file.seconds is not None
+    with AudioFile(make(tmp_path, "a.aac")) as file:
+        assert file.seconds is None
 
 
 @pytest.mark.parametrize("suffix", ["", ".wav", ".mp3", ".au", ".raw", ".ogg", ".txt"])
@@ -344,7 +347,8 @@ def test_a_folder_knows_the_suffix(name):
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff", "a.au", "a.caf", "a.w64", "a.rf64"])
 def test_what_libsndfile_knows_is_left_to_it(audio_file, name):
-    assert containers.recognise(audio_file(name)) is None
+    with audio_file(name).open("rb") as file:
+        assert containers.recognise(file) is None
 
 
 def test_a_list_of_addresses_is_not_opened(tmp_path):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from hear_transformers import efficientat, tiny
 from hear_transformers.audio import reading, workers
+from hear_transformers.audio.reading import AudioFile
 from hear_transformers.embedding import pipeline
 from hear_transformers.embedding.packing import Packer
 from hear_transformers.embedding.pipeline import Clip, embed
@@ -103,7 +104,7 @@ def test_a_waveform_needs_no_file(small_model):
 
 def test_known_content_is_not_embedded_again(small_model, audio_file):
     path, other = audio_file(), audio_file("other.wav", seconds=0.5)
-    known, new = embed(small_model, [Clip(path, known=sha256_of(path)), Clip(other, known=sha256_of(path))])
+    known, new = embed(small_model, [Clip(path, skip_sha256=sha256_of(path)), Clip(other, skip_sha256=sha256_of(path))])
     assert (known.embedding, known.error) == (None, None)
     assert new.embedding is not None
     assert [known.sha256, new.sha256] == [sha256_of(path), sha256_of(other)]
@@ -228,7 +229,7 @@ def test_workers_change_nothing(small_model, audio_file, monkeypatch, timestamps
     monkeypatch.setattr(pipeline, "LONG_SECONDS", 2.0)
     paths = [audio_file(f"{i}.wav", seconds=0.3 + 0.5 * i, sample_rate=(32_000, 44_100)[i % 2]) for i in range(6)]
     clips = [*map(Clip, paths), Clip(Path("lost.wav")), Clip(paths[5], 0.5, 1.0), Clip(paths[5], 0.2), Clip()]
-    clips += [Clip(waveform=noise(32_000)), Clip(paths[0], known=sha256_of(paths[0])), Clip(paths[2], 9.0)]
+    clips += [Clip(waveform=noise(32_000)), Clip(paths[0], skip_sha256=sha256_of(paths[0])), Clip(paths[2], 9.0)]
     options = {"timestamps": timestamps, "hashes": True}
     here, there = (list(embed(small_model, clips, workers=n, **options)) for n in (0, 2))
     for first, second in zip(here, there, strict=True):
@@ -247,17 +248,17 @@ def test_workers_that_are_not_forked_change_nothing(small_model, audio_file, mon
 @pytest.mark.parametrize("dies", [workers.STRIKES - 1, workers.STRIKES])
 def test_a_killed_worker_loses_and_repeats_nothing(small_model, audio_file, tmp_path, monkeypatch, dies):
     paths = [audio_file(f"{i}.wav", seconds=0.5) for i in range(12)]
-    blocks, master = reading.blocks, os.getpid()
+    blocks, master = AudioFile.blocks, os.getpid()
 
-    def deadly(path, sample_rate):
+    def deadly(file, sample_rate):
         deaths = tmp_path / "deaths"
         n_deaths = deaths.stat().st_size if deaths.exists() else 0
-        if os.getpid() != master and path == paths[4] and n_deaths < dies:
+        if os.getpid() != master and file.path == paths[4] and n_deaths < dies:
             deaths.write_bytes(bytes(n_deaths + 1))
             os.kill(os.getpid(), signal.SIGKILL)
-        yield from blocks(path, sample_rate)
+        yield from blocks(file, sample_rate)
 
-    monkeypatch.setattr(reading, "blocks", deadly)
+    monkeypatch.setattr(AudioFile, "blocks", deadly)
     embedded = list(embed(small_model, map(Clip, paths), workers=2))
     assert [each.index for each in embedded] == list(range(12))
     failed = [each for each in embedded if each.error is not None]
@@ -303,10 +304,10 @@ def test_an_error_that_cannot_be_sent_is_told(small_model, audio_file, monkeypat
         def __init__(self, one, two):
             super().__init__(f"{one} and {two}")
 
-    def strange(path, sample_rate):
+    def strange(file, sample_rate):
         raise StrangeError(1, 2)
 
-    monkeypatch.setattr(reading, "blocks", strange)
+    monkeypatch.setattr(AudioFile, "blocks", strange)
     (embedded,) = embed(small_model, [Clip(audio_file())], workers=1)
     assert str(embedded.error) == "StrangeError: 1 and 2"
 
@@ -322,7 +323,7 @@ def test_who_stops_early_leaves_neither_processes_nor_threads(small_model, audio
 
 def test_a_long_clip_that_fails_leaves_no_thread(small_model, audio_file, monkeypatch):
     monkeypatch.setattr(pipeline, "LONG_SECONDS", 0.5)
-    monkeypatch.setattr(reading.blocks, "__defaults__", (0.1,))
+    monkeypatch.setattr(AudioFile.blocks, "__defaults__", (0.1,))
     monkeypatch.setattr(small_model, "stream_scene", lambda blocks: next(blocks) @ torch.zeros(0))
     n_threads = threading.active_count()
     (embedded,) = embed(small_model, [Clip(audio_file(seconds=3.0))], workers=1)
@@ -381,9 +382,9 @@ def test_cuda_equals_cpu(model, audio_file, timestamps):
 LEFT = """
 import sys
 from pathlib import Path
-from hear_transformers.audio.clips import Clip, How
+from hear_transformers.audio.clips import Clip, ReadOptions
 from hear_transformers.audio.workers import load
-loads = load((Clip(Path(sys.argv[1])) for _ in range(100_000)), How(32_000, 60.0, False), workers=2)
+loads = load((Clip(Path(sys.argv[1])) for _ in range(100_000)), ReadOptions(32_000, 60.0, False), workers=2)
 print(next(loads).index)
 """
 
