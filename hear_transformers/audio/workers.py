@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -103,66 +103,79 @@ def ahead(
     ----------
     items : to take
     size : of an item
-    room : size of the items that wait; one more may
+    room : total size of the items that wait; one more may
     close : called when no more are wanted
     """
-    changed = threading.Condition()
-    waiting: deque[T] = deque()
-    end: list[BaseException | None] = []  # one entry when there are no more items: what stopped them
-    used = 0  # of the room
-    is_wanted = True
+    reader = _Ahead(items, size, room, close)
+    # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
+    atexit.register(reader.stop)
+    try:
+        yield from reader.take()
+    finally:
+        reader.stop()
+        atexit.unregister(reader.stop)
 
-    def may_go_on() -> bool:
-        return not is_wanted or used <= room
 
-    def fill() -> None:
-        nonlocal used
-        failure: BaseException | None = None
+class _Ahead(Generic[T]):
+    """A thread that takes items, and the items that wait, see `ahead`."""
+
+    def __init__(self, items: Iterator[T], size: Callable[[T], int], room: int, close: Callable[[], None]) -> None:
+        self.items = items
+        self.size = size
+        self.room = room
+        self.close = close
+        self.waiting: deque[T] = deque()
+        self.used = 0  # of the room
+        self.is_wanted = True
+        self.is_finished = False
+        self.failure: BaseException | None = None
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._fill, name="reads ahead", daemon=True)
+        self.thread.start()
+
+    def _fill(self) -> None:
         try:
-            for item in items:
-                with changed:
-                    waiting.append(item)
-                    used += size(item)
-                    changed.notify_all()
-                    changed.wait_for(may_go_on)
-                if not is_wanted:
+            for item in self.items:
+                if not self._put(item):
                     return
         except BaseException as error:
-            failure = error
-        finally:
-            with changed:
-                end.append(failure)
-                changed.notify_all()
+            self.failure = error
+        with self.changed:
+            self.is_finished = True
+            self.changed.notify_all()
 
-    thread = threading.Thread(target=fill, name="reads ahead", daemon=True)
+    def _put(self, item: T) -> bool:
+        """Add an item and wait for room for the next one; return False if that is not wanted."""
+        with self.changed:
+            self.waiting.append(item)
+            self.used += self.size(item)
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.used <= self.room or not self.is_wanted)
+            return self.is_wanted
 
-    def stop() -> None:
-        nonlocal is_wanted
-        if is_wanted:
-            with changed:
-                is_wanted = False
-                changed.notify_all()
-            close()
-            thread.join()
-
-    thread.start()
-    # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
-    atexit.register(stop)
-    try:
+    def take(self) -> Iterator[T]:
+        """Yield the items as they come, then raise what stopped them."""
         while True:
-            with changed:
-                changed.wait_for(lambda: waiting or end)
-                if not waiting:
+            with self.changed:
+                self.changed.wait_for(lambda: self.waiting or self.is_finished)
+                if not self.waiting:
                     break
-                item = waiting.popleft()
-                used -= size(item)
-                changed.notify_all()
+                item = self.waiting.popleft()
+                self.used -= self.size(item)
+                self.changed.notify_all()
             yield item
-    finally:
-        stop()
-        atexit.unregister(stop)
-    if end[0] is not None:
-        raise end[0]
+        if self.failure is not None:
+            raise self.failure
+
+    def stop(self) -> None:
+        """End the thread."""
+        if not self.is_wanted:
+            return
+        with self.changed:
+            self.is_wanted = False
+            self.changed.notify_all()
+        self.close()
+        self.thread.join()
 
 
 @dataclass(slots=True, eq=False)
