@@ -1,4 +1,4 @@
-"""What libsndfile decodes: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ..."""
+"""Decoding with libsndfile: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ..."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Clips -> waveforms, in order, read by this process or ahead of it by worker processes.
 
-PyTorch's DataLoader does not serve here: when the system kills a worker, it raises in the midst of whatever the main
-thread is at, such as writing a file, and does not say what the worker was at.
+PyTorch's DataLoader does not serve here: when the system kills a worker, it raises in the main thread, in the middle of
+writing a file perhaps, and does not say which clip the worker was reading.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ CUDA nor PyTorch's threads. macOS's own libraries do not survive it, Windows doe
 
 MOST_WORKERS = 8
 FEW_CLIPS = 32
-"""Up to so many clips are read by this process unless workers are asked for: starting those takes 0.1 s."""
+"""Up to this number, clips are read by this process unless workers are asked for: starting those takes 0.1 s."""
 
 IN_HAND = 2
-"""Clips that a worker has: one to read, and one so that it need not wait for the next."""
+"""Clips sent to a worker: the one it reads, and one so that it need not wait for the next."""
 
 ASKED_FOR = 4
-"""Clips for each worker that are asked for before the first of them is there."""
+"""Clips per worker that are taken from the input before the first of them is read."""
 
 STRIKES = 2
-"""A clip is given up when so many workers died of it, the last one while the others were at rest."""
+"""A clip fails after killing this many workers, the last one while no other worker read."""
 
 PATROL_SECONDS = 2.0
-"""How often workers and their master look whether the other lives, should its end of the pipe have been inherited by a
-third process."""
+"""How often workers and their master check that the other lives, in case a third process inherited its end of the
+pipe."""
 
 NICENESS = 10
 """By how much workers give way to the network: where it has to share a core, all its other cores wait for that one."""
 
 LONG = -1
-"""What a worker gives instead of a number of samples if a clip is not to be held in memory."""
+"""Sent by a worker instead of a number of samples if a clip is too long for the memory."""
 
 T = TypeVar("T")
 
 
 def default_workers(n_clips: int) -> int:
-    """Say how many processes should read so many clips: one less than this process has cores, for the model's sake."""
+    """Return the number of processes to read `n_clips`: one per core of this process, less one for the model."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if n_clips <= FEW_CLIPS else min(cores - 1, MOST_WORKERS)
 
@@ -71,9 +71,9 @@ def load(clips: Iterable[Clip], options: ReadOptions, workers: int = 0) -> Gener
 
     Parameters
     ----------
-    clips : what to read; with workers they are taken in another thread, some before they are needed
+    clips : to read; with workers they are taken in another thread, some before they are needed
     options : sample rate, and what is held in memory
-    workers : processes that decode, resample and hash; 0: this one does
+    workers : processes that decode, resample and hash; 0: this process
 
     Yields
     ------
@@ -180,7 +180,7 @@ class _Ahead(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """A clip that has been asked for; `loaded` once it is there."""
+    """A clip to read; `loaded` once it is read, `strikes` counts the workers that died of it."""
 
     index: int
     clip: Clip
@@ -190,16 +190,16 @@ class _Request:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A process that reads clips, and the clips it has.
+    """A process that reads clips, and the clips sent to it.
 
     Attributes
     ----------
-    process : it
-    pipe : this end of the pipe to it
-    memory : (IN_HAND, samples) float32 that is shared with it: a row for each clip in hand
-    requests : what it was asked for and has not answered
-    n_asked : clips it was asked for so far
-    is_up : whether it has been heard of
+    process : the worker
+    pipe : our end of its pipe
+    memory : (IN_HAND, samples) float32 shared with it: a row for each clip in hand, cheaper than the pipe
+    requests : sent and not answered
+    n_asked : clips sent so far
+    is_up : whether it has answered at all
     """
 
     process: Any
@@ -211,9 +211,9 @@ class _Worker:
 
 
 class _Pool:
-    """Worker processes that read clips, and others in their place when they die.
+    """Worker processes that read clips, replaced when they die.
 
-    Each has a pipe of its own, since a lock that is shared would be lost with the worker that holds it.
+    Each has its own pipe, since a shared lock would be lost with the worker that holds it.
     """
 
     def __init__(self, options: ReadOptions, n_workers: int) -> None:
@@ -229,7 +229,7 @@ class _Pool:
     def load(self, clips: Iterable[Clip]) -> Iterator[Loaded]:
         """Read clips, in order."""
         numbered = enumerate(clips)
-        requests: deque[_Request] = deque()  # that are not yet given
+        requests: deque[_Request] = deque()  # not yielded yet
         while not self.is_closed:
             while len(requests) < ASKED_FOR * self.n_workers and (item := next(numbered, None)) is not None:
                 requests.append(self._request(*item))
@@ -246,7 +246,7 @@ class _Pool:
                 yield loaded
 
     def close(self) -> None:
-        """End the workers."""
+        """Kill the workers."""
         with self.starting:
             self.is_closed = True
             for worker in self.workers:
@@ -263,9 +263,10 @@ class _Pool:
         return request
 
     def _ask(self) -> None:
-        """Hand clips to workers. One that a worker died of is read while no other is: memory may have been short."""
+        """Send clips to workers, as many as they take."""
         in_hand = [request for worker in self.workers for request in worker.requests]
         suspects = [request for request in self.todo if request.strikes]
+        # A clip that a worker died of is read alone: several at once may have been too much for the memory.
         if suspects and self.workers and not in_hand:
             self.todo.remove(suspects[0])
             self._send(self.workers[0], suspects[0])
@@ -288,7 +289,7 @@ class _Pool:
             worker.requests.append(request)
 
     def _listen(self) -> None:
-        """Wait for an answer, or for the end of a worker."""
+        """Wait for an answer or the death of a worker."""
         pipes = {worker.pipe: worker for worker in self.workers}
         ready = connection.wait(list(pipes), timeout=PATROL_SECONDS)
         for worker in [pipes[pipe] for pipe in ready if isinstance(pipe, connection.Connection)]:
@@ -315,7 +316,7 @@ class _Pool:
         request.loaded = loaded
 
     def _bury(self, worker: _Worker) -> None:
-        """Put another worker in the place of one that died; what it had in hand is read again, or given up."""
+        """Replace a dead worker; its clips are read again, or fail after `STRIKES`."""
         worker.process.join(PATROL_SECONDS)
         self.workers.remove(worker)
         if self.is_closed:
@@ -333,7 +334,7 @@ class _Pool:
             self._start()
 
     def _start(self) -> None:
-        """Start one more worker, if the system lets us."""
+        """Start one more worker; warn if the system refuses."""
         context: Any = multiprocessing.get_context(START_METHOD)
         shape = (IN_HAND, self.options.max_samples)
         n_values = shape[0] * shape[1]
@@ -367,14 +368,14 @@ def _given_up(clip: Clip, exit_code: int | None) -> AudioError:
 
 
 def _cause(exit_code: int | None) -> str:
-    """Say why a process ended."""
+    """Return why a process ended."""
     if exit_code is None or exit_code >= 0:
         return f"exit code {exit_code}"
     return f"killed by {signal.Signals(-exit_code).name}"
 
 
 def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], options: ReadOptions) -> None:
-    """Read clips for the process at the other end of a pipe, as long as it lives."""
+    """Read clips in a worker process, as long as its master lives."""
     leave_the_terminal()
     torch.set_num_threads(1)
     if sys.platform != "win32":
@@ -399,17 +400,17 @@ def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], opti
 
 
 def leave_the_terminal() -> None:
-    """Make this worker process silent: Ctrl-C is the main process's to handle, and errors are handed to it."""
+    """Silence this worker process: the main process handles Ctrl-C and reports errors."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # libmpg123 writes about each excerpt that begins amid an MP3, although it is right.
+    # libmpg123 complains about every excerpt that begins amid an MP3, although it is right.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)
     os.close(silence)
 
 
 def _sendable(error: Exception | None) -> Exception | None:
-    """Give an error as it is if it survives the way to another process."""
+    """Return an error if it survives pickling, else one with its text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -249,6 +249,13 @@ def test_a_file_cut_short_raises_audio_error(tmp_path, name, share):
         reading.read(path, RATE)
 
 
+def test_an_avi_cut_between_two_packets_raises_audio_error(tmp_path):
+    path = media.write(tmp_path / "a.avi", TONE, RATE, "avi", "mp2", video="mpeg4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=r"a\.avi: cut short"):
+        reading.read(path, RATE)
+
+
 def test_a_recording_that_ends_long_before_its_header_says_raises_audio_error(tmp_path):
     path = media.write(tmp_path / "a.flv", tone(4, RATE), RATE, "flv", "aac")
     content = path.read_bytes()
