@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 from multiprocessing import active_children
 from pathlib import Path
@@ -356,14 +354,6 @@ def test_the_number_of_workers_is_not_negative(small_model):
         list(embed(small_model, [], workers=-1))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the cores of this process")
-def test_few_clips_need_no_workers_and_many_leave_a_core_for_the_model(monkeypatch):
-    for cores, expected in ((1, 0), (2, 1), (6, 5), (64, 8)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)))
-        assert workers.default_workers(10) == 0
-        assert workers.default_workers(1_000) == expected
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("timestamps", [False, True])
@@ -377,20 +367,3 @@ def test_cuda_equals_cpu(model, audio_file, timestamps):
     for first, second in zip(expected, found, strict=True):
         assert (first.index, second.error) == (second.index, None)
         np.testing.assert_allclose(second.embedding, first.embedding, atol=1e-4)
-
-
-LEFT = """
-import sys
-from pathlib import Path
-from hear_transformers.audio.clips import Clip, ReadOptions
-from hear_transformers.audio.workers import load
-loads = load((Clip(Path(sys.argv[1])) for _ in range(100_000)), ReadOptions(32_000, 60.0, False), workers=2)
-print(next(loads).index)
-"""
-
-
-def test_a_program_that_leaves_clips_unread_ends(audio_file):
-    done = subprocess.run(
-        [sys.executable, "-c", LEFT, audio_file()], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert (done.stdout, done.stderr) == ("0\n", "")
