@@ -74,8 +74,13 @@ def hash_of(path: str | os.PathLike[str], algorithm: str) -> str:
 @functools.lru_cache(maxsize=256)
 def _hash_cached(path: str, algorithm: str, size: int, mtime_ns: int) -> str:
     """Return a hash of a file; size and time are keys of the cache only."""
-    digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
+        return digest_of(file, algorithm)
+
+
+def digest_of(file: BinaryIO, algorithm: str) -> str:
+    """Return a hash in hexadecimal of the rest of an open file."""
+    digest = hashlib.new(algorithm)
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
     return digest.hexdigest()

@@ -1,46 +1,44 @@
-"""Clips -> waveforms: what is held in memory, and what is decoded while it is embedded."""
+"""Clips -> waveforms: short ones whole, long ones block by block while they are embedded."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import AudioError, HearTransformersError, OptionError
-from ..files import sha256_of
-from . import reading
+from ..errors import AudioError, OptionError
+from .reading import AudioFile, check_waveforms
 
 Blocks = Generator[Tensor, None, None]
-"""(samples,) tensors that follow each other, decoded as they are taken; to be closed by who does not take all."""
-
+"""Consecutive (samples,) tensors, decoded as they are taken; close it unless all are taken."""
 
 LARGE_BYTES = 2**20
-"""A smaller file is not asked for its length first, which takes as long as to decode a second: if it is long after all,
-as one whose header does not know may be too, its first minute is decoded twice."""
+"""Only of files from this size on is the header asked for the duration, which takes as long as decoding a second. A
+long clip without a known duration is decoded from its start again, once it was longer than what is held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What to embed: an audio file, a part of one, or a waveform.
+    """An audio file to embed, a part of one, or a waveform.
 
     Attributes
     ----------
     path : of the file; None for a waveform
     start, end : of the part, in s
     waveform : (samples,) float32 at the model's sample rate
-    known : sha256 of a file that was embedded before: with the same content it is not embedded again
+    skip_sha256 : content of this sha256 is embedded already, and so is not decoded; empty for none
     """
 
     path: Path | None = None
     start: float = 0.0
     end: float = math.inf
     waveform: Tensor | None = None
-    known: str = ""
+    skip_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +47,10 @@ class Loaded:
 
     Attributes
     ----------
-    index : which clip, from 0
-    waveform : (samples,) float32; None if the clip is long, failed or is known
+    index : number of the clip, from 0
+    waveform : (samples,) float32; None if the clip is long, failed or was skipped
     blocks : of a long clip
-    sha256 : of the file, empty where it is not asked for
+    sha256 : of the file, empty unless asked for
     error : why it failed
     """
 
@@ -71,7 +69,7 @@ class ReadOptions:
     ----------
     sample_rate : in Hz
     long_seconds : clips longer than this are not held in memory
-    hashes : whether the sha256 of every file is wanted
+    hashes : whether to hash every file
     """
 
     sample_rate: int
@@ -79,76 +77,76 @@ class ReadOptions:
     hashes: bool
 
     @property
-    def most_samples(self) -> int:
+    def max_samples(self) -> int:
         """Longest waveform that is held in memory."""
         return int(self.long_seconds * self.sample_rate)
 
 
-def read(index: int, clip: Clip, how: ReadOptions) -> Loaded:
-    """Read one clip in this process; nothing is decoded yet of one whose header says that it is long."""
+def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
+    """Read one clip in this process: its waveform if it is short, else blocks that are not decoded yet."""
     sha256 = ""
     try:
-        sha256 = _sha256(clip, how)
-        if sha256 and sha256 == clip.known:
-            return Loaded(index, sha256=sha256)
-        blocks = blocks_of(clip, how)
-        if _claims_to_be_long(clip, how):
-            return Loaded(index, blocks=blocks, sha256=sha256)
-        held: list[Tensor] = []
-        while sum(map(len, held)) <= how.most_samples:
-            block = next(blocks, None)
-            if block is None:
-                return Loaded(index, torch.cat(held), sha256=sha256)
-            held.append(block)
+        if clip.path is None:
+            waveform: Tensor | None = next(blocks_of(clip, options))
+        else:
+            with AudioFile(clip.path) as file:
+                sha256 = file.sha256() if options.hashes or clip.skip_sha256 else ""
+                if sha256 and sha256 == clip.skip_sha256:
+                    return Loaded(index, sha256=sha256)
+                waveform = _short_waveform(file, clip, options)
+        if waveform is None or len(waveform) > options.max_samples:
+            return Loaded(index, blocks=blocks_of(clip, options), sha256=sha256)
+        return Loaded(index, waveform, sha256=sha256)
     except Exception as error:
         return Loaded(index, sha256=sha256, error=error)
-    return Loaded(index, blocks=_rest(held, blocks), sha256=sha256)
 
 
-def _rest(held: Iterable[Tensor], blocks: Blocks) -> Blocks:
-    yield from held
-    yield from blocks
+def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> Tensor | None:
+    """Decode a clip that is short enough for the memory; None if it is not."""
+    if _claims_to_be_long(file, clip, options):
+        return None
+    held: list[Tensor] = []
+    with contextlib.closing(_decoded(file, clip, options)) as blocks:
+        for block in blocks:
+            held.append(block)
+            if sum(map(len, held)) > options.max_samples:
+                return None
+    return torch.cat(held)
 
 
-def _claims_to_be_long(clip: Clip, how: ReadOptions) -> bool:
-    if clip.path is None or clip.end - clip.start <= how.long_seconds:
+def _claims_to_be_long(file: AudioFile, clip: Clip, options: ReadOptions) -> bool:
+    if clip.end - clip.start <= options.long_seconds or file.n_bytes < LARGE_BYTES:
         return False
-    try:
-        if clip.path.stat().st_size < LARGE_BYTES:
-            return False
-        return min(clip.end, reading.claimed_seconds(clip.path) or 0.0) - clip.start > how.long_seconds
-    except (AudioError, OSError):
-        return False  # decoding it will say what is wrong
+    return min(clip.end, file.seconds or 0.0) - clip.start > options.long_seconds
 
 
-def _sha256(clip: Clip, how: ReadOptions) -> str:
-    """Give the sha256 of a file, if wanted; empty for what is none or cannot be read, of which decoding says more."""
-    with contextlib.suppress(HearTransformersError):
-        # To open a pipe would take until somebody writes to it.
-        return sha256_of(clip.path) if clip.path and (how.hashes or clip.known) and clip.path.is_file() else ""
-    return ""
-
-
-def blocks_of(clip: Clip, how: ReadOptions) -> Blocks:
-    """Read a clip piece by piece, in this process."""
+def blocks_of(clip: Clip, options: ReadOptions) -> Blocks:
+    """Decode a clip block by block, in this process."""
     if clip.waveform is not None:
-        yield reading.checked(clip.waveform[None])[0]
-    elif clip.path is None:
-        raise OptionError("a clip is a file or a waveform; this one is neither")
-    elif clip.start == 0.0 and clip.end == math.inf:
-        yield from reading.blocks(clip.path, how.sample_rate)
-    elif clip.end - clip.start <= how.long_seconds:
-        yield reading.excerpt(clip.path, how.sample_rate, clip.start, clip.end - clip.start)
+        yield check_waveforms(clip.waveform[None])[0]
+    elif clip.path is not None:
+        with AudioFile(clip.path) as file:
+            yield from _decoded(file, clip, options)
     else:
-        yield from _between(reading.blocks(clip.path, how.sample_rate), clip, how.sample_rate)
+        raise OptionError("a clip is a file or a waveform; this one is neither")
 
 
-def _between(blocks: Iterable[Tensor], clip: Clip, sample_rate: int) -> Iterator[Tensor]:
-    """Drop what lies outside a part of a file."""
+def _decoded(file: AudioFile, clip: Clip, options: ReadOptions) -> Blocks:
+    """Decode the part of a file that a clip is."""
+    if clip.start == 0.0 and clip.end == math.inf:
+        yield from file.blocks(options.sample_rate)
+    elif clip.end - clip.start <= options.long_seconds:
+        yield file.excerpt(options.sample_rate, clip.start, clip.end - clip.start)
+    else:
+        yield from _between(file, clip, options.sample_rate)
+
+
+def _between(file: AudioFile, clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+    """Decode a file from its start, and drop what lies outside of the clip."""
     first = round(clip.start * sample_rate)
     last = None if clip.end == math.inf else round(clip.end * sample_rate)
     position, empty = 0, True
-    for block in blocks:
+    for block in file.blocks(sample_rate):
         part = block[max(0, first - position) : None if last is None else max(0, last - position)]
         position += len(block)
         if len(part):

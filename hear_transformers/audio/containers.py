@@ -1,21 +1,20 @@
-"""How a file begins -> which container it is; what its outermost parts claim -> whether it is whole.
+"""First bytes of a file -> its container; sizes of its outermost parts -> whether it is whole.
 
-Here are the containers that libsndfile does not know and FFmpeg does. They are told by their content, never by their
-names: libsndfile, where it knows no content, goes by the name, and an MP4 named .mp3, .au or .vox becomes noise.
+These are the containers that FFmpeg knows and libsndfile does not, recognised by their content, never by their names:
+where libsndfile does not recognise the content, it goes by the name, and an MP4 named .mp3, .au or .vox becomes noise.
+The sizes are checked since FFmpeg reads a Matroska, ASF or AVI file that is cut between two packets without a word.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 HEAD_BYTES = 2**14
-"""How much of a file is looked at: more than one frame of AAC, whose size has 13 bits (ISO/IEC 14496-3, 1.A.2.2)."""
+"""Bytes read to recognise a file: more than one frame of AAC, whose size has 13 bits (ISO/IEC 14496-3, 1.A.2.2)."""
 
 UNKNOWN_BYTES = 0x7FFF0000
 """Programs that write into a pipe cannot know the length of a RIFF file and claim this much or more (SoX, FFmpeg)."""
@@ -25,12 +24,12 @@ MOST_SAMPLES = 8
 
 
 def whole(file: BinaryIO, n_bytes: int) -> str:
-    """Find nothing: a container without claims about its size."""
+    """Return no flaw: a container that claims no size."""
     return ""
 
 
 def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
-    """Walk the boxes of an MP4: the outermost must be whole, and tables of samples must not outgrow the file.
+    """Check the boxes of an MP4: the outermost must be whole, and tables of samples must not outgrow the file.
 
     FFmpeg makes 35 bytes in memory for every sample that a table claims, whether or not the file could hold it.
     """
@@ -54,7 +53,7 @@ def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
 
 
 def _boxes(file: BinaryIO, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Give kind, start of the content and end of the boxes between two places of a file."""
+    """Yield kind, start of the content and end of the boxes between two places of a file."""
     while position + 8 <= end:
         file.seek(position)
         # Size, kind, and 64 bits of size if it is 1; 0 means to the end (ISO/IEC 14496-12, section 4.2).
@@ -87,7 +86,7 @@ def _claimed_samples(file: BinaryIO, kind: bytes, body: int) -> int:
 
 
 def _sizes_flaw(size_of: Callable[[bytes], int]) -> Callable[[BinaryIO, int], str]:
-    """Make the check of a file whose outermost parts follow each other, from what gives the size of one or 0."""
+    """Make the check of a file of consecutive parts from a function that returns the size of a part, 0 if unknown."""
 
     def flaw(file: BinaryIO, n_bytes: int) -> str:
         position = 0
@@ -103,7 +102,7 @@ def _sizes_flaw(size_of: Callable[[bytes], int]) -> Callable[[BinaryIO, int], st
 
 
 def _asf_size(head: bytes) -> int:
-    """Size of an object of ASF: the header or the data (Advanced Systems Format Specification, sections 3.1, 5.1)."""
+    """Return the size of the header or the data of ASF (Advanced Systems Format Specification, sections 3.1, 5.1)."""
     known = head[1:16] == ASF_HEADER[1:] and head[0] in (0x30, 0x36)
     return int(struct.unpack("<Q", head[16:24])[0]) if known else 0
 
@@ -113,7 +112,7 @@ ASF_HEADER = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
 
 
 def _ebml_size(head: bytes) -> int:
-    """Size of one of the two outermost elements of Matroska, 0 where a live recording left it unknown (RFC 8794)."""
+    """Return the size of an outermost element of Matroska, 0 where a live recording left it unknown (RFC 8794)."""
     if head[:4] not in (EBML_HEADER, SEGMENT) or not head[4]:
         return 0
     length = 9 - head[4].bit_length()  # bytes of the size: leading zeros and one bit say how many (section 4)
@@ -126,7 +125,7 @@ EBML_HEADER, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 
 
 def _riff_size(head: bytes) -> int:
-    """Size of a RIFF chunk of AVI; one of more than 1 GB has several (OpenDML AVI File Format Extensions)."""
+    """Return the size of a RIFF chunk of AVI; beyond 1 GB there are several (OpenDML AVI File Format Extensions)."""
     size = int(struct.unpack("<I", head[4:8])[0])
     return 8 + size if head[:4] == b"RIFF" and head[8:11] == b"AVI" and 0 < size < UNKNOWN_BYTES else 0
 
@@ -137,11 +136,11 @@ class Container:
 
     Attributes
     ----------
-    name : for people
-    demuxer : FFmpeg's name of what takes it apart
-    start : how such files begin
-    flaw : from a file and its size in bytes to what is wrong with its outermost parts, empty if nothing is
-    claims_duration : whether its header says how long it is, else FFmpeg's word is an estimate
+    name : for messages
+    demuxer : FFmpeg's name of its demuxer
+    start : pattern of the first bytes
+    flaw : (file, size in bytes) -> what is wrong with the outermost parts, empty if nothing is
+    claims_duration : whether the header holds the duration; else FFmpeg estimates it
     """
 
     name: str
@@ -176,22 +175,16 @@ CONTAINERS = (
     # The format of the first chunk (Apple Core Audio Format Specification, "Audio Description Chunk").
     Container("CAF with AAC or IMA4", "caf", _begins(rb"caff.{4}desc.{16}(?:aac |ima4)")),
 )  # fmt: skip
-"""What FFmpeg is given; what is none of these is libsndfile's."""
+"""Files for FFmpeg; all others are for libsndfile."""
 
 
-def recognise(path: Path) -> Container | None:
-    """Tell which of `CONTAINERS` a file is, None if none of them; a tag ID3v2 in front does not count."""
-    with path.open("rb") as file:
+def recognise(file: BinaryIO) -> Container | None:
+    """Return which of `CONTAINERS` a file is, None if none of them; a tag ID3v2 in front does not count."""
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    if head[:3] == b"ID3" and len(head) >= 10:
+        # Four times seven bits of size after ten bytes of header (ID3v2.4.0, section 3.1).
+        size = sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
+        file.seek(10 + size)
         head = file.read(HEAD_BYTES)
-        if head[:3] == b"ID3" and len(head) >= 10:
-            # Four times seven bits of size after ten bytes of header (ID3v2.4.0, section 3.1).
-            size = sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
-            file.seek(10 + size)
-            head = file.read(HEAD_BYTES)
     return next((container for container in CONTAINERS if container.start.match(head)), None)
-
-
-def flaw(container: Container, path: Path) -> str:
-    """Say what is wrong with the outermost parts of a file, empty if nothing is."""
-    with path.open("rb") as file:
-        return container.flaw(file, os.fstat(file.fileno()).st_size)

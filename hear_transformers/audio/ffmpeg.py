@@ -1,13 +1,13 @@
-"""What libsndfile does not know: MP4, AAC, WebM, WMA, video, ..., by FFmpeg through PyAV, the extra `av`.
+"""Decoding with FFmpeg through PyAV, the extra `av`: MP4, AAC, WebM, WMA, video, ..., which libsndfile does not know.
 
-Which files these are is `containers`' affair: FFmpeg is told what a file is, so that it never takes one for a list of
-other files or of addresses to open. It decodes and nothing else: no resampling, no mixing, no video.
+`containers` recognises these files: FFmpeg is told what a file is, so that it never takes one for a list of other files
+or of addresses to open. It only decodes: no resampling, no mixing, no video.
 
 - The best audio stream, by FFmpeg's choice, is read from its first sample to its last. When it starts in a video, and
   gaps in its timestamps, are not filled with silence.
-- Samples that the encoder put in front are left out where the container tells of them: MP4, Matroska and WebM do; ADTS,
+- Samples that the encoder put in front are left out where the container counts them: MP4, Matroska and WebM do; ADTS,
   FLV, MPEG streams and AVI cannot, so that AAC begins there with its 1,024 or more. Of WMA, two frames are dropped.
-- Padding at the end is left out where the header of an MP4 or the packets of Opus tell of it, else kept.
+- Padding at the end is left out where the header of an MP4 or the packets of Opus count it, else kept.
 - What FFmpeg calls damaged is refused, and so is a file whose outermost parts claim more bytes than there are, or whose
   header more seconds. Unnoticed go: AAC, AMR and MPEG streams cut between two packets, live recordings in WebM and
   fragmented MP4 cut between two parts, damage inside packets that a decoder conceals, and whole packets that are lost.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import AudioError
-from . import containers
 from .containers import Container
 from .sndfile import UNKNOWN_FRAMES
 
@@ -35,13 +35,13 @@ SUFFIXES = (
 """Names of such files in folders, but not .ts and .mts, which are mostly programs."""
 
 LONGEST_PADDING = 4_096
-"""Most samples at the end that are taken for padding: two frames of HE-AAC, 2,048 each (ISO/IEC 14496-3, 4.6.18)."""
+"""Maximum padding at the end in samples: two frames of HE-AAC, 2,048 each (ISO/IEC 14496-3, 4.6.18)."""
 
 CLEARLY_SECONDS = 0.5
-"""A file is cut short if it ends so much before its header says: durations are rounded, and streams end apart."""
+"""A file that ends this much before its header says is cut short: durations are rounded, and streams end apart."""
 
 SKIPPED_FRAMES = 2**20
-"""Frames decoded at once on the way to an excerpt."""
+"""Frames decoded at once before an excerpt."""
 
 CHECKED = ("flac", "wavpack")
 """Codecs whose packets carry a checksum that FFmpeg compares only if told to."""
@@ -49,22 +49,22 @@ CHECKED = ("flac", "wavpack")
 SAMPLE_TYPES = {
     "u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64
 }  # fmt: skip
-"""FFmpeg's sample formats (libavutil/samplefmt.h), those in planes have a p behind."""
+"""FFmpeg's sample formats (libavutil/samplefmt.h); those in planes end in p."""
 
 INVALID_ARGUMENT = -22
-"""What FFmpeg calls a place that is no place (AVERROR(EINVAL))."""
+"""FFmpeg's error for an invalid offset (AVERROR(EINVAL))."""
 
 MICROSECONDS = 1e6
-"""In a second: the unit of FFmpeg's duration of a file (AV_TIME_BASE)."""
+"""Microseconds per second: the unit of FFmpeg's duration of a file (AV_TIME_BASE)."""
 
 
-class Decoder:
+class FFmpegDecoder:
     """Decodes the best audio stream of a file, forward only.
 
     Attributes
     ----------
-    samplerate, channels : of the first samples; what has other channels later is averaged
-    frames : how many there are, not known before the end is reached
+    samplerate, channels : of the first samples; other channels later are averaged
+    frames : number of frames, unknown before the end is reached
     """
 
     def __init__(self, path: Path, media: Any, container: Container) -> None:
@@ -84,7 +84,7 @@ class Decoder:
         self._end_s = self._audio_end_s = 0.0
         self._started = False
         self._pieces = self._without_padding()
-        # The first samples say more than the header: HE-AAC may claim half its sample rate there.
+        # By the first samples, since HE-AAC may claim half its sample rate in the header.
         self._rest = next(self._pieces, np.zeros((0, 1), np.float32))
 
     def decode(self, n_frames: int) -> np.ndarray:
@@ -105,21 +105,21 @@ class Decoder:
     def skip(self, n_frames: int) -> None:
         """Go from the beginning to a frame, or to the end.
 
-        All before it is decoded: a decoder that starts in the middle gives other samples for a while, with the noise of
-        AAC for good, and timestamps of Matroska are too coarse to find a sample.
+        All before it is decoded: a decoder that starts in the middle returns other samples for a while, with the noise
+        of AAC for good, and timestamps of Matroska are too coarse to find a sample.
         """
         while self._position < n_frames and len(self.decode(min(n_frames - self._position, SKIPPED_FRAMES))):
             pass
 
     def seconds(self) -> float | None:
-        """Give the duration of the audio if the header knows it: that of an MP4 which is not fragmented."""
+        """Return the duration of the audio if it is in the header: that of an MP4 which is not fragmented."""
         stream = self.stream
         if not (self.claims_duration and stream.frames and stream.duration):
             return None
         return float(stream.duration * stream.time_base)
 
     def is_cut_short(self, n_frames: int) -> bool:
-        """Tell whether a file whose end was reached should go on, by the duration in its header."""
+        """Return True if a file whose end was reached should hold more, by the duration in its header."""
         if not self.claims_duration or self.frames == UNKNOWN_FRAMES:
             return False
         stream = self.stream
@@ -128,7 +128,7 @@ class Decoder:
         return self._end_s < (self.media.duration or 0) / MICROSECONDS - CLEARLY_SECONDS
 
     def _without_padding(self) -> Iterator[np.ndarray]:
-        """Decode what the header of an MP4 counts; if there is far more, it is wrong, and everything."""
+        """Decode as many samples as the header of an MP4 counts, or all if far more show that it is wrong."""
         held: list[np.ndarray] = []
         count = 0
         for piece in self._decoded():
@@ -143,11 +143,11 @@ class Decoder:
             yield np.concatenate(held)[: n_claimed - count]
 
     def _decoded(self) -> Iterator[np.ndarray]:
-        """Decode packet by packet: yields (frames, channels) float32."""
-        # All streams, since they are read anyway, and tell where the file ends.
+        """Decode packet by packet, and yield (frames, channels) float32."""
+        # Of all streams: they are read anyway, and show where the file ends.
         for packet in _packets(self.media):
             is_audio = packet.stream.index == self.stream.index
-            # Of these containers, a packet is called so whose end lies behind the end of the file, picture or sound.
+            # In these containers, a packet of sound or picture is corrupt if it ends behind the end of the file.
             if packet.is_corrupt and (is_audio or self.claims_duration):
                 raise AudioError(f"{self.path}: damaged or cut short at {self._audio_end_s:.3f} s")
             if packet.pts is not None:
@@ -158,7 +158,7 @@ class Decoder:
                 yield self._samples(frame)
 
     def _samples(self, frame: Any) -> np.ndarray:
-        """Turn a frame of FFmpeg's into (frames, channels) float32, of the rate and channels of the first one."""
+        """Convert a frame of FFmpeg to (frames, channels) float32, with the channels of the first one."""
         channels = frame.layout.nb_channels
         if not self._started:
             self._started = True
@@ -171,18 +171,18 @@ class Decoder:
         samples = as_float(_array(frame))
         if channels == self.channels:
             return samples
-        return np.repeat(samples.mean(1, keepdims=True), self.channels, axis=1)
+        return np.repeat(samples.mean(1, keepdims=True), self.channels, axis=1)  # (frames, 1) -> (frames, channels)
 
 
 def _packets(media: Any) -> Iterator[Any]:
-    """Give the packets of all streams that were there from the start."""
+    """Yield the packets of all streams that exist from the start."""
     # PyAV looks for a stream that appears on the way, as in broadcasts, once all packets are read and flushed.
     with contextlib.suppress(IndexError):
         yield from media.demux()
 
 
 def _array(frame: Any) -> np.ndarray:
-    """Give the samples of a frame of FFmpeg's: (frames, channels), of its own type.
+    """Return the samples of a frame of FFmpeg: (frames, channels), of its own type.
 
     `frame.planes` and `frame.to_ndarray` look for the end of the planes behind the eighth, where there is none.
     """
@@ -194,11 +194,11 @@ def _array(frame: Any) -> np.ndarray:
     count = frame.samples * n_channels // n_planes
     buffers: list[Any] = [AudioPlane(frame, i) for i in range(n_planes)]
     planes = [np.frombuffer(buffer, dtype, count) for buffer in buffers]
-    return np.stack(planes, axis=1) if frame.format.is_planar else planes[0].reshape(-1, n_channels)
+    return np.stack(planes, axis=1) if frame.format.is_planar else planes[0].reshape(-1, n_channels)  # interleaved
 
 
 def as_float(samples: np.ndarray) -> np.ndarray:
-    """Turn samples of any type into float32, integers by a power of two: exactly, up to 24 bits."""
+    """Convert samples of any type to float32; integers are divided by a power of two, exactly up to 24 bits."""
     if samples.dtype.kind == "f":
         return samples.astype(np.float32)
     full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
@@ -207,7 +207,7 @@ def as_float(samples: np.ndarray) -> np.ndarray:
 
 
 class _File:
-    """What FFmpeg reads: a file that is open already, so that it can take its name for no address."""
+    """The file as FFmpeg reads it: already open, so that its name is never taken for an address."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read = file.read
@@ -215,7 +215,7 @@ class _File:
         self.file = file
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a place; say so if there is none, for PyAV would print an exception."""
+        """Seek; return an error code if that fails, since PyAV would print an exception."""
         try:
             return self.file.seek(offset, whence)
         except (OSError, ValueError, OverflowError):
@@ -223,22 +223,20 @@ class _File:
 
 
 @contextlib.contextmanager
-def opened(path: Path, container: Container) -> Iterator[Decoder]:
-    """Open a file of a container of FFmpeg's; whatever it says against it, then or later, becomes an AudioError."""
+def opened(file: BinaryIO, path: Path, container: Container) -> Iterator[FFmpegDecoder]:
+    """Open a decoder at the start of a file; whatever FFmpeg raises, then or later, becomes an AudioError."""
     av = _pyav(path, container)
-    if flaw := containers.flaw(container, path):
+    if flaw := container.flaw(file, os.fstat(file.fileno()).st_size):
         raise AudioError(f"{path}: {flaw}; copy or download it again")
+    file.seek(0)
     try:
-        with (
-            path.open("rb") as file,
-            av.open(
-                _File(file),
-                format=container.demuxer,
-                metadata_errors="replace",
-                container_options={"codec_whitelist": _audio_decoders()},
-            ) as media,
-        ):
-            yield Decoder(path, media, container)
+        with av.open(
+            _File(file),
+            format=container.demuxer,
+            metadata_errors="replace",
+            container_options={"codec_whitelist": _audio_decoders()},
+        ) as media:
+            yield FFmpegDecoder(path, media, container)
     except av.error.FFmpegError as error:
         raise AudioError(f"{path}: {container.name} that is damaged, or not for FFmpeg ({error.strerror})") from error
 
@@ -257,7 +255,7 @@ def _pyav(path: Path, container: Container) -> Any:
 
 @functools.cache
 def _audio_decoders() -> str:
-    """Name all decoders of audio: FFmpeg, which looks into every stream of a file, must not decode video for that."""
+    """Return the names of all audio decoders: FFmpeg probes every stream, and must not decode video for that."""
     import av
 
     decoders = []

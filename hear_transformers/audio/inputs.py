@@ -1,4 +1,4 @@
-"""What a user has in hand -> clips: paths, arrays, contents of files, what a dataset holds."""
+"""Inputs of users -> clips: paths, arrays, contents of files, rows of a dataset."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from .clips import Clip
 
 
 @runtime_checkable
-class Decoder(Protocol):
-    """A decoder of torchcodec, which the library datasets gives for a sound from its version 4 on."""
+class TorchcodecDecoder(Protocol):
+    """A decoder of torchcodec, which the library datasets returns for a sound from version 4 on."""
 
     def get_all_samples(self) -> Any:
-        """Decode: an object with `data`, (channels, samples), and `sample_rate`."""
+        """Decode to an object with `data`, (channels, samples), and `sample_rate`."""
 
 
-Sound = str | os.PathLike[str] | bytes | np.ndarray | Tensor | Mapping[str, Any] | Decoder
+Sound = str | os.PathLike[str] | bytes | np.ndarray | Tensor | Mapping[str, Any] | TorchcodecDecoder
 """One input, see `embedder.Embedder.encode`."""
 
 EXPECTED = (
     "expected a path, a waveform with its sampling_rate, the bytes of a file, or a dict with 'array' and "
-    "'sampling_rate', or with 'bytes' or 'path', as the audio column of a dataset gives"
+    "'sampling_rate', or with 'bytes' or 'path', as the audio column of a dataset holds"
 )
 
 
 def as_inputs(inputs: Sound | Iterable[Sound]) -> tuple[bool, Iterable[Any]]:
-    """Tell whether there is one input, and give an iterable of all there are.
+    """Normalise the inputs: (is_single, iterable).
 
     Raises
     ------
-    OptionError : neither an input nor several
+    OptionError : `inputs` is neither an input nor an iterable
     """
     # An array of paths or other objects holds inputs, one of numbers is an input.
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "OTU":
@@ -46,28 +46,28 @@ def as_inputs(inputs: Sound | Iterable[Sound]) -> tuple[bool, Iterable[Any]]:
     if isinstance(inputs, SINGLE):
         return True, [inputs]
     if not isinstance(inputs, Iterable):
-        raise OptionError(f"{inputs!r} is no input; {EXPECTED}, or several of these")
+        raise OptionError(f"{inputs!r} is not an input; {EXPECTED}, or several of these")
     return False, inputs
 
 
 class Reading:
-    """Makes clips of inputs.
+    """Turns inputs into clips.
 
     Parameters
     ----------
     sample_rate : of the clips' waveforms, in Hz
-    sampling_rate : of arrays that do not say their own, in Hz; None if they must
-    scratch : folder for the contents of files
+    sampling_rate : of arrays without one of their own, in Hz; None if each must have one
+    scratch : folder where contents of files are written
     """
 
     def __init__(self, sample_rate: int, sampling_rate: float | None, scratch: Path) -> None:
         self.sample_rate = sample_rate
         self.sampling_rate = sampling_rate
         self.scratch = scratch
-        self.contents: dict[int, Path] = {}  # files that hold the contents of others, by the number of the input
+        self.contents: dict[int, Path] = {}  # files written to `scratch`, by the number of the input
 
     def clip(self, index: int, sound: Any) -> Clip:
-        """Make the clip of one input.
+        """Turn one input into a clip.
 
         Raises
         ------
@@ -80,7 +80,7 @@ class Reading:
         raise OptionError(EXPECTED)
 
     def forget(self, index: int) -> Path | None:
-        """Remove the content of an input that was read; give the name of the file that held it, None if none did."""
+        """Remove the file written for an input; return its path, None if there was none."""
         path = self.contents.pop(index, None)
         if path is not None:
             path.unlink(missing_ok=True)
@@ -113,13 +113,13 @@ class Reading:
             return self._of_path(index, sound["path"])
         raise OptionError(f"it holds no sound; {EXPECTED}")
 
-    def _of_decoder(self, index: int, decoder: Decoder) -> Clip:
+    def _of_decoder(self, index: int, decoder: TorchcodecDecoder) -> Clip:
         samples = decoder.get_all_samples()
         return self._of_samples(samples.data, samples.sample_rate)
 
     def _of_samples(self, array: np.ndarray | Tensor, sampling_rate: float | None) -> Clip:
-        rate = checked_rate(sampling_rate)
-        return Clip(waveform=torch.from_numpy(reading.resampled(mono(array), rate, self.sample_rate)))
+        rate = check_sample_rate(sampling_rate)
+        return Clip(waveform=torch.from_numpy(reading.resample(to_mono(array), rate, self.sample_rate)))
 
 
 READERS: tuple[tuple[Any, Callable[[Reading, int, Any], Clip]], ...] = (
@@ -127,16 +127,16 @@ READERS: tuple[tuple[Any, Callable[[Reading, int, Any], Clip]], ...] = (
     (bytes, Reading._of_bytes),
     ((np.ndarray, Tensor), Reading._of_array),
     (Mapping, Reading._of_mapping),
-    (Decoder, Reading._of_decoder),
+    (TorchcodecDecoder, Reading._of_decoder),
 )
-"""Kinds of inputs, and what makes clips of them."""
+"""Kinds of inputs and their readers."""
 
-SINGLE: tuple[Any, ...] = (str, os.PathLike, bytes, np.ndarray, Tensor, Mapping, Decoder)
+SINGLE: tuple[Any, ...] = (str, os.PathLike, bytes, np.ndarray, Tensor, Mapping, TorchcodecDecoder)
 """All kinds of `READERS`."""
 
 
 def name_of(sound: Any) -> str:
-    """Name an input in messages."""
+    """Return the name of an input for messages."""
     if isinstance(sound, (str, os.PathLike)):
         return os.fspath(sound)
     if isinstance(sound, Mapping):
@@ -145,8 +145,8 @@ def name_of(sound: Any) -> str:
     return type(sound).__name__ if shape is None else f"array of shape {tuple(shape)}"
 
 
-def checked_rate(sampling_rate: Any) -> int:
-    """Give a sample rate in Hz; raise OptionError if there is none, or none of audio."""
+def check_sample_rate(sampling_rate: Any) -> int:
+    """Return a sample rate in Hz; raise OptionError if it is missing or not one of audio."""
     if sampling_rate is None:
         raise OptionError("an array does not say its sample rate; give sampling_rate=..., in Hz")
     try:
@@ -159,8 +159,8 @@ def checked_rate(sampling_rate: Any) -> int:
     return rate
 
 
-def mono(array: np.ndarray | Tensor) -> np.ndarray:
-    """Check samples, and average channels: (samples,) or (channels, samples) -> (samples,) float32, a copy.
+def to_mono(array: np.ndarray | Tensor) -> np.ndarray:
+    """Check samples and average channels: (samples,) or (channels, samples) -> (samples,) float32, a copy.
 
     A copy, since a clip waits for others of its length, and its array may be used again meanwhile.
 
@@ -177,7 +177,7 @@ def mono(array: np.ndarray | Tensor) -> np.ndarray:
     samples = array.detach().cpu().float().numpy() if isinstance(array, Tensor) else array
     with np.errstate(over="ignore"):  # what overflows is absurd, and refused as such
         # Channels last, as they are in a file: so the sum of many is the same to the last bit.
-        samples = np.array(samples.T, np.float32, order="C")
+        samples = np.array(samples.T, np.float32, order="C")  # (samples,) or (samples, channels)
     usable = np.abs(samples) <= reading.LOUDEST  # False for NaN too
     if not usable.all():
         place = np.argwhere(~usable)[0]

@@ -1,12 +1,13 @@
 """File -> mono waveform at a sample rate, whole or block by block in memory that does not grow with its duration.
 
-libsndfile decodes what it knows (`sndfile`), FFmpeg the rest where PyAV is installed (`ffmpeg`); which of the two, the
-content tells (`containers`). soxr (HQ) resamples: a tone 500 Hz above the new Nyquist is left at -140 dB.
+libsndfile decodes what it knows (`sndfile`), FFmpeg the rest where PyAV is installed (`ffmpeg`); the content decides
+which of the two (`containers`). soxr (HQ) resamples: a tone 500 Hz above the new Nyquist is left at -140 dB.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -18,14 +19,15 @@ import soxr
 import torch
 from torch import Tensor
 
-from ..errors import AudioError
+from ..errors import AudioError, OptionError
+from ..files import digest_of
 from . import containers, ffmpeg, sndfile
 
 LOUDEST = 1e6
 """Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
 
 SUFFIXES = tuple(sorted({*sndfile.SUFFIXES, *ffmpeg.SUFFIXES}))
-"""Names of audio files in folders. A file named by the user may have any suffix: what it is, its content tells."""
+"""Names of audio files in folders. A file named by the user may have any suffix: its content says what it is."""
 
 SAMPLE_RATES = range(1_000, 10_000_001)
 """Sample rates in Hz that a header may claim: from telemetry to ultrasound; others mean a damaged header."""
@@ -35,18 +37,23 @@ BLOCK_VALUES = 2**23
 """Most values (frames times channels) decoded at once, whatever a header claims: 32 MiB."""
 
 RESAMPLING_MARGIN = 128
-"""Samples, at the lower of both rates, on either side of an excerpt that soxr's HQ filter is given: from 100 on, the
+"""Samples, at the lower of both rates, that soxr's HQ filter reads on either side of an excerpt: from 100 on, the
 result is that of the whole file up to float32's rounding."""
+
+HASHES_KEPT = 256
+"""Hashes kept per process, since a manifest may list many parts of one file."""
+
+_HASHES: dict[tuple[str, int, int], str] = {}  # by path, size and time of change
 
 
 class Decoder(Protocol):
-    """Decodes a file forward, see `sndfile` and `ffmpeg`.
+    """A decoder of one file, forward only; see `sndfile` and `ffmpeg`.
 
     Attributes
     ----------
     samplerate : in Hz
-    channels : how many
-    frames : how many the file holds, `sndfile.UNKNOWN_FRAMES` or more if that is not known
+    channels : number of channels
+    frames : number of frames in the file, `sndfile.UNKNOWN_FRAMES` or more if unknown
     """
 
     samplerate: int
@@ -60,10 +67,254 @@ class Decoder(Protocol):
         """Go from the beginning to a frame."""
 
     def seconds(self) -> float | None:
-        """Give the duration that the header knows."""
+        """Return the duration in the header, None if it is unknown."""
 
     def is_cut_short(self, n_frames: int) -> bool:
-        """Tell whether a file that ended after so many frames should hold more."""
+        """Return True if a file that ended after `n_frames` should hold more."""
+
+
+class AudioFile:
+    """A sound in a file, which is opened once; each method reads from its start, one at a time.
+
+    Parameters
+    ----------
+    path : any file that libsndfile decodes: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ...; with PyAV also MP4, AAC,
+        WebM, WMA, video, ...
+
+    Attributes
+    ----------
+    n_bytes : size of the file
+
+    Raises
+    ------
+    AudioError : the file is missing, not a regular file, empty, or must not be read
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import soundfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = f"{folder.name}/tone.wav"
+    >>> soundfile.write(path, 0.3 * np.sin(0.1 * np.arange(88_200)), 44_100)
+    >>> with AudioFile(path) as file:
+    ...     print(file.seconds, file.read(32_000).shape, file.excerpt(32_000, start=1.5, seconds=0.25).shape)
+    2.0 torch.Size([64000]) torch.Size([8000])
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._is_busy = False
+        with self._errors():
+            if not self.path.is_file():  # to open a pipe would block until somebody writes to it
+                raise AudioError(f"{self.path}: {_absence(self.path)}")
+            self.n_bytes = self.path.stat().st_size
+            if self.n_bytes == 0:
+                raise AudioError(f"{self.path}: the file is empty (0 bytes)")
+            # libsndfile reads by the descriptor, and would not notice what Python holds in a buffer.
+            self._file = self.path.open("rb", buffering=0)
+
+    def __enter__(self) -> AudioFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @functools.cached_property
+    def seconds(self) -> float | None:
+        """Duration in s that the header claims, None if it claims none; raises AudioError if this is not audio."""
+        with self._decoder() as decoder:
+            return decoder.seconds()
+
+    def duration(self) -> float:
+        """Return the duration in s: from the header, or by decoding where that is unknown.
+
+        Raises
+        ------
+        AudioError : the file is not audio; that it is cut short is not noticed
+        """
+        if self.seconds is not None:
+            return self.seconds
+        with self._decoder() as decoder:
+            return sum(map(len, self._mono(decoder))) / decoder.samplerate
+
+    def sha256(self) -> str:
+        """Return the sha256 of the content in hexadecimal; that of an unchanged file is computed once per process.
+
+        Raises
+        ------
+        AudioError : the file cannot be read
+        """
+        with self._errors():
+            status = os.fstat(self._file.fileno())
+            version = (os.fspath(self.path), status.st_size, status.st_mtime_ns)
+            if version not in _HASHES:
+                if len(_HASHES) >= HASHES_KEPT:
+                    _HASHES.clear()
+                self._file.seek(0)
+                _HASHES[version] = digest_of(self._file, "sha256")
+            return _HASHES[version]
+
+    def read(self, sample_rate: int) -> Tensor:
+        """Read the whole file: (samples,) float32; see `blocks`."""
+        return torch.cat(list(self.blocks(sample_rate)))
+
+    def blocks(self, sample_rate: int, block_seconds: float = BLOCK_SECONDS) -> Iterator[Tensor]:
+        """Read the file block by block; the blocks joined are the same whatever their length.
+
+        A file that ends before its header says so is refused. The header of an MP3 does not know, so an MP3 is decoded
+        as far as it goes; that of an Ogg file does not either, but its last page must be marked as the last one.
+        `ffmpeg` lists what goes unnoticed in the files that it decodes. A clip too short for one sample at the new rate
+        becomes one sample, its mean.
+
+        Parameters
+        ----------
+        sample_rate : of the result, in Hz
+        block_seconds : audio decoded at once, in s; less where that would be more than `BLOCK_VALUES`
+
+        Yields
+        ------
+        waveform : (samples,) float32, at least one sample, nominally in [-1, 1]; channels are averaged
+
+        Raises
+        ------
+        AudioError : the file is not audio, cut short, holds no samples, or a sample is NaN, infinite or absurd
+        OptionError : other blocks of this file are not finished or closed
+        """
+        with self._decoder() as decoder:
+            resampler = _resampler(decoder.samplerate, sample_rate)
+            n_frames = n_samples = 0
+            mono = np.zeros(0, np.float32)
+            for mono in self._mono(decoder, block_seconds):
+                n_frames += len(mono)
+                samples = resampler(mono, False)
+                n_samples += len(samples)
+                if len(samples):
+                    yield torch.from_numpy(samples)
+            self._check_complete(decoder, n_frames)
+            samples = resampler(np.zeros(0, np.float32), True)
+            if len(samples):
+                yield torch.from_numpy(samples)
+            elif not n_samples:
+                yield torch.from_numpy(mono.mean(keepdims=True))
+
+    def excerpt(self, sample_rate: int, start: float, seconds: float) -> Tensor:
+        """Read a part of the file.
+
+        libsndfile seeks to it; FFmpeg decodes all before it, see `ffmpeg.FFmpegDecoder.skip`.
+
+        Parameters
+        ----------
+        sample_rate : of the result, in Hz
+        start : of the part, in s from the beginning of the file
+        seconds : its duration in s; it may reach beyond the end of the file
+
+        Returns
+        -------
+        waveform : (samples,) float32, at least one sample; what `read` returns from sample ``start * sample_rate`` on,
+            up to the rounding of the resampler's arithmetic
+
+        Raises
+        ------
+        AudioError : as for `blocks`, though damage outside the part may stay unnoticed, or the file ends before `start`
+        """
+        first, n_samples = round(start * sample_rate), max(1, round(seconds * sample_rate))
+        with self._decoder() as decoder:
+            rate = decoder.samplerate
+            margin = RESAMPLING_MARGIN / min(rate, sample_rate) if rate != sample_rate else 0.0
+            # Decoding begins where a sample of the file coincides with one of the result, once in each period.
+            periods_per_second = math.gcd(rate, sample_rate)
+            periods = max(0, math.floor((first / sample_rate - margin) * periods_per_second))
+            skipped_frames, skipped = (periods * each // periods_per_second for each in (rate, sample_rate))
+            last_frame = math.ceil(((first + n_samples) / sample_rate + margin) * rate)
+            mono = self._mono_between(decoder, skipped_frames, last_frame)
+        samples = _resampler(rate, sample_rate)(mono, True)[first - skipped :][:n_samples]
+        if not len(samples) and first:
+            raise AudioError(f"{self.path}: ends before {start:.3f} s, where an excerpt was to begin")
+        # A copy, since a view would keep the margins in memory.
+        return torch.from_numpy(samples.copy() if len(samples) else mono.mean(keepdims=True))
+
+    @contextlib.contextmanager
+    def _decoder(self) -> Iterator[Decoder]:
+        """Open a decoder at the start of the file; whatever it raises, then or later, becomes an AudioError."""
+        if self._is_busy:
+            raise OptionError(f"{self.path}: is being read; take all of its blocks first, or close them")
+        self._is_busy = True
+        try:
+            with self._errors(), self._opened() as decoder:
+                if decoder.samplerate not in SAMPLE_RATES:
+                    raise AudioError(
+                        f"{self.path}: the header claims a sample rate of {decoder.samplerate} Hz; it is damaged"
+                    )
+                yield decoder
+        finally:
+            self._is_busy = False
+
+    def _opened(self) -> contextlib.AbstractContextManager[Decoder]:
+        if self._container is None:
+            return sndfile.opened(self._file, self.path)
+        return ffmpeg.opened(self._file, self.path, self._container)
+
+    @functools.cached_property
+    def _container(self) -> containers.Container | None:
+        return containers.recognise(self._file)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Re-raise the system's errors as AudioError."""
+        try:
+            yield
+        except OSError as error:
+            raise AudioError(f"{self.path}: cannot be read ({error.strerror})") from error
+
+    def _mono(
+        self, decoder: Decoder, block_seconds: float = BLOCK_SECONDS, first: int = 0, last: int = sndfile.UNKNOWN_FRAMES
+    ) -> Iterator[np.ndarray]:
+        """Decode from frame `first`, where the decoder stands, to `last` or the end.
+
+        Yields
+        ------
+        waveform : (frames,) float32 at the file's own rate, channels averaged
+        """
+        # libsndfile fills what a file leaves of a block with zeros, which would take as long as decoding a short one.
+        size = max(1, min(int(block_seconds * decoder.samplerate), BLOCK_VALUES // decoder.channels, decoder.frames))
+        n_frames = first
+        while len(frames := decoder.decode(min(size, last - n_frames))):
+            usable = np.abs(frames) <= LOUDEST  # False for NaN too
+            if not usable.all():
+                frame, channel = np.argwhere(~usable)[0]
+                place_s = (n_frames + frame) / decoder.samplerate
+                raise AudioError(
+                    f"{self.path}: sample {frames[frame, channel]:g} at {place_s:.3f} s; "
+                    f"expected finite numbers, nominally in [-1, 1], never beyond {LOUDEST:g}"
+                )
+            n_frames += len(frames)
+            yield frames.mean(1)  # (frames, channels) -> (frames,)
+
+    def _mono_between(self, decoder: Decoder, first: int, last: int) -> np.ndarray:
+        """Decode frames `first` to `last`, fewer if the file ends before: (frames,) float32, channels averaged."""
+        if first >= decoder.frames:
+            self._check_complete(decoder, decoder.frames)
+            return np.zeros(0, np.float32)
+        if first:
+            decoder.skip(first)
+        mono = np.concatenate([np.zeros(0, np.float32), *self._mono(decoder, BLOCK_SECONDS, first, last)])
+        ended = first + len(mono) < last
+        self._check_complete(decoder, min(first + len(mono), decoder.frames) if ended else decoder.frames)
+        return mono
+
+    def _check_complete(self, decoder: Decoder, n_frames: int) -> None:
+        """Raise AudioError if fewer frames were decoded than the file should hold, or none at all."""
+        if decoder.is_cut_short(n_frames):
+            raise AudioError(
+                f"{self.path}: cut short after {n_frames / decoder.samplerate:.3f} s; copy or download it again"
+            )
+        if n_frames == 0:
+            raise AudioError(f"{self.path}: 0 samples; expected at least 1")
 
 
 def read(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
@@ -71,8 +322,7 @@ def read(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
 
     Parameters
     ----------
-    path : any file that libsndfile decodes: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ...; with PyAV also MP4, AAC,
-        WebM, WMA, video, ...
+    path : see `AudioFile`
     sample_rate : of the result, in Hz
 
     Returns
@@ -81,166 +331,47 @@ def read(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
 
     Raises
     ------
-    AudioError : see `blocks`
+    AudioError : see `AudioFile.blocks`
     """
-    return torch.cat(list(blocks(path, sample_rate)))
+    with AudioFile(path) as file:
+        return file.read(sample_rate)
 
 
 def blocks(path: str | os.PathLike[str], sample_rate: int, block_seconds: float = BLOCK_SECONDS) -> Iterator[Tensor]:
-    """Read one audio file piece by piece; the pieces joined are the same whatever their length.
-
-    A file that ends before its header says so is refused. The header of an MP3 does not know, so an MP3 is decoded as
-    far as it goes; that of an Ogg file does not either, but its last page must be marked as the last one. What
-    goes unnoticed in files that FFmpeg decodes is said in `ffmpeg`. A clip too short for one sample at the new rate
-    becomes one sample, its mean.
-
-    Parameters
-    ----------
-    path : as for `read`
-    sample_rate : of the result, in Hz
-    block_seconds : audio decoded at once, in s; less where that would be more than `BLOCK_VALUES`
-
-    Yields
-    ------
-    waveform : (samples,) float32, at least one sample, nominally in [-1, 1]; channels are averaged
-
-    Raises
-    ------
-    AudioError : the file is missing, not audio, cut short, holds no samples, or a sample is NaN, infinite or absurd
-    """
-    path = Path(path)
-    with _opened(path) as file:
-        resample = _resampler(file.samplerate, sample_rate)
-        n_frames = n_samples = 0
-        mono = np.zeros(0, np.float32)
-        for mono in _decoded(file, path, block_seconds):
-            n_frames += len(mono)
-            resampled = resample(mono, False)
-            n_samples += len(resampled)
-            if len(resampled):
-                yield torch.from_numpy(resampled)
-        _refuse_incomplete(file, path, n_frames)
-        resampled = resample(np.zeros(0, np.float32), True)
-        if len(resampled):
-            yield torch.from_numpy(resampled)
-        elif not n_samples:
-            yield torch.from_numpy(mono.mean(keepdims=True))
-
-
-def seconds(path: str | os.PathLike[str]) -> float:
-    """Give the duration of one audio file in s: from its header where that knows it.
-
-    Raises
-    ------
-    AudioError : the file is missing or not audio; that it is cut short is not noticed
-    """
-    path = Path(path)
-    known = claimed_seconds(path)
-    if known is not None:
-        return known
-    with _opened(path) as file:
-        return sum(map(len, _decoded(file, path, BLOCK_SECONDS))) / file.samplerate
-
-
-def claimed_seconds(path: str | os.PathLike[str]) -> float | None:
-    """Give the duration in s that the header of one audio file knows; None if it does not.
-
-    Raises
-    ------
-    AudioError : the file is missing or not audio
-    """
-    with _opened(Path(path)) as file:
-        return file.seconds()
+    """Read one audio file block by block, see `AudioFile.blocks`."""
+    with AudioFile(path) as file:
+        yield from file.blocks(sample_rate, block_seconds)
 
 
 def excerpt(path: str | os.PathLike[str], sample_rate: int, start: float, seconds: float) -> Tensor:
-    """Read a part of one audio file.
-
-    What lies before it is not decoded, but where FFmpeg decodes it is, see `ffmpeg.Decoder.skip`.
-
-    Parameters
-    ----------
-    path : as for `read`
-    sample_rate : of the result, in Hz
-    start : of the part, in s from the beginning of the file
-    seconds : its duration in s; it may reach beyond the end of the file
-
-    Returns
-    -------
-    waveform : (samples,) float32, at least one sample; what `read` gives from sample ``start * sample_rate`` on, up to
-        the rounding of the resampler's arithmetic
-
-    Raises
-    ------
-    AudioError : as for `blocks`, though what is wrong outside the part may stay unnoticed, or the file ends before
-        `start`
-    """
-    path = Path(path)
-    first, n_samples = round(start * sample_rate), max(1, round(seconds * sample_rate))
-    with _opened(path) as file:
-        rate = file.samplerate
-        margin = RESAMPLING_MARGIN / min(rate, sample_rate) if rate != sample_rate else 0.0
-        # Decoding begins where a sample of the file coincides with one of the result: once in each of these periods.
-        periods_per_second = math.gcd(rate, sample_rate)
-        periods = max(0, math.floor((first / sample_rate - margin) * periods_per_second))
-        skipped_frames, skipped = (periods * each // periods_per_second for each in (rate, sample_rate))
-        last_frame = math.ceil(((first + n_samples) / sample_rate + margin) * rate)
-        mono = _decoded_between(file, path, skipped_frames, last_frame)
-        resampled = _resampler(rate, sample_rate)(mono, True)[first - skipped :][:n_samples]
-        if not len(resampled) and first:
-            raise AudioError(f"{path}: ends before {start:.3f} s, where an excerpt was to begin")
-        # A copy, since a view would keep the margins in memory.
-        return torch.from_numpy(resampled.copy() if len(resampled) else mono.mean(keepdims=True))
+    """Read a part of one audio file, see `AudioFile.excerpt`."""
+    with AudioFile(path) as file:
+        return file.excerpt(sample_rate, start, seconds)
 
 
-def _decoded_between(file: Decoder, path: Path, first: int, last: int) -> np.ndarray:
-    """Decode frames `first` to `last`, fewer if the file ends before: (frames,) float32, channels averaged."""
-    if first >= file.frames:
-        _refuse_incomplete(file, path, file.frames)
-        return np.zeros(0, np.float32)
-    if first:
-        file.skip(first)
-    mono = np.concatenate([np.zeros(0, np.float32), *_decoded(file, path, BLOCK_SECONDS, first, last)])
-    ended = first + len(mono) < last
-    _refuse_incomplete(file, path, min(first + len(mono), file.frames) if ended else file.frames)
-    return mono
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Decoder]:
-    """Open an audio file with the library that knows its content; whatever goes wrong becomes an AudioError."""
-    if not path.is_file():
-        raise AudioError(f"{path}: {_absence(path)}")
-    try:
-        if path.stat().st_size == 0:
-            raise AudioError(f"{path}: the file is empty (0 bytes)")
-        # Opening it says that permission is lacking, for which libsndfile's own word is "System error".
-        container = containers.recognise(path)
-        with sndfile.opened(path) if container is None else ffmpeg.opened(path, container) as file:
-            if file.samplerate not in SAMPLE_RATES:
-                raise AudioError(f"{path}: the header claims a sample rate of {file.samplerate} Hz; it is damaged")
-            yield file
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+def seconds(path: str | os.PathLike[str]) -> float:
+    """Return the duration of one audio file in s, see `AudioFile.duration`."""
+    with AudioFile(path) as file:
+        return file.duration()
 
 
 def _absence(path: Path) -> str:
-    """Say why a path is not a file."""
+    """Return why a path is not a file."""
     if path.is_dir():
         return "is a folder, expected an audio file"
     return "not a regular file" if path.exists() else "no such file"
 
 
 def _resampler(rate: int, sample_rate: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """Make the function that turns the next samples, and whether they are the last, into what is ready."""
+    """Make the function (next samples, whether they are the last) -> samples that are ready."""
     if rate == sample_rate:
         return lambda samples, _: samples
     stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
     return stream.resample_chunk
 
 
-def resampled(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
-    """Bring a waveform to another sample rate: to what `blocks` gives of a file that holds it.
+def resample(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """Resample a waveform to what `AudioFile.blocks` yields of a file that holds it.
 
     Parameters
     ----------
@@ -255,38 +386,8 @@ def resampled(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     return samples if len(samples) else waveform.mean(keepdims=True)
 
 
-def _decoded(
-    file: Decoder, path: Path, block_seconds: float, first: int = 0, last: int = sndfile.UNKNOWN_FRAMES
-) -> Iterator[np.ndarray]:
-    """Decode a file from frame `first`, where it stands, to `last` or its end: yields (frames,), channels averaged.
-
-    float32 at the file's own rate.
-    """
-    # libsndfile fills what a file leaves of a block with zeros, which would take as long as decoding a short one.
-    size = max(1, min(int(block_seconds * file.samplerate), BLOCK_VALUES // file.channels, file.frames))
-    n_frames = first
-    while len(frames := file.decode(min(size, last - n_frames))):
-        usable = np.abs(frames) <= LOUDEST  # False for NaN too
-        if not usable.all():
-            first, channel = np.argwhere(~usable)[0]
-            raise AudioError(
-                f"{path}: sample {frames[first, channel]:g} at {(n_frames + first) / file.samplerate:.3f} s; "
-                f"expected finite numbers, nominally in [-1, 1], never beyond {LOUDEST:g}"
-            )
-        n_frames += len(frames)
-        yield frames.mean(1)
-
-
-def _refuse_incomplete(file: Decoder, path: Path, n_frames: int) -> None:
-    """Raise AudioError if less was decoded than the file should hold, or nothing at all."""
-    if file.is_cut_short(n_frames):
-        raise AudioError(f"{path}: cut short after {n_frames / file.samplerate:.3f} s; copy or download it again")
-    if n_frames == 0:
-        raise AudioError(f"{path}: 0 samples; expected at least 1")
-
-
-def checked(waveforms: Tensor) -> Tensor:
-    """Give waveforms back if they are audio.
+def check_waveforms(waveforms: Tensor) -> Tensor:
+    """Return waveforms unchanged if they are audio.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What libsndfile decodes: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ..."""
+"""Decoding with libsndfile: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ..."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -23,21 +24,34 @@ SUFFIXES = (
 mostly hold matrices and features."""
 
 UNKNOWN_FRAMES = 2**62
-"""libsndfile's length of a FLAC file whose header does not know it, 2^63 - 1, and anything like it."""
+"""Lengths from here on mean that the header does not know it: libsndfile returns 2^63 - 1 for such a FLAC file."""
 
 OGG_PAGE = 65_307
 """Largest page of an Ogg file in bytes (RFC 3533, section 6)."""
 
 
-class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
+UNRECOGNISED = 1
+"""libsndfile's error "Format not recognised" (SF_ERR_UNRECOGNISED_FORMAT)."""
+
+
+class SndfileDecoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
     """Decodes forward only.
 
     soundfile seeks after every read, to where it already is, which fails in a FLAC file of unknown length, and trusts
-    the length in the header when it allocates. It does neither for what cannot be sought.
+    the length in the header when it allocates. It does neither where a file cannot be sought.
+
+    Parameters
+    ----------
+    opened : the file for libsndfile, by its name or a descriptor, which is closed in the end
+    file : the same file for us
     """
 
+    def __init__(self, opened: bytes | str | int, file: BinaryIO) -> None:
+        super().__init__(opened)
+        self.source = file
+
     def seekable(self) -> bool:
-        """Say what keeps soundfile from seeking."""
+        """Return False, which keeps soundfile from seeking."""
         return False
 
     def decode(self, n_frames: int) -> np.ndarray:
@@ -50,13 +64,13 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untype
         self.seek(n_frames)
 
     def seconds(self) -> float | None:
-        """Give the duration that the header knows; that of an MP3 may only let it be guessed, far too long."""
+        """Return the duration in the header, None if unknown; an MP3's may be a guess, and far too long."""
         if self.frames >= UNKNOWN_FRAMES or (self._is_mp3() and not self._reaches(self.frames)):
             return None
         return self.frames / self.samplerate
 
     def _is_mp3(self) -> bool:
-        """Tell whether this is an MP3, in a WAV file perhaps: its length may be a guess."""
+        """Return True for an MP3, in a WAV file perhaps: its length may be a guess."""
         return self.subtype.startswith("MPEG_LAYER")
 
     def _reaches(self, n_frames: int) -> bool:
@@ -67,12 +81,12 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untype
             return False
 
     def is_cut_short(self, n_frames: int) -> bool:
-        """Tell whether a file that ended after so many frames should hold more."""
+        """Return True if a file that ended after `n_frames` should hold more; nothing is decoded after this."""
         known = not self._is_mp3() and self.frames < UNKNOWN_FRAMES
         return (known and n_frames < self.frames) or self._lacks_bytes() or self._lacks_end()
 
     def _lacks_bytes(self) -> bool:
-        """Tell whether a header claims more bytes than there are: libsndfile logs that and reads what there is."""
+        """Return True if a header claims more bytes than there are: libsndfile logs that and reads what there is."""
         # Of WAV and CAF, AIFF, AU, W64, RF64, in this order. The size of all of a WAV is often wrong in whole files.
         claims = re.findall(
             r"(?m)^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", self.extra_info
@@ -80,12 +94,12 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untype
         return any(int(actual) < int(claimed) < UNKNOWN_BYTES for claimed, actual in claims)
 
     def _lacks_end(self) -> bool:
-        """Tell whether an Ogg file lacks its end: its last page must be complete and carry the flag "end of stream"."""
-        with open(self.name, "rb") as file:
-            if file.read(4) != b"OggS":
-                return False
-            file.seek(-min(OGG_PAGE, os.fstat(file.fileno()).st_size), os.SEEK_END)
-            tail = file.read()
+        """Return True for an Ogg file unless its last page is complete and carries the flag "end of stream"."""
+        self.source.seek(0)
+        if self.source.read(4) != b"OggS":
+            return False
+        self.source.seek(-min(OGG_PAGE, os.fstat(self.source.fileno()).st_size), os.SEEK_END)
+        tail = self.source.read()
         page = tail[tail.rfind(b"OggS") :]
         # Bytes of a page header: 5 flags, 26 number of segments, from 27 on their lengths (RFC 3533, section 6).
         complete = len(page) > 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
@@ -93,19 +107,34 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untype
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Decoder]:
-    """Open an audio file; whatever libsndfile says against it, then or later, becomes an AudioError."""
+def opened(file: BinaryIO, path: Path) -> Iterator[SndfileDecoder]:
+    """Open a decoder at the start of an unbuffered file; whatever libsndfile raises becomes an AudioError."""
     if path.suffix.lower() == ".raw":
         raise AudioError(f"{path}: raw samples have no header that says their rate and format; convert it to WAV")
     try:
-        # soundfile would encode the name itself, and fail where it is not text.
-        with Decoder(os.fsencode(path) if os.name == "posix" else os.fspath(path)) as file:
-            if file.format == "RAW":  # libsndfile knows no such content, and went by the name: .au, .snd, .vox, .gsm
+        with _decoder(file, path) as decoder:
+            if decoder.format == "RAW":  # libsndfile went by the name: .au, .snd, .vox, .gsm
                 raise AudioError(f"{path}: not audio, or raw samples without a header; convert it to WAV")
-            yield file
+            yield decoder
     except soundfile.SoundFileError as error:
         reason = str(error).rpartition(": ")[2].rstrip(".")
         raise AudioError(
             f"{path}: not audio that libsndfile can decode, or damaged ({reason}); "
             "expected WAV, FLAC, Ogg, Opus, MP3, AIFF or the like"
         ) from error
+
+
+def _decoder(file: BinaryIO, path: Path) -> SndfileDecoder:
+    """Open by the descriptor, and by the name if libsndfile does not recognise the content: it then goes by the suffix.
+
+    An MP3 behind other bytes is found so. On Windows, a descriptor of Python's may mean nothing to libsndfile.
+    """
+    if os.name != "posix":
+        return SndfileDecoder(os.fspath(path), file)
+    file.seek(0)
+    try:
+        return SndfileDecoder(os.dup(file.fileno()), file)
+    except soundfile.LibsndfileError as error:
+        if error.code != UNRECOGNISED:
+            raise
+    return SndfileDecoder(os.fsencode(path), file)  # soundfile would encode the name, and fail where it is not text

@@ -1,7 +1,7 @@
 """Clips -> waveforms, in order, read by this process or ahead of it by worker processes.
 
-PyTorch's DataLoader does not serve here: when the system kills a worker, it raises in the midst of whatever the main
-thread is at, such as writing a file, and does not say what the worker was at.
+PyTorch's DataLoader does not serve here: when the system kills a worker, it raises in the main thread, in the middle of
+writing a file perhaps, and does not say which clip the worker was reading.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -36,44 +36,44 @@ CUDA nor PyTorch's threads. macOS's own libraries do not survive it, Windows doe
 
 MOST_WORKERS = 8
 FEW_CLIPS = 32
-"""Up to so many clips are read by this process unless workers are asked for: starting those takes 0.1 s."""
+"""Up to this number, clips are read by this process unless workers are asked for: starting those takes 0.1 s."""
 
 IN_HAND = 2
-"""Clips that a worker has: one to read, and one so that it need not wait for the next."""
+"""Clips sent to a worker: the one it reads, and one so that it need not wait for the next."""
 
 ASKED_FOR = 4
-"""Clips for each worker that are asked for before the first of them is there."""
+"""Clips per worker that are taken from the input before the first of them is read."""
 
 STRIKES = 2
-"""A clip is given up when so many workers died of it, the last one while the others were at rest."""
+"""A clip fails after killing this many workers, the last one while no other worker read."""
 
 PATROL_SECONDS = 2.0
-"""How often workers and their master look whether the other lives, should its end of the pipe have been inherited by a
-third process."""
+"""How often workers and their master check that the other lives, in case a third process inherited its end of the
+pipe."""
 
 NICENESS = 10
 """By how much workers give way to the network: where it has to share a core, all its other cores wait for that one."""
 
 LONG = -1
-"""What a worker gives instead of a number of samples if a clip is not to be held in memory."""
+"""Sent by a worker instead of a number of samples if a clip is too long for the memory."""
 
 T = TypeVar("T")
 
 
 def default_workers(n_clips: int) -> int:
-    """Say how many processes should read so many clips: one less than this process has cores, for the model's sake."""
+    """Return the number of processes to read `n_clips`: one per core of this process, less one for the model."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if n_clips <= FEW_CLIPS else min(cores - 1, MOST_WORKERS)
 
 
-def load(clips: Iterable[Clip], how: ReadOptions, workers: int = 0) -> Generator[Loaded, None, None]:
+def load(clips: Iterable[Clip], options: ReadOptions, workers: int = 0) -> Generator[Loaded, None, None]:
     """Read clips.
 
     Parameters
     ----------
-    clips : what to read; with workers they are taken in another thread, some before they are needed
-    how : sample rate, and what is held in memory
-    workers : processes that decode, resample and hash; 0: this one does
+    clips : to read; with workers they are taken in another thread, some before they are needed
+    options : sample rate, and what is held in memory
+    workers : processes that decode, resample and hash; 0: this process
 
     Yields
     ------
@@ -84,10 +84,10 @@ def load(clips: Iterable[Clip], how: ReadOptions, workers: int = 0) -> Generator
     # A daemon of multiprocessing, such as a worker of a pool, may not have children.
     if workers == 0 or multiprocessing.current_process().daemon:
         for index, clip in enumerate(clips):
-            yield read(index, clip, how)
+            yield read(index, clip, options)
         return
-    pool = _Pool(how, workers)
-    yield from ahead(pool.load(clips), _n_samples, workers * how.most_samples, pool.close)
+    pool = _Pool(options, workers)
+    yield from ahead(pool.load(clips), _n_samples, workers * options.max_samples, pool.close)
 
 
 def _n_samples(loaded: Loaded) -> int:
@@ -103,71 +103,84 @@ def ahead(
     ----------
     items : to take
     size : of an item
-    room : size of the items that wait; one more may
+    room : total size of the items that wait; one more may
     close : called when no more are wanted
     """
-    changed = threading.Condition()
-    waiting: deque[T] = deque()
-    end: list[BaseException | None] = []  # one entry when there are no more items: what stopped them
-    used = 0  # of the room
-    is_wanted = True
+    reader = _Ahead(items, size, room, close)
+    # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
+    atexit.register(reader.stop)
+    try:
+        yield from reader.take()
+    finally:
+        reader.stop()
+        atexit.unregister(reader.stop)
 
-    def may_go_on() -> bool:
-        return not is_wanted or used <= room
 
-    def fill() -> None:
-        nonlocal used
-        failure: BaseException | None = None
+class _Ahead(Generic[T]):
+    """A thread that takes items, and the items that wait, see `ahead`."""
+
+    def __init__(self, items: Iterator[T], size: Callable[[T], int], room: int, close: Callable[[], None]) -> None:
+        self.items = items
+        self.size = size
+        self.room = room
+        self.close = close
+        self.waiting: deque[T] = deque()
+        self.used = 0  # of the room
+        self.is_wanted = True
+        self.is_finished = False
+        self.failure: BaseException | None = None
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._fill, name="reads ahead", daemon=True)
+        self.thread.start()
+
+    def _fill(self) -> None:
         try:
-            for item in items:
-                with changed:
-                    waiting.append(item)
-                    used += size(item)
-                    changed.notify_all()
-                    changed.wait_for(may_go_on)
-                if not is_wanted:
+            for item in self.items:
+                if not self._put(item):
                     return
         except BaseException as error:
-            failure = error
-        finally:
-            with changed:
-                end.append(failure)
-                changed.notify_all()
+            self.failure = error
+        with self.changed:
+            self.is_finished = True
+            self.changed.notify_all()
 
-    thread = threading.Thread(target=fill, name="reads ahead", daemon=True)
+    def _put(self, item: T) -> bool:
+        """Add an item and wait for room for the next one; return False if that is not wanted."""
+        with self.changed:
+            self.waiting.append(item)
+            self.used += self.size(item)
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.used <= self.room or not self.is_wanted)
+            return self.is_wanted
 
-    def stop() -> None:
-        nonlocal is_wanted
-        if is_wanted:
-            with changed:
-                is_wanted = False
-                changed.notify_all()
-            close()
-            thread.join()
-
-    thread.start()
-    # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
-    atexit.register(stop)
-    try:
+    def take(self) -> Iterator[T]:
+        """Yield the items as they come, then raise what stopped them."""
         while True:
-            with changed:
-                changed.wait_for(lambda: waiting or end)
-                if not waiting:
+            with self.changed:
+                self.changed.wait_for(lambda: self.waiting or self.is_finished)
+                if not self.waiting:
                     break
-                item = waiting.popleft()
-                used -= size(item)
-                changed.notify_all()
+                item = self.waiting.popleft()
+                self.used -= self.size(item)
+                self.changed.notify_all()
             yield item
-    finally:
-        stop()
-        atexit.unregister(stop)
-    if end[0] is not None:
-        raise end[0]
+        if self.failure is not None:
+            raise self.failure
+
+    def stop(self) -> None:
+        """End the thread."""
+        if not self.is_wanted:
+            return
+        with self.changed:
+            self.is_wanted = False
+            self.changed.notify_all()
+        self.close()
+        self.thread.join()
 
 
 @dataclass(slots=True, eq=False)
-class _Task:
-    """A clip that has been asked for; `loaded` once it is there."""
+class _Request:
+    """A clip to read; `loaded` once it is read, `strikes` counts the workers that died of it."""
 
     index: int
     clip: Clip
@@ -177,36 +190,36 @@ class _Task:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A process that reads clips, and the clips it has.
+    """A process that reads clips, and the clips sent to it.
 
     Attributes
     ----------
-    process : it
-    pipe : this end of the pipe to it
-    memory : (IN_HAND, samples) float32 that is shared with it: a row for each clip in hand
-    tasks : what it was asked for and has not answered
-    n_asked : clips it was asked for so far
-    is_up : whether it has been heard of
+    process : the worker
+    pipe : our end of its pipe
+    memory : (IN_HAND, samples) float32 shared with it: a row for each clip in hand, cheaper than the pipe
+    requests : sent and not answered
+    n_asked : clips sent so far
+    is_up : whether it has answered at all
     """
 
     process: Any
     pipe: connection.Connection
     memory: np.ndarray
-    tasks: deque[_Task] = field(default_factory=deque)
+    requests: deque[_Request] = field(default_factory=deque)
     n_asked: int = 0
     is_up: bool = False
 
 
 class _Pool:
-    """Worker processes that read clips, and others in their place when they die.
+    """Worker processes that read clips, replaced when they die.
 
-    Each has a pipe of its own, since a lock that is shared would be lost with the worker that holds it.
+    Each has its own pipe, since a shared lock would be lost with the worker that holds it.
     """
 
-    def __init__(self, how: ReadOptions, n_workers: int) -> None:
-        self.how = how
+    def __init__(self, options: ReadOptions, n_workers: int) -> None:
+        self.options = options
         self.n_workers = n_workers
-        self.todo: deque[_Task] = deque()
+        self.todo: deque[_Request] = deque()
         self.starting = threading.Lock()
         self.is_closed = False
         self.workers: list[_Worker] = []
@@ -216,24 +229,24 @@ class _Pool:
     def load(self, clips: Iterable[Clip]) -> Iterator[Loaded]:
         """Read clips, in order."""
         numbered = enumerate(clips)
-        tasks: deque[_Task] = deque()  # that are not yet given
+        requests: deque[_Request] = deque()  # not yielded yet
         while not self.is_closed:
-            while len(tasks) < ASKED_FOR * self.n_workers and (item := next(numbered, None)) is not None:
-                tasks.append(self._task(*item))
-            if not tasks:
+            while len(requests) < ASKED_FOR * self.n_workers and (item := next(numbered, None)) is not None:
+                requests.append(self._request(*item))
+            if not requests:
                 return
             self._ask()
-            if tasks[0].loaded is None and self.workers:
+            if requests[0].loaded is None and self.workers:
                 self._listen()
-            elif tasks[0].loaded is None:
-                self.todo.remove(tasks[0])
-                tasks[0].loaded = read(tasks[0].index, tasks[0].clip, self.how)
-            while tasks and (loaded := tasks[0].loaded) is not None:
-                tasks.popleft()
+            elif requests[0].loaded is None:
+                self.todo.remove(requests[0])
+                requests[0].loaded = read(requests[0].index, requests[0].clip, self.options)
+            while requests and (loaded := requests[0].loaded) is not None:
+                requests.popleft()
                 yield loaded
 
     def close(self) -> None:
-        """End the workers."""
+        """Kill the workers."""
         with self.starting:
             self.is_closed = True
             for worker in self.workers:
@@ -241,41 +254,42 @@ class _Pool:
         for worker in self.workers:
             worker.process.join()
 
-    def _task(self, index: int, clip: Clip) -> _Task:
-        task = _Task(index, clip)
+    def _request(self, index: int, clip: Clip) -> _Request:
+        request = _Request(index, clip)
         if clip.path is None:
-            task.loaded = read(index, clip, self.how)
+            request.loaded = read(index, clip, self.options)
         else:
-            self.todo.append(task)
-        return task
+            self.todo.append(request)
+        return request
 
     def _ask(self) -> None:
-        """Hand clips to workers. One that a worker died of is read while no other is: memory may have been short."""
-        in_hand = [task for worker in self.workers for task in worker.tasks]
-        suspects = [task for task in self.todo if task.strikes]
+        """Send clips to workers, as many as they take."""
+        in_hand = [request for worker in self.workers for request in worker.requests]
+        suspects = [request for request in self.todo if request.strikes]
+        # A clip that a worker died of is read alone: several at once may have been too much for the memory.
         if suspects and self.workers and not in_hand:
             self.todo.remove(suspects[0])
             self._send(self.workers[0], suspects[0])
-        if suspects or any(task.strikes for task in in_hand):
+        if suspects or any(request.strikes for request in in_hand):
             return
         while self.todo and self.workers:
-            worker = min(self.workers, key=lambda worker: len(worker.tasks))
-            if len(worker.tasks) == IN_HAND:
+            worker = min(self.workers, key=lambda worker: len(worker.requests))
+            if len(worker.requests) == IN_HAND:
                 return
             self._send(worker, self.todo.popleft())
 
-    def _send(self, worker: _Worker, task: _Task) -> None:
+    def _send(self, worker: _Worker, request: _Request) -> None:
         try:
-            worker.pipe.send((worker.n_asked % IN_HAND, task.index, task.clip))
+            worker.pipe.send((worker.n_asked % IN_HAND, request.index, request.clip))
         except OSError:
-            self.todo.appendleft(task)
+            self.todo.appendleft(request)
             self._bury(worker)
         else:
             worker.n_asked += 1
-            worker.tasks.append(task)
+            worker.requests.append(request)
 
     def _listen(self) -> None:
-        """Wait for an answer, or for the end of a worker."""
+        """Wait for an answer or the death of a worker."""
         pipes = {worker.pipe: worker for worker in self.workers}
         ready = connection.wait(list(pipes), timeout=PATROL_SECONDS)
         for worker in [pipes[pipe] for pipe in ready if isinstance(pipe, connection.Connection)]:
@@ -293,36 +307,36 @@ class _Pool:
             worker.is_up = True
             return
         row, n_samples, loaded = answer
-        task = worker.tasks.popleft()
+        request = worker.requests.popleft()
         if n_samples == LONG:
-            blocks = ahead(blocks_of(task.clip, self.how), len, self.how.most_samples)
+            blocks = ahead(blocks_of(request.clip, self.options), len, self.options.max_samples)
             loaded = replace(loaded, blocks=blocks)
         elif n_samples:
             loaded = replace(loaded, waveform=torch.from_numpy(worker.memory[row, :n_samples].copy()))
-        task.loaded = loaded
+        request.loaded = loaded
 
     def _bury(self, worker: _Worker) -> None:
-        """Put another worker in the place of one that died; what it had in hand is read again, or given up."""
+        """Replace a dead worker; its clips are read again, or fail after `STRIKES`."""
         worker.process.join(PATROL_SECONDS)
         self.workers.remove(worker)
         if self.is_closed:
             return
         if not worker.is_up:
             self._warn(f"a process that was to decode ended at once ({_cause(worker.process.exitcode)})")
-        elif worker.tasks:
-            suspect = worker.tasks[0]
+        elif worker.requests:
+            suspect = worker.requests[0]
             suspect.strikes += 1
             if suspect.strikes == STRIKES:
-                worker.tasks.popleft()
+                worker.requests.popleft()
                 suspect.loaded = Loaded(suspect.index, error=_given_up(suspect.clip, worker.process.exitcode))
-        self.todo.extendleft(reversed(worker.tasks))
+        self.todo.extendleft(reversed(worker.requests))
         if worker.is_up:
             self._start()
 
     def _start(self) -> None:
-        """Start one more worker, if the system lets us."""
+        """Start one more worker; warn if the system refuses."""
         context: Any = multiprocessing.get_context(START_METHOD)
-        shape = (IN_HAND, self.how.most_samples)
+        shape = (IN_HAND, self.options.max_samples)
         n_values = shape[0] * shape[1]
         with self.starting:
             if self.is_closed:
@@ -330,7 +344,7 @@ class _Pool:
             try:
                 memory = mmap.mmap(-1, 4 * n_values) if START_METHOD == "fork" else context.RawArray("f", n_values)
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, memory, shape, self.how), daemon=True)
+                process = context.Process(target=_work, args=(theirs, memory, shape, self.options), daemon=True)
                 with warnings.catch_warnings():
                     # Python >= 3.12 warns of every fork beside threads, see `START_METHOD`.
                     warnings.simplefilter("ignore", DeprecationWarning)
@@ -354,14 +368,14 @@ def _given_up(clip: Clip, exit_code: int | None) -> AudioError:
 
 
 def _cause(exit_code: int | None) -> str:
-    """Say why a process ended."""
+    """Return why a process ended."""
     if exit_code is None or exit_code >= 0:
         return f"exit code {exit_code}"
     return f"killed by {signal.Signals(-exit_code).name}"
 
 
-def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], how: ReadOptions) -> None:
-    """Read clips for the process at the other end of a pipe, as long as it lives."""
+def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], options: ReadOptions) -> None:
+    """Read clips in a worker process, as long as its master lives."""
     leave_the_terminal()
     torch.set_num_threads(1)
     if sys.platform != "win32":
@@ -376,7 +390,7 @@ def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], how:
                 if os.getppid() != master:
                     return
             row, index, clip = pipe.recv()
-            loaded = read(index, clip, how)
+            loaded = read(index, clip, options)
             n_samples = 0 if loaded.blocks is None else LONG
             if loaded.waveform is not None:
                 n_samples = len(loaded.waveform)
@@ -386,17 +400,17 @@ def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], how:
 
 
 def leave_the_terminal() -> None:
-    """Make this worker process silent: Ctrl-C is the main process's to handle, and errors are handed to it."""
+    """Silence this worker process: the main process handles Ctrl-C and reports errors."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # libmpg123 writes about each excerpt that begins amid an MP3, although it is right.
+    # libmpg123 complains about every excerpt that begins amid an MP3, although it is right.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)
     os.close(silence)
 
 
 def _sendable(error: Exception | None) -> Exception | None:
-    """Give an error as it is if it survives the way to another process."""
+    """Return an error if it survives pickling, else one with its text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

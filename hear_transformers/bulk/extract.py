@@ -166,7 +166,7 @@ class _Extraction:
         # If an output is missing, or two were made from different audio, it is embedded in any case.
         hashes = {each.sha256 if each else "" for each in existing if each is None or each.sha256}
         known = hashes.pop() if len(hashes) == 1 and not self.n_labels else ""
-        return _PendingJob(job, Clip(source.path, source.start, source.end, known=known), existing)
+        return _PendingJob(job, Clip(source.path, source.start, source.end, skip_sha256=known), existing)
 
     def run(
         self, pending: Sequence[_PendingJob], *, timestamps: bool, scratch: Path, workers: int

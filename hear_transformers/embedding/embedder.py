@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..audio.reading import checked
+from ..audio.reading import check_waveforms
 from ..errors import OptionError
 from ..networks.family import Readout, Variant
 from ..networks.trunk import Trunk
@@ -135,7 +135,7 @@ class Embedder(WindowEmbedder):
         return ClipReader(self, self._along_time if timestamps else self._scenes)
 
     def _blocks(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        return (checked(block).to(self.device, torch.float32) for block in blocks)
+        return (check_waveforms(block).to(self.device, torch.float32) for block in blocks)
 
     @torch.no_grad()
     def stream_timestamps(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

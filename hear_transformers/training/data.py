@@ -1,7 +1,7 @@
 """From a manifest to batches of waveforms, decoded by worker processes.
 
-What is in a batch depends on nothing but the seed and the number of its step: not on the steps before, the number of
-worker processes, or that of the processes that share it.
+A batch depends only on the seed and the number of its step: not on the steps before, the number of worker processes, or
+that of the processes that share it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..audio import reading
+from ..audio.reading import AudioFile
 from ..audio.workers import leave_the_terminal
 from ..errors import AudioError, OptionError
 from .manifest import Manifest
@@ -25,8 +25,8 @@ ORDER, EXCERPTS, AUGMENTATION = range(3)
 """Streams of random numbers, each seeded by (seed, stream, number of pass or step)."""
 
 WHOLE_SECONDS = 20.0
-"""Clips up to this duration are decoded whole, so that they can be kept; of longer ones only what is wanted. Twice the
-10 s that AudioSet's clips last and most networks hear."""
+"""Clips up to this duration are decoded whole, so that they can be kept; of longer ones only the excerpt. It is twice
+the 10 s that AudioSet's clips last and most networks hear."""
 
 KEPT_BYTES = 2**31
 """Decoded clips in memory, over all processes. All of ESC-50 at 32 kHz takes 1.3 GB."""
@@ -37,12 +37,12 @@ Draw = Callable[[np.random.Generator, int], Draws]
 
 @dataclass(slots=True)
 class Batch:
-    """Clips to train on, or to validate with.
+    """Clips to train on or to validate with.
 
     Attributes
     ----------
-    waveforms : (clips, samples) float32, zeros behind the end of a shorter clip
-    lengths : (clips,) int64, samples that are audio; on the CPU always, where they are read without waiting
+    waveforms : (clips, samples) float32, zero-padded
+    lengths : (clips,) int64, samples that are audio; always on the CPU, where reading them waits for nothing
     targets : (clips, classes) float32, 0 or 1
     weights : (clips,) float32: 1, or 0 for a clip that could not be read, whose waveform is zeros
     draws : what augmentation drew for these clips, (clips, ...) each; empty in validation
@@ -57,7 +57,7 @@ class Batch:
     failures: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
-        """Copy to memory that a GPU reads by itself."""
+        """Copy to pinned memory."""
         return self._mapped(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
@@ -121,7 +121,7 @@ class Order:
         self._known = (-1, np.zeros(0, np.int64))  # number of a pass, and its clips
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """Give the clips of a step, over all processes: (batch_size,)."""
+        """Return the clips of a step, over all processes: (batch_size,)."""
         pieces = []
         position, end = step * self.batch_size, (step + 1) * self.batch_size
         while position < end:
@@ -131,7 +131,7 @@ class Order:
         return np.concatenate(pieces)
 
     def _pass(self, number: int) -> NDArray[np.int64]:
-        """Give the clips of a pass, the last one from memory."""
+        """Return the clips of a pass; the last pass is cached."""
         if self._known[0] != number:
             self._known = number, self._drawn(np.random.default_rng((self.seed, ORDER, number)))
         return self._known[1]
@@ -148,7 +148,7 @@ class Order:
 
 
 def _refuse_weights(weights: NDArray[np.float64], n_clips: int) -> None:
-    """Raise OptionError if these are not weights of so many clips."""
+    """Raise OptionError unless these are weights of `n_clips`."""
     if weights.shape != (n_clips,):
         raise OptionError(f"weights have shape {weights.shape}; expected one for each of {n_clips} clips")
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
@@ -156,7 +156,7 @@ def _refuse_weights(weights: NDArray[np.float64], n_clips: int) -> None:
 
 
 def class_balanced(manifest: Manifest, offset: float) -> NDArray[np.float64]:
-    """Weigh each clip by the sum over its labels of 1 / (clips of the class + offset), 0 without labels: (clips,)."""
+    """Compute weights of clips, each the sum over its labels of 1 / (clips of the class + offset), or 0: (clips,)."""
     return manifest.sums(1.0 / np.maximum(manifest.counts() + offset, np.finfo(np.float64).tiny))
 
 
@@ -185,11 +185,11 @@ def batches(
     sample_rate : in Hz
     n_samples : length of the waveforms
     seed : of excerpts and augmentation
-    draw : draws what augmentation needs for so many clips; called once for each whole batch; to be pickled where
-        worker processes are not forked
-    part : number of this process, and of all that share each batch; process `i` gets the i-th part of its clips
+    draw : (generator, number of clips) -> random numbers for augmentation; called once for each whole batch; must
+        be picklable where worker processes are not forked
+    part : number of this process, and how many share each batch; process `i` gets the i-th part of its clips
     workers : processes that decode, a batch each; 0 decodes in this one
-    pin_memory : whether batches are put where a GPU reads them by itself
+    pin_memory : whether to copy batches to pinned memory
 
     Raises
     ------
@@ -239,9 +239,9 @@ def validation_batches(
 
 
 class _Clips:
-    """Reads clips, and keeps the short ones as long as there is room.
+    """Reads clips, and keeps the short ones while there is room.
 
-    Room is not made for others: where each clip comes once in a pass, that would discard what is wanted next.
+    None is discarded for another: as each clip comes once in a pass, that would discard the one needed next.
     """
 
     def __init__(self, manifest: Manifest, sample_rate: int, n_samples: int, kept_bytes: int) -> None:
@@ -273,19 +273,20 @@ class _Clips:
 
         Raises
         ------
-        AudioError : see `reading.excerpt`
+        AudioError : see `AudioFile.excerpt`
         """
         if clip in self.kept:
             return self._cut(self.kept[clip], where)
-        path, (start, end) = self.manifest.path(clip), self.manifest.span(clip)
-        seconds = min(end, reading.seconds(path)) - start
-        if seconds <= WHOLE_SECONDS:
-            waveform = reading.excerpt(path, self.sample_rate, start, seconds)
-            self._keep(clip, waveform)
-            return self._cut(waveform, where)
-        first = _first(round(seconds * self.sample_rate), self.n_samples, where)
-        duration = min(seconds, self.n_samples / self.sample_rate)
-        return reading.excerpt(path, self.sample_rate, start + first / self.sample_rate, duration)
+        start, end = self.manifest.span(clip)
+        with AudioFile(self.manifest.path(clip)) as file:
+            seconds = min(end, file.duration()) - start
+            if seconds <= WHOLE_SECONDS:
+                waveform = file.excerpt(self.sample_rate, start, seconds)
+                self._keep(clip, waveform)
+                return self._cut(waveform, where)
+            first = _first(round(seconds * self.sample_rate), self.n_samples, where)
+            duration = min(seconds, self.n_samples / self.sample_rate)
+            return file.excerpt(self.sample_rate, start + first / self.sample_rate, duration)
 
     def _cut(self, waveform: Tensor, where: float) -> Tensor:
         first = _first(len(waveform), self.n_samples, where)
@@ -298,12 +299,12 @@ class _Clips:
 
 
 def _first(length: int, n_samples: int, where: float) -> int:
-    """Give the first sample of an excerpt."""
+    """Return the first sample of an excerpt."""
     return int(where * (max(0, length - n_samples) + 1))
 
 
 class _TrainingBatches(Dataset[Batch]):
-    """The part of the batch of each step that is this process's."""
+    """The part of each step's batch for this process."""
 
     def __init__(self, clips: _Clips, order: Order, seed: int, draw: Draw | None, mine: slice) -> None:
         self.clips = clips
@@ -337,7 +338,7 @@ class _ValidationBatches(Dataset[tuple[NDArray[np.int64], Batch]]):
 
 
 def _load(dataset: Dataset[Any], numbers: range, workers: int, pin_memory: bool) -> Iterator[Any]:
-    """Let worker processes, with one thread each, load numbered batches; they come in order."""
+    """Load numbered batches in order, by worker processes with one thread each."""
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -346,7 +347,7 @@ def _load(dataset: Dataset[Any], numbers: range, workers: int, pin_memory: bool)
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
         worker_init_fn=_start_silently,
-        generator=torch.Generator(),  # of seeds that nothing here uses; else PyTorch's own would move on
+        generator=torch.Generator(),  # for seeds that nothing here uses, to leave PyTorch's own state alone
     )
     return iter(loader)
 

@@ -14,6 +14,7 @@ import soxr
 import torch
 
 from hear_transformers.audio import containers, ffmpeg, reading
+from hear_transformers.audio.reading import AudioFile
 from hear_transformers.errors import AudioError
 from tests.conftest import tone
 from tests.helpers import media
@@ -152,8 +153,10 @@ def test_the_duration_is_that_of_what_is_read(tmp_path, name):
 
 
 def test_a_duration_that_the_header_does_not_know_is_not_looked_for_by_decoding(tmp_path):
-    assert reading.claimed_seconds(make(tmp_path, "a.m4a")) is not None
-    assert reading.claimed_seconds(make(tmp_path, "a.aac")) is None
+    with AudioFile(make(tmp_path, "a.m4a")) as file:
+        assert file.seconds is not None
+    with AudioFile(make(tmp_path, "a.aac")) as file:
+        assert file.seconds is None
 
 
 @pytest.mark.parametrize("suffix", ["", ".wav", ".mp3", ".au", ".raw", ".ogg", ".txt"])
@@ -243,6 +246,13 @@ def test_a_file_cut_short_raises_audio_error(tmp_path, name, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(AudioError, match=rf"{path.name}: .*(cut short|damaged)"):
+        reading.read(path, RATE)
+
+
+def test_an_avi_cut_between_two_packets_raises_audio_error(tmp_path):
+    path = media.write(tmp_path / "a.avi", TONE, RATE, "avi", "mp2", video="mpeg4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=r"a\.avi: cut short"):
         reading.read(path, RATE)
 
 
@@ -344,7 +354,8 @@ def test_a_folder_knows_the_suffix(name):
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff", "a.au", "a.caf", "a.w64", "a.rf64"])
 def test_what_libsndfile_knows_is_left_to_it(audio_file, name):
-    assert containers.recognise(audio_file(name)) is None
+    with audio_file(name).open("rb") as file:
+        assert containers.recognise(file) is None
 
 
 def test_a_list_of_addresses_is_not_opened(tmp_path):

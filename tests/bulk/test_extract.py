@@ -160,7 +160,7 @@ def test_a_long_file_is_streamed_to_the_same_embedding(run, audio_file, tmp_path
     run(path, timestamps=timestamps)
     whole = embedding(tmp_path / "out" / "tone.npz")
     monkeypatch.setattr(pipeline, "LONG_SECONDS", 3.0)
-    monkeypatch.setattr(reading.blocks, "__defaults__", (1.0,))
+    monkeypatch.setattr(reading.AudioFile.blocks, "__defaults__", (1.0,))
     run(path, timestamps=timestamps, overwrite=True)
     np.testing.assert_allclose(embedding(tmp_path / "out" / "tone.npz"), whole, atol=1e-5)
     assert [str(path) for path in files_below(tmp_path / "out")] == ["tone.npz"]

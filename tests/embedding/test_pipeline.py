@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 from multiprocessing import active_children
 from pathlib import Path
@@ -17,6 +15,7 @@ from hypothesis import strategies as st
 
 from hear_transformers import efficientat, tiny
 from hear_transformers.audio import reading, workers
+from hear_transformers.audio.reading import AudioFile
 from hear_transformers.embedding import pipeline
 from hear_transformers.embedding.packing import Packer
 from hear_transformers.embedding.pipeline import Clip, embed
@@ -103,7 +102,7 @@ def test_a_waveform_needs_no_file(small_model):
 
 def test_known_content_is_not_embedded_again(small_model, audio_file):
     path, other = audio_file(), audio_file("other.wav", seconds=0.5)
-    known, new = embed(small_model, [Clip(path, known=sha256_of(path)), Clip(other, known=sha256_of(path))])
+    known, new = embed(small_model, [Clip(path, skip_sha256=sha256_of(path)), Clip(other, skip_sha256=sha256_of(path))])
     assert (known.embedding, known.error) == (None, None)
     assert new.embedding is not None
     assert [known.sha256, new.sha256] == [sha256_of(path), sha256_of(other)]
@@ -230,7 +229,7 @@ def test_workers_change_nothing(small_model, audio_file, monkeypatch, timestamps
     monkeypatch.setattr(pipeline, "LONG_SECONDS", 2.0)
     paths = [audio_file(f"{i}.wav", seconds=0.3 + 0.5 * i, sample_rate=(32_000, 44_100)[i % 2]) for i in range(6)]
     clips = [*map(Clip, paths), Clip(Path("lost.wav")), Clip(paths[5], 0.5, 1.0), Clip(paths[5], 0.2), Clip()]
-    clips += [Clip(waveform=noise(32_000)), Clip(paths[0], known=sha256_of(paths[0])), Clip(paths[2], 9.0)]
+    clips += [Clip(waveform=noise(32_000)), Clip(paths[0], skip_sha256=sha256_of(paths[0])), Clip(paths[2], 9.0)]
     options = {"timestamps": timestamps, "hashes": True}
     here, there = (list(embed(small_model, clips, workers=n, **options)) for n in (0, 2))
     for first, second in zip(here, there, strict=True):
@@ -250,17 +249,17 @@ def test_workers_that_are_not_forked_change_nothing(small_model, audio_file, mon
 @pytest.mark.parametrize("dies", [workers.STRIKES - 1, workers.STRIKES])
 def test_a_killed_worker_loses_and_repeats_nothing(small_model, audio_file, tmp_path, monkeypatch, dies):
     paths = [audio_file(f"{i}.wav", seconds=0.5) for i in range(12)]
-    blocks, master = reading.blocks, os.getpid()
+    blocks, master = AudioFile.blocks, os.getpid()
 
-    def deadly(path, sample_rate):
+    def deadly(file, sample_rate):
         deaths = tmp_path / "deaths"
         n_deaths = deaths.stat().st_size if deaths.exists() else 0
-        if os.getpid() != master and path == paths[4] and n_deaths < dies:
+        if os.getpid() != master and file.path == paths[4] and n_deaths < dies:
             deaths.write_bytes(bytes(n_deaths + 1))
             os.kill(os.getpid(), signal.SIGKILL)
-        yield from blocks(path, sample_rate)
+        yield from blocks(file, sample_rate)
 
-    monkeypatch.setattr(reading, "blocks", deadly)
+    monkeypatch.setattr(AudioFile, "blocks", deadly)
     embedded = list(embed(small_model, map(Clip, paths), workers=2))
     assert [each.index for each in embedded] == list(range(12))
     failed = [each for each in embedded if each.error is not None]
@@ -306,10 +305,10 @@ def test_an_error_that_cannot_be_sent_is_told(small_model, audio_file, monkeypat
         def __init__(self, one, two):
             super().__init__(f"{one} and {two}")
 
-    def strange(path, sample_rate):
+    def strange(file, sample_rate):
         raise StrangeError(1, 2)
 
-    monkeypatch.setattr(reading, "blocks", strange)
+    monkeypatch.setattr(AudioFile, "blocks", strange)
     (embedded,) = embed(small_model, [Clip(audio_file())], workers=1)
     assert str(embedded.error) == "StrangeError: 1 and 2"
 
@@ -325,7 +324,7 @@ def test_who_stops_early_leaves_neither_processes_nor_threads(small_model, audio
 
 def test_a_long_clip_that_fails_leaves_no_thread(small_model, audio_file, monkeypatch):
     monkeypatch.setattr(pipeline, "LONG_SECONDS", 0.5)
-    monkeypatch.setattr(reading.blocks, "__defaults__", (0.1,))
+    monkeypatch.setattr(AudioFile.blocks, "__defaults__", (0.1,))
     monkeypatch.setattr(small_model, "stream_scene", lambda blocks: next(blocks) @ torch.zeros(0))
     n_threads = threading.active_count()
     (embedded,) = embed(small_model, [Clip(audio_file(seconds=3.0))], workers=1)
@@ -358,14 +357,6 @@ def test_the_number_of_workers_is_not_negative(small_model):
         list(embed(small_model, [], workers=-1))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the cores of this process")
-def test_few_clips_need_no_workers_and_many_leave_a_core_for_the_model(monkeypatch):
-    for cores, expected in ((1, 0), (2, 1), (6, 5), (64, 8)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)))
-        assert workers.default_workers(10) == 0
-        assert workers.default_workers(1_000) == expected
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("timestamps", [False, True])
@@ -379,21 +370,3 @@ def test_cuda_equals_cpu(model, audio_file, timestamps):
     for first, second in zip(expected, found, strict=True):
         assert (first.index, second.error) == (second.index, None)
         np.testing.assert_allclose(second.embedding, first.embedding, atol=1e-4)
-
-
-LEFT = """
-import sys
-from pathlib import Path
-from hear_transformers.audio.clips import Clip, ReadOptions
-from hear_transformers.audio.workers import load
-loads = load((Clip(Path(sys.argv[1])) for _ in range(100_000)), ReadOptions(32_000, 60.0, False), workers=2)
-print(next(loads).index)
-"""
-
-
-@pytest.mark.slow
-def test_a_program_that_leaves_clips_unread_ends(audio_file):
-    done = subprocess.run(
-        [sys.executable, "-c", LEFT, audio_file()], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert (done.stdout, done.stderr) == ("0\n", "")

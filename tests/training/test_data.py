@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hear_transformers.audio import reading
+from hear_transformers.audio.reading import AudioFile
 from hear_transformers.errors import OptionError
 from hear_transformers.training import data, manifest
 
@@ -203,8 +204,10 @@ def test_a_batch_is_the_same_whether_clips_are_kept_in_memory_or_not(ramps, monk
 
 def test_kept_clips_are_not_decoded_again(ramps, monkeypatch):
     decoded = []
-    excerpt = reading.excerpt
-    monkeypatch.setattr(reading, "excerpt", lambda path, *rest: decoded.append(path.name) or excerpt(path, *rest))
+    excerpt = AudioFile.excerpt
+    monkeypatch.setattr(
+        AudioFile, "excerpt", lambda file, *rest: decoded.append(file.path.name) or excerpt(file, *rest)
+    )
     load(ramps, range(9))
     assert sorted(decoded) == [f"{k}.wav" for k in range(6)]
 

@@ -1,0 +1,56 @@
+"""Worker processes without a network; what they read is embedded in tests/embedding/test_pipeline.py."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from hear_transformers.audio import workers
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the cores of this process")
+def test_few_clips_need_no_workers_and_many_leave_a_core_for_the_model(monkeypatch):
+    for cores, expected in ((1, 0), (2, 1), (6, 5), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)))
+        assert workers.default_workers(10) == 0
+        assert workers.default_workers(1_000) == expected
+
+
+LEFT = """
+import sys
+from pathlib import Path
+from hear_transformers.audio.clips import Clip, ReadOptions
+from hear_transformers.audio.workers import load
+loads = load((Clip(Path(sys.argv[1])) for _ in range(100_000)), ReadOptions(32_000, 60.0, False), workers=2)
+print(next(loads).index)
+"""
+
+
+@pytest.mark.slow
+def test_a_program_that_leaves_clips_unread_ends(audio_file):
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, audio_file()], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_no_more_is_taken_ahead_than_there_is_room():
+    taken = []
+    items = workers.ahead((taken.append(i) or i for i in range(100)), lambda item: 10, room=30)
+    assert next(items) == 0
+    items.close()
+    assert len(taken) <= 5  # one that was wanted, three that fit, one more
+    assert not [thread for thread in threading.enumerate() if thread.name == "reads ahead"]
+
+
+def test_what_stops_the_items_is_raised_behind_them():
+    def items():
+        yield 1
+        raise KeyError("list")
+
+    taken = []
+    with pytest.raises(KeyError, match="list"):
+        taken.extend(workers.ahead(items(), lambda item: 0, room=0))
+    assert taken == [1]
