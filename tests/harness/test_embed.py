@@ -177,6 +177,7 @@ def test_layers_of_a_sweep_are_models_of_their_own(hear, tasks_dir, tmp_path):
             np.testing.assert_allclose(of_sweep, alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_the_mel_of_a_preset_with_every_layer():
     model, parts = embed.load("passt", options={"variant": "base2levelmel", "pretrained": False}, layers="4,8")
     for part, layer in zip(parts, (4, 8), strict=True):
