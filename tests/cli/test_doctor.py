@@ -37,7 +37,7 @@ def publish(monkeypatch, **changes) -> None:
     sha256 = hashlib.sha256(bytes(100)).hexdigest()
     row = published.Checkpoint("passt", "a", "a.pt", "MIT", "https://localhost/a.pt", 100, sha256)
     row = published.Checkpoint(**{name: getattr(row, name) for name in row.__slots__} | changes)
-    monkeypatch.setattr(store, "manifest", lambda: {("passt", "a"): row})
+    monkeypatch.setattr(published, "manifest", lambda: {("passt", "a"): row})
 
 
 def test_where_all_works_it_says_so(run):
