@@ -28,6 +28,7 @@ GOOD_FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "make", "message"), BAD_FILES.values(), ids=BAD_FILES)
 def test_a_bad_file_is_named_and_good_ones_are_written(embed_audio, audio_file, tmp_path, name, make, message):
     audio_file("good.aiff")

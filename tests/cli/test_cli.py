@@ -464,6 +464,7 @@ def test_info_takes_the_first_variant_unless_told(installed_command):
     assert description["variant"] == next(iter(catalogue.family("efficientat").VARIANTS))
 
 
+@pytest.mark.slow
 def test_info_finds_the_model_of_a_variant(installed_command):
     description = json.loads(installed_command("hear-transformers")("info", "mn01_as", "--json").stdout)
     assert (description["family"], description["variant"]) == ("efficientat", "mn01_as")

@@ -176,6 +176,7 @@ def test_layers_of_a_sweep_equal_models_of_one_layer(hear, tasks_dir, tmp_path):
             np.testing.assert_allclose(of_sweep, alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_the_mel_of_a_preset_with_every_layer():
     model, parts = embed.load_with_parts(
         "passt", options={"variant": "base2levelmel", "pretrained": False}, layers="4,8"

@@ -308,6 +308,7 @@ def test_labels_are_refined_in_32_bits():
     assert found.equal(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pool", "size"), [("mean", 32), ("max", 32), ("flat", 200 * 32), ("unroll", 200 * 32)])
 def test_labels_are_pooled_over_classes(pool, size):
     model = small(layer="labels", pool=pool)

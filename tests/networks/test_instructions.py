@@ -25,6 +25,7 @@ def test_pytorch_runs_what_it_is_told_to():
     assert capability == os.environ.get("ATEN_CPU_CAPABILITY", capability).upper()
 
 
+@pytest.mark.slow
 def test_mkl_and_onednn_run_what_they_are_told_to():
     printed = subprocess.run(
         [sys.executable, "-c", PRODUCT_AND_CONVOLUTION],

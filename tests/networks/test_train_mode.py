@@ -72,6 +72,7 @@ def name(request):
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_every_parameter_gets_a_gradient(name, precision):
     case = Case(name)
