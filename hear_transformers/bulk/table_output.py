@@ -129,7 +129,7 @@ class TableOfParts:
         return self.state / f"{identity}{self.format.suffixes[0]}"
 
     def _close_part(self) -> None:
-        """Give the part its name, then add its lines to the journal."""
+        """Rename the part to its final name, then add its lines to the journal."""
         lines, self.waiting, self.add = self.waiting, {}, None
         self.opened.close()
         if lines:

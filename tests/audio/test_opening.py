@@ -50,7 +50,7 @@ def test_a_clip_of_training_is_measured_and_decoded_by_one_opening(path, monkeyp
     monkeypatch.setattr(data, "WHOLE_SECONDS", whole_seconds)
     listed = path.with_name("clips.csv")
     listed.write_text(f"path,labels\n{path.name},noise\n")
-    reader = data._Clips(manifest.read(listed), RATE, RATE, kept_bytes=0)
+    reader = data._Clips(manifest.read_labelled(listed), RATE, RATE, kept_bytes=0)
     OPENED.clear()
     assert len(reader.read(0, where=0.5)) == RATE
     assert OPENED.count(str(path)) == 1

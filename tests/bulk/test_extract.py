@@ -170,7 +170,7 @@ class Counting(ExternalModel):
     """Gives zeros and remembers how many clips came at once."""
 
     def __init__(self) -> None:
-        self.sample_rate, self.batch_size, self.layers = 32_000, None, ()
+        self.sample_rate, self.batch_size, self.layers, self.precision = 32_000, None, (), "float32"
         self.batches: list[int] = []
 
     def embed_scenes(self, waveforms: torch.Tensor) -> torch.Tensor:

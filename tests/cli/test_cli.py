@@ -304,14 +304,20 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
         (["--out=x.npz", "--format=npy"], "does not go with the file name x.npz"),
         (["--out=x.npz", "other.wav"], "one file for 2 inputs"),
         (["--model=json"], "does not follow the HEAR API: it has no load_model"),
-        (["--model=hear21passt.base", "--layer=3"], "layer: the HEAR API has no such options"),
+        pytest.param(
+            *(["--model=hear21passt.base", "--layer=3"], "layer: the HEAR API has no such options"),
+            marks=pytest.mark.slow,
+        ),
         (["--top-k=3"], "--top-k is the number of labels to print; give --labels too"),
         (["--top-k=0", *LABELS], "0 is not in the range"),
         (["--labels"], "no layer was asked for; give --layer logits"),
         (["--labels", "--layer=features,logits"], "layer features,logits was asked for; give --layer logits"),
         ([*LABELS, "--timestamps"], "--labels describes whole files"),
         ([*LABELS, "--hop-ms=50"], "--labels describes whole files"),
-        ([*LABELS, "--model=hear21passt.base"], "layer: the HEAR API has no such options"),
+        pytest.param(
+            *([*LABELS, "--model=hear21passt.base"], "layer: the HEAR API has no such options"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_wrong_command_says_what_is_right(embed_audio, audio_file, arguments, message):

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from hear_transformers import passt, tiny
+from hear_transformers.embedding.external import ExternalModel
 from hear_transformers.errors import HearTransformersError, OptionError
 from hear_transformers.harness import embed, tasks
 from hear_transformers.harness.systems import folder_name
@@ -203,12 +204,12 @@ def test_a_local_module_is_embedded(hear, tasks_dir, tmp_path, monkeypatch):
 # Resuming
 
 
-class Stopping:
+class Stopping(ExternalModel):
     """A model that stops after some files."""
 
     def __init__(self, n_files: int) -> None:
         self.model = tiny.load_model()
-        self.sample_rate, self.batch_size, self.provenance = RATE, 1, self.model.provenance
+        self.sample_rate, self.batch_size, self.precision = RATE, 1, "float32"
         self.n_left = n_files
         self.n_embedded = 0
 
@@ -218,6 +219,9 @@ class Stopping:
         self.n_left -= 1
         self.n_embedded += 1
         return self.model.embed_scenes(waveforms)
+
+    def provenance(self):
+        return self.model.provenance()
 
 
 def test_an_interrupted_run_is_resumed(tasks_dir, tmp_path):

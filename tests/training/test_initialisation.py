@@ -358,6 +358,7 @@ def test_variants_start_from_images_of_their_size(name, variant, row):
     assert ".".join(family_of(name).variants[variant].imagenet) == row
 
 
+@pytest.mark.slow
 def test_starts_are_no_variants_but_are_told_of():
     description = catalogue.describe("ast", "tiny_10_10")
     assert description["weights"]["checkpoint"] is None

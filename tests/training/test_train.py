@@ -286,6 +286,7 @@ def finish(process: subprocess.Popen) -> None:
     assert process.returncode == 0, errors.decode()
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_to_the_same_weights(sounds: Path, tmp_path: Path) -> None:
     more = ["--checkpoint-seconds", "0"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -303,6 +304,7 @@ def test_a_killed_run_is_resumed_to_the_same_weights(sounds: Path, tmp_path: Pat
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_curve_of_one(sounds: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     mixups = [{"of": "waveforms", "alpha": 10.0, "rate": 0.5}, {"of": "mels", "alpha": 0.3}]
