@@ -269,7 +269,7 @@ def compare(work: Workload, peer: Peer, repeats: int, device: str) -> list[str]:
     for precision, model in ours.items():
         with FlopCounterMode(display=False) as counter:
             found = call_hear(hear, work, model, audio)
-        error = ((found - expected).abs().max() / expected.abs().max()).item()
+        error = ((found.cpu() - expected.cpu()).abs().max() / expected.abs().max()).item()
         if precision == "float32" and error > TOLERANCE:
             raise click.ClickException(f"{name}, {work.variant}: numbers differ by {error:.1e} of the largest")
         flops = counter.get_total_flops() / seconds[precision]

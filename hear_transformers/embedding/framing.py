@@ -62,7 +62,13 @@ class Framing(ABC):
 
     @abstractmethod
     def join(self, rows: Sequence[Rows]) -> Result | None:
-        """Return the next embeddings, None if none is certain yet; `rows` were read of the sets of the last `cuts`."""
+        """Return the next embeddings, None if none is certain yet.
+
+        Parameters
+        ----------
+        rows : of each set of the last `cuts`: (windows, ..., size), or (windows, tokens, ..., size) by frame; axes
+            between, such as one of clips, stay where they are
+        """
 
     @abstractmethod
     def needed_from(self) -> int:
@@ -111,7 +117,7 @@ class Windowed(Framing):
         """Concatenate the levels, see `Framing.join`."""
         if not rows:
             return None
-        embeddings = torch.cat([of_level[VECTORS] for of_level in rows], 1)  # (times, sum of the sizes)
+        embeddings = torch.cat([of_level[VECTORS] for of_level in rows], -1)  # (times, ..., sum of the sizes)
         return Result(embeddings, self.grid.times_ms(self.first, self.last))
 
     def needed_from(self) -> int:
@@ -157,7 +163,7 @@ class Scenes(Framing):
 
     def join(self, rows: Sequence[Rows]) -> Result | None:
         """Return the mean over all windows when the clip has ended."""
-        vectors = [of_set[VECTORS] for of_set in rows]  # (windows, size) each
+        vectors = [of_set[VECTORS] for of_set in rows]  # (windows, ..., size) each
         if self.n_samples is not None and not self.count and len(vectors[0]) == 1:
             return Result(vectors[0][0])
         for each in vectors:
@@ -224,7 +230,7 @@ class Native(Framing):
 
     def join(self, rows: Sequence[Rows]) -> Result | None:
         """Keep the tokens of chunks, and interpolate at the centres that they reach."""
-        for of_chunks in rows:  # layer: (chunks, tokens, size)
+        for of_chunks in rows:  # layer: (chunks, tokens, ..., size)
             for tokens in zip(*of_chunks.values(), strict=True):
                 self._keep(dict(zip(of_chunks, tokens, strict=True)))
         last = self._count()
@@ -236,14 +242,14 @@ class Native(Framing):
         self.first = last
         for track in self.tracks.values():
             track.forget(self.grid.centre(last) - 1)
-        return Result(torch.cat(of_layers, 1), times_ms)
+        return Result(torch.cat(of_layers, -1), times_ms)  # (times, ..., sum of the sizes)
 
     def needed_from(self) -> int:
         """Return the first sample that later chunks need."""
         return self.chunk * self.chunks.hop
 
     def _keep(self, tokens: Mapping[str, Tensor]) -> None:
-        """Append what the next chunk contributes, given the tokens (tokens, size) of the whole chunk by layer."""
+        """Append what the next chunk contributes, given the tokens (tokens, ..., size) of the whole chunk by layer."""
         is_last = self.n_samples is not None and self.chunk == self.chunks.ready(self.n_samples)
         for layer, of_chunk in tokens.items():
             hop, offset = self.axes[layer]
@@ -322,12 +328,13 @@ class ClipReader:
         """Read windows of one kind, see `packing.Reader`."""
         level, length = key
 
+        starts_of = [(buffer, starts.tolist()) for buffer, starts in parts]
+
         def cut(first: int, last: int) -> Tensor:
             views: list[Tensor] = []
             position = 0
-            for buffer, starts in parts:
-                wanted = starts[max(0, first - position) : max(0, last - position)].tolist()
-                if wanted:
+            for buffer, starts in starts_of:
+                if wanted := starts[max(0, first - position) : max(0, last - position)]:
                     views += buffer.views(wanted, length)
                 position += len(starts)
             return torch.stack(views)  # (windows, length)
@@ -356,24 +363,21 @@ class ClipReader:
         ------
         AudioError : there are no samples
         """
-        framings: list[Framing] = []
+        framing = self.framing.start()  # of all clips, which have the same windows
         for buffers in collect(blocks):
-            framings = framings or [self.framing.start() for _ in buffers]
-            # All clips have the same windows.
-            sets, *_ = [framing.cuts(buffers[0].stop, buffers[0].n_samples) for framing in framings]
-            rows = [self._read_of_each(cuts, buffers) for cuts in sets]
-            results = [framing.join(of_clip) for framing, *of_clip in zip(framings, *rows, strict=True)]
-            for buffer, framing in zip(buffers, framings, strict=True):
+            stop, n_samples = buffers[0].stop, buffers[0].n_samples
+            result = framing.join([self._read_of_all(windows, buffers) for windows in framing.cuts(stop, n_samples)])
+            if result is not None:
+                embedding = result.embedding.movedim(-2, 0).contiguous()  # ([times,] clips, size) -> (clips, ...)
+                yield Result(embedding, result.times_ms)
+            for buffer in buffers if n_samples is None else ():
                 buffer.forget(framing.needed_from())
-            if found := [result for result in results if result is not None]:
-                yield Result(torch.stack([result.embedding for result in found]), found[0].times_ms)
 
-    def _read_of_each(self, cuts: WindowSet, buffers: Sequence[Buffer]) -> list[Rows]:
-        """Read the same windows of every clip."""
-        rows = self.read(cuts.key, [(buffer, cuts.starts) for buffer in buffers])
-        shape = (len(buffers), len(cuts.starts))
-        of_clips = {name: value.unflatten(0, shape) for name, value in rows.items()}  # (clips, windows, ...)
-        return [{name: value[i] for name, value in of_clips.items()} for i in range(len(buffers))]
+    def _read_of_all(self, windows: WindowSet, buffers: Sequence[Buffer]) -> Rows:
+        """Read the same windows of every clip: an axis of clips goes before the last one."""
+        rows = self.read(windows.key, [(buffer, windows.starts) for buffer in buffers])
+        # (clips * windows, ..., size) -> (windows, ..., clips, size)
+        return {name: value.unflatten(0, (len(buffers), -1)).movedim(0, -2) for name, value in rows.items()}
 
 
 def collect(blocks: Iterable[Tensor]) -> Iterator[list[Buffer]]:

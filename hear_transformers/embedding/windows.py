@@ -107,8 +107,9 @@ class Buffer:
     def forget(self, position: int) -> None:
         """Drop what lies before `position`."""
         n_dropped = max(0, min(position, self.stop) - self.start)
-        self.samples = self.samples[n_dropped:].clone()
-        self.start += n_dropped
+        if n_dropped:
+            self.samples = self.samples[n_dropped:].clone()
+            self.start += n_dropped
 
     def views(self, starts: Sequence[int], length: int) -> list[Tensor]:
         """Return windows as views of the samples held, or of a copy extended by what lies outside the clip.
@@ -207,7 +208,7 @@ class TokenTrack:
     ----------
     hop : distance between two tokens, in samples
     offset : centre of token 0, in samples
-    tokens : (tokens, size), those not yet forgotten
+    tokens : (tokens, ..., size), those not yet forgotten
     first : number of the first token held
     """
 
@@ -217,7 +218,7 @@ class TokenTrack:
     first: int = 0
 
     def append(self, tokens: Tensor) -> None:
-        """Append the next tokens: (tokens, size)."""
+        """Append the next tokens: (tokens, ..., size)."""
         self.tokens = torch.cat([self.tokens, tokens])
 
     def end(self) -> float:
@@ -225,12 +226,13 @@ class TokenTrack:
         return self.offset + (self.first + len(self.tokens) - 1) * self.hop
 
     def at(self, positions: Tensor) -> Tensor:
-        """Interpolate: positions (times,) float64 in samples -> (times, size)."""
+        """Interpolate: positions (times,) float64 in samples -> (times, ..., size)."""
         last = len(self.tokens) - 1
         # In tokens held; before the first and after the last one the nearest stands.
         place = ((positions - self.offset) / self.hop - self.first).clamp(0, last)
         left = place.floor().long()
-        weight = (place - left).to(self.tokens.dtype)[:, None].to(self.tokens.device)  # (times, 1)
+        weight = (place - left).to(self.tokens.dtype).to(self.tokens.device)  # in this order: MPS has no float64
+        weight = weight.view(-1, *[1] * (self.tokens.ndim - 1))  # (times, 1, ...)
         left = left.to(self.tokens.device)
         return torch.lerp(self.tokens[left], self.tokens[(left + 1).clamp(max=last)], weight)
 
