@@ -31,11 +31,7 @@ PENDING_SECONDS = 640.0
 WAITING_BYTES = 2**28
 """Embeddings that wait in memory for those of clips before them."""
 
-HINTS = {
-    "float32": "",
-    "bfloat16": "; try float32",
-    "float16": ", which ends at 65504; choose bfloat16 or float32",
-}
+HINTS = {"float32": "", "bfloat16": "; try float32", "float16": ", which ends at 65504; choose bfloat16 or float32"}
 """What to do about numbers that are not finite."""
 
 
@@ -129,8 +125,8 @@ def embed(
     embedded : of every clip, in order; neither that nor the numbers depend on workers and batches
     """
     run = _Pipeline(model, timestamps=timestamps, scratch=scratch)
-    how = ReadOptions(model.sample_rate, LONG_SECONDS, hashes)
-    with contextlib.closing(load(clips, how, workers)) as loads:
+    options = ReadOptions(model.sample_rate, LONG_SECONDS, hashes)
+    with contextlib.closing(load(clips, options, workers)) as loads:
         for loaded in loads:
             yield from run.take(loaded)
         yield from run.finish()
