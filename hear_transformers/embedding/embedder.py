@@ -28,22 +28,14 @@ class Embedder(WindowEmbedder):
     and interpolates its own time axis: 10 to 100 times cheaper.
 
     Scenes and timestamps are computed from blocks of audio as they arrive: memory does not grow with duration.
-
-    Parameters
-    ----------
-    trunk : the network
-    variant : what is read from it
-    name : of the family and the variant, for provenance and messages
-    precision : of the network, a key of `forward.PRECISIONS`; front end and results are always float32
+    Parameters and further attributes are those of `WindowEmbedder`.
 
     Attributes
     ----------
-    sample_rate : of the waveforms it takes, in Hz
     scene_embedding_size, timestamp_embedding_size : numbers per embedding
     weights_sha256 : hash of the checkpoint file, None for random weights
     labels : names of the classes in the order of "logits", None if the checkpoint does not say
     multi_label : whether a clip may belong to several classes: then logits go through a sigmoid, else through a softmax
-    batch_size : windows per forward pass, see `WindowEmbedder`
 
     Examples
     --------
