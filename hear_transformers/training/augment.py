@@ -108,12 +108,7 @@ def waveforms(
 
 
 def mels(
-    mels: Tensor,
-    targets: Tensor,
-    weights: Tensor,
-    draws: Mapping[str, Tensor],
-    recipe: Recipe,
-    spec: FrameSpec,
+    mels: Tensor, targets: Tensor, weights: Tensor, draws: Mapping[str, Tensor], recipe: Recipe, spec: FrameSpec
 ) -> Clips:
     """Mask mels, then mix them, the order of the authors who mix mels (PaSST, PANNs, EfficientAT).
 

@@ -21,12 +21,7 @@ PUBLISHED, IMAGENET = "published", "imagenet"
 
 
 def init_from(
-    family: Family,
-    variant: str,
-    source: str,
-    *,
-    n_classes: int,
-    network: Mapping[str, Any] = MappingProxyType({}),
+    family: Family, variant: str, source: str, *, n_classes: int, network: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[Trunk, list[str]]:
     """Build a network to train.
 
