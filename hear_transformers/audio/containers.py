@@ -40,7 +40,7 @@ def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
         for kind, body, end in _boxes(file, *inner.pop()):
             if kind in ISO_NESTED:
                 inner.append((body, min(end, n_bytes)))
-            elif kind in ISO_COUNTS:
+            elif kind in (b"stsz", b"trun"):
                 claimed += _claimed_samples(file, kind, body)
         if claimed > MOST_SAMPLES * n_bytes:
             return f"damaged: it claims {claimed} samples in {n_bytes} bytes"
@@ -62,8 +62,6 @@ def _boxes(file: BinaryIO, position: int, end: int) -> Iterator[tuple[bytes, int
 
 ISO_NESTED = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 """Boxes on the way to the tables of samples (ISO/IEC 14496-12, section 6.2)."""
-
-ISO_COUNTS = (b"stsz", b"trun")
 
 ISO_BOXES = frozenset(
     b"ftyp styp pdin moov moof mfra mdat free skip wide udta uuid meta sidx ssix prft emsg pnot PICT".split()

@@ -87,7 +87,8 @@ class AudioFile:
 
     Raises
     ------
-    AudioError : the file is missing, not a regular file, empty, or must not be read; later, it is not audio or damaged
+    AudioError : the file is missing, not a regular file, empty, or must not be read; when decoded, it is not audio, cut
+        short, holds no samples, or a sample is NaN, infinite or absurd
     OptionError : blocks of this file are neither all taken nor closed
 
     Examples
@@ -107,8 +108,10 @@ class AudioFile:
         self.path = Path(path)
         self._is_busy = False
         with self._errors():
+            if self.path.is_dir():
+                raise AudioError(f"{self.path}: is a folder, expected an audio file")
             if not self.path.is_file():  # to open a pipe would block until somebody writes to it
-                raise AudioError(f"{self.path}: {_absence(self.path)}")
+                raise AudioError(f"{self.path}: {'not a regular' if self.path.exists() else 'no such'} file")
             self.n_bytes = self.path.stat().st_size
             if self.n_bytes == 0:
                 raise AudioError(f"{self.path}: the file is empty (0 bytes)")
@@ -170,10 +173,6 @@ class AudioFile:
         Yields
         ------
         waveform : (samples,) float32, at least one sample, nominally in [-1, 1]; channels are averaged
-
-        Raises
-        ------
-        AudioError : the file is not audio, cut short, holds no samples, or a sample is NaN, infinite or absurd
         """
         with self._decoder() as decoder:
             resampler = _resampler(decoder.samplerate, sample_rate)
@@ -210,7 +209,7 @@ class AudioFile:
 
         Raises
         ------
-        AudioError : as for `blocks`, though damage outside the part may stay unnoticed, or the file ends before `start`
+        AudioError : the file ends before `start`, or see `AudioFile`; damage outside the part may stay unnoticed
         """
         first, n_samples = round(start * sample_rate), max(1, round(seconds * sample_rate))
         with self._decoder() as decoder:
@@ -301,13 +300,6 @@ def read(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
     """Read one audio file as a mono waveform: (samples,) float32 at `sample_rate` in Hz; see `AudioFile.blocks`."""
     with AudioFile(path) as file:
         return file.read(sample_rate)
-
-
-def _absence(path: Path) -> str:
-    """Return why a path is not a file."""
-    if path.is_dir():
-        return "is a folder, expected an audio file"
-    return "not a regular file" if path.exists() else "no such file"
 
 
 def _resampler(rate: int, sample_rate: int) -> Callable[[np.ndarray, bool], np.ndarray]:

@@ -306,14 +306,17 @@ class _Pool:
         self.workers.remove(worker)
         if self.is_closed:
             return
+        cause = _cause(worker.process.exitcode)
         if not worker.is_up:
-            self._warn(f"a process that was to decode ended at once ({_cause(worker.process.exitcode)})")
+            self._warn(f"a process that was to decode ended at once ({cause})")
         elif worker.requests:
             suspect = worker.requests[0]
             suspect.strikes += 1
             if suspect.strikes == STRIKES:
                 worker.requests.popleft()
-                suspect.loaded = Loaded(suspect.index, error=_given_up(suspect.clip, worker.process.exitcode))
+                died = f"{suspect.clip.path}: {STRIKES} processes ended while they decoded it ({cause})"
+                advice = "there is not enough memory, or the file is damaged in a way that its decoder does not survive"
+                suspect.loaded = Loaded(suspect.index, error=AudioError(f"{died}; {advice}"))
         self.todo.extendleft(reversed(worker.requests))
         if worker.is_up:
             self._start()
@@ -343,13 +346,6 @@ class _Pool:
     def _warn(self, reason: str) -> None:
         rest = f"{len(self.workers)} others go on" if self.workers else "this one decodes instead"
         warnings.warn(f"{reason}; {rest}", HearTransformersWarning, stacklevel=2)
-
-
-def _given_up(clip: Clip, exit_code: int | None) -> AudioError:
-    return AudioError(
-        f"{clip.path}: {STRIKES} processes ended while they decoded it ({_cause(exit_code)}); there is not enough "
-        "memory, or the file is damaged in a way that its decoder does not survive"
-    )
 
 
 def _cause(exit_code: int | None) -> str:
