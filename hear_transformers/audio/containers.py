@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 HEAD_BYTES = 2**14
@@ -78,20 +79,16 @@ def _claimed_samples(file: BinaryIO, kind: bytes, body: int) -> int:
     return 0 if flags & 0xF00 else first  # trun: flags 0x100 to 0x800 announce entries (section 8.8.8)
 
 
-def _sizes_flaw(size_of: Callable[[bytes], int]) -> Callable[[BinaryIO, int], str]:
-    """Make the check of a file of consecutive parts from a function that returns the size of a part, 0 if unknown."""
-
-    def flaw(file: BinaryIO, n_bytes: int) -> str:
-        position = 0
-        while position < n_bytes:
-            file.seek(position)
-            size = size_of(file.read(24).ljust(24, b"\0"))
-            if size <= 0:
-                return ""
-            position += size
-        return f"cut short: {n_bytes} bytes of {position}" if position > n_bytes else ""
-
-    return flaw
+def _sizes_flaw(size_of: Callable[[bytes], int], file: BinaryIO, n_bytes: int) -> str:
+    """Check a file of consecutive parts, by a function that returns the size of a part, 0 if unknown."""
+    position = 0
+    while position < n_bytes:
+        file.seek(position)
+        size = size_of(file.read(24).ljust(24, b"\0"))
+        if size <= 0:
+            return ""
+        position += size
+    return f"cut short: {n_bytes} bytes of {position}" if position > n_bytes else ""
 
 
 def _asf_size(head: bytes) -> int:
@@ -146,17 +143,17 @@ class Container:
 CONTAINERS = (
     # A box named so at byte 4; files of QuickTime may lack ftyp (ISO/IEC 14496-12, section 4.3; QuickTime File Format).
     Container("MP4, M4A or MOV", "mov", rb".{4}(?:ftyp|moov|mdat|wide|free|skip|pnot)", iso_flaw, True),
-    Container("Matroska or WebM", "matroska", re.escape(EBML_HEADER), _sizes_flaw(_ebml_size), True),
+    Container("Matroska or WebM", "matroska", re.escape(EBML_HEADER), partial(_sizes_flaw, _ebml_size), True),
     # Twelve bits of sync, layer 0, and the first three bytes are the same in the next frame (ISO/IEC 14496-3, 1.A.2.2).
     Container("AAC (ADTS)", "aac", rb"(\xff[\xf0\xf1\xf8\xf9].).{4,8188}?\1"),
-    Container("WMA or WMV (ASF)", "asf", re.escape(ASF_HEADER), _sizes_flaw(_asf_size)),
+    Container("WMA or WMV (ASF)", "asf", re.escape(ASF_HEADER), partial(_sizes_flaw, _asf_size)),
     # Signature and version (Adobe Flash Video File Format Specification, annex E.2).
     Container("Flash video (FLV)", "flv", rb"FLV\x01", claims_duration=True),
     # A sync byte every 188 bytes, on Blu-ray discs after four bytes of time (ISO/IEC 13818-1, section 2.4.3.2).
     Container("MPEG transport stream", "mpegts", rb"G.{187}G.{187}G|.{4}G.{191}G.{191}G"),
     # Start code of a pack (ISO/IEC 13818-1, section 2.5.3.3).
     Container("MPEG program stream", "mpeg", rb"\x00\x00\x01\xba"),
-    Container("AVI", "avi", rb"RIFF.{4}AVI ", _sizes_flaw(_riff_size)),
+    Container("AVI", "avi", rb"RIFF.{4}AVI ", partial(_sizes_flaw, _riff_size)),
     # RFC 4867, section 5.1.
     Container("AMR", "amr", rb"#!AMR(?:-WB)?\n"),
     # WavPack 4 & 5 Binary File / Block Format, section 2.0.

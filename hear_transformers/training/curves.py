@@ -52,17 +52,12 @@ class Curves:
     ----------
     folder : of the run
     step : steps done; later rows of the files are dropped
-
-    Attributes
-    ----------
-    steps : epoch, learning rate and losses of each step
-    epochs : epoch and scores, at the step that completes it
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         self._folder = folder
-        self.steps = StepLog(folder / STEPS, step)
-        self.epochs = StepLog(folder / EPOCHS, step)
+        self.steps = StepLog(folder / STEPS, step)  # epoch, learning rate, losses
+        self.epochs = StepLog(folder / EPOCHS, step)  # epoch, scores
 
     def plot(self) -> None:
         """Draw losses and scores over epochs."""

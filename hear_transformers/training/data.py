@@ -7,7 +7,7 @@ that of the processes that share it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -66,14 +66,9 @@ class Batch:
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            function(self.waveforms),
-            self.lengths,
-            function(self.targets),
-            function(self.weights),
-            {name: function(drawn) for name, drawn in self.draws.items()},
-            self.failures,
-        )
+        draws = {name: function(drawn) for name, drawn in self.draws.items()}
+        tensors: dict[str, Any] = {name: function(getattr(self, name)) for name in ("waveforms", "targets", "weights")}
+        return replace(self, draws=draws, **tensors)
 
 
 class Order:
@@ -270,12 +265,7 @@ class _Clips:
         return Batch(waveforms, lengths, torch.from_numpy(self.manifest.targets(clips)), weights, {}, failures)
 
     def read(self, clip: int, where: float) -> Tensor:
-        """Read one clip, or an excerpt if it is longer than a waveform: (samples,).
-
-        Raises
-        ------
-        AudioError : see `AudioFile.excerpt`
-        """
+        """Read one clip, or an excerpt if it is longer than a waveform: (samples,)."""
         if clip in self.kept:
             return self._cut(self.kept[clip], where)
         start, end = self.manifest.span(clip)
