@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +42,13 @@ PADDING = 4_096
 """Samples by which the decoded tone may be longer or shorter: two frames of WMA, the longest."""
 
 SOUND_FILES = {
-    "WAV": {"format": "WAV"},
-    "FLAC": {"format": "FLAC"},
-    "Ogg Vorbis": {"format": "OGG", "subtype": "VORBIS"},
-    "Ogg Opus": {"format": "OGG", "subtype": "OPUS"},
-    "MP3": {"format": "MP3"},
+    "WAV": ("WAV", ""),
+    "FLAC": ("FLAC", ""),
+    "Ogg Vorbis": ("OGG", "VORBIS"),
+    "Ogg Opus": ("OGG", "OPUS"),
+    "MP3": ("MP3", ""),
 }
-"""Formats tested with libsndfile."""
+"""Containers and codecs tested with libsndfile; the codec is empty for that of the container."""
 
 MEDIA_FILES = {"M4A (AAC)": ("ipod", "aac"), "WebM (Opus)": ("webm", "libopus"), "WMA": ("asf", "wmav2")}
 """Containers and codecs tested with PyAV."""
@@ -74,20 +75,18 @@ def examine(*, verify: bool = False) -> dict[str, list[Row]]:
         "cache": cache,
         "weights": lambda: weights(verify=verify),
     }
-    return {name: _tried(name, part) for name, part in parts.items()}
+    found = {}
+    for name, part in parts.items():
+        try:
+            found[name] = part()
+        except Exception as error:  # of any library
+            found[name] = [{"problem": f"{name} cannot be looked at ({type(error).__name__}: {error})"}]
+    return found
 
 
 def problems(parts: dict[str, list[Row]]) -> list[str]:
     """Return what does not work, and what to do about it."""
     return [row["problem"] for rows in parts.values() for row in rows if row.get("problem")]
-
-
-def _tried(name: str, part: Callable[[], list[Row]]) -> list[Row]:
-    """Check one part; any failure becomes its problem, as it may be raised by any library."""
-    try:
-        return part()
-    except Exception as error:
-        return [{"problem": f"{name} cannot be looked at ({type(error).__name__}: {error})"}]
 
 
 def versions() -> list[Row]:
@@ -168,10 +167,10 @@ def _computes(device: str) -> Row:
 
 def decoders() -> list[Row]:
     """Encode a tone and decode it like any file; "decodes" is None where PyAV or its encoder is not installed."""
-    rows = [_decoder(name, "libsndfile", _write_sound, options) for name, options in SOUND_FILES.items()]
+    rows = [_decoder(name, "libsndfile", partial(_write_sound, *made)) for name, made in SOUND_FILES.items()]
     for name, (container, codec) in MEDIA_FILES.items():
         if _encodes(codec):
-            rows.append(_decoder(name, "PyAV", _write_media, (container, codec)))
+            rows.append(_decoder(name, "PyAV", partial(_write_media, container, codec)))
         else:
             rows.append({"format": name, "library": "PyAV", "decodes": None})
     return rows
@@ -189,7 +188,7 @@ def _encodes(codec: str) -> bool:
         return False
 
 
-def _decoder(name: str, library: str, write: Callable[[Path, np.ndarray, Any], None], options: Any) -> Row:
+def _decoder(name: str, library: str, write: Callable[[Path, np.ndarray], None]) -> Row:
     import numpy as np
 
     from .audio import reading
@@ -199,7 +198,7 @@ def _decoder(name: str, library: str, write: Callable[[Path, np.ndarray, Any], N
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "tone")
-            write(path, tone, options)
+            write(path, tone)
             heard = reading.read(path, SAMPLE_RATE).numpy()
         difference = len(heard) - len(tone)
         reason = "" if abs(difference) <= PADDING else f"{len(heard)} samples were decoded of {len(tone)}"
@@ -210,16 +209,15 @@ def _decoder(name: str, library: str, write: Callable[[Path, np.ndarray, Any], N
     return row | ({"problem": f"{name} is not decoded by {library} ({reason}); run: {again}"} if reason else {})
 
 
-def _write_sound(path: Path, waveform: np.ndarray, options: dict[str, str]) -> None:
+def _write_sound(container: str, codec: str, path: Path, waveform: np.ndarray) -> None:
     import soundfile
 
-    soundfile.write(path, waveform, SAMPLE_RATE, **options)
+    soundfile.write(path, waveform, SAMPLE_RATE, format=container, subtype=codec or None)
 
 
-def _write_media(path: Path, waveform: np.ndarray, options: tuple[str, str]) -> None:
+def _write_media(container: str, codec: str, path: Path, waveform: np.ndarray) -> None:
     import av
 
-    container, codec = options
     with av.open(str(path), "w", format=container) as media:
         stream: Any = media.add_stream(codec, rate=SAMPLE_RATE)
         stream.layout, stream.bit_rate = "mono", 128_000
@@ -246,16 +244,10 @@ def cache() -> list[Row]:
     }
     if folder.exists() and not folder.is_dir():
         row["problem"] = f"{folder} is not a folder; set {store.FOLDER_VARIABLE} to one that holds weights, or may"
-    elif not row["writable"] and not _held(folder):
-        row["problem"] = (
-            f"{folder} holds no weights and cannot be written; set {store.FOLDER_VARIABLE} to a folder that can"
-        )
+    elif not row["writable"] and not any((folder / each.file).is_file() for each in published.manifest().values()):
+        problem = f"{folder} holds no weights and cannot be written; set {store.FOLDER_VARIABLE} to a folder that can"
+        row["problem"] = problem
     return [row]
-
-
-def _held(folder: Path) -> list[str]:
-    """Return the names of the published files in a folder."""
-    return [row.file for row in published.manifest().values() if (folder / row.file).is_file()]
 
 
 def weights(*, verify: bool = False) -> list[Row]:
@@ -267,19 +259,17 @@ def weights(*, verify: bool = False) -> list[Row]:
         path = store.locate(row)
         name = f"{row.family} {row.name}"
         if path is not None:
-            rows.append(
-                {"checkpoint": name, "file": str(path), "bytes": path.stat().st_size} | _state(row, path, verify)
-            )
+            size = path.stat().st_size
+            rows.append({"checkpoint": name, "file": str(path), "bytes": size} | _state(row, path, size, verify))
         elif row.embedded:
             problem = f"{row.file} is missing in the package; run: {INSTALL} --force-reinstall {PACKAGE}"
             rows.append({"checkpoint": name, "file": None, "bytes": None, "state": "missing", "problem": problem})
     return rows
 
 
-def _state(row: Any, path: Path, verify: bool) -> Row:
+def _state(row: Any, path: Path, size: int, verify: bool) -> Row:
     from .checkpoints import store
 
-    size = path.stat().st_size
     if row.bytes is not None and size != row.bytes:
         problem = f"{path}: {size} bytes, expected {row.bytes}; delete it and load again"
         return {"state": "wrong size", "problem": problem}

@@ -1,12 +1,12 @@
-"""Audio files to waveforms: `audio.open(path)` is an `AudioFile`, and the functions here use one.
+"""Audio files to waveforms: `audio.open(path)` is an `AudioFile`.
 
 The content of a file (`containers`) decides whether libsndfile (`sndfile`) or FFmpeg (`ffmpeg`) decodes it; channels
 are averaged, and soxr resamples (`reading`). `clips` are what is embedded, read by `workers` ahead of the network;
 `inputs` turns arrays and other holders of sound into clips.
 """
 
-from .reading import SUFFIXES, AudioFile, blocks, excerpt, read, resample, seconds
+from .reading import SUFFIXES, AudioFile, read, resample
 
 open = AudioFile
 
-__all__ = ["SUFFIXES", "AudioFile", "blocks", "excerpt", "open", "read", "resample", "seconds"]
+__all__ = ["SUFFIXES", "AudioFile", "open", "read", "resample"]

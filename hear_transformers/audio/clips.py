@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterator
+import sys
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +104,11 @@ def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
 
 def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> Tensor | None:
     """Decode a clip that is short enough for the memory; None if it is not."""
-    if _claims_to_be_long(file, clip, options):
+    if (
+        clip.end - clip.start > options.long_seconds
+        and file.n_bytes >= LARGE_BYTES
+        and min(clip.end, file.seconds or 0.0) - clip.start > options.long_seconds
+    ):
         return None
     held: list[Tensor] = []
     with contextlib.closing(_decoded(file, clip, options)) as blocks:
@@ -112,12 +117,6 @@ def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> Tensor
             if sum(map(len, held)) > options.max_samples:
                 return None
     return torch.cat(held)
-
-
-def _claims_to_be_long(file: AudioFile, clip: Clip, options: ReadOptions) -> bool:
-    if clip.end - clip.start <= options.long_seconds or file.n_bytes < LARGE_BYTES:
-        return False
-    return min(clip.end, file.seconds or 0.0) - clip.start > options.long_seconds
 
 
 def blocks_of(clip: Clip, options: ReadOptions) -> Blocks:
@@ -132,27 +131,20 @@ def blocks_of(clip: Clip, options: ReadOptions) -> Blocks:
 
 
 def _decoded(file: AudioFile, clip: Clip, options: ReadOptions) -> Blocks:
-    """Decode the part of a file that a clip is."""
-    if clip.start == 0.0 and clip.end == math.inf:
-        yield from file.blocks(options.sample_rate)
-    elif clip.end - clip.start <= options.long_seconds:
+    """Decode the part of a file that a clip is: a long one from the start of the file, dropping what lies outside."""
+    if clip.end - clip.start <= options.long_seconds:
         yield file.excerpt(options.sample_rate, clip.start, clip.end - clip.start)
-    else:
-        yield from _between(file, clip, options.sample_rate)
-
-
-def _between(file: AudioFile, clip: Clip, sample_rate: int) -> Iterator[Tensor]:
-    """Decode a file from its start, and drop what lies outside of the clip."""
-    first = round(clip.start * sample_rate)
-    last = None if clip.end == math.inf else round(clip.end * sample_rate)
+        return
+    first = round(clip.start * options.sample_rate)
+    last = sys.maxsize if clip.end == math.inf else round(clip.end * options.sample_rate)
     position, empty = 0, True
-    for block in file.blocks(sample_rate):
-        part = block[max(0, first - position) : None if last is None else max(0, last - position)]
+    for block in file.blocks(options.sample_rate):
+        part = block[max(0, first - position) : max(0, last - position)]
         position += len(block)
         if len(part):
             empty = False
             yield part
-        if last is not None and position >= last:
+        if position >= last:
             break
     if empty:
         raise AudioError(f"{clip.path}: ends before {clip.start:.3f} s, where a part was to begin")

@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 HEAD_BYTES = 2**14
@@ -21,11 +22,6 @@ UNKNOWN_BYTES = 0x7FFF0000
 
 MOST_SAMPLES = 8
 """Most samples for each byte of an MP4: QuickTime counts those before compression, and MACE 6:1 makes six a byte."""
-
-
-def whole(file: BinaryIO, n_bytes: int) -> str:
-    """Return no flaw: a container that claims no size."""
-    return ""
 
 
 def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
@@ -45,7 +41,7 @@ def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
         for kind, body, end in _boxes(file, *inner.pop()):
             if kind in ISO_NESTED:
                 inner.append((body, min(end, n_bytes)))
-            elif kind in ISO_COUNTS:
+            elif kind in (b"stsz", b"trun"):
                 claimed += _claimed_samples(file, kind, body)
         if claimed > MOST_SAMPLES * n_bytes:
             return f"damaged: it claims {claimed} samples in {n_bytes} bytes"
@@ -68,8 +64,6 @@ def _boxes(file: BinaryIO, position: int, end: int) -> Iterator[tuple[bytes, int
 ISO_NESTED = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 """Boxes on the way to the tables of samples (ISO/IEC 14496-12, section 6.2)."""
 
-ISO_COUNTS = (b"stsz", b"trun")
-
 ISO_BOXES = frozenset(
     b"ftyp styp pdin moov moof mfra mdat free skip wide udta uuid meta sidx ssix prft emsg pnot PICT".split()
 )
@@ -85,20 +79,16 @@ def _claimed_samples(file: BinaryIO, kind: bytes, body: int) -> int:
     return 0 if flags & 0xF00 else first  # trun: flags 0x100 to 0x800 announce entries (section 8.8.8)
 
 
-def _sizes_flaw(size_of: Callable[[bytes], int]) -> Callable[[BinaryIO, int], str]:
-    """Make the check of a file of consecutive parts from a function that returns the size of a part, 0 if unknown."""
-
-    def flaw(file: BinaryIO, n_bytes: int) -> str:
-        position = 0
-        while position < n_bytes:
-            file.seek(position)
-            size = size_of(file.read(24).ljust(24, b"\0"))
-            if size <= 0:
-                return ""
-            position += size
-        return f"cut short: {n_bytes} bytes of {position}" if position > n_bytes else ""
-
-    return flaw
+def _sizes_flaw(size_of: Callable[[bytes], int], file: BinaryIO, n_bytes: int) -> str:
+    """Check a file of consecutive parts, by a function that returns the size of a part, 0 if unknown."""
+    position = 0
+    while position < n_bytes:
+        file.seek(position)
+        size = size_of(file.read(24).ljust(24, b"\0"))
+        if size <= 0:
+            return ""
+        position += size
+    return f"cut short: {n_bytes} bytes of {position}" if position > n_bytes else ""
 
 
 def _asf_size(head: bytes) -> int:
@@ -138,42 +128,38 @@ class Container:
     ----------
     name : for messages
     demuxer : FFmpeg's name of its demuxer
-    start : pattern of the first bytes
-    flaw : (file, size in bytes) -> what is wrong with the outermost parts, empty if nothing is
+    start : pattern of the first bytes, in which a dot is any byte
+    flaw : (file, size in bytes) -> what is wrong with the sizes of the outermost parts, empty if nothing is
     claims_duration : whether the header holds the duration; else FFmpeg estimates it
     """
 
     name: str
     demuxer: str
-    start: re.Pattern[bytes]
-    flaw: Callable[[BinaryIO, int], str] = whole
+    start: bytes
+    flaw: Callable[[BinaryIO, int], str] = lambda file, n_bytes: ""
     claims_duration: bool = False
-
-
-def _begins(pattern: bytes) -> re.Pattern[bytes]:
-    return re.compile(pattern, re.DOTALL)
 
 
 CONTAINERS = (
     # A box named so at byte 4; files of QuickTime may lack ftyp (ISO/IEC 14496-12, section 4.3; QuickTime File Format).
-    Container("MP4, M4A or MOV", "mov", _begins(rb".{4}(?:ftyp|moov|mdat|wide|free|skip|pnot)"), iso_flaw, True),
-    Container("Matroska or WebM", "matroska", _begins(re.escape(EBML_HEADER)), _sizes_flaw(_ebml_size), True),
+    Container("MP4, M4A or MOV", "mov", rb".{4}(?:ftyp|moov|mdat|wide|free|skip|pnot)", iso_flaw, True),
+    Container("Matroska or WebM", "matroska", re.escape(EBML_HEADER), partial(_sizes_flaw, _ebml_size), True),
     # Twelve bits of sync, layer 0, and the first three bytes are the same in the next frame (ISO/IEC 14496-3, 1.A.2.2).
-    Container("AAC (ADTS)", "aac", _begins(rb"(\xff[\xf0\xf1\xf8\xf9].).{4,8188}?\1")),
-    Container("WMA or WMV (ASF)", "asf", _begins(re.escape(ASF_HEADER)), _sizes_flaw(_asf_size)),
+    Container("AAC (ADTS)", "aac", rb"(\xff[\xf0\xf1\xf8\xf9].).{4,8188}?\1"),
+    Container("WMA or WMV (ASF)", "asf", re.escape(ASF_HEADER), partial(_sizes_flaw, _asf_size)),
     # Signature and version (Adobe Flash Video File Format Specification, annex E.2).
-    Container("Flash video (FLV)", "flv", _begins(rb"FLV\x01"), whole, True),
+    Container("Flash video (FLV)", "flv", rb"FLV\x01", claims_duration=True),
     # A sync byte every 188 bytes, on Blu-ray discs after four bytes of time (ISO/IEC 13818-1, section 2.4.3.2).
-    Container("MPEG transport stream", "mpegts", _begins(rb"G.{187}G.{187}G|.{4}G.{191}G.{191}G")),
+    Container("MPEG transport stream", "mpegts", rb"G.{187}G.{187}G|.{4}G.{191}G.{191}G"),
     # Start code of a pack (ISO/IEC 13818-1, section 2.5.3.3).
-    Container("MPEG program stream", "mpeg", _begins(rb"\x00\x00\x01\xba")),
-    Container("AVI", "avi", _begins(rb"RIFF.{4}AVI "), _sizes_flaw(_riff_size)),
+    Container("MPEG program stream", "mpeg", rb"\x00\x00\x01\xba"),
+    Container("AVI", "avi", rb"RIFF.{4}AVI ", partial(_sizes_flaw, _riff_size)),
     # RFC 4867, section 5.1.
-    Container("AMR", "amr", _begins(rb"#!AMR(?:-WB)?\n")),
+    Container("AMR", "amr", rb"#!AMR(?:-WB)?\n"),
     # WavPack 4 & 5 Binary File / Block Format, section 2.0.
-    Container("WavPack", "wv", _begins(rb"wvpk"), whole, True),
+    Container("WavPack", "wv", rb"wvpk", claims_duration=True),
     # The format of the first chunk (Apple Core Audio Format Specification, "Audio Description Chunk").
-    Container("CAF with AAC or IMA4", "caf", _begins(rb"caff.{4}desc.{16}(?:aac |ima4)")),
+    Container("CAF with AAC or IMA4", "caf", rb"caff.{4}desc.{16}(?:aac |ima4)"),
 )  # fmt: skip
 """Files for FFmpeg; all others are for libsndfile."""
 
@@ -187,4 +173,4 @@ def recognise(file: BinaryIO) -> Container | None:
         size = sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
         file.seek(10 + size)
         head = file.read(HEAD_BYTES)
-    return next((container for container in CONTAINERS if container.start.match(head)), None)
+    return next((container for container in CONTAINERS if re.match(container.start, head, re.DOTALL)), None)

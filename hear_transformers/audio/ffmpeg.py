@@ -210,9 +210,7 @@ class _File:
     """The file as FFmpeg reads it: already open, so that its name is never taken for an address."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.read = file.read
-        self.tell = file.tell
-        self.file = file
+        self.read, self.tell, self.file = file.read, file.tell, file
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Seek; return an error code if that fails, since PyAV would print an exception."""
@@ -225,32 +223,23 @@ class _File:
 @contextlib.contextmanager
 def opened(file: BinaryIO, path: Path, container: Container) -> Iterator[FFmpegDecoder]:
     """Open a decoder at the start of a file; whatever FFmpeg raises, then or later, becomes an AudioError."""
-    av = _pyav(path, container)
-    if flaw := container.flaw(file, os.fstat(file.fileno()).st_size):
-        raise AudioError(f"{path}: {flaw}; copy or download it again")
-    file.seek(0)
-    try:
-        with av.open(
-            _File(file),
-            format=container.demuxer,
-            metadata_errors="replace",
-            container_options={"codec_whitelist": _audio_decoders()},
-        ) as media:
-            yield FFmpegDecoder(path, media, container)
-    except av.error.FFmpegError as error:
-        raise AudioError(f"{path}: {container.name} that is damaged, or not for FFmpeg ({error.strerror})") from error
-
-
-def _pyav(path: Path, container: Container) -> Any:
-    """Import PyAV, which is an optional dependency."""
     try:
         import av
-    except ImportError as error:
+    except ImportError as error:  # an optional dependency
         raise AudioError(
             f"{path}: {container.name} needs PyAV, which is not installed; "
             "run: python -m pip install 'hear_transformers[av]'"
         ) from error
-    return av
+    if flaw := container.flaw(file, os.fstat(file.fileno()).st_size):
+        raise AudioError(f"{path}: {flaw}; copy or download it again")
+    file.seek(0)
+    try:
+        options = {"codec_whitelist": _audio_decoders()}
+        source = _File(file)
+        with av.open(source, format=container.demuxer, metadata_errors="replace", container_options=options) as media:
+            yield FFmpegDecoder(path, media, container)
+    except av.error.FFmpegError as error:
+        raise AudioError(f"{path}: {container.name} that is damaged, or not for FFmpeg ({error.strerror})") from error
 
 
 @functools.cache

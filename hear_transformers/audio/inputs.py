@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,6 +26,9 @@ class TorchcodecDecoder(Protocol):
 
 Sound = str | os.PathLike[str] | bytes | np.ndarray | Tensor | Mapping[str, Any] | TorchcodecDecoder
 """One input, see `embedder.Embedder.encode`."""
+
+SINGLE: tuple[Any, ...] = (str, os.PathLike, bytes, np.ndarray, Tensor, Mapping, TorchcodecDecoder)
+"""The kinds of `Sound`, for `isinstance`."""
 
 EXPECTED = (
     "expected a path, a waveform with its sampling_rate, the bytes of a file, or a dict with 'array' and "
@@ -74,9 +77,17 @@ class Reading:
         AudioError : an array is not a waveform
         OptionError : its sample rate is missing or impossible, or the input is of another kind
         """
-        for kind, read in READERS:
-            if isinstance(sound, kind):
-                return read(self, index, sound)
+        if isinstance(sound, (str, os.PathLike)):
+            return Clip(Path(sound))
+        if isinstance(sound, bytes):
+            return self._of_bytes(index, sound)
+        if isinstance(sound, (np.ndarray, Tensor)):
+            return self._of_array(sound)
+        if isinstance(sound, Mapping):
+            return self._of_mapping(index, sound)
+        if isinstance(sound, TorchcodecDecoder):
+            samples = sound.get_all_samples()
+            return self._of_samples(samples.data, samples.sample_rate)
         raise OptionError(EXPECTED)
 
     def forget(self, index: int) -> Path | None:
@@ -86,15 +97,12 @@ class Reading:
             path.unlink(missing_ok=True)
         return path
 
-    def _of_path(self, index: int, path: str | os.PathLike[str]) -> Clip:
-        return Clip(Path(path))
-
     def _of_bytes(self, index: int, content: bytes, name: str = "") -> Clip:
         path = self.contents[index] = self.scratch / f"{index}{PurePath(name).suffix}"  # which may help to decode it
         path.write_bytes(content)
         return Clip(path)
 
-    def _of_array(self, index: int, array: np.ndarray | Tensor) -> Clip:
+    def _of_array(self, array: np.ndarray | Tensor) -> Clip:
         if array.ndim != 1:
             raise AudioError(
                 "a bare array is one mono waveform, (samples,), since two axes could be clips or channels; "
@@ -110,29 +118,12 @@ class Reading:
         if sound.get("bytes") is not None:
             return self._of_bytes(index, sound["bytes"], str(sound.get("path") or ""))
         if sound.get("path") is not None:
-            return self._of_path(index, sound["path"])
+            return Clip(Path(sound["path"]))
         raise OptionError(f"it holds no sound; {EXPECTED}")
-
-    def _of_decoder(self, index: int, decoder: TorchcodecDecoder) -> Clip:
-        samples = decoder.get_all_samples()
-        return self._of_samples(samples.data, samples.sample_rate)
 
     def _of_samples(self, array: np.ndarray | Tensor, sampling_rate: float | None) -> Clip:
         rate = check_sample_rate(sampling_rate)
         return Clip(waveform=torch.from_numpy(reading.resample(to_mono(array), rate, self.sample_rate)))
-
-
-READERS: tuple[tuple[Any, Callable[[Reading, int, Any], Clip]], ...] = (
-    ((str, os.PathLike), Reading._of_path),
-    (bytes, Reading._of_bytes),
-    ((np.ndarray, Tensor), Reading._of_array),
-    (Mapping, Reading._of_mapping),
-    (TorchcodecDecoder, Reading._of_decoder),
-)
-"""Kinds of inputs and their readers."""
-
-SINGLE: tuple[Any, ...] = (str, os.PathLike, bytes, np.ndarray, Tensor, Mapping, TorchcodecDecoder)
-"""All kinds of `READERS`."""
 
 
 def name_of(sound: Any) -> str:

@@ -87,7 +87,9 @@ class AudioFile:
 
     Raises
     ------
-    AudioError : the file is missing, not a regular file, empty, or must not be read
+    AudioError : the file is missing, not a regular file, empty, or must not be read; when decoded, it is not audio, cut
+        short, holds no samples, or a sample is NaN, infinite or absurd
+    OptionError : blocks of this file are neither all taken nor closed
 
     Examples
     --------
@@ -106,8 +108,10 @@ class AudioFile:
         self.path = Path(path)
         self._is_busy = False
         with self._errors():
+            if self.path.is_dir():
+                raise AudioError(f"{self.path}: is a folder, expected an audio file")
             if not self.path.is_file():  # to open a pipe would block until somebody writes to it
-                raise AudioError(f"{self.path}: {_absence(self.path)}")
+                raise AudioError(f"{self.path}: {'not a regular' if self.path.exists() else 'no such'} file")
             self.n_bytes = self.path.stat().st_size
             if self.n_bytes == 0:
                 raise AudioError(f"{self.path}: the file is empty (0 bytes)")
@@ -131,24 +135,14 @@ class AudioFile:
             return decoder.seconds()
 
     def duration(self) -> float:
-        """Return the duration in s: from the header, or by decoding where that is unknown.
-
-        Raises
-        ------
-        AudioError : the file is not audio; that it is cut short is not noticed
-        """
+        """Return the duration in s: from the header, or by decoding, which may end too early, where that is unknown."""
         if self.seconds is not None:
             return self.seconds
         with self._decoder() as decoder:
             return sum(map(len, self._mono(decoder))) / decoder.samplerate
 
     def sha256(self) -> str:
-        """Return the sha256 of the content in hexadecimal; that of an unchanged file is computed once per process.
-
-        Raises
-        ------
-        AudioError : the file cannot be read
-        """
+        """Return the sha256 of the content in hexadecimal; that of an unchanged file is computed once per process."""
         with self._errors():
             status = os.fstat(self._file.fileno())
             version = (os.fspath(self.path), status.st_size, status.st_mtime_ns)
@@ -179,11 +173,6 @@ class AudioFile:
         Yields
         ------
         waveform : (samples,) float32, at least one sample, nominally in [-1, 1]; channels are averaged
-
-        Raises
-        ------
-        AudioError : the file is not audio, cut short, holds no samples, or a sample is NaN, infinite or absurd
-        OptionError : other blocks of this file are not finished or closed
         """
         with self._decoder() as decoder:
             resampler = _resampler(decoder.samplerate, sample_rate)
@@ -220,7 +209,7 @@ class AudioFile:
 
         Raises
         ------
-        AudioError : as for `blocks`, though damage outside the part may stay unnoticed, or the file ends before `start`
+        AudioError : the file ends before `start`, or see `AudioFile`; damage outside the part may stay unnoticed
         """
         first, n_samples = round(start * sample_rate), max(1, round(seconds * sample_rate))
         with self._decoder() as decoder:
@@ -246,22 +235,18 @@ class AudioFile:
         self._is_busy = True
         try:
             with self._errors(), self._opened() as decoder:
-                if decoder.samplerate not in SAMPLE_RATES:
-                    raise AudioError(
-                        f"{self.path}: the header claims a sample rate of {decoder.samplerate} Hz; it is damaged"
-                    )
+                rate = decoder.samplerate
+                if rate not in SAMPLE_RATES:
+                    raise AudioError(f"{self.path}: the header claims a sample rate of {rate} Hz; it is damaged")
                 yield decoder
         finally:
             self._is_busy = False
 
     def _opened(self) -> contextlib.AbstractContextManager[Decoder]:
-        if self._container is None:
+        container = containers.recognise(self._file)
+        if container is None:
             return sndfile.opened(self._file, self.path)
-        return ffmpeg.opened(self._file, self.path, self._container)
-
-    @functools.cached_property
-    def _container(self) -> containers.Container | None:
-        return containers.recognise(self._file)
+        return ffmpeg.opened(self._file, self.path, container)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -274,12 +259,7 @@ class AudioFile:
     def _mono(
         self, decoder: Decoder, block_seconds: float = BLOCK_SECONDS, first: int = 0, last: int = sndfile.UNKNOWN_FRAMES
     ) -> Iterator[np.ndarray]:
-        """Decode from frame `first`, where the decoder stands, to `last` or the end.
-
-        Yields
-        ------
-        waveform : (frames,) float32 at the file's own rate, channels averaged
-        """
+        """Decode from frame `first`, where the decoder stands, to `last` or the end: (frames,), channels averaged."""
         # libsndfile fills what a file leaves of a block with zeros, which would take as long as decoding a short one.
         size = max(1, min(int(block_seconds * decoder.samplerate), BLOCK_VALUES // decoder.channels, decoder.frames))
         n_frames = first
@@ -310,56 +290,16 @@ class AudioFile:
     def _check_complete(self, decoder: Decoder, n_frames: int) -> None:
         """Raise AudioError if fewer frames were decoded than the file should hold, or none at all."""
         if decoder.is_cut_short(n_frames):
-            raise AudioError(
-                f"{self.path}: cut short after {n_frames / decoder.samplerate:.3f} s; copy or download it again"
-            )
+            place_s = n_frames / decoder.samplerate
+            raise AudioError(f"{self.path}: cut short after {place_s:.3f} s; copy or download it again")
         if n_frames == 0:
             raise AudioError(f"{self.path}: 0 samples; expected at least 1")
 
 
 def read(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
-    """Read one audio file as a mono waveform.
-
-    Parameters
-    ----------
-    path : see `AudioFile`
-    sample_rate : of the result, in Hz
-
-    Returns
-    -------
-    waveform : (samples,) float32, nominally in [-1, 1]; channels are averaged
-
-    Raises
-    ------
-    AudioError : see `AudioFile.blocks`
-    """
+    """Read one audio file as a mono waveform: (samples,) float32 at `sample_rate` in Hz; see `AudioFile.blocks`."""
     with AudioFile(path) as file:
         return file.read(sample_rate)
-
-
-def blocks(path: str | os.PathLike[str], sample_rate: int, block_seconds: float = BLOCK_SECONDS) -> Iterator[Tensor]:
-    """Read one audio file block by block, see `AudioFile.blocks`."""
-    with AudioFile(path) as file:
-        yield from file.blocks(sample_rate, block_seconds)
-
-
-def excerpt(path: str | os.PathLike[str], sample_rate: int, start: float, seconds: float) -> Tensor:
-    """Read a part of one audio file, see `AudioFile.excerpt`."""
-    with AudioFile(path) as file:
-        return file.excerpt(sample_rate, start, seconds)
-
-
-def seconds(path: str | os.PathLike[str]) -> float:
-    """Return the duration of one audio file in s, see `AudioFile.duration`."""
-    with AudioFile(path) as file:
-        return file.duration()
-
-
-def _absence(path: Path) -> str:
-    """Return why a path is not a file."""
-    if path.is_dir():
-        return "is a folder, expected an audio file"
-    return "not a regular file" if path.exists() else "no such file"
 
 
 def _resampler(rate: int, sample_rate: int) -> Callable[[np.ndarray, bool], np.ndarray]:

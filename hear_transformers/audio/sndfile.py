@@ -29,7 +29,6 @@ UNKNOWN_FRAMES = 2**62
 OGG_PAGE = 65_307
 """Largest page of an Ogg file in bytes (RFC 3533, section 6)."""
 
-
 UNRECOGNISED = 1
 """libsndfile's error "Format not recognised" (SF_ERR_UNRECOGNISED_FORMAT)."""
 
@@ -88,9 +87,8 @@ class SndfileDecoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is
     def _lacks_bytes(self) -> bool:
         """Return True if a header claims more bytes than there are: libsndfile logs that and reads what there is."""
         # Of WAV and CAF, AIFF, AU, W64, RF64, in this order. The size of all of a WAV is often wrong in whole files.
-        claims = re.findall(
-            r"(?m)^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", self.extra_info
-        )
+        claim = r"(?m)^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
+        claims = re.findall(claim, self.extra_info)
         return any(int(actual) < int(claimed) < UNKNOWN_BYTES for claimed, actual in claims)
 
     def _lacks_end(self) -> bool:

@@ -136,22 +136,18 @@ class _Ahead(Generic[T]):
     def _fill(self) -> None:
         try:
             for item in self.items:
-                if not self._put(item):
+                with self.changed:
+                    self.waiting.append(item)
+                    self.used += self.size(item)
+                    self.changed.notify_all()
+                    self.changed.wait_for(lambda: self.used <= self.room or not self.is_wanted)
+                if not self.is_wanted:
                     return
         except BaseException as error:
             self.failure = error
         with self.changed:
             self.is_finished = True
             self.changed.notify_all()
-
-    def _put(self, item: T) -> bool:
-        """Add an item and wait for room for the next one; return False if that is not wanted."""
-        with self.changed:
-            self.waiting.append(item)
-            self.used += self.size(item)
-            self.changed.notify_all()
-            self.changed.wait_for(lambda: self.used <= self.room or not self.is_wanted)
-            return self.is_wanted
 
     def take(self) -> Iterator[T]:
         """Yield the items as they come, then raise what stopped them."""
@@ -190,24 +186,14 @@ class _Request:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A process that reads clips, and the clips sent to it.
-
-    Attributes
-    ----------
-    process : the worker
-    pipe : our end of its pipe
-    memory : (IN_HAND, samples) float32 shared with it: a row for each clip in hand, cheaper than the pipe
-    requests : sent and not answered
-    n_asked : clips sent so far
-    is_up : whether it has answered at all
-    """
+    """A process that reads clips, and the clips sent to it."""
 
     process: Any
-    pipe: connection.Connection
-    memory: np.ndarray
-    requests: deque[_Request] = field(default_factory=deque)
-    n_asked: int = 0
-    is_up: bool = False
+    pipe: connection.Connection  # our end
+    memory: np.ndarray  # (IN_HAND, samples) float32 shared with it: a row for each clip in hand, cheaper than the pipe
+    requests: deque[_Request] = field(default_factory=deque)  # sent and not answered
+    n_asked: int = 0  # clips sent so far
+    is_up: bool = False  # whether it has answered at all
 
 
 class _Pool:
@@ -232,7 +218,11 @@ class _Pool:
         requests: deque[_Request] = deque()  # not yielded yet
         while not self.is_closed:
             while len(requests) < ASKED_FOR * self.n_workers and (item := next(numbered, None)) is not None:
-                requests.append(self._request(*item))
+                requests.append(request := _Request(*item))
+                if request.clip.path is None:
+                    request.loaded = self._read(request)
+                else:
+                    self.todo.append(request)
             if not requests:
                 return
             self._ask()
@@ -240,7 +230,7 @@ class _Pool:
                 self._listen()
             elif requests[0].loaded is None:
                 self.todo.remove(requests[0])
-                requests[0].loaded = read(requests[0].index, requests[0].clip, self.options)
+                requests[0].loaded = self._read(requests[0])
             while requests and (loaded := requests[0].loaded) is not None:
                 requests.popleft()
                 yield loaded
@@ -254,13 +244,8 @@ class _Pool:
         for worker in self.workers:
             worker.process.join()
 
-    def _request(self, index: int, clip: Clip) -> _Request:
-        request = _Request(index, clip)
-        if clip.path is None:
-            request.loaded = read(index, clip, self.options)
-        else:
-            self.todo.append(request)
-        return request
+    def _read(self, request: _Request) -> Loaded:
+        return read(request.index, request.clip, self.options)
 
     def _ask(self) -> None:
         """Send clips to workers, as many as they take."""
@@ -290,10 +275,10 @@ class _Pool:
 
     def _listen(self) -> None:
         """Wait for an answer or the death of a worker."""
-        pipes = {worker.pipe: worker for worker in self.workers}
+        pipes: dict[Any, _Worker] = {worker.pipe: worker for worker in self.workers}
         ready = connection.wait(list(pipes), timeout=PATROL_SECONDS)
-        for worker in [pipes[pipe] for pipe in ready if isinstance(pipe, connection.Connection)]:
-            self._hear(worker)
+        for pipe in ready:
+            self._hear(pipes[pipe])
         for worker in [] if ready else [worker for worker in self.workers if not worker.process.is_alive()]:
             self._bury(worker)
 
@@ -321,14 +306,17 @@ class _Pool:
         self.workers.remove(worker)
         if self.is_closed:
             return
+        cause = _cause(worker.process.exitcode)
         if not worker.is_up:
-            self._warn(f"a process that was to decode ended at once ({_cause(worker.process.exitcode)})")
+            self._warn(f"a process that was to decode ended at once ({cause})")
         elif worker.requests:
             suspect = worker.requests[0]
             suspect.strikes += 1
             if suspect.strikes == STRIKES:
                 worker.requests.popleft()
-                suspect.loaded = Loaded(suspect.index, error=_given_up(suspect.clip, worker.process.exitcode))
+                died = f"{suspect.clip.path}: {STRIKES} processes ended while they decoded it ({cause})"
+                advice = "there is not enough memory, or the file is damaged in a way that its decoder does not survive"
+                suspect.loaded = Loaded(suspect.index, error=AudioError(f"{died}; {advice}"))
         self.todo.extendleft(reversed(worker.requests))
         if worker.is_up:
             self._start()
@@ -360,13 +348,6 @@ class _Pool:
         warnings.warn(f"{reason}; {rest}", HearTransformersWarning, stacklevel=2)
 
 
-def _given_up(clip: Clip, exit_code: int | None) -> AudioError:
-    return AudioError(
-        f"{clip.path}: {STRIKES} processes ended while they decoded it ({_cause(exit_code)}); there is not enough "
-        "memory, or the file is damaged in a way that its decoder does not survive"
-    )
-
-
 def _cause(exit_code: int | None) -> str:
     """Return why a process ended."""
     if exit_code is None or exit_code >= 0:
@@ -391,9 +372,8 @@ def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], opti
                     return
             row, index, clip = pipe.recv()
             loaded = read(index, clip, options)
-            n_samples = 0 if loaded.blocks is None else LONG
+            n_samples = _n_samples(loaded) if loaded.blocks is None else LONG
             if loaded.waveform is not None:
-                n_samples = len(loaded.waveform)
                 rows[row, :n_samples] = loaded.waveform.numpy()
             answer = Loaded(index, sha256=loaded.sha256, error=_sendable(loaded.error))
             pipe.send((row, n_samples, answer))

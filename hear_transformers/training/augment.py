@@ -43,7 +43,8 @@ def draw(recipe: Recipe, rng: np.random.Generator, n: int, n_mels: int, n_frames
 
     Returns
     -------
-    draws : (n, ...) each; only those that the recipe needs
+    draws : (n, ...) each; only those that the recipe needs; masks are (n, masks, 2), the first place and the one behind
+        the last
     """
     draws: dict[str, NDArray[np.generic]] = {}
     if recipe.gain_db:
@@ -54,8 +55,7 @@ def draw(recipe: Recipe, rng: np.random.Generator, n: int, n_mels: int, n_frames
         draws[f"share_of_{mixup.of}"] = _shares(mixup, rng, n)
     if recipe.masks:
         sizes = {"frequency": n_mels, "time": n_frames}
-        stretches = [_stretches(mask, rng, n, sizes[mask.axis]) for mask in _each(recipe)]
-        draws["masks"] = np.stack(stretches, 1)  # (n, masks, 2)
+        draws["masks"] = np.stack([_stretches(mask, rng, n, sizes[mask.axis]) for mask in _each(recipe)], 1)
     return {name: torch.from_numpy(values) for name, values in draws.items()}
 
 
@@ -108,12 +108,7 @@ def waveforms(
 
 
 def mels(
-    mels: Tensor,
-    targets: Tensor,
-    weights: Tensor,
-    draws: Mapping[str, Tensor],
-    recipe: Recipe,
-    spec: FrameSpec,
+    mels: Tensor, targets: Tensor, weights: Tensor, draws: Mapping[str, Tensor], recipe: Recipe, spec: FrameSpec
 ) -> Clips:
     """Mask mels, then mix them, the order of the authors who mix mels (PaSST, PANNs, EfficientAT).
 
@@ -143,12 +138,9 @@ def rolled(waveforms: Tensor, shifts: Tensor) -> Tensor:
 
 
 def mixed(clips: Clips, shares: Tensor | None) -> Clips:
-    """Mix every clip with its neighbour, the last of an odd number with itself; without shares return them unchanged.
+    """Mix every clip with its neighbour, the last of an odd number with itself.
 
-    Parameters
-    ----------
-    clips : inputs, targets, weights
-    shares : (clips,) of a clip in its own mix; 1 for no mixing
+    `shares`, (clips,), are those of a clip in its own mix, 1 for no mixing; without them the clips are unchanged.
     """
     if shares is None:
         return clips
@@ -164,15 +156,7 @@ def _lerp(own: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
 
 
 def masked(mels: Tensor, stretches: Tensor, recipe: Recipe, spec: MelSpec) -> Tensor:
-    """Blank bands and frames.
-
-    Parameters
-    ----------
-    mels : (clips, n_mels, frames)
-    stretches : (clips, masks, 2), the first place of every mask and the place behind its last
-    recipe : its masks
-    spec : dialect of the mels
-    """
+    """Blank bands and frames of mels, (clips, n_mels, frames), by the stretches of a recipe's masks, see `draw`."""
     means = mels.mean((1, 2), keepdim=True)
     for mask, ends in zip(_each(recipe), stretches.unbind(1), strict=True):
         axis = AXES[mask.axis]

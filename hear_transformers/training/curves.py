@@ -56,22 +56,14 @@ class Curves:
 
     def __init__(self, folder: Path, step: int) -> None:
         self._folder = folder
-        self._steps = StepLog(folder / STEPS, step)
-        self._epochs = StepLog(folder / EPOCHS, step)
-
-    def add_step(self, step: int, values: Mapping[str, float]) -> None:
-        """Append epoch, learning rate and losses of a step."""
-        self._steps.add(step, values)
-
-    def add_epoch(self, step: int, values: Mapping[str, float]) -> None:
-        """Append the scores of the epoch that a step completes."""
-        self._epochs.add(step, values)
+        self.steps = StepLog(folder / STEPS, step)  # epoch, learning rate, losses
+        self.epochs = StepLog(folder / EPOCHS, step)  # epoch, scores
 
     def plot(self) -> None:
         """Draw losses and scores over epochs."""
         from matplotlib.figure import Figure
 
-        steps, epochs = self._steps.columns(), self._epochs.columns()
+        steps, epochs = self.steps.columns(), self.epochs.columns()
         losses = [(steps, name) for name in list(steps)[3:]] + [(epochs, name) for name in epochs if name == VALID_LOSS]
         scores = [(epochs, name) for name in list(epochs)[2:] if name != VALID_LOSS]
         figure = Figure(figsize=(10, 3.5), layout="constrained")

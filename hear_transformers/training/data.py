@@ -6,8 +6,9 @@ that of the processes that share it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,14 +66,9 @@ class Batch:
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            function(self.waveforms),
-            self.lengths,
-            function(self.targets),
-            function(self.weights),
-            {name: function(drawn) for name, drawn in self.draws.items()},
-            self.failures,
-        )
+        draws = {name: function(drawn) for name, drawn in self.draws.items()}
+        tensors: dict[str, Any] = {name: function(getattr(self, name)) for name in ("waveforms", "targets", "weights")}
+        return replace(self, draws=draws, **tensors)
 
 
 class Order:
@@ -205,7 +201,7 @@ def batches(
     kept_bytes = KEPT_BYTES // (n_processes * max(1, workers))
     clips = _Clips(manifest, sample_rate, n_samples, kept_bytes)
     mine = slice(rank * size, (rank + 1) * size)
-    return _load(_TrainingBatches(clips, order, seed, draw, mine), steps, workers, pin_memory)
+    return _load(partial(_training_batch, clips, order, seed, draw, mine), steps, workers, pin_memory)
 
 
 def validation_batches(
@@ -235,7 +231,7 @@ def validation_batches(
     rows = np.arange(rank, len(manifest), n_processes)
     clips = _Clips(manifest, sample_rate, n_samples, kept_bytes=0)  # each is read once
     parts = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
-    return _load(_ValidationBatches(clips, parts), range(len(parts)), workers, pin_memory)
+    return _load(partial(_validation_batch, clips), parts, workers, pin_memory)
 
 
 class _Clips:
@@ -269,12 +265,7 @@ class _Clips:
         return Batch(waveforms, lengths, torch.from_numpy(self.manifest.targets(clips)), weights, {}, failures)
 
     def read(self, clip: int, where: float) -> Tensor:
-        """Read one clip, or an excerpt if it is longer than a waveform: (samples,).
-
-        Raises
-        ------
-        AudioError : see `AudioFile.excerpt`
-        """
+        """Read one clip, or an excerpt if it is longer than a waveform: (samples,)."""
         if clip in self.kept:
             return self._cut(self.kept[clip], where)
         start, end = self.manifest.span(clip)
@@ -282,7 +273,9 @@ class _Clips:
             seconds = min(end, file.duration()) - start
             if seconds <= WHOLE_SECONDS:
                 waveform = file.excerpt(self.sample_rate, start, seconds)
-                self._keep(clip, waveform)
+                if waveform.nbytes <= self.free_bytes:
+                    self.free_bytes -= waveform.nbytes
+                    self.kept[clip] = waveform
                 return self._cut(waveform, where)
             first = _first(round(seconds * self.sample_rate), self.n_samples, where)
             duration = min(seconds, self.n_samples / self.sample_rate)
@@ -292,57 +285,44 @@ class _Clips:
         first = _first(len(waveform), self.n_samples, where)
         return waveform[first : first + self.n_samples]
 
-    def _keep(self, clip: int, waveform: Tensor) -> None:
-        if waveform.nbytes <= self.free_bytes:
-            self.free_bytes -= waveform.nbytes
-            self.kept[clip] = waveform
-
 
 def _first(length: int, n_samples: int, where: float) -> int:
     """Return the first sample of an excerpt."""
     return int(where * (max(0, length - n_samples) + 1))
 
 
-class _TrainingBatches(Dataset[Batch]):
-    """The part of each step's batch for this process."""
-
-    def __init__(self, clips: _Clips, order: Order, seed: int, draw: Draw | None, mine: slice) -> None:
-        self.clips = clips
-        self.order = order
-        self.seed = seed
-        self.draw = draw
-        self.mine = mine
-
-    def __getitem__(self, step: int) -> Batch:
-        """Load the batch of a step."""
-        rows = self.order.rows(step)
-        where = np.random.default_rng((self.seed, EXCERPTS, step)).random(len(rows))
-        batch = self.clips.batch(rows[self.mine], where[self.mine])
-        if self.draw is not None:
-            drawn = self.draw(np.random.default_rng((self.seed, AUGMENTATION, step)), len(rows))
-            batch.draws = {name: values[self.mine].clone() for name, values in drawn.items()}
-        return batch
+def _training_batch(clips: _Clips, order: Order, seed: int, draw: Draw | None, mine: slice, step: int) -> Batch:
+    """Load the part of a step's batch for this process."""
+    rows = order.rows(step)
+    where = np.random.default_rng((seed, EXCERPTS, step)).random(len(rows))
+    batch = clips.batch(rows[mine], where[mine])
+    if draw is not None:
+        drawn = draw(np.random.default_rng((seed, AUGMENTATION, step)), len(rows))
+        batch.draws = {name: values[mine].clone() for name, values in drawn.items()}
+    return batch
 
 
-class _ValidationBatches(Dataset[tuple[NDArray[np.int64], Batch]]):
-    """Clips from their beginning."""
-
-    def __init__(self, clips: _Clips, parts: Sequence[NDArray[np.int64]]) -> None:
-        self.clips = clips
-        self.parts = parts
-
-    def __getitem__(self, number: int) -> tuple[NDArray[np.int64], Batch]:
-        """Load a batch."""
-        rows = self.parts[number]
-        return rows, self.clips.batch(rows, np.zeros(len(rows)))
+def _validation_batch(clips: _Clips, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Batch]:
+    """Load clips from their beginning."""
+    return rows, clips.batch(rows, np.zeros(len(rows)))
 
 
-def _load(dataset: Dataset[Any], numbers: range, workers: int, pin_memory: bool) -> Iterator[Any]:
-    """Load numbered batches in order, by worker processes with one thread each."""
+class _Batches(Dataset[Any]):
+    """Batches by what they are loaded from."""
+
+    def __init__(self, load: Callable[[Any], Any]) -> None:
+        self.load = load
+
+    def __getitem__(self, source: Any) -> Any:
+        return self.load(source)
+
+
+def _load(load: Callable[[Any], Any], sources: Iterable[Any], workers: int, pin_memory: bool) -> Iterator[Any]:
+    """Load a batch of each source in order, by worker processes with one thread each."""
     loader = DataLoader(
-        dataset,
+        _Batches(load),
         batch_size=None,
-        sampler=numbers,
+        sampler=sources,
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,

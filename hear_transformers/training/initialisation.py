@@ -21,12 +21,7 @@ PUBLISHED, IMAGENET = "published", "imagenet"
 
 
 def init_from(
-    family: Family,
-    variant: str,
-    source: str,
-    *,
-    n_classes: int,
-    network: Mapping[str, Any] = MappingProxyType({}),
+    family: Family, variant: str, source: str, *, n_classes: int, network: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[Trunk, list[str]]:
     """Build a network to train.
 
@@ -96,10 +91,7 @@ def _with_reinitialised(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Replace the groups of `Family.reinitialised` that a file lacks by the network's random numbers.
 
-    Returns
-    -------
-    state_dict : of the file, with those groups
-    groups : their names; a group within another one is left out
+    Return the state dict, and the names of those groups; a group within another one is left out.
     """
     ours = trunk.state_dict()
     kept = dict(given)

@@ -13,7 +13,6 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,9 +176,8 @@ class TrainingRun:
             states = torch.load(path, map_location=self.processes.device, weights_only=True)
             settings = states["settings"]
         except Exception as error:  # damaged bytes raise about every type there is
-            raise TrainingError(
-                f"{path}: not a checkpoint of a training run, or damaged; delete it to start over"
-            ) from error
+            reason = "not a checkpoint of a training run, or damaged; delete it to start over"
+            raise TrainingError(f"{path}: {reason}") from error
         if others := [key for key in self.settings if settings.get(key) != self.settings[key]]:
             raise TrainingError(
                 f"{path} belongs to a run with other settings ({', '.join(others)}); "
@@ -200,7 +198,7 @@ class TrainingRun:
             group["lr"] = group[FACTOR] * learning_rate_at(self.recipe, self.step, self.steps_per_epoch)
         self.model.train()
         self.optimiser.zero_grad()
-        with self._precision():
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             losses = self.model(batch)
         torch.stack(list(losses.values())).sum().backward()
         if self.recipe.gradient_norm is not None:
@@ -211,11 +209,6 @@ class TrainingRun:
         if self.step % self.steps_per_epoch == 0:
             self.average.after_epoch(self.objective.trunk, self.epoch)
         return {name: loss.detach() for name, loss in losses.items()}
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.recipe.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.processes.device.type, torch.bfloat16)
 
 
 def seed_of(*numbers: int) -> int:
@@ -291,15 +284,7 @@ def fetch_losses(run: TrainingRun, losses: list[dict[str, Tensor]]) -> list[dict
 
 
 class Writer:
-    """Writes curves, checkpoints and networks, in the first process only.
-
-    Parameters
-    ----------
-    run : being trained
-    folder : of the files
-    keep : writes a network to a file
-    checkpoint_seconds : between checkpoints
-    """
+    """Writes curves, checkpoints and networks, in the first process only; its parameters are those of `fit`."""
 
     def __init__(
         self, run: TrainingRun, folder: Path, keep: Callable[[nn.Module, Path], None] | None, checkpoint_seconds: float
@@ -316,9 +301,9 @@ class Writer:
         run = self.run
         for step, losses in enumerate(rows, run.step - len(rows) + 1):
             rate = learning_rate_at(run.recipe, step - 1, run.steps_per_epoch)
-            self.curves.add_step(step, {"epoch": step / run.steps_per_epoch, "learning_rate": rate, **losses})
+            self.curves.steps.add(step, {"epoch": step / run.steps_per_epoch, "learning_rate": rate, **losses})
         if scores:
-            self.curves.add_epoch(run.step, {"epoch": run.epoch, **scores})
+            self.curves.epochs.add(run.step, {"epoch": run.epoch, **scores})
             main, score = next(iter(scores.items()))
             if score > run.best.get(main, -math.inf):
                 run.best = {main: score, "epoch": run.epoch}

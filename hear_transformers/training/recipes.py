@@ -42,19 +42,29 @@ POSITIVE: Rule = (lambda value: 0 < value < math.inf, "a number above 0")
 NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "a number of at least 0")
 SHARE: Rule = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 FINITE: Rule = (math.isfinite, "a finite number")
+INSIDE: Rule = (lambda value: 0 < value < 1, "a number between 0 and 1")
 TRUTH: Rule = (lambda value: isinstance(value, bool), "True or False")
+BETAS: Rule = (lambda pair: len(pair) == 2 and all(0 <= beta < 1 for beta in pair), "two numbers from 0 to below 1")
+MILESTONES: Rule = (lambda epochs: all(one < later for one, later in pairwise([0, *epochs])), "epochs above 0 in order")
+NAMED: Rule = (lambda options: isinstance(options, Mapping), "arguments of the network by name")
 
 
-def check_fields(part: Any, rules: Mapping[str, Rule]) -> None:
+def checked(rule: Rule, **default: Any) -> Any:
+    """Make a field of a recipe whose values follow a rule; `default` as for `dataclasses.field`."""
+    return field(metadata={"rule": rule}, **default)
+
+
+def check_fields(part: Any) -> None:
     """Check the fields of a part of a recipe; raise OptionError if a value is not allowed."""
-    for name, (is_allowed, allowed) in rules.items():
-        value = getattr(part, name)
+    for each in fields(part):
+        is_allowed, allowed = each.metadata["rule"]
+        value = getattr(part, each.name)
         try:
             is_fine = is_allowed(value)
         except (TypeError, ValueError):  # not even comparable
             is_fine = False
         if not is_fine:
-            raise OptionError(f"{name}={value!r} is not allowed; give {allowed}")
+            raise OptionError(f"{each.name}={value!r} is not allowed; give {allowed}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +79,13 @@ class Mixup:
     keep_larger : True to always give the clip itself the larger weight
     """
 
-    of: Literal["waveforms", "mels"]
-    rate: float = 1.0
-    alpha: float
-    keep_larger: bool = False
+    of: Literal["waveforms", "mels"] = checked(one_of("waveforms", "mels"))
+    rate: float = checked(SHARE, default=1.0)
+    alpha: float = checked(POSITIVE)
+    keep_larger: bool = checked(TRUTH, default=False)
 
     def __post_init__(self) -> None:
-        check_fields(self, {"of": one_of("waveforms", "mels"), "rate": SHARE, "alpha": POSITIVE, "keep_larger": TRUTH})
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,64 +101,20 @@ class Mask:
         it); None for the mean of the clip
     """
 
-    axis: Literal["frequency", "time"]
-    widest: int
-    number: int = 1
-    value: float | None = None
+    axis: Literal["frequency", "time"] = checked(one_of("frequency", "time"))
+    widest: int = checked(whole_from(0))
+    number: int = checked(whole_from(1), default=1)
+    value: float | None = checked(or_none(FINITE), default=None)
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            {
-                "axis": one_of("frequency", "time"),
-                "widest": whole_from(0),
-                "number": whole_from(1),
-                "value": or_none(FINITE),
-            },
-        )
+        check_fields(self)
 
 
-RULES: dict[str, Rule] = {
-    "epochs": whole_from(1),
-    "batch_size": whole_from(1),
-    "learning_rate": POSITIVE,
-    "fresh_factor": POSITIVE,
-    "optimiser": one_of("adam", "adamw"),
-    "betas": (lambda pair: len(pair) == 2 and all(0 <= beta < 1 for beta in pair), "two numbers from 0 to below 1"),
-    "eps": POSITIVE,
-    "weight_decay": NOT_NEGATIVE,
-    "amsgrad": TRUTH,
-    "decay_vectors": TRUTH,
-    "warm_up_steps": whole_from(0),
-    "warm_up_epochs": NOT_NEGATIVE,
-    "warm_up_shape": one_of("linear", "exponential"),
-    "decay": one_of("none", "cosine", "milestones", "linear"),
-    "milestones": (
-        lambda epochs: all(epoch > 0 for epoch in epochs) and all(one < next_ for one, next_ in pairwise(epochs)),
-        "epochs above 0 in order",
-    ),
-    "gamma": POSITIVE,
-    "decay_from": NOT_NEGATIVE,
-    "decay_to": NOT_NEGATIVE,
-    "floor": SHARE,
-    "gradient_norm": or_none(POSITIVE),
-    "precision": one_of("bfloat16", "float32"),
-    "average": one_of("none", "ema", "epochs"),
-    "ema_decay": (lambda value: 0 < value < 1, "a number between 0 and 1"),
-    "average_from": whole_from(1),
-    "average_every": whole_from(1),
-    "balance": or_none(NOT_NEGATIVE),
-    "epoch_clips": or_none(whole_from(1)),
-    "seconds": or_none(POSITIVE),
-    "gain_db": NOT_NEGATIVE,
-    "shift_samples": whole_from(0),
-    "mixups": (
-        lambda parts: all(isinstance(part, Mixup) for part in parts) and len({part.of for part in parts}) == len(parts),
-        "at most one Mixup of waveforms and one of mels",
-    ),
-    "masks": (lambda parts: all(isinstance(part, Mask) for part in parts), "Masks"),
-    "network": (lambda options: isinstance(options, Mapping), "arguments of the network by name"),
-}
+MIXUPS: Rule = (
+    lambda parts: all(isinstance(part, Mixup) for part in parts) and len({part.of for part in parts}) == len(parts),
+    "at most one Mixup of waveforms and one of mels",
+)
+MASKS: Rule = (lambda parts: all(isinstance(part, Mask) for part in parts), "Masks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,42 +155,44 @@ class Recipe:
     network : arguments of the network during training, such as patchout or drop_path
     """
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    fresh_factor: float = 1.0
-    optimiser: Literal["adam", "adamw"] = "adam"
-    betas: tuple[float, float] = (0.9, 0.999)  # PyTorch's defaults, as eps
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    amsgrad: bool = False
-    decay_vectors: bool = True
-    warm_up_steps: int = 0
-    warm_up_epochs: float = 0.0
-    warm_up_shape: Literal["linear", "exponential"] = "linear"
-    decay: Literal["none", "cosine", "milestones", "linear"] = "none"
-    milestones: tuple[float, ...] = ()
-    gamma: float = 0.5
-    decay_from: float = 0.0
-    decay_to: float = 0.0
-    floor: float = 0.0
-    gradient_norm: float | None = None
-    precision: Literal["bfloat16", "float32"] = "float32"
-    average: Literal["none", "ema", "epochs"] = "none"
-    ema_decay: float = 0.999
-    average_from: int = 1
-    average_every: int = 1
-    balance: float | None = None
-    epoch_clips: int | None = None
-    seconds: float | None = None
-    gain_db: float = 0.0
-    shift_samples: int = 0
-    mixups: tuple[Mixup, ...] = ()
-    masks: tuple[Mask, ...] = ()
-    network: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = checked(whole_from(1))
+    batch_size: int = checked(whole_from(1))
+    learning_rate: float = checked(POSITIVE)
+    fresh_factor: float = checked(POSITIVE, default=1.0)
+    optimiser: Literal["adam", "adamw"] = checked(one_of("adam", "adamw"), default="adam")
+    betas: tuple[float, float] = checked(BETAS, default=(0.9, 0.999))  # PyTorch's defaults, as eps
+    eps: float = checked(POSITIVE, default=1e-8)
+    weight_decay: float = checked(NOT_NEGATIVE, default=0.0)
+    amsgrad: bool = checked(TRUTH, default=False)
+    decay_vectors: bool = checked(TRUTH, default=True)
+    warm_up_steps: int = checked(whole_from(0), default=0)
+    warm_up_epochs: float = checked(NOT_NEGATIVE, default=0.0)
+    warm_up_shape: Literal["linear", "exponential"] = checked(one_of("linear", "exponential"), default="linear")
+    decay: Literal["none", "cosine", "milestones", "linear"] = checked(
+        one_of("none", "cosine", "milestones", "linear"), default="none"
+    )
+    milestones: tuple[float, ...] = checked(MILESTONES, default=())
+    gamma: float = checked(POSITIVE, default=0.5)
+    decay_from: float = checked(NOT_NEGATIVE, default=0.0)
+    decay_to: float = checked(NOT_NEGATIVE, default=0.0)
+    floor: float = checked(SHARE, default=0.0)
+    gradient_norm: float | None = checked(or_none(POSITIVE), default=None)
+    precision: Literal["bfloat16", "float32"] = checked(one_of("bfloat16", "float32"), default="float32")
+    average: Literal["none", "ema", "epochs"] = checked(one_of("none", "ema", "epochs"), default="none")
+    ema_decay: float = checked(INSIDE, default=0.999)
+    average_from: int = checked(whole_from(1), default=1)
+    average_every: int = checked(whole_from(1), default=1)
+    balance: float | None = checked(or_none(NOT_NEGATIVE), default=None)
+    epoch_clips: int | None = checked(or_none(whole_from(1)), default=None)
+    seconds: float | None = checked(or_none(POSITIVE), default=None)
+    gain_db: float = checked(NOT_NEGATIVE, default=0.0)
+    shift_samples: int = checked(whole_from(0), default=0)
+    mixups: tuple[Mixup, ...] = checked(MIXUPS, default=())
+    masks: tuple[Mask, ...] = checked(MASKS, default=())
+    network: Mapping[str, Any] = checked(NAMED, default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_fields(self, RULES)
+        check_fields(self)
         if self.warm_up_steps and self.warm_up_epochs:
             raise OptionError(
                 f"warm_up_steps={self.warm_up_steps} and warm_up_epochs={self.warm_up_epochs} are both given; "

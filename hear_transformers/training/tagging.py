@@ -94,8 +94,7 @@ class Tagging(Objective):
     def logits(self, network: nn.Module, batch: Batch) -> Tensor:
         """Tag a batch with `trunk` or an average of it, without augmentation: -> (clips, classes) float32."""
         frames, _, _ = self._frames(batch)
-        precision = torch.autocast(frames.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
-        with precision:
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             return network(frames, ["logits"])["logits"].float()
 
 

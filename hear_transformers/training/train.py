@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from torch import nn
 from .. import catalogue
 from ..checkpoints import state_dicts
 from ..errors import OptionError, TrainingError
+from ..files import sha256_of
 from ..networks.family import Family
 from . import augment, data, initialisation, loop, manifest, tagging
 from .recipes import Recipe
@@ -146,11 +146,9 @@ class Training:
             "classes": list(self.train.classes),
             "multi_label": self.multi_label,
             "seed": options.seed,
-            **{name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in self._manifests().items()},
+            "train": sha256_of(options.train),
+            "valid": sha256_of(options.valid),
         }
-
-    def _manifests(self) -> dict[str, Path]:
-        return {"train": self.options.train, "valid": self.options.valid}
 
     def fit(self) -> dict[str, float]:
         """Train to the end and return the scores of the best epoch."""

@@ -17,7 +17,7 @@ from hear_transformers.audio import containers, ffmpeg, reading
 from hear_transformers.audio.reading import AudioFile
 from hear_transformers.errors import AudioError
 from tests.conftest import tone
-from tests.helpers import media
+from tests.helpers import files, media
 
 pytest.importorskip("av")
 
@@ -76,7 +76,7 @@ def test_webm_with_opus_has_the_length_that_was_written(tmp_path):
 
 def test_amr_is_read(tmp_path):
     path = media.write(tmp_path / "a.amr", tone(1.5, 8_000), 8_000, "amr", "libopencore_amrnb", bit_rate=12_200)
-    assert reading.seconds(path) == pytest.approx(1.5, abs=0.03)
+    assert files.duration(path) == pytest.approx(1.5, abs=0.03)
 
 
 WIDTHS = {
@@ -119,11 +119,11 @@ def test_any_rate_becomes_the_wanted_one_by_soxr(tmp_path, sample_rate):
 @pytest.mark.parametrize("block_seconds", [0.001, 0.37, 5.0])
 def test_blocks_of_any_length_join_to_the_whole(tmp_path, block_seconds):
     path = make(tmp_path, "a.m4a")
-    assert torch.equal(torch.cat(list(reading.blocks(path, 32_000, block_seconds))), reading.read(path, 32_000))
+    assert torch.equal(torch.cat(list(files.blocks(path, 32_000, block_seconds))), reading.read(path, 32_000))
 
 
 def test_decoding_stops_where_the_reader_stops(tmp_path):
-    assert len(next(reading.blocks(make(tmp_path, "a.aac"), RATE, block_seconds=0.5))) == RATE // 2
+    assert len(next(files.blocks(make(tmp_path, "a.aac"), RATE, block_seconds=0.5))) == RATE // 2
 
 
 @pytest.mark.parametrize("start", [0.0, 0.003, 0.7])
@@ -131,25 +131,25 @@ def test_decoding_stops_where_the_reader_stops(tmp_path):
 def test_an_excerpt_is_a_part_of_the_whole(tmp_path, name, start):
     path = make(tmp_path, name, np.random.default_rng(0).uniform(-0.5, 0.5, len(TONE)))
     first = round(start * 32_000)
-    excerpt = reading.excerpt(path, 32_000, start, 0.5)
+    excerpt = files.excerpt(path, 32_000, start, 0.5)
     assert len(excerpt) == 16_000
     assert (excerpt - reading.read(path, 32_000)[first : first + 16_000]).abs().max() < 1e-5
 
 
 def test_an_excerpt_ends_with_the_file(tmp_path):
     path = make(tmp_path, "a.m4a")
-    assert torch.allclose(reading.excerpt(path, 32_000, 1.0, 60.0), reading.read(path, 32_000)[32_000:], atol=1e-5)
+    assert torch.allclose(files.excerpt(path, 32_000, 1.0, 60.0), reading.read(path, 32_000)[32_000:], atol=1e-5)
 
 
 def test_an_excerpt_behind_the_end_raises_audio_error(tmp_path):
     with pytest.raises(AudioError, match=r"a\.m4a: ends before 2\.000 s"):
-        reading.excerpt(make(tmp_path, "a.m4a"), 16_000, 2.0, 1.0)
+        files.excerpt(make(tmp_path, "a.m4a"), 16_000, 2.0, 1.0)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_duration_is_that_of_what_is_read(tmp_path, name):
     path = make(tmp_path, name)
-    assert reading.seconds(path) == len(reading.read(path, RATE)) / RATE
+    assert files.duration(path) == len(reading.read(path, RATE)) / RATE
 
 
 def test_a_duration_that_the_header_does_not_know_is_not_looked_for_by_decoding(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from hear_transformers.audio import reading
 from hear_transformers.errors import AudioError
+from tests.helpers import files
 
 RATES = [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000]
 
@@ -26,7 +27,7 @@ def test_any_rate_becomes_the_wanted_one(audio_file, sample_rate):
 @pytest.mark.parametrize("block_seconds", [0.001, 0.37, 5.0])
 def test_blocks_of_any_length_join_to_the_whole(audio_file, block_seconds):
     path = audio_file(sample_rate=44_100, seconds=2.01)
-    joined = torch.cat(list(reading.blocks(path, 32_000, block_seconds)))
+    joined = torch.cat(list(files.blocks(path, 32_000, block_seconds)))
     assert torch.equal(joined, reading.read(path, 32_000))
 
 
@@ -87,7 +88,7 @@ def test_an_mp3_in_a_wav_is_read(audio_file):
     body = b"WAVE" + b"".join(chunks)
     wav = path.with_name("a.wav")
     wav.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
-    assert reading.seconds(wav) == len(reading.read(wav, 32_000)) / 32_000 == pytest.approx(3, abs=0.1)
+    assert files.duration(wav) == len(reading.read(wav, 32_000)) / 32_000 == pytest.approx(3, abs=0.1)
 
 
 @pytest.mark.parametrize("suffix", [".au", ".snd", ".vox", ".gsm"])
@@ -121,7 +122,7 @@ def test_a_clip_too_short_for_one_new_sample_becomes_one(audio_file):
 
 
 def test_decoding_stops_where_the_reader_stops(audio_file):
-    first = next(reading.blocks(audio_file(seconds=3), 32_000, block_seconds=0.5))
+    first = next(files.blocks(audio_file(seconds=3), 32_000, block_seconds=0.5))
     assert len(first) == 16_000
 
 
@@ -142,7 +143,7 @@ def test_an_excerpt_is_a_part_of_the_whole(audio_file, name, sample_rate, option
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * sample_rate)
     path = audio_file(name, samples=noise, sample_rate=sample_rate, **options)
     first = round(start * 32_000)
-    excerpt = reading.excerpt(path, 32_000, start, 1.0)
+    excerpt = files.excerpt(path, 32_000, start, 1.0)
     assert len(excerpt) == 32_000
     assert (excerpt - reading.read(path, 32_000)[first : first + 32_000]).abs().max() < 1e-5
 
@@ -150,24 +151,24 @@ def test_an_excerpt_is_a_part_of_the_whole(audio_file, name, sample_rate, option
 @pytest.mark.parametrize("sample_rate", RATES)
 def test_an_excerpt_ends_with_the_file(audio_file, sample_rate):
     path = audio_file(sample_rate=sample_rate, seconds=2.0)
-    assert torch.allclose(reading.excerpt(path, 32_000, 1.5, 60.0), reading.read(path, 32_000)[48_000:], atol=1e-5)
-    assert torch.equal(reading.excerpt(path, 32_000, 0.0, 60.0), reading.read(path, 32_000))
+    assert torch.allclose(files.excerpt(path, 32_000, 1.5, 60.0), reading.read(path, 32_000)[48_000:], atol=1e-5)
+    assert torch.equal(files.excerpt(path, 32_000, 0.0, 60.0), reading.read(path, 32_000))
 
 
 def test_an_excerpt_of_a_flac_of_unknown_length_is_read(audio_file):
     path = audio_file("a.flac", seconds=2.0)
-    expected = reading.excerpt(path, 32_000, 1.0, 0.5)
+    expected = files.excerpt(path, 32_000, 1.0, 0.5)
     content = bytearray(path.read_bytes())
     content[21] &= 0xF0  # see above
     content[22:26] = bytes(4)
     path.write_bytes(content)
-    assert torch.equal(reading.excerpt(path, 32_000, 1.0, 0.5), expected)
-    assert reading.seconds(path) == 2.0
+    assert torch.equal(files.excerpt(path, 32_000, 1.0, 0.5), expected)
+    assert files.duration(path) == 2.0
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
 def test_the_duration_is_known(audio_file, name):
-    assert reading.seconds(audio_file(name, seconds=1.75)) == 1.75
+    assert files.duration(audio_file(name, seconds=1.75)) == 1.75
 
 
 def test_the_duration_of_an_mp3_without_its_header_is_counted(audio_file):
@@ -175,12 +176,12 @@ def test_the_duration_of_an_mp3_without_its_header_is_counted(audio_file):
     path = audio_file("a.mp3", samples=samples, bitrate_mode="VARIABLE")
     content = path.read_bytes()
     path.write_bytes(content[content.index(b"\xff\xfb", 4) :])  # without the first frame, which holds the length
-    assert reading.seconds(path) == len(reading.read(path, 32_000)) / 32_000
+    assert files.duration(path) == len(reading.read(path, 32_000)) / 32_000
 
 
 def test_an_excerpt_behind_the_end_raises_audio_error(audio_file):
     with pytest.raises(AudioError, match=r"tone\.wav: ends before 1\.500 s"):
-        reading.excerpt(audio_file(), 16_000, 1.5, 1.0)
+        files.excerpt(audio_file(), 16_000, 1.5, 1.0)
 
 
 @pytest.mark.parametrize("start", [0.0, 0.1, 0.9])
@@ -189,11 +190,11 @@ def test_an_excerpt_of_a_file_cut_short_raises_audio_error(audio_file, name, sta
     path = audio_file(name, samples=np.random.default_rng(0).uniform(-0.5, 0.5, 160_000))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(AudioError, match=r"cut short after [23]\."):
-        reading.excerpt(path, 16_000, start, 0.5)
+        files.excerpt(path, 16_000, start, 0.5)
 
 
 def test_a_sample_that_is_no_number_is_named_by_its_place_in_the_file(audio_file):
     samples = np.zeros(96_000)
     samples[48_000] = np.nan
     with pytest.raises(AudioError, match=r"sample nan at 1\.500 s"):
-        reading.excerpt(audio_file(samples=samples, subtype="FLOAT"), 16_000, 1.4, 0.5)
+        files.excerpt(audio_file(samples=samples, subtype="FLOAT"), 16_000, 1.4, 0.5)

@@ -3,8 +3,8 @@
 import pytest
 from click.testing import CliRunner
 
-from hear_transformers.audio import reading
 from hear_transformers.benchmarks import bulk
+from tests.helpers import files
 
 pytestmark = pytest.mark.slow
 
@@ -32,9 +32,9 @@ def test_throughput_embeds_as_many_clips_as_asked_for(length, audio_file, monkey
 def test_a_long_file_for_the_table_of_memory_is_as_long_as_asked_for(tmp_path):
     path = tmp_path / "long.wav"
     bulk.write_long(path, 3_600)
-    assert reading.seconds(path) == 3_600
-    assert reading.excerpt(path, 8_000, 600.0, 1.0).abs().max() > 0.2
-    assert reading.excerpt(path, 8_000, 602.0, 1.0).abs().max() == 0
+    assert files.duration(path) == 3_600
+    assert files.excerpt(path, 8_000, 600.0, 1.0).abs().max() > 0.2
+    assert files.excerpt(path, 8_000, 602.0, 1.0).abs().max() == 0
 
 
 def test_low_precision_is_compared_with_float32():

@@ -228,7 +228,7 @@ def test_worker_processes_change_nothing(ramps, workers):
 def test_what_worker_processes_are_given_can_be_pickled(ramps):
     order = data.Order(6, 4, 0)
     clips = data._Clips(ramps, RATE, N_SAMPLES, 0)
-    source = data._TrainingBatches(clips, order, 0, draw_numbers, slice(4))
+    source = data._Batches(partial(data._training_batch, clips, order, 0, draw_numbers, slice(4)))
     assert_equal([pickle.loads(pickle.dumps(source))[2]], [source[2]])
 
 

@@ -158,7 +158,7 @@ def test_the_best_and_the_last_network_are_kept(tmp_path: Path) -> None:
 
 def test_a_partial_row_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "steps.csv").write_text("step,loss\n1,0.5\n2,0.25\n3,0.125\n1")
-    Curves(tmp_path, 2).add_step(3, {"loss": 0.2})
+    Curves(tmp_path, 2).steps.add(3, {"loss": 0.2})
     assert (tmp_path / "steps.csv").read_text() == "step,loss\n1,0.5\n2,0.25\n3,0.2\n"
 
 

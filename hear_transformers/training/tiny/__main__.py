@@ -18,7 +18,7 @@ from typing import Any
 import click
 import torch
 
-from ...errors import HearTransformersError
+from ...cli.failures import guarded
 from .recipe import TinyRecipe
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -37,18 +37,7 @@ def recipe_options(command: Any) -> Any:
     return command
 
 
-class Group(click.Group):
-    """Commands that print expected errors as one line, without a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except HearTransformersError as error:
-            raise click.ClickException(str(error)) from error
-
-
-@click.group(cls=Group, help=__doc__.partition("\n")[0])
+@click.group(help=__doc__.partition("\n")[0])
 def cli() -> None:
     """Group the steps."""
 
@@ -58,6 +47,7 @@ def cli() -> None:
 @click.option("--kind", type=click.Choice(["all", "scenes", "speech"]), default="all", show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Concurrent processes.")
 @recipe_options
+@guarded
 def synthesise(folder: Path, kind: str, workers: int, **numbers: Any) -> None:
     """Synthesise scenes and speech (needs eSpeak NG)."""
     from . import generation
@@ -72,6 +62,7 @@ def synthesise(folder: Path, kind: str, workers: int, **numbers: Any) -> None:
 @click.option("--teacher", type=FILE, help="The authors' mn04_as_mAP_432.pt.  [default: download it]")
 @threads_option
 @recipe_options
+@guarded
 def targets(folder: Path, teacher: Path | None, threads: int, **numbers: Any) -> None:
     """Compute the teacher's outputs for the scenes."""
     from . import shards
@@ -92,6 +83,7 @@ def targets(folder: Path, teacher: Path | None, threads: int, **numbers: Any) ->
 @click.option("--out", type=FOLDER, required=True, help="Folder for checkpoint, losses and weights.")
 @threads_option
 @recipe_options
+@guarded
 def train(folder: Path, out: Path, threads: int, **numbers: Any) -> None:
     """Train the network, resuming from the checkpoint in OUT if there is one."""
     from .. import loop
@@ -110,6 +102,7 @@ def train(folder: Path, out: Path, threads: int, **numbers: Any) -> None:
 @click.option("--data", type=FOLDER, required=True, help="Folder with esc10/ and fsdd/, each labels.csv and audio/.")
 @click.option("--weights", type=FILE, help="Weights to score.  [default: those of the package]")
 @threads_option
+@guarded
 def measure(data: Path, weights: Path | None, threads: int) -> None:
     """Score the model and its baselines on ESC-10 and spoken digits."""
     from . import measure as measuring

@@ -37,11 +37,6 @@ def speech_shard(recipe: TinyRecipe, number: int, attempt: int) -> Arrays:
 KINDS: dict[str, Callable[[TinyRecipe, int, int], Arrays]] = {"scenes": scene_shard, "speech": speech_shard}
 
 
-def shard_count(recipe: TinyRecipe, kind: str) -> int:
-    """Return the number of shards of one kind in a recipe."""
-    return {"scenes": recipe.scene_shards, "speech": recipe.speech_shards}[kind]
-
-
 def _write(path: Path, kind: str, recipe: TinyRecipe, number: int, attempt: int) -> None:
     """Make one shard, in a separate process."""
     torch.set_num_threads(1)
@@ -51,9 +46,8 @@ def _write(path: Path, kind: str, recipe: TinyRecipe, number: int, attempt: int)
 def _make(path: Path, kind: str, recipe: TinyRecipe, number: int) -> Path:
     """Make one shard in a fresh process, so that it is reproducible; retry if eSpeak NG crashes."""
     for attempt in range(ATTEMPTS):
-        process = multiprocessing.get_context("spawn").Process(
-            target=_write, args=(path, kind, recipe, number, attempt)
-        )
+        job = (path, kind, recipe, number, attempt)
+        process = multiprocessing.get_context("spawn").Process(target=_write, args=job)
         process.start()
         process.join()
         if process.exitcode == 0:
@@ -79,7 +73,8 @@ def synthesise(folder: Path, kind: str, recipe: TinyRecipe, workers: int) -> Ite
     """
     if kind == "speech":
         speech.espeak()  # fails here, with a clear message, rather than in every process
-    paths = {number: shards.shard_path(folder, kind, number) for number in range(shard_count(recipe, kind))}
+    n_shards = {"scenes": recipe.scene_shards, "speech": recipe.speech_shards}[kind]
+    paths = {number: shards.shard_path(folder, kind, number) for number in range(n_shards)}
     with ThreadPoolExecutor(workers) as pool:
         missing = [(path, number) for number, path in paths.items() if not path.exists()]
         yield from pool.map(lambda job: _make(job[0], kind, recipe, job[1]), missing)

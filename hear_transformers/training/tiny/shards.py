@@ -44,5 +44,4 @@ def compute_log_mels(waveforms: Iterable[NDArray[np.float32]]) -> NDArray[np.flo
     frontend = CPJKU_MEL.build()
     waveforms = list(waveforms)
     batches = [np.stack(waveforms[i : i + MEL_BATCH]) for i in range(0, len(waveforms), MEL_BATCH)]
-    mels = [frontend(torch.from_numpy(batch)).half().numpy() for batch in batches]
-    return np.concatenate(mels)
+    return np.concatenate([frontend(torch.from_numpy(batch)).half().numpy() for batch in batches])

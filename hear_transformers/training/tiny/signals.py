@@ -105,9 +105,8 @@ def wander(dice: Dice, rate: float, n: int = LENGTH) -> Signal:
 
 def bends(dice: Dice, n_points: int, low: float, high: float, n: int = LENGTH) -> Signal:
     """Make a piecewise linear curve through `n_points` random heights."""
-    return np.interp(np.linspace(0, n_points - 1, n), np.arange(n_points), dice.uniforms(low, high, n_points)).astype(
-        np.float32
-    )
+    heights = dice.uniforms(low, high, n_points)
+    return np.interp(np.linspace(0, n_points - 1, n), np.arange(n_points), heights).astype(np.float32)
 
 
 def envelope(n: int, attack: float, decay: float, sustain: float, release: float) -> Signal:
