@@ -11,16 +11,24 @@ hdf5     a dataset per column, NaN where there is no time; provenance, identity 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ..errors import OptionError
+
 GROUP_ROWS = 8192
 """Rows of a row group, and rows in memory at once: 25 MB for 768 numbers each."""
+
+Block = dict[str, np.ndarray]
+"""Rows of a table by column, each (rows, ...); the layer, which is the same for all, is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,66 +49,16 @@ class TableRows:
     times_ms: np.ndarray
     embeddings: np.ndarray
 
-    def blocks(self) -> Iterator[TableRows]:
-        """Split into pieces that fit into memory."""
+    def blocks(self) -> Iterator[Block]:
+        r"""Split into blocks that fit into memory; bytes of a name that are not UTF-8 are written ``\udcff``."""
+        name = self.file.encode("utf-8", "backslashreplace").decode()
+        columns = {"start": self.starts, "end": self.ends, "time_ms": self.times_ms, "embedding": self.embeddings}
         for first in range(0, len(self.embeddings), GROUP_ROWS):
-            part = slice(first, first + GROUP_ROWS)
-            columns = (self.starts, self.ends, self.times_ms, self.embeddings)
-            yield TableRows(self.file, *(np.ascontiguousarray(column[part]) for column in columns))
-
-    @property
-    def name(self) -> str:
-        r"""The file as text; bytes of its name that are not UTF-8 are written ``\udcff``."""
-        return self.file.encode("utf-8", "backslashreplace").decode()
+            block = {key: column[first : first + GROUP_ROWS] for key, column in columns.items()}
+            yield {"file": np.full(len(block["start"]), name, object), **block}
 
 
-class RowGroups:
-    """Collects blocks of rows into row groups of `GROUP_ROWS`.
-
-    Parameters
-    ----------
-    write : writes the blocks of one group
-    cut : splits a block in two after a number of rows
-    count : returns the rows of a block
-    """
-
-    def __init__(
-        self,
-        write: Callable[[list[Any]], None],
-        cut: Callable[[Any, int], tuple[Any, Any]],
-        count: Callable[[Any], int] = len,
-    ) -> None:
-        self.write = write
-        self.cut = cut
-        self.count = count
-        self.blocks: list[Any] = []
-        self.n_rows = 0
-
-    def add(self, block: Any) -> None:
-        """Add a block."""
-        while self.n_rows + self.count(block) >= GROUP_ROWS:
-            head, block = self.cut(block, GROUP_ROWS - self.n_rows)
-            self.blocks.append(head)
-            self._flush()
-        if self.count(block):
-            self.blocks.append(block)
-            self.n_rows += self.count(block)
-
-    def _flush(self) -> None:
-        if self.blocks:
-            self.write(self.blocks)
-        self.blocks, self.n_rows = [], 0
-
-    def __enter__(self) -> RowGroups:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        """Write the last group, unless something was raised."""
-        if not any(error):
-            self._flush()
-
-
-class TableFormat:
+class TableFormat(ABC):
     """A format of one table for all sources.
 
     Parameters
@@ -113,6 +71,11 @@ class TableFormat:
     Attributes
     ----------
     suffixes : of its files, new ones get the first
+    library : the package that reads and writes it
+
+    Raises
+    ------
+    OptionError : that package is not installed
     """
 
     suffixes: ClassVar[tuple[str, ...]]
@@ -121,11 +84,16 @@ class TableFormat:
         self.provenance = json.loads(json.dumps(provenance))  # as it will be read: lists, no tuples
         self.layer = layer
         self.partitioned = partitioned
+        self.library = self.import_library()
 
     @staticmethod
-    def metadata_of(path: Path) -> dict[str, str]:
-        """Read provenance (as JSON) and identity of a file of this format, each if it has one."""
-        raise NotImplementedError
+    @abstractmethod
+    def import_library() -> Any:
+        """Import the package that reads and writes the format."""
+
+    @abstractmethod
+    def metadata_of(self, path: Path) -> dict[str, str]:
+        """Read provenance (as JSON) and identity ("id") of a file of this format, each if it has one."""
 
     def provenance_of(self, path: Path) -> Any:
         """Read the provenance of a file of this format, None if it has none."""
@@ -133,10 +101,55 @@ class TableFormat:
             return json.loads(self.metadata_of(path)["provenance"])
         return None
 
-    def create(self, path: Path, identity: str) -> contextlib.AbstractContextManager[Callable[[Any], None]]:
-        """Create a table; the context is a function that adds blocks, of `TableRows` or from `reader`."""
-        raise NotImplementedError
+    @abstractmethod
+    def writer(self, path: Path, metadata: Mapping[str, str]) -> AbstractContextManager[Callable[[Block], None]]:
+        """Create a file with some metadata; the context is a function that writes one row group."""
 
-    def reader(self, path: Path) -> contextlib.AbstractContextManager[Callable[[int, int], Iterator[Any]]]:
+    @abstractmethod
+    def reader(self, path: Path) -> AbstractContextManager[Callable[[int, int], Iterator[Block]]]:
         """Open a table; the context is a function that reads rows: (first, count) -> blocks."""
-        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def create(self, path: Path, identity: str) -> Iterator[Callable[[Block], None]]:
+        """Create a table; the context is a function that adds blocks, which are written as groups of `GROUP_ROWS`."""
+        group: list[Block] = []
+        n_rows = 0
+
+        def flush() -> None:
+            nonlocal n_rows
+            write({name: np.concatenate([block[name] for block in group]) for name in group[0]})
+            group.clear()
+            n_rows = 0
+
+        def add(block: Block) -> None:
+            nonlocal n_rows
+            while len(block["file"]):
+                room = GROUP_ROWS - n_rows
+                # A copy, because a view would keep in memory the whole group that it was read from.
+                group.append({name: column[:room].copy() for name, column in block.items()})
+                n_rows += len(group[-1]["file"])
+                block = {name: column[room:] for name, column in block.items()}
+                if n_rows == GROUP_ROWS:
+                    flush()
+
+        with self.writer(path, {"provenance": json.dumps(self.provenance), "id": identity}) as write:
+            yield add
+            if group:
+                flush()
+
+
+def import_extra(what: str, package: str, extra: str, *submodules: str) -> Any:
+    """Import a package that is an optional dependency, and some of its modules; return the package.
+
+    Raises
+    ------
+    OptionError : it is not installed; names the extra that installs it
+    """
+    try:
+        for name in submodules:
+            importlib.import_module(f"{package}.{name}")
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise OptionError(
+            f"{what} needs {package}, which is not installed; run: python -m pip install 'hear_transformers[{extra}]'"
+        ) from error
