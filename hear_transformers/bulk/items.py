@@ -1,40 +1,13 @@
-"""What a run embeds, what goes into an output, and what is known of an output that exists."""
+"""What goes into an output, and what is known of an output that exists."""
 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from .formats import AUDIO, DTYPES
-from .sources import Source
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One source and the name of its output.
-
-    Attributes
-    ----------
-    source : what is embedded
-    name : of the output, relative to the output folder; in a table, unique to the source
-    """
-
-    source: Source
-    name: PurePath
-
-    @property
-    def key(self) -> str:
-        """Unique name of the job in a journal."""
-        return f"{self.name.as_posix()}|{self.source.segment}"
-
-    def audio(self, sha256: str) -> dict[str, Any]:
-        """Return what its output records of the audio: file and its sha256, start and end in s, None for the end."""
-        source = self.source
-        end = None if source.end == math.inf else source.end
-        return {"file": os.path.abspath(source.path), "sha256": sha256, "start": source.start, "end": end}
 
 
 @dataclass(frozen=True, slots=True)

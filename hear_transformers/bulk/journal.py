@@ -86,13 +86,9 @@ class Journal:
         self.settings = settings
         self.lines: dict[str, dict[str, Any]] = {}
         self.has_begun = False
-        self.file: BinaryIO | None = None
-        self._read()
-
-    def _read(self) -> None:
-        """Read the file, skipping lines that a killed run left incomplete."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             for text in file:
+                # Lines that a killed run left incomplete are skipped.
                 try:
                     line = json.loads(text)
                     is_ours = line.pop("settings") == self.settings
@@ -105,7 +101,13 @@ class Journal:
     def add(self, lines: Mapping[str, Mapping[str, Any]]) -> None:
         """Add lines, by key."""
         self.lines.update({key: dict(line) for key, line in lines.items()})
-        self._append(self._encoded(lines))
+        text = self._encoded(lines)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+", buffering=0) as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                text = text if file.read(1) == b"\n" else b"\n" + text  # after an incomplete line
+            _write(file, text)
 
     def begin(self) -> None:
         """Drop all lines, those of other settings too, and record that a run of these settings has begun."""
@@ -115,7 +117,6 @@ class Journal:
     def replace(self) -> None:
         """Rewrite the file with the current lines."""
         self.has_begun = True
-        self.close()
         with atomic(self.path) as file:
             file.write(self._line({}) + self._encoded(self.lines))
 
@@ -124,21 +125,6 @@ class Journal:
 
     def _line(self, line: Mapping[str, Any]) -> bytes:
         return json.dumps({**line, "settings": self.settings}).encode() + b"\n"
-
-    def _append(self, text: bytes) -> None:
-        if self.file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("ab+", buffering=0)
-            if self.file.seek(0, os.SEEK_END):
-                self.file.seek(-1, os.SEEK_END)
-                text = text if self.file.read(1) == b"\n" else b"\n" + text  # after an incomplete line
-        _write(self.file, text)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
 
 
 @contextlib.contextmanager

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from ..embedding.embedder import columns_of
 from ..embedding.pipeline import Model
 from ..errors import OptionError
 from .folder_output import FolderOfFiles
 from .formats import DTYPES, FILES, TABLES
-from .items import Content, Job
+from .items import Content
 from .sources import Source, name_outputs
 from .table_output import TableOfParts
 
@@ -131,16 +132,13 @@ class Destination:
         return FolderOfFiles(folder, files, content, overwrite=overwrite, scratch=scratch)
 
 
-def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[Job], list[Source]]:
-    """Return the jobs of a shard, and those of its sources that cannot be read."""
+def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[Source], list[Source]]:
+    """Return the jobs of a shard, sources with the names of their outputs, and its sources that cannot be read."""
     shard = destination.options.shard
     found = [source for source in sources if source.error is None]
-    jobs = [Job(source, name) for source, name in zip(found, destination.names(found), strict=True)]
-    failed = [source for source in sources if source.error is not None]
-    return (
-        [job for job in jobs if shard.has(job.key)],
-        [source for source in failed if shard.has(str(source.path))],
-    )
+    jobs = [replace(source, name=name) for source, name in zip(found, destination.names(found), strict=True)]
+    failed = [source for source in sources if source.error is not None and shard.has(str(source.path))]
+    return [job for job in jobs if shard.has(job.key)], failed
 
 
 def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTYPES[0]) -> list[Content]:
@@ -164,9 +162,8 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTY
         raise OptionError("separate layers need a model of this package; the HEAR API does not tell layers apart")
     contents = []
     for layer in model.layers:
-        others = {*model.layers} - {layer}
-        places = sorted(i for name, positions in columns.items() if name not in others for i in positions)
-        made_with = _without(settings, others)
+        places = columns_of(columns, layer, model.layers)
+        made_with = _without(settings, {*model.layers} - {layer})
         contents.append(Content(made_with, layer, _as_slice(places), dtype, window_ms, separate=True))
     return contents
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 from ..audio.reading import SUFFIXES
 from ..errors import AudioError, OptionError
@@ -24,7 +25,8 @@ class Source:
     Attributes
     ----------
     path : as the user would write it
-    name : path relative to the folder that was searched; names the output
+    name : path relative to the folder that was searched; of a job of a run (`outputs.jobs_of`), that of its output
+        relative to the output folder, in a table a unique name
     error : why there is no file to read, None if there may be one
     start, end : of the part of the file, in s
     """
@@ -42,6 +44,16 @@ class Source:
             return ""
         start, end = (f"{1000.0 * seconds:.12g}" for seconds in (self.start, self.end))
         return f"{start}-{'end' if end == 'inf' else end}"
+
+    @property
+    def key(self) -> str:
+        """Unique name of a job in a journal."""
+        return f"{self.name.as_posix()}|{self.segment}"
+
+    def audio(self, sha256: str) -> dict[str, Any]:
+        """Return what an output records of its audio: file and its sha256, start and end in s, None for the end."""
+        end = None if self.end == math.inf else self.end
+        return {"file": os.path.abspath(self.path), "sha256": sha256, "start": self.start, "end": end}
 
     @property
     def place(self) -> tuple[str, float, float]:

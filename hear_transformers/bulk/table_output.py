@@ -15,7 +15,7 @@ from ..embedding.pipeline import Embedded
 from ..files import atomic_path
 from . import journal
 from .formats import stored
-from .items import Content, ExistingOutput, Job, mismatch_of
+from .items import Content, ExistingOutput, mismatch_of
 from .journal import Journal
 from .sources import Source
 from .tables import TableFormat, TableRows
@@ -49,20 +49,16 @@ class TableOfParts:
         self.content = content
         self.overwrite = overwrite
         self.state = table.parent / journal.STATE / table.name
-        self.stack = contextlib.ExitStack()
         self.opened = contextlib.ExitStack()  # the part that is being written
         self.add: Callable[[Any], None] | None = None
         self.waiting: dict[str, dict[str, Any]] = {}  # its lines for the journal
         self.identity, self.n_rows, self.began = "", 0, 0.0
 
     def __enter__(self) -> TableOfParts:
-        self.stack.enter_context(journal.exclusive(self.state, self.table))
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(journal.exclusive(self.state, self.table))
             self._begin()
-        except BaseException:
-            self.stack.close()
-            raise
-        self.stack.callback(self.journal.close)
+            self.stack = stack.pop_all()  # not released here, unless something was raised
         return self
 
     def _begin(self) -> None:
@@ -88,25 +84,24 @@ class TableOfParts:
 
     def __exit__(self, *error: Any) -> None:
         """Finish the current part, even after an error."""
-        with self.stack:
-            if any(error):
-                with contextlib.suppress(Exception):  # the first error is the one to report
-                    self._close_part()
+        # The first error is the one to report.
+        with self.stack, contextlib.suppress(*([Exception] if any(error) else [])):
+            self._close_part()
 
-    def path(self, job: Job) -> Path:
+    def path(self, job: Source) -> Path:
         """Return the output of a job."""
         return self.table
 
-    def existing(self, job: Job) -> ExistingOutput | None:
+    def existing(self, job: Source) -> ExistingOutput | None:
         """Return the existing rows of a job, or None."""
         if self.mismatch:
             return ExistingOutput(self.mismatch)
         line = self.journal.lines.get(job.key)
         return ExistingOutput(sha256=line["sha256"], file=line["file"]) if line else None
 
-    def write(self, job: Job, embedded: Embedded) -> tuple[int, ...]:
+    def write(self, job: Source, embedded: Embedded) -> tuple[int, ...]:
         """Add the rows of a job to a part; return the shape of the embedding."""
-        rows = rows_of(job.source, embedded, self.content, self.state)
+        rows = rows_of(job, embedded, self.content, self.state)
         if self.add is None:
             self._open_part()
         assert self.add is not None
@@ -135,7 +130,7 @@ class TableOfParts:
         if lines:
             self.journal.add(lines)
 
-    def finish(self, jobs: Iterable[Job]) -> None:
+    def finish(self, jobs: Iterable[Source]) -> None:
         """Join the parts: sources of earlier runs that this one does not name, then its own in their order."""
         self._close_part()
         if self.mismatch:
