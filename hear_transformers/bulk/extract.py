@@ -74,6 +74,16 @@ class Report:
     skipped: list[Outcome]
     failed: list[Outcome]
 
+    @staticmethod
+    def of(outcomes: Iterable[Outcome], sources: Iterable[Source]) -> Report:
+        """Sort outcomes by status, and in the order of the sources."""
+        order = {(str(source.path), source.start, source.end): i for i, source in enumerate(sources)}
+        ordered = sorted(outcomes, key=lambda outcome: order[outcome.source, outcome.start, outcome.end])
+        written, skipped, failed = (
+            [each for each in ordered if each.status == status] for status in ("written", "skipped", "failed")
+        )
+        return Report(written, skipped, failed)
+
 
 def extract(
     model: Model,
@@ -139,11 +149,7 @@ def extract(
         else:
             for output in outputs:
                 output.finish(jobs)
-    order = {(str(source.path), source.start, source.end): i for i, source in enumerate(sources)}
-    outcomes.sort(key=lambda outcome: order[outcome.source, outcome.start, outcome.end])
-    return Report(
-        *([each for each in outcomes if each.status == status] for status in ("written", "skipped", "failed"))
-    )
+    return Report.of(outcomes, sources)
 
 
 # One run
