@@ -103,9 +103,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
     "--window-ms", callback=milliseconds, metavar="MS", help="Audio per vector; several: 160,800; implies --timestamps."
 )
 @click.option(
-    "--framing",
-    metavar="NAME",
-    help="windowed: a window per time; native: the network's frames; implies --timestamps.",
+    "--framing", metavar="NAME", help="windowed: a window per time; native: the network's frames; implies --timestamps."
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
 @click.option("--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16; results are float32.")
@@ -114,9 +112,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio.  [default: auto]")
 @click.option("--out", default=".", show_default=True, metavar="PATH", help="Folder, or .npz, .npy, .parquet, .hdf5.")
 @click.option(
-    "--format",
-    metavar="NAME",
-    help="npz, npy: a file per input; parquet, hdf5: a table.  [default: by --out or npz]",
+    "--format", metavar="NAME", help="npz, npy: a file per input; parquet, hdf5: a table.  [default: by --out or npz]"
 )
 @click.option("--dtype", metavar="NAME", help="Type of stored numbers: float32, float16.  [default: float32]")
 @click.option("--separate-layers", "--layers-apart", is_flag=True, help="Each layer in a folder of its own: layer=4.")

@@ -79,10 +79,8 @@ class Report:
         """Sort outcomes by status, and in the order of the sources."""
         order = {(str(source.path), source.start, source.end): i for i, source in enumerate(sources)}
         ordered = sorted(outcomes, key=lambda outcome: order[outcome.source, outcome.start, outcome.end])
-        written, skipped, failed = (
-            [each for each in ordered if each.status == status] for status in ("written", "skipped", "failed")
-        )
-        return Report(written, skipped, failed)
+        statuses = ("written", "skipped", "failed")
+        return Report(*([each for each in ordered if each.status == status] for status in statuses))
 
 
 def extract(

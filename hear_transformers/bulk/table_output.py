@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from .formats import stored
 from .items import Content, ExistingOutput, mismatch_of
 from .journal import Journal
 from .sources import Source
-from .tables import TableFormat, TableRows
+from .tables import Block, TableFormat, TableRows
 
 PART_ROWS = 8192
 """Rows after which a part of a table is finished; a killed run loses one part at most."""
@@ -50,7 +51,7 @@ class TableOfParts:
         self.overwrite = overwrite
         self.state = table.parent / journal.STATE / table.name
         self.opened = contextlib.ExitStack()  # the part that is being written
-        self.add: Callable[[Any], None] | None = None
+        self.add: Callable[[Block], None] | None = None
         self.waiting: dict[str, dict[str, Any]] = {}  # its lines for the journal
         self.identity, self.n_rows, self.began = "", 0, 0.0
 
@@ -73,14 +74,11 @@ class TableOfParts:
             self.mismatch = mismatch_of(made_with, self.format.provenance, self.table) or (
                 f"{self.table} is kept, but its journal is missing; use overwrite to replace it"
             )
-        parts = {path.stem for path in self._parts()} | {self._identity_of(self.table)}
+        parts = {path.stem for path in self._parts()} | {self.format.metadata_of(self.table).get("id")}
         self.journal.lines = {key: line for key, line in self.journal.lines.items() if line.get("part") in parts}
 
     def _parts(self) -> Iterator[Path]:
         return self.state.glob(f"*{self.format.suffixes[0]}")
-
-    def _identity_of(self, path: Path) -> str | None:
-        return self.format.metadata_of(path).get("id") if path.exists() else None
 
     def __exit__(self, *error: Any) -> None:
         """Finish the current part, even after an error."""
@@ -151,66 +149,47 @@ class TableOfParts:
 
     def _others(self, keys: list[str]) -> list[str]:
         """Return the keys of other sources, without those of the same audio under another name, from an earlier run."""
-        lines = self.journal.lines
-
-        def place(key: str) -> tuple[str, str]:
-            return lines[key]["file"], key.rpartition("|")[2]
-
-        named = {place(key) for key in keys}
-        return [key for key in lines if place(key) not in named]
+        places = {key: (line["file"], key.rpartition("|")[2]) for key, line in self.journal.lines.items()}
+        named = {places[key] for key in keys}
+        return [key for key, place in places.items() if place not in named]
 
     def _join(self, order: list[str], identity: str) -> None:
         """Write the part that holds all the others, then the journal of it."""
-        joined: dict[str, dict[str, Any]] = {}
-        n_rows = 0
+        lines = [self.journal.lines[key] for key in order]
         with (
-            _Readers(self.format, self._path_of) as readers,
+            contextlib.closing(self._read(lines)) as blocks,
             atomic_path(self._part(identity)) as path,
             self.format.create(path, identity) as add,
         ):
-            for key in order:
-                line = self.journal.lines[key]
-                for block in readers.read(line["part"], line["first"], line["rows"]):
-                    add(block)
-                joined[key] = {**line, "part": identity, "first": n_rows}
-                n_rows += line["rows"]
-        self.journal.lines = joined
+            for block in blocks:
+                add(block)
+        firsts = accumulate((line["rows"] for line in lines), initial=0)
+        moved = ({**line, "part": identity, "first": first} for line, first in zip(lines, firsts, strict=False))
+        self.journal.lines = dict(zip(order, moved, strict=True))
         self.journal.replace()
+
+    def _read(self, lines: Iterable[Mapping[str, Any]]) -> Generator[Block, None, None]:
+        """Read the rows of lines of the journal in turn, with at most `OPEN_PARTS` open at once."""
+        opened: dict[str, tuple[contextlib.ExitStack, Callable[[int, int], Iterator[Block]]]] = {}
+        try:
+            for line in lines:
+                part = line["part"]
+                if part not in opened:
+                    if len(opened) == OPEN_PARTS:
+                        opened.pop(next(iter(opened)))[0].close()
+                    stack = contextlib.ExitStack()
+                    opened[part] = (stack, stack.enter_context(self.format.reader(self._path_of(part))))
+                yield from opened[part][1](line["first"], line["rows"])
+        finally:
+            for stack, _ in opened.values():
+                stack.close()
 
     def _path_of(self, identity: str) -> Path:
         part = self._part(identity)
         return part if part.exists() else self.table
 
 
-class _Readers:
-    """Reads rows of many parts, with `OPEN_PARTS` open at once."""
-
-    def __init__(self, format: TableFormat, path_of: Callable[[str], Path]) -> None:
-        self.format = format
-        self.path_of = path_of
-        self.open: dict[str, tuple[contextlib.ExitStack, Callable[[int, int], Iterator[Any]]]] = {}
-
-    def __enter__(self) -> _Readers:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        while self.open:
-            self._close(next(iter(self.open)))
-
-    def _close(self, part: str) -> None:
-        self.open.pop(part)[0].close()
-
-    def read(self, part: str, first: int, n_rows: int) -> Iterator[Any]:
-        """Read rows of a part, in blocks."""
-        if part not in self.open:
-            if len(self.open) == OPEN_PARTS:
-                self._close(next(iter(self.open)))
-            stack = contextlib.ExitStack()
-            self.open[part] = (stack, stack.enter_context(self.format.reader(self.path_of(part))))
-        return self.open[part][1](first, n_rows)
-
-
-def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path | None = None) -> TableRows:
+def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path) -> TableRows:
     """Return the rows of the embedding of one source."""
     assert embedded.embedding is not None
     embeddings = np.atleast_2d(stored(embedded.embedding, content.dtype, content.columns, scratch))
