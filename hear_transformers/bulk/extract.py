@@ -11,13 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError
 from ..labels import Tag, check_logits, tags_of
 from . import journal
-from .items import ExistingOutput
+from .formats import ExistingOutput
 from .journal import Failures, is_disk_full
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
 from .sources import Source
@@ -27,9 +27,6 @@ WAITING = 32
 """Embeddings that wait to be written while the next are computed."""
 
 DEFAULTS = OutputOptions()
-
-T = TypeVar("T")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +123,7 @@ def extract(
     destination = Destination.of(out, options)
     jobs, failed = jobs_of(sources, destination)
     contents = contents_of(model, timestamps=timestamps, apart=options.separate_layers, dtype=options.dtype)
-    failures = Failures(destination.failures)
+    failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
     outcomes: list[Outcome] = []
     with journal.disk_full_as_error(destination.folder), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(destination.folder))
@@ -251,12 +248,14 @@ def _failure(source: Source, error: Exception | None) -> Outcome:
     return Outcome(path, "failed", message=message, start=source.start, end=source.end, error=type(error).__name__)
 
 
-def _in_background(function: Callable[[T], Result], items: Iterable[T]) -> Generator[Result, None, None]:
-    """Apply a function to items, in order, in another thread, while the next items are computed."""
-    waiting: deque[Future[Result]] = deque()
+def _in_background(
+    function: Callable[[Embedded], Outcome], embeddings: Iterable[Embedded]
+) -> Generator[Outcome, None, None]:
+    """Apply a function to embeddings, in order, in another thread, while the next are computed."""
+    waiting: deque[Future[Outcome]] = deque()
     with ThreadPoolExecutor(1) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
+        for embedded in embeddings:
+            waiting.append(pool.submit(function, embedded))
             while waiting and (waiting[0].done() or len(waiting) > WAITING):
                 yield waiting.popleft().result()
         while waiting:

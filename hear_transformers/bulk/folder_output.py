@@ -10,8 +10,7 @@ from typing import Any
 
 from ..embedding.pipeline import Embedded
 from ..errors import HearTransformersError
-from .formats import AUDIO, FileFormat, stored
-from .items import Content, ExistingOutput, mismatch_of
+from .formats import AUDIO, Content, ExistingOutput, FileFormat, mismatch_of, stored
 from .sources import Source
 
 

@@ -20,7 +20,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -54,12 +54,6 @@ def disk_full_as_error(folder: Path) -> Iterator[None]:
             f"{folder}: no room to write ({os.strerror(error.errno or 0)}); finished outputs are kept: free some "
             "space, then run the same command again to resume"
         ) from error
-
-
-def _write(file: BinaryIO, text: bytes) -> None:
-    """Write all of a text in one call."""
-    if file.write(text) != len(text):  # the disk was full in the middle
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def digest(settings: Mapping[str, Any]) -> str:
@@ -103,11 +97,11 @@ class Journal:
         self.lines.update({key: dict(line) for key, line in lines.items()})
         text = self._encoded(lines)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab+", buffering=0) as file:
+        with self.path.open("ab+") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 text = text if file.read(1) == b"\n" else b"\n" + text  # after an incomplete line
-            _write(file, text)
+            file.write(text)
 
     def begin(self) -> None:
         """Drop all lines, those of other settings too, and record that a run of these settings has begun."""
@@ -129,13 +123,9 @@ class Journal:
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Create a folder for the unfinished files of a run, and remove those of killed runs.
+    """Create a folder for the unfinished files of a run in that of the outputs, and remove those of killed runs.
 
     A run holds a lock while it lives, so concurrent runs on the same outputs, such as shards, keep theirs.
-
-    Parameters
-    ----------
-    folder : of the outputs
     """
     state = folder / STATE
     state.mkdir(parents=True, exist_ok=True)
@@ -168,17 +158,7 @@ def _remove_if_dead(path: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: Path, table: Path) -> Iterator[None]:
-    """Lock a table against concurrent runs.
-
-    Parameters
-    ----------
-    folder : of the lock
-    table : named in the error
-
-    Raises
-    ------
-    OptionError : another run has the lock
-    """
+    """Lock a table against concurrent runs, by a file in a folder; raise OptionError if another run has the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock", timeout=LOCK_SECONDS)
     try:
@@ -195,9 +175,7 @@ def exclusive(folder: Path, table: Path) -> Iterator[None]:
 class Failures:
     """The list of failures, rewritten by every run: a JSON object per line, ``file, start, end, error, reason``.
 
-    Parameters
-    ----------
-    path : of the list, which exists only if something failed
+    The file exists only if something failed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -208,8 +186,8 @@ class Failures:
     def add(self, failure: Mapping[str, Any]) -> None:
         """Append a failure."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab", buffering=0) as file:
-            _write(file, json.dumps(failure).encode() + b"\n")
+        with self.path.open("ab") as file:
+            file.write(json.dumps(failure).encode() + b"\n")
 
 
 def _is_list(path: Path) -> bool:

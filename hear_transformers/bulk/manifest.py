@@ -99,12 +99,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
     with file:
         header = file.schema_arrow.names
         _check_columns(path, header)
-        number = 0
-        for batch in file.iter_batches(columns=[column for column in COLUMNS if column in header]):
-            for row in batch.to_pylist():
-                number += 1
-                name, start, end = (row.get(column) for column in COLUMNS)
-                yield f"row {number}", name, start, end
+        batches = file.iter_batches(columns=[column for column in COLUMNS if column in header])
+        for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
+            yield f"row {number}", row["path"], row.get("start"), row.get("end")
 
 
 def _check_columns(path: Path, header: list[str]) -> None:

@@ -13,8 +13,7 @@ from ..embedding.embedder import columns_of
 from ..embedding.pipeline import Model
 from ..errors import OptionError
 from .folder_output import FolderOfFiles
-from .formats import DTYPES, FILES, TABLES
-from .items import Content
+from .formats import DTYPES, FILES, TABLES, Content
 from .sources import Source, name_outputs
 from .table_output import TableOfParts
 
@@ -115,11 +114,6 @@ class Destination:
             )
         return [PurePath(self.file)] * len(sources)
 
-    @property
-    def failures(self) -> Path:
-        """The list of failures."""
-        return self.folder / f"failures{self.options.shard.suffix}.jsonl"
-
     def output(self, content: Content, scratch: Path) -> Output:
         """Return the output of a content; `scratch` is a folder for unfinished files."""
         folder = self.folder / f"layer={content.layer}" if content.separate else self.folder
@@ -141,7 +135,7 @@ def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[S
     return [job for job in jobs if shard.has(job.key)], failed
 
 
-def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTYPES[0]) -> list[Content]:
+def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str) -> list[Content]:
     """Return the content of each output: the whole embedding, or each layer as if it were the only one.
 
     Raises
@@ -162,9 +156,9 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTY
         raise OptionError("separate layers need a model of this package; the HEAR API does not tell layers apart")
     contents = []
     for layer in model.layers:
-        places = columns_of(columns, layer, model.layers)
-        made_with = _without(settings, {*model.layers} - {layer})
-        contents.append(Content(made_with, layer, _as_slice(places), dtype, window_ms, separate=True))
+        places = _as_slice(columns_of(columns, layer, model.layers))
+        others = {*model.layers} - {layer}
+        contents.append(Content(_without(settings, others), layer, places, dtype, window_ms, separate=True))
     return contents
 
 

@@ -15,8 +15,7 @@ import numpy as np
 from ..embedding.pipeline import Embedded
 from ..files import atomic_path
 from . import journal
-from .formats import stored
-from .items import Content, ExistingOutput, mismatch_of
+from .formats import Content, ExistingOutput, mismatch_of, stored
 from .journal import Journal
 from .sources import Source
 from .tables import Block, TableFormat, TableRows
