@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hear_transformers.bulk.extract import Outcome, Report
     from hear_transformers.bulk.outputs import OutputOptions
     from hear_transformers.bulk.sources import Source
-    from hear_transformers.labels import Tag
 
 FEW_FILES = 10
 """Files that are listed one per line at the end; more are only counted."""
@@ -262,7 +261,8 @@ class Progress:
         if self.as_json:
             click.echo(json.dumps(as_record(outcome)))
         if self.with_tables and outcome.tags:
-            self.bar.write(as_table(outcome.source, outcome.tags), file=sys.stdout)
+            lines = (f"\n  {tag.probability:.3f}  {tag.label}" for tag in outcome.tags)
+            self.bar.write(one_line(outcome.source) + "".join(lines), file=sys.stdout)
         self.bar.update()
 
 
@@ -281,11 +281,6 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
         "error": outcome.message if failed else None,
         "warning": None if failed else outcome.message or None,
     }
-
-
-def as_table(source: str, tags: Iterable[Tag]) -> str:
-    """Format the labels of one source: its name, then a probability and a label per line."""
-    return "\n".join([one_line(source), *(f"  {tag.probability:.3f}  {tag.label}" for tag in tags)])
 
 
 def summarise(report: Report, dtype: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .tables import GROUP_ROWS, Block, TableFormat, import_extra
+from .tables import GROUP_ROWS, Block, TableFormat
 
 
 class _Draft(io.FileIO):
@@ -44,12 +44,7 @@ class _Draft(io.FileIO):
 class HDF5Table(TableFormat):
     """An HDF5 file with a dataset for each column."""
 
-    suffixes = (".hdf5", ".h5")
-
-    @staticmethod
-    def import_library() -> Any:
-        """Import h5py."""
-        return import_extra("the format hdf5", "h5py", "hdf5")
+    name, module, suffixes = "hdf5", "h5py", (".hdf5", ".h5")
 
     def metadata_of(self, path: Path) -> dict[str, str]:
         """Read provenance and identity, see `TableFormat.metadata_of`."""

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 from ..errors import OptionError
 from .csv_rows import found_header, parse_seconds, read_csv
-from .parquet import import_pyarrow
 from .sources import Source, each_once
+from .tables import import_extra
 
 COLUMNS = ("path", "start", "end")
 
@@ -91,7 +91,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
     """Read the rows of a table."""
-    arrow = import_pyarrow("a manifest in Parquet")
+    arrow = import_extra("a manifest in Parquet", "pyarrow.parquet", "parquet")
     try:
         file = arrow.parquet.ParquetFile(path)
     except arrow.ArrowInvalid as error:

@@ -11,18 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .tables import GROUP_ROWS, Block, TableFormat, import_extra
+from .tables import GROUP_ROWS, Block, TableFormat
 
 
 class ParquetTable(TableFormat):
     """A Parquet table."""
 
-    suffixes = (".parquet",)
-
-    @staticmethod
-    def import_library() -> Any:
-        """Import pyarrow."""
-        return import_pyarrow("the format parquet")
+    name, module, suffixes = "parquet", "pyarrow.parquet", (".parquet",)
 
     def metadata_of(self, path: Path) -> dict[str, str]:
         """Read provenance and identity, see `TableFormat.metadata_of`."""
@@ -86,8 +81,3 @@ def _block_of(rows: Any) -> Block:
     block = {name: rows[name].to_numpy() for name in ("file", "start", "end", "time_ms")}
     numbers = rows["embedding"].combine_chunks().flatten().to_numpy()  # (rows * size,)
     return {**block, "embedding": numbers.reshape(len(rows), -1)}
-
-
-def import_pyarrow(what: str) -> Any:
-    """Import pyarrow, which `what` needs; see `tables.import_extra`."""
-    return import_extra(what, "pyarrow", "parquet", "parquet")

@@ -11,7 +11,6 @@ hdf5     a dataset per column, NaN where there is no time; provenance, identity 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -70,26 +69,25 @@ class TableFormat(ABC):
 
     Attributes
     ----------
+    name : of the format, and of the extra that installs what it needs
+    module : imported to read and write it
     suffixes : of its files, new ones get the first
-    library : the package that reads and writes it
+    library : the package of that module
 
     Raises
     ------
     OptionError : that package is not installed
     """
 
+    name: ClassVar[str]
+    module: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
 
     def __init__(self, provenance: Mapping[str, Any], layer: str | None = None, *, partitioned: bool = False) -> None:
         self.provenance = json.loads(json.dumps(provenance))  # as it will be read: lists, no tuples
         self.layer = layer
         self.partitioned = partitioned
-        self.library = self.import_library()
-
-    @staticmethod
-    @abstractmethod
-    def import_library() -> Any:
-        """Import the package that reads and writes the format."""
+        self.library = import_extra(f"the format {self.name}", self.module, self.name)
 
     @abstractmethod
     def metadata_of(self, path: Path) -> dict[str, str]:
@@ -138,18 +136,12 @@ class TableFormat(ABC):
                 flush()
 
 
-def import_extra(what: str, package: str, extra: str, *submodules: str) -> Any:
-    """Import a package that is an optional dependency, and some of its modules; return the package.
-
-    Raises
-    ------
-    OptionError : it is not installed; names the extra that installs it
-    """
+def import_extra(what: str, module: str, extra: str) -> Any:
+    """Import a module of an optional dependency; return its package, or raise OptionError, which names the extra."""
     try:
-        for name in submodules:
-            importlib.import_module(f"{package}.{name}")
-        return importlib.import_module(package)
+        return __import__(module)  # unlike importlib.import_module, returns the package
     except ImportError as error:
         raise OptionError(
-            f"{what} needs {package}, which is not installed; run: python -m pip install 'hear_transformers[{extra}]'"
+            f"{what} needs {module.partition('.')[0]}, which is not installed; "
+            f"run: python -m pip install 'hear_transformers[{extra}]'"
         ) from error
