@@ -18,7 +18,7 @@ from . import journal
 from .formats import Content, ExistingOutput, mismatch_of, stored
 from .journal import Journal
 from .sources import Source
-from .tables import Block, TableFormat, TableRows
+from .tables import Block, TableFormat
 
 PART_ROWS = 8192
 """Rows after which a part of a table is finished; a killed run loses one part at most."""
@@ -102,15 +102,14 @@ class TableOfParts:
         if self.add is None:
             self._open_part()
         assert self.add is not None
-        for block in rows.blocks():
-            self.add(block)
-        n_rows = len(rows.embeddings)
+        self.add(rows)
+        n_rows = len(rows["embedding"])
         place = {"part": self.identity, "first": self.n_rows, "rows": n_rows}
         self.waiting[job.key] = {**job.audio(embedded.sha256), **place}
         self.n_rows += n_rows
         if self.n_rows >= PART_ROWS or time.monotonic() - self.began > PART_SECONDS:
             self._close_part()
-        return rows.embeddings.shape[1 if embedded.times_ms is None else 0 :]
+        return rows["embedding"].shape[1 if embedded.times_ms is None else 0 :]
 
     def _open_part(self) -> None:
         self.identity, self.n_rows, self.began = uuid.uuid4().hex, 0, time.monotonic()
@@ -188,14 +187,18 @@ class TableOfParts:
         return part if part.exists() else self.table
 
 
-def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path) -> TableRows:
+def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path) -> Block:
     """Return the rows of the embedding of one source."""
     assert embedded.embedding is not None
     embeddings = np.atleast_2d(stored(embedded.embedding, content.dtype, content.columns, scratch))
     start, end = source.start, source.start + embedded.seconds
     if embedded.times_ms is None:
-        return TableRows(str(source.path), np.array([start]), np.array([end]), np.array([np.nan]), embeddings)
-    centres = start + embedded.times_ms / 1000.0
-    half = content.window_ms / 2000.0
-    starts, ends = np.clip(centres - half, start, end), np.clip(centres + half, start, end)
-    return TableRows(str(source.path), starts, ends, 1000.0 * centres, embeddings)
+        starts, ends, centres = np.array([start]), np.array([end]), np.array([np.nan])
+    else:
+        centres = start + embedded.times_ms / 1000.0
+        half = content.window_ms / 2000.0
+        starts, ends = np.clip(centres - half, start, end), np.clip(centres + half, start, end)
+    # Bytes of a name that are not UTF-8 are written \udcff.
+    name = str(source.path).encode("utf-8", "backslashreplace").decode()
+    files = np.full(len(embeddings), name, object)
+    return {"file": files, "start": starts, "end": ends, "time_ms": 1000.0 * centres, "embedding": embeddings}

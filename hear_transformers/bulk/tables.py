@@ -1,7 +1,7 @@
 """Embeddings of many sources in one table, in bounded memory: `parquet` or `hdf5`.
 
 A row is an embedding: ``file``, ``start`` and ``end`` in s of what it sees of that file, ``time_ms`` of its centre
-(none for a scene), ``layer``, ``embedding``. See `TableRows`.
+(none for a scene), ``layer``, ``embedding``. See `Block`.
 
 parquet  ``embedding`` is a list of fixed size; row groups of `GROUP_ROWS`; the metadata of the schema hold the
          provenance as JSON, and the identity of the table
@@ -15,7 +15,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,34 +26,13 @@ GROUP_ROWS = 8192
 """Rows of a row group, and rows in memory at once: 25 MB for 768 numbers each."""
 
 Block = dict[str, np.ndarray]
-"""Rows of a table by column, each (rows, ...); the layer, which is the same for all, is left out."""
+"""Rows of a table by column; the layer, which is the same for all, is left out.
 
-
-@dataclass(frozen=True, slots=True)
-class TableRows:
-    """The embeddings of one source.
-
-    Attributes
-    ----------
-    file : as the user names it
-    starts, ends : (rows,) of what each sees, in s from the beginning of the file; NaN if unknown
-    times_ms : (rows,) of the centre of each, from the beginning of the file; NaN for a scene
-    embeddings : (rows, size) float32 or float16
-    """
-
-    file: str
-    starts: np.ndarray
-    ends: np.ndarray
-    times_ms: np.ndarray
-    embeddings: np.ndarray
-
-    def blocks(self) -> Iterator[Block]:
-        r"""Split into blocks that fit into memory; bytes of a name that are not UTF-8 are written ``\udcff``."""
-        name = self.file.encode("utf-8", "backslashreplace").decode()
-        columns = {"start": self.starts, "end": self.ends, "time_ms": self.times_ms, "embedding": self.embeddings}
-        for first in range(0, len(self.embeddings), GROUP_ROWS):
-            block = {key: column[first : first + GROUP_ROWS] for key, column in columns.items()}
-            yield {"file": np.full(len(block["start"]), name, object), **block}
+file : (rows,) of text, as the user names it
+start, end : (rows,) float64, of what each sees, in s from the beginning of the file
+time_ms : (rows,) float64, of the centre of each, from the beginning of the file; NaN for a scene
+embedding : (rows, size) float32 or float16
+"""
 
 
 class TableFormat(ABC):
