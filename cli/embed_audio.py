@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ from .parsing import count_or_auto
 
 if TYPE_CHECKING:
     from hear_transformers.bulk.extract import Outcome, Report
+    from hear_transformers.bulk.outputs import OutputOptions
     from hear_transformers.bulk.sources import Source
-    from hear_transformers.labels import Tag
 
 FEW_FILES = 10
 """Files that are listed one per line at the end; more are only counted."""
@@ -73,10 +73,8 @@ def milliseconds(context: click.Context, parameter: click.Parameter, value: str 
         raise click.BadParameter(f"{value!r} is not a number in ms, nor a list such as 160,800") from error
 
 
-def fraction(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
+def fraction(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
     """Parse a shard, index and count: "0/8"."""
-    if value is None:
-        return 0, 1
     try:
         index, count = map(int, value.split("/"))
     except ValueError as error:
@@ -92,8 +90,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option(
     "--model",
     metavar="NAME",
-    help=f"{', '.join(FAMILIES)}, or a Python module that follows the HEAR API.  [default: {next(iter(FAMILIES))}, or "
-    "the model of --weights]",
+    help=f"{', '.join(FAMILIES)}, or a module of HEAR's API.  [default: {next(iter(FAMILIES))}, or that of --weights]",
 )
 @click.option("--variant", metavar="NAME", help="Network of that family.  [default: the first, or that of --weights]")
 @click.option("--weights", metavar="FILE", help="Checkpoint to use instead of the published one.")
@@ -105,37 +102,23 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str | No
     "--window-ms", callback=milliseconds, metavar="MS", help="Audio per vector; several: 160,800; implies --timestamps."
 )
 @click.option(
-    "--framing",
-    metavar="NAME",
-    help="windowed: a window around each time; native: the network's own frames; implies --timestamps.",
+    "--framing", metavar="NAME", help="windowed: a window per time; native: the network's frames; implies --timestamps."
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
 @click.option("--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16; results are float32.")
 @click.option("--compile", is_flag=True, default=None, help="Compile the network: slower to start, then faster.")
 @click.option("--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch at most, or auto.")
+@click.option("--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio.  [default: auto]")
+@click.option("--out", default=".", show_default=True, metavar="PATH", help="Folder, or .npz, .npy, .parquet, .hdf5.")
 @click.option(
-    "--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio, or auto.  [default: auto]"
-)
-@click.option(
-    "--out", default=".", show_default=True, metavar="PATH", help="Folder, or a .npz, .npy, .parquet or .hdf5 file."
-)
-@click.option(
-    "--format",
-    metavar="NAME",
-    help="npz, npy: one file per input; parquet, hdf5: one table.  [default: by --out, else npz]",
+    "--format", metavar="NAME", help="npz, npy: a file per input; parquet, hdf5: a table.  [default: by --out or npz]"
 )
 @click.option("--dtype", metavar="NAME", help="Type of stored numbers: float32, float16.  [default: float32]")
-@click.option(
-    "--separate-layers", "--layers-apart", is_flag=True, help="Write each layer to its own folder: layer=4, layer=8."
-)
-@click.option("--shard", callback=fraction, metavar="I/N", help="Embed only part I of N, counted from 0: 0/8 to 7/8.")
+@click.option("--separate-layers", "--layers-apart", is_flag=True, help="Each layer in a folder of its own: layer=4.")
+@click.option("--shard", default="0/1", callback=fraction, metavar="I/N", help="Embed part I of N only: 0/8 to 7/8.")
 @click.option("--overwrite", is_flag=True, help="Overwrite existing outputs.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
-@click.option(
-    "--labels",
-    is_flag=True,
-    help="Print the most probable classes, AudioSet's or those of a model trained here; needs --layer logits.",
-)
+@click.option("--labels", is_flag=True, help="Print the likeliest classes, AudioSet's or yours; needs --layer logits.")
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"Labels per file.  [default: {TOP_K}]")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file on stdout.")
@@ -150,16 +133,9 @@ def main(
     device: str,
     num_workers: int | None,
     out: str,
-    format: str | None,
-    dtype: str | None,
-    shard: tuple[int, int],
-    labels: bool,
-    top_k: int | None,
+    fail_fast: bool,
     quiet: bool,
     as_json: bool,
-    separate_layers: bool,
-    overwrite: bool,
-    fail_fast: bool,
     **options: Any,
 ) -> None:
     """Compute embeddings of audio files, from any layer of a network, for whole files or along time.
@@ -170,21 +146,16 @@ def main(
     # Imported here because PyTorch takes seconds and --help must not.
     from hear_transformers import catalogue
     from hear_transformers.audio import workers
-    from hear_transformers.bulk import extract, formats, outputs
+    from hear_transformers.bulk import extract
 
+    stored = output_options(Path(out), options)
+    timestamps = wants_timestamps(scene, options)
+    n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
     given = {name: value for name, value in options.items() if value is not None}
-    timestamps = wants_timestamps(scene, given)
-    n_labels = wants_labels(labels, top_k, given.get("layer"), timestamps)
-    stored = outputs.OutputOptions(
-        formats.choose_format(Path(out), format),
-        dtype or formats.DTYPES[0],
-        separate_layers,
-        overwrite,
-        outputs.Shard(*shard),
-    )
     found = find(inputs, manifest)
     embedder = catalogue.load(model or catalogue.family_of_checkpoint(weights or ""), weights or "", device, given)
-    with Progress(len(found) // shard[1], quiet=quiet, as_json=as_json) as progress, resumable(overwrite):
+    total = len(found) // stored.shard.count
+    with Progress(total, quiet=quiet, as_json=as_json) as progress, resumable(stored.overwrite):
         report = extract.extract(
             embedder,
             found,
@@ -199,6 +170,19 @@ def main(
     if not (quiet or as_json):
         summarise(report, stored.dtype)
     sys.exit(1 if report.failed else 0)
+
+
+def output_options(out: Path, options: dict[str, Any]) -> OutputOptions:
+    """Return how embeddings are stored; remove these options, so that those of the model remain."""
+    from hear_transformers.bulk import formats, outputs
+
+    return outputs.OutputOptions(
+        formats.choose_format(out, options.pop("format")),
+        options.pop("dtype") or formats.DTYPES[0],
+        options.pop("separate_layers"),
+        options.pop("overwrite"),
+        outputs.Shard(*options.pop("shard")),
+    )
 
 
 def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
@@ -226,9 +210,9 @@ def resumable(overwrite: bool) -> Iterator[None]:
         raise Failure(message, 130) from error
 
 
-def wants_timestamps(scene: bool | None, given: dict[str, Any]) -> bool:
+def wants_timestamps(scene: bool | None, options: dict[str, Any]) -> bool:
     """Return True for vectors along time, which options about time imply, False for one vector per file."""
-    about_time = [f"--{name.replace('_', '-')}" for name in TIME_OPTIONS if name in given]
+    about_time = [f"--{name.replace('_', '-')}" for name in TIME_OPTIONS if options[name] is not None]
     if scene and about_time:
         raise click.UsageError(
             f"--scene gives one vector per file, so {', '.join(about_time)} would do nothing; "
@@ -277,7 +261,8 @@ class Progress:
         if self.as_json:
             click.echo(json.dumps(as_record(outcome)))
         if self.with_tables and outcome.tags:
-            self.bar.write(as_table(outcome.source, outcome.tags), file=sys.stdout)
+            lines = (f"\n  {tag.probability:.3f}  {tag.label}" for tag in outcome.tags)
+            self.bar.write(one_line(outcome.source) + "".join(lines), file=sys.stdout)
         self.bar.update()
 
 
@@ -296,11 +281,6 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
         "error": outcome.message if failed else None,
         "warning": None if failed else outcome.message or None,
     }
-
-
-def as_table(source: str, tags: Iterable[Tag]) -> str:
-    """Format the labels of one source: its name, then a probability and a label per line."""
-    return "\n".join([one_line(source), *(f"  {tag.probability:.3f}  {tag.label}" for tag in tags)])
 
 
 def summarise(report: Report, dtype: str) -> None:

@@ -8,15 +8,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError
 from ..labels import Tag, check_logits, tags_of
 from . import journal
-from .items import ExistingOutput, Job
+from .formats import ExistingOutput
 from .journal import Failures, is_disk_full
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
 from .sources import Source
@@ -26,9 +27,6 @@ WAITING = 32
 """Embeddings that wait to be written while the next are computed."""
 
 DEFAULTS = OutputOptions()
-
-T = TypeVar("T")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +57,27 @@ class Outcome:
     end: float = math.inf
     error: str = ""
 
+    def as_failure(self) -> dict[str, Any]:
+        """Return its line in the list of failures."""
+        end = None if self.end == math.inf else self.end
+        return {"file": self.source, "start": self.start, "end": end, "error": self.error, "reason": self.message}
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """Outcomes of all sources, in the order in which they were named."""
 
-    written: list[Outcome] = field(default_factory=list)
-    skipped: list[Outcome] = field(default_factory=list)
-    failed: list[Outcome] = field(default_factory=list)
+    written: list[Outcome]
+    skipped: list[Outcome]
+    failed: list[Outcome]
+
+    @staticmethod
+    def of(outcomes: Iterable[Outcome], sources: Iterable[Source]) -> Report:
+        """Sort outcomes by status, and in the order of the sources."""
+        order = {(str(source.path), source.start, source.end): i for i, source in enumerate(sources)}
+        ordered = sorted(outcomes, key=lambda outcome: order[outcome.source, outcome.start, outcome.end])
+        statuses = ("written", "skipped", "failed")
+        return Report(*([each for each in ordered if each.status == status] for status in statuses))
 
 
 def extract(
@@ -112,24 +123,28 @@ def extract(
     destination = Destination.of(out, options)
     jobs, failed = jobs_of(sources, destination)
     contents = contents_of(model, timestamps=timestamps, apart=options.separate_layers, dtype=options.dtype)
-    report = _Reporter(Failures(destination.failures), fail_fast, on_outcome)
-    with journal.disk_full_as_error(destination.folder), contextlib.suppress(_Stopped), contextlib.ExitStack() as stack:
+    failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
+    outcomes: list[Outcome] = []
+    with journal.disk_full_as_error(destination.folder), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(destination.folder))
         outputs = [destination.output(content, scratch) for content in contents]
         for output in outputs:
             stack.enter_context(output)
-        for source in failed:
-            report.record(_failure(source, source.error))
-        extraction = _Extraction(model, outputs, n_labels)
-        pending = [each for job in jobs if (each := extraction.prepare(job, report))]
+        run = _Run(model, outputs, n_labels)
+        embedded = run.embed(jobs, timestamps=timestamps, scratch=scratch, workers=workers)
         # Closed here, whatever happens, so that no worker outlives an interruption.
-        outcomes = extraction.run(pending, timestamps=timestamps, scratch=scratch, workers=workers)
-        stack.enter_context(contextlib.closing(outcomes))
-        for outcome in outcomes:
-            report.record(outcome)
-        for output in outputs:
-            output.finish(jobs)
-    return report.sorted(sources)
+        stack.enter_context(contextlib.closing(embedded))
+        for outcome in chain((_failure(source, source.error) for source in failed), embedded):
+            outcomes.append(outcome)
+            if outcome.status == "failed":
+                failures.add(outcome.as_failure())
+            on_outcome(outcome)
+            if outcome.status == "failed" and fail_fast:
+                break
+        else:
+            for output in outputs:
+                output.finish(jobs)
+    return Report.of(outcomes, sources)
 
 
 # One run
@@ -139,12 +154,12 @@ def extract(
 class _PendingJob:
     """A job to embed, and what exists of it in each output."""
 
-    job: Job
+    job: Source
     clip: Clip
     existing: tuple[ExistingOutput | None, ...]
 
 
-class _Extraction:
+class _Run:
     """Decides what is embedded and what is written."""
 
     def __init__(self, model: Model, outputs: Sequence[Output], n_labels: int) -> None:
@@ -152,32 +167,35 @@ class _Extraction:
         self.outputs = outputs
         self.n_labels = n_labels
 
-    def prepare(self, job: Job, report: _Reporter) -> _PendingJob | None:
-        """Look up the existing outputs of a job; report it and return None if there is nothing to embed."""
-        source = job.source
+    def embed(
+        self, jobs: Iterable[Source], *, timestamps: bool, scratch: Path, workers: int
+    ) -> Generator[Outcome, None, None]:
+        """Embed and write jobs; yield the outcome of each, those that need no embedding first."""
+        pending = []
+        for job in jobs:
+            prepared = self.prepare(job)
+            if isinstance(prepared, Outcome):
+                yield prepared
+            else:
+                pending.append(prepared)
+        clips = (each.clip for each in pending)
+        embeddings = embed(self.model, clips, timestamps=timestamps, hashes=True, scratch=scratch, workers=workers)
+        outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
+        with contextlib.closing(embeddings), contextlib.closing(outcomes):
+            yield from outcomes
+
+    def prepare(self, job: Source) -> _PendingJob | Outcome:
+        """Look up the existing outputs of a job; return its outcome if there is nothing to embed."""
         try:
             existing = tuple(output.existing(job) for output in self.outputs)
         except HearTransformersError as error:
-            report.record(_failure(source, error))
-            return None
+            return _failure(job, error)
         if not self.n_labels and all(each and not each.sha256 for each in existing):
-            report.record(self._skipped(job, existing))
-            return None
+            return self._skipped(job, existing)
         # If an output is missing, or two were made from different audio, it is embedded in any case.
         hashes = {each.sha256 if each else "" for each in existing if each is None or each.sha256}
         known = hashes.pop() if len(hashes) == 1 and not self.n_labels else ""
-        return _PendingJob(job, Clip(source.path, source.start, source.end, skip_sha256=known), existing)
-
-    def run(
-        self, pending: Sequence[_PendingJob], *, timestamps: bool, scratch: Path, workers: int
-    ) -> Generator[Outcome, None, None]:
-        """Embed and write jobs; yield the outcome of each, in order."""
-        clips = (each.clip for each in pending)
-        embeddings = embed(self.model, clips, timestamps=timestamps, hashes=True, scratch=scratch, workers=workers)
-        with contextlib.closing(embeddings):
-            outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
-            with contextlib.closing(outcomes):
-                yield from outcomes
+        return _PendingJob(job, Clip(job.path, job.start, job.end, skip_sha256=known), existing)
 
     def complete(self, pending: _PendingJob, embedded: Embedded) -> Outcome:
         """Write an embedding to the outputs that lack it; return the outcome of its source."""
@@ -185,7 +203,7 @@ class _Extraction:
         if isinstance(embedded.error, OSError) and is_disk_full(embedded.error):
             raise embedded.error
         if embedded.error is not None:
-            return _failure(job.source, embedded.error)
+            return _failure(job, embedded.error)
         if embedded.embedding is None:
             return self._skipped(job, pending.existing)
         try:
@@ -199,28 +217,26 @@ class _Extraction:
         except OSError as error:
             if is_disk_full(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
                 raise  # the next would fail too, or the part that is spoiled holds others
-            return _failure(job.source, error)
+            return _failure(job, error)
         except HearTransformersError as error:
-            return _failure(job.source, error)
+            return _failure(job, error)
         return self._outcome(job, "written", shape=shapes[0], seconds=embedded.seconds, tags=tags)
 
     def _skipped(
-        self, job: Job, existing: Iterable[ExistingOutput | None], tags: tuple[Tag, ...] | None = None
+        self, job: Source, existing: Iterable[ExistingOutput | None], tags: tuple[Tag, ...] | None = None
     ) -> Outcome:
         mismatch = next((each.mismatch for each in existing if each and each.mismatch), "")
         return self._outcome(job, "skipped", tags=tags, message=mismatch)
 
-    def _outcome(self, job: Job, status: str, **rest: Any) -> Outcome:
-        source = job.source
-        output = self.outputs[0].path(job)
-        return Outcome(str(source.path), status, output, start=source.start, end=source.end, **rest)
+    def _outcome(self, job: Source, status: str, **rest: Any) -> Outcome:
+        return Outcome(str(job.path), status, self.outputs[0].path(job), start=job.start, end=job.end, **rest)
 
 
-def _if_unchanged(existing: ExistingOutput | None, job: Job, sha256: str, path: Path) -> ExistingOutput | None:
+def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, path: Path) -> ExistingOutput | None:
     """Return the existing output of a job, None if its audio changed, so that it is replaced."""
     if existing is None or not existing.sha256 or existing.sha256 == sha256:
         return existing
-    if existing.file == os.path.abspath(job.source.path):
+    if existing.file == os.path.abspath(job.path):
         return None
     return ExistingOutput(f"{path} is kept, but was made from {existing.file}; use overwrite to replace it")
 
@@ -232,54 +248,15 @@ def _failure(source: Source, error: Exception | None) -> Outcome:
     return Outcome(path, "failed", message=message, start=source.start, end=source.end, error=type(error).__name__)
 
 
-def _in_background(function: Callable[[T], Result], items: Iterable[T]) -> Generator[Result, None, None]:
-    """Apply a function to items, in order, in another thread, while the next items are computed."""
-    waiting: deque[Future[Result]] = deque()
+def _in_background(
+    function: Callable[[Embedded], Outcome], embeddings: Iterable[Embedded]
+) -> Generator[Outcome, None, None]:
+    """Apply a function to embeddings, in order, in another thread, while the next are computed."""
+    waiting: deque[Future[Outcome]] = deque()
     with ThreadPoolExecutor(1) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
+        for embedded in embeddings:
+            waiting.append(pool.submit(function, embedded))
             while waiting and (waiting[0].done() or len(waiting) > WAITING):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-# Reports
-
-
-class _Stopped(Exception):
-    """A source failed in a run with `fail_fast`."""
-
-
-class _Reporter:
-    """Collects outcomes, passes them on, and lists failures."""
-
-    def __init__(self, failures: Failures, fail_fast: bool, on_outcome: Callable[[Outcome], None]) -> None:
-        self.failures = failures
-        self.fail_fast = fail_fast
-        self.on_outcome = on_outcome
-        self.report = Report()
-
-    def record(self, outcome: Outcome) -> None:
-        """Record the outcome of a source; raise _Stopped if that ends the run."""
-        getattr(self.report, outcome.status).append(outcome)
-        if outcome.status == "failed":
-            self.failures.add(
-                {
-                    "file": outcome.source,
-                    "start": outcome.start,
-                    "end": None if outcome.end == math.inf else outcome.end,
-                    "error": outcome.error,
-                    "reason": outcome.message,
-                }
-            )
-        self.on_outcome(outcome)
-        if outcome.status == "failed" and self.fail_fast:
-            raise _Stopped
-
-    def sorted(self, sources: Sequence[Source]) -> Report:
-        """Return the report, with outcomes in the order of the sources."""
-        order = {(str(source.path), source.start, source.end): i for i, source in enumerate(sources)}
-        for outcomes in (self.report.written, self.report.skipped, self.report.failed):
-            outcomes.sort(key=lambda outcome: order[outcome.source, outcome.start, outcome.end])
-        return self.report

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..embedding.pipeline import Embedded
 from ..errors import HearTransformersError
-from .formats import AUDIO, FileFormat, stored
-from .items import Content, ExistingOutput, Job, mismatch_of
+from .formats import AUDIO, Content, ExistingOutput, FileFormat, mismatch_of, stored
+from .sources import Source
 
 
+@dataclass(slots=True)
 class FolderOfFiles:
     """One file per source, in a folder.
 
@@ -23,15 +25,15 @@ class FolderOfFiles:
     content : what is stored
     overwrite : ignore existing outputs
     scratch : folder for unfinished files
+    is_inside : folders of outputs, whether each lies inside `folder`; not to be given
     """
 
-    def __init__(self, folder: Path, format: FileFormat, content: Content, *, overwrite: bool, scratch: Path) -> None:
-        self.folder = folder
-        self.format = format
-        self.content = content
-        self.overwrite = overwrite
-        self.scratch = scratch
-        self.is_inside: dict[Path, bool] = {}
+    folder: Path
+    format: FileFormat
+    content: Content
+    overwrite: bool
+    scratch: Path
+    is_inside: dict[Path, bool] = field(default_factory=dict, init=False)
 
     def __enter__(self) -> FolderOfFiles:
         return self
@@ -39,7 +41,7 @@ class FolderOfFiles:
     def __exit__(self, *error: Any) -> None:
         """Do nothing: every file is finished when it is written."""
 
-    def path(self, job: Job) -> Path:
+    def path(self, job: Source) -> Path:
         """Return the output of a job.
 
         Raises
@@ -56,7 +58,7 @@ class FolderOfFiles:
             )
         return path
 
-    def existing(self, job: Job) -> ExistingOutput | None:
+    def existing(self, job: Source) -> ExistingOutput | None:
         """Return the existing output of a job, or None."""
         path = self.path(job)
         if self.overwrite or not path.exists():
@@ -72,13 +74,14 @@ class FolderOfFiles:
             return ExistingOutput(f"{path} is kept, but is of another part of a file; use overwrite to replace it")
         return ExistingOutput(sha256=str(audio.get("sha256", "")), file=str(audio.get("file", "")))
 
-    def write(self, job: Job, embedded: Embedded) -> tuple[int, ...]:
+    def write(self, job: Source, embedded: Embedded) -> tuple[int, ...]:
         """Write the output of a job; return the shape of the embedding."""
         assert embedded.embedding is not None
-        embedding = stored(embedded.embedding, self.content.dtype, self.content.columns, self.scratch)
-        times_ms = None if embedded.times_ms is None else 1000.0 * job.source.start + embedded.times_ms
-        self.format.write(self.path(job), embedding, times_ms, job.audio(embedded.sha256), self.scratch)
-        return embedding.shape
+        arrays = {"embedding": stored(embedded.embedding, self.content.dtype, self.content.columns, self.scratch)}
+        if embedded.times_ms is not None:
+            arrays["timestamps"] = 1000.0 * job.start + embedded.times_ms
+        self.format.write(self.path(job), arrays, job.audio(embedded.sha256), self.scratch)
+        return arrays["embedding"].shape
 
-    def finish(self, jobs: Iterable[Job]) -> None:
+    def finish(self, jobs: Iterable[Source]) -> None:
         """Do nothing: there is nothing to join."""

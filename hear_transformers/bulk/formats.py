@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +25,8 @@ from ..errors import HearTransformersError, OptionError
 from ..files import atomic
 from .hdf5 import HDF5Table
 from .parquet import ParquetTable
+
+Arrays = Mapping[str, np.ndarray]
 
 DTYPES = ("float32", "float16")
 """Types that embeddings may be stored as, the default first."""
@@ -33,7 +38,55 @@ ROWS_AT_ONCE = 8192
 """Rows of an embedding on disk that are in memory at once: 25 MB for 768 numbers each."""
 
 
-class FileFormat:
+@dataclass(frozen=True, slots=True)
+class ExistingOutput:
+    """What is known of an output that exists.
+
+    Attributes
+    ----------
+    mismatch : how its settings differ from the current ones; empty if they are equal
+    sha256 : of the audio it was made from, empty if unknown
+    file : absolute path of that audio
+    """
+
+    mismatch: str = ""
+    sha256: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Which numbers of the model's embeddings go into an output, and their type.
+
+    Attributes
+    ----------
+    settings : what makes them, ready for JSON
+    layer : which they are of, None if unknown
+    columns : positions in an embedding, None for all
+    dtype : one of `DTYPES`
+    window_ms : audio that an embedding along time sees, NaN if unknown
+    separate : other layers go into other outputs
+    """
+
+    settings: dict[str, Any]
+    layer: str | None = None
+    columns: slice | list[int] | None = None
+    dtype: str = DTYPES[0]
+    window_ms: float = math.nan
+    separate: bool = False
+
+
+def mismatch_of(made_with: Any, settings: dict[str, Any], output: Path) -> str:
+    """Describe how the settings that made an output differ from the current ones; empty if they are equal."""
+    if not isinstance(made_with, dict):
+        return f"{output} is kept, but does not say what made it; use overwrite to replace it"
+    changed = [key for key in {**settings, **made_with} if key != AUDIO and settings.get(key) != made_with.get(key)]
+    if not changed:
+        return ""
+    return f"{output} is kept, but was made with other settings ({', '.join(changed)}); use overwrite to replace it"
+
+
+class FileFormat(ABC):
     """A format of one file per source.
 
     Parameters
@@ -47,29 +100,21 @@ class FileFormat:
         self.provenance = json.loads(json.dumps(provenance))  # as it will be read: lists, no tuples
 
     @staticmethod
+    @abstractmethod
     def provenance_of(path: Path) -> Any:
-        """Read the provenance of a file of this format, None if it has none."""
-        raise NotImplementedError
+        """Read the provenance of a file of this format, and nothing else of it; None if it has none."""
 
-    def write(
-        self,
-        path: Path,
-        embedding: np.ndarray,
-        timestamps_ms: np.ndarray | None,
-        audio: Mapping[str, Any],
-        scratch: Path | None = None,
-    ) -> None:
+    @abstractmethod
+    def write(self, path: Path, arrays: Arrays, audio: Mapping[str, Any], scratch: Path | None = None) -> None:
         """Write one source.
 
         Parameters
         ----------
         path : of the output; folders are made as needed
-        embedding : (size,) of a scene, or (times, size)
-        timestamps_ms : (times,) float64, None for a scene
-        audio : what was embedded, goes into the provenance as `AUDIO`; see `items.Job.audio`
+        arrays : "embedding", (size,) of a scene or (times, size); with it "timestamps", (times,) float64 in ms
+        audio : what was embedded, goes into the provenance as `AUDIO`; see `Source.audio`
         scratch : folder for unfinished files, see `atomic_path`
         """
-        raise NotImplementedError
 
 
 class NpzFiles(FileFormat):
@@ -79,27 +124,17 @@ class NpzFiles(FileFormat):
 
     @staticmethod
     def provenance_of(path: Path) -> Any:
-        """Read the provenance of an archive, and nothing else of it; None if it has none."""
+        """Read the provenance of an archive, see `FileFormat.provenance_of`."""
         # The file may be anything, and the exceptions that NumPy then raises have no common base.
         with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as archive:
             return json.loads(str(archive["provenance"]))
         return None
 
-    def write(
-        self,
-        path: Path,
-        embedding: np.ndarray,
-        timestamps_ms: np.ndarray | None,
-        audio: Mapping[str, Any],
-        scratch: Path | None = None,
-    ) -> None:
+    def write(self, path: Path, arrays: Arrays, audio: Mapping[str, Any], scratch: Path | None = None) -> None:
         """Write one source, see `FileFormat.write`."""
-        provenance = np.array(json.dumps({**self.provenance, AUDIO: audio}))
-        arrays = {"embedding": embedding, "provenance": provenance}
-        if timestamps_ms is not None:
-            arrays["timestamps"] = timestamps_ms
+        provenance = json.dumps({**self.provenance, AUDIO: audio})
         with atomic(path, scratch) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # one of its own options is a bool
+            np.savez(file, **arrays, provenance=np.array(provenance))  # type: ignore[arg-type]  # an option is a bool
 
 
 class NpyFiles(FileFormat):
@@ -113,26 +148,19 @@ class NpyFiles(FileFormat):
 
     @staticmethod
     def provenance_of(path: Path) -> Any:
-        """Read the provenance of an array, None if it has none."""
+        """Read the provenance of an array, see `FileFormat.provenance_of`."""
         with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
             return json.loads(NpyFiles._sidecar(path).read_text(encoding="utf-8"))["provenance"]
         return None
 
-    def write(
-        self,
-        path: Path,
-        embedding: np.ndarray,
-        timestamps_ms: np.ndarray | None,
-        audio: Mapping[str, Any],
-        scratch: Path | None = None,
-    ) -> None:
+    def write(self, path: Path, arrays: Arrays, audio: Mapping[str, Any], scratch: Path | None = None) -> None:
         """Write one source, see `FileFormat.write`."""
-        times = {} if timestamps_ms is None else {"timestamps": timestamps_ms.tolist()}
+        rest = {name: array.tolist() for name, array in arrays.items() if name != "embedding"}
         with atomic(path, scratch) as file:
-            np.save(file, embedding)
+            np.save(file, arrays["embedding"])
             path.unlink(missing_ok=True)  # an old array would pass for the new one beside its sidecar
             with atomic(self._sidecar(path), scratch) as sidecar:
-                sidecar.write(json.dumps({"provenance": {**self.provenance, AUDIO: audio}, **times}).encode())
+                sidecar.write(json.dumps({"provenance": {**self.provenance, AUDIO: audio}, **rest}).encode())
 
 
 FILES: dict[str, type[FileFormat]] = {"npz": NpzFiles, "npy": NpyFiles}

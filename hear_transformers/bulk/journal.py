@@ -20,7 +20,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -56,12 +56,6 @@ def disk_full_as_error(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(file: BinaryIO, text: bytes) -> None:
-    """Write all of a text in one call."""
-    if file.write(text) != len(text):  # the disk was full in the middle
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def digest(settings: Mapping[str, Any]) -> str:
     """Return a hash of settings, as 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -86,13 +80,9 @@ class Journal:
         self.settings = settings
         self.lines: dict[str, dict[str, Any]] = {}
         self.has_begun = False
-        self.file: BinaryIO | None = None
-        self._read()
-
-    def _read(self) -> None:
-        """Read the file, skipping lines that a killed run left incomplete."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             for text in file:
+                # Lines that a killed run left incomplete are skipped.
                 try:
                     line = json.loads(text)
                     is_ours = line.pop("settings") == self.settings
@@ -105,7 +95,13 @@ class Journal:
     def add(self, lines: Mapping[str, Mapping[str, Any]]) -> None:
         """Add lines, by key."""
         self.lines.update({key: dict(line) for key, line in lines.items()})
-        self._append(self._encoded(lines))
+        text = self._encoded(lines)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                text = text if file.read(1) == b"\n" else b"\n" + text  # after an incomplete line
+            file.write(text)
 
     def begin(self) -> None:
         """Drop all lines, those of other settings too, and record that a run of these settings has begun."""
@@ -115,7 +111,6 @@ class Journal:
     def replace(self) -> None:
         """Rewrite the file with the current lines."""
         self.has_begun = True
-        self.close()
         with atomic(self.path) as file:
             file.write(self._line({}) + self._encoded(self.lines))
 
@@ -125,31 +120,12 @@ class Journal:
     def _line(self, line: Mapping[str, Any]) -> bytes:
         return json.dumps({**line, "settings": self.settings}).encode() + b"\n"
 
-    def _append(self, text: bytes) -> None:
-        if self.file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("ab+", buffering=0)
-            if self.file.seek(0, os.SEEK_END):
-                self.file.seek(-1, os.SEEK_END)
-                text = text if self.file.read(1) == b"\n" else b"\n" + text  # after an incomplete line
-        _write(self.file, text)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
-
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Create a folder for the unfinished files of a run, and remove those of killed runs.
+    """Create a folder for the unfinished files of a run in that of the outputs, and remove those of killed runs.
 
     A run holds a lock while it lives, so concurrent runs on the same outputs, such as shards, keep theirs.
-
-    Parameters
-    ----------
-    folder : of the outputs
     """
     state = folder / STATE
     state.mkdir(parents=True, exist_ok=True)
@@ -182,17 +158,7 @@ def _remove_if_dead(path: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: Path, table: Path) -> Iterator[None]:
-    """Lock a table against concurrent runs.
-
-    Parameters
-    ----------
-    folder : of the lock
-    table : named in the error
-
-    Raises
-    ------
-    OptionError : another run has the lock
-    """
+    """Lock a table against concurrent runs, by a file in a folder; raise OptionError if another run has the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock", timeout=LOCK_SECONDS)
     try:
@@ -209,9 +175,7 @@ def exclusive(folder: Path, table: Path) -> Iterator[None]:
 class Failures:
     """The list of failures, rewritten by every run: a JSON object per line, ``file, start, end, error, reason``.
 
-    Parameters
-    ----------
-    path : of the list, which exists only if something failed
+    The file exists only if something failed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -222,8 +186,8 @@ class Failures:
     def add(self, failure: Mapping[str, Any]) -> None:
         """Append a failure."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab", buffering=0) as file:
-            _write(file, json.dumps(failure).encode() + b"\n")
+        with self.path.open("ab") as file:
+            file.write(json.dumps(failure).encode() + b"\n")
 
 
 def _is_list(path: Path) -> bool:

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 from ..errors import OptionError
 from .csv_rows import found_header, parse_seconds, read_csv
-from .parquet import import_pyarrow
 from .sources import Source, each_once
+from .tables import import_extra
 
 COLUMNS = ("path", "start", "end")
 
@@ -91,7 +91,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
     """Read the rows of a table."""
-    arrow = import_pyarrow("a manifest in Parquet")
+    arrow = import_extra("a manifest in Parquet", "pyarrow.parquet", "parquet")
     try:
         file = arrow.parquet.ParquetFile(path)
     except arrow.ArrowInvalid as error:
@@ -99,12 +99,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
     with file:
         header = file.schema_arrow.names
         _check_columns(path, header)
-        number = 0
-        for batch in file.iter_batches(columns=[column for column in COLUMNS if column in header]):
-            for row in batch.to_pylist():
-                number += 1
-                name, start, end = (row.get(column) for column in COLUMNS)
-                yield f"row {number}", name, start, end
+        batches = file.iter_batches(columns=[column for column in COLUMNS if column in header])
+        for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
+            yield f"row {number}", row["path"], row.get("start"), row.get("end")
 
 
 def _check_columns(path: Path, header: list[str]) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from ..embedding.embedder import columns_of
 from ..embedding.pipeline import Model
 from ..errors import OptionError
 from .folder_output import FolderOfFiles
-from .formats import DTYPES, FILES, TABLES
-from .items import Content, Job
+from .formats import DTYPES, FILES, TABLES, Content
 from .sources import Source, name_outputs
 from .table_output import TableOfParts
 
@@ -114,11 +114,6 @@ class Destination:
             )
         return [PurePath(self.file)] * len(sources)
 
-    @property
-    def failures(self) -> Path:
-        """The list of failures."""
-        return self.folder / f"failures{self.options.shard.suffix}.jsonl"
-
     def output(self, content: Content, scratch: Path) -> Output:
         """Return the output of a content; `scratch` is a folder for unfinished files."""
         folder = self.folder / f"layer={content.layer}" if content.separate else self.folder
@@ -131,19 +126,16 @@ class Destination:
         return FolderOfFiles(folder, files, content, overwrite=overwrite, scratch=scratch)
 
 
-def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[Job], list[Source]]:
-    """Return the jobs of a shard, and those of its sources that cannot be read."""
+def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[Source], list[Source]]:
+    """Return the jobs of a shard, sources with the names of their outputs, and its sources that cannot be read."""
     shard = destination.options.shard
     found = [source for source in sources if source.error is None]
-    jobs = [Job(source, name) for source, name in zip(found, destination.names(found), strict=True)]
-    failed = [source for source in sources if source.error is not None]
-    return (
-        [job for job in jobs if shard.has(job.key)],
-        [source for source in failed if shard.has(str(source.path))],
-    )
+    jobs = [replace(source, name=name) for source, name in zip(found, destination.names(found), strict=True)]
+    failed = [source for source in sources if source.error is not None and shard.has(str(source.path))]
+    return [job for job in jobs if shard.has(job.key)], failed
 
 
-def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTYPES[0]) -> list[Content]:
+def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str) -> list[Content]:
     """Return the content of each output: the whole embedding, or each layer as if it were the only one.
 
     Raises
@@ -164,10 +156,9 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str = DTY
         raise OptionError("separate layers need a model of this package; the HEAR API does not tell layers apart")
     contents = []
     for layer in model.layers:
+        places = _as_slice(columns_of(columns, layer, model.layers))
         others = {*model.layers} - {layer}
-        places = sorted(i for name, positions in columns.items() if name not in others for i in positions)
-        made_with = _without(settings, others)
-        contents.append(Content(made_with, layer, _as_slice(places), dtype, window_ms, separate=True))
+        contents.append(Content(_without(settings, others), layer, places, dtype, window_ms, separate=True))
     return contents
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 from ..audio.reading import SUFFIXES
 from ..errors import AudioError, OptionError
@@ -24,7 +25,8 @@ class Source:
     Attributes
     ----------
     path : as the user would write it
-    name : path relative to the folder that was searched; names the output
+    name : path relative to the folder that was searched; of a job of a run (`outputs.jobs_of`), that of its output
+        relative to the output folder, in a table a unique name
     error : why there is no file to read, None if there may be one
     start, end : of the part of the file, in s
     """
@@ -42,6 +44,16 @@ class Source:
             return ""
         start, end = (f"{1000.0 * seconds:.12g}" for seconds in (self.start, self.end))
         return f"{start}-{'end' if end == 'inf' else end}"
+
+    @property
+    def key(self) -> str:
+        """Unique name of a job in a journal."""
+        return f"{self.name.as_posix()}|{self.segment}"
+
+    def audio(self, sha256: str) -> dict[str, Any]:
+        """Return what an output records of its audio: file and its sha256, start and end in s, None for the end."""
+        end = None if self.end == math.inf else self.end
+        return {"file": os.path.abspath(self.path), "sha256": sha256, "start": self.start, "end": end}
 
     @property
     def place(self) -> tuple[str, float, float]:
@@ -65,7 +77,8 @@ def find_sources(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Sour
     -------
     sources : an input that cannot be read is a source with an `error`, so that it does not stop the others
     """
-    lines = (line for entry in inputs for line in (map(_stripped, listed) if entry == STDIN else [entry]))
+    stripped = (line.rstrip("\r\n") for line in listed)
+    lines = (line for entry in inputs for line in (stripped if entry == STDIN else [entry]))
     return each_once(source for line in lines if line for source in _expand(line))
 
 
@@ -75,10 +88,6 @@ def each_once(sources: Iterable[Source]) -> list[Source]:
     for source in sources:
         found.setdefault(source.place, source)
     return list(found.values())
-
-
-def _stripped(line: str) -> str:
-    return line.rstrip("\r\n")
 
 
 def _expand(entry: str) -> Iterator[Source]:
@@ -151,15 +160,6 @@ NAMINGS: tuple[Callable[[Source, str], PurePath], ...] = (
 with all folders below the common folder of the sources."""
 
 
-def _common_folder(sources: Sequence[Source]) -> str:
-    return os.path.commonpath([os.path.dirname(os.path.abspath(source.path)) for source in sources])
-
-
-def _named(name: PurePath, source: Source, suffix: str) -> PurePath:
-    segment = f".{source.segment}" if source.segment else ""
-    return name.with_name(f"{name.name}{segment}{suffix}")
-
-
 def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     """Name the output of every source, below the output folder; no two are the same.
 
@@ -173,9 +173,13 @@ def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     ways = [0 if suffix else 1] * len(sources)  # without a suffix of the output, clip.wav and clip.flac keep theirs
     last = len(NAMINGS) - 1
     while True:
-        common = _common_folder(sources) if last in ways else ""
-        names = [NAMINGS[way](source, common) for way, source in zip(ways, sources, strict=True)]
-        outputs = [_named(name, source, suffix) for name, source in zip(names, sources, strict=True)]
+        folders = [os.path.dirname(os.path.abspath(source.path)) for source in sources]
+        common = os.path.commonpath(folders) if last in ways else ""
+        outputs = []
+        for way, source in zip(ways, sources, strict=True):
+            name = NAMINGS[way](source, common)
+            segment = f".{source.segment}" if source.segment else ""
+            outputs.append(name.with_name(f"{name.name}{segment}{suffix}"))
         # Two names that differ in case only are one file on many systems.
         counts = Counter(str(output).casefold() for output in outputs)
         clashing = [i for i, output in enumerate(outputs) if counts[str(output).casefold()] > 1]

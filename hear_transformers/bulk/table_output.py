@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import numpy as np
 from ..embedding.pipeline import Embedded
 from ..files import atomic_path
 from . import journal
-from .formats import stored
-from .items import Content, ExistingOutput, Job, mismatch_of
+from .formats import Content, ExistingOutput, mismatch_of, stored
 from .journal import Journal
 from .sources import Source
-from .tables import TableFormat, TableRows
+from .tables import Block, TableFormat
 
 PART_ROWS = 8192
 """Rows after which a part of a table is finished; a killed run loses one part at most."""
@@ -49,20 +49,16 @@ class TableOfParts:
         self.content = content
         self.overwrite = overwrite
         self.state = table.parent / journal.STATE / table.name
-        self.stack = contextlib.ExitStack()
         self.opened = contextlib.ExitStack()  # the part that is being written
-        self.add: Callable[[Any], None] | None = None
+        self.add: Callable[[Block], None] | None = None
         self.waiting: dict[str, dict[str, Any]] = {}  # its lines for the journal
         self.identity, self.n_rows, self.began = "", 0, 0.0
 
     def __enter__(self) -> TableOfParts:
-        self.stack.enter_context(journal.exclusive(self.state, self.table))
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(journal.exclusive(self.state, self.table))
             self._begin()
-        except BaseException:
-            self.stack.close()
-            raise
-        self.stack.callback(self.journal.close)
+            self.stack = stack.pop_all()  # not released here, unless something was raised
         return self
 
     def _begin(self) -> None:
@@ -77,48 +73,43 @@ class TableOfParts:
             self.mismatch = mismatch_of(made_with, self.format.provenance, self.table) or (
                 f"{self.table} is kept, but its journal is missing; use overwrite to replace it"
             )
-        parts = {path.stem for path in self._parts()} | {self._identity_of(self.table)}
+        parts = {path.stem for path in self._parts()} | {self.format.metadata_of(self.table).get("id")}
         self.journal.lines = {key: line for key, line in self.journal.lines.items() if line.get("part") in parts}
 
     def _parts(self) -> Iterator[Path]:
         return self.state.glob(f"*{self.format.suffixes[0]}")
 
-    def _identity_of(self, path: Path) -> str | None:
-        return self.format.metadata_of(path).get("id") if path.exists() else None
-
     def __exit__(self, *error: Any) -> None:
         """Finish the current part, even after an error."""
-        with self.stack:
-            if any(error):
-                with contextlib.suppress(Exception):  # the first error is the one to report
-                    self._close_part()
+        # The first error is the one to report.
+        with self.stack, contextlib.suppress(*([Exception] if any(error) else [])):
+            self._close_part()
 
-    def path(self, job: Job) -> Path:
+    def path(self, job: Source) -> Path:
         """Return the output of a job."""
         return self.table
 
-    def existing(self, job: Job) -> ExistingOutput | None:
+    def existing(self, job: Source) -> ExistingOutput | None:
         """Return the existing rows of a job, or None."""
         if self.mismatch:
             return ExistingOutput(self.mismatch)
         line = self.journal.lines.get(job.key)
         return ExistingOutput(sha256=line["sha256"], file=line["file"]) if line else None
 
-    def write(self, job: Job, embedded: Embedded) -> tuple[int, ...]:
+    def write(self, job: Source, embedded: Embedded) -> tuple[int, ...]:
         """Add the rows of a job to a part; return the shape of the embedding."""
-        rows = rows_of(job.source, embedded, self.content, self.state)
+        rows = rows_of(job, embedded, self.content, self.state)
         if self.add is None:
             self._open_part()
         assert self.add is not None
-        for block in rows.blocks():
-            self.add(block)
-        n_rows = len(rows.embeddings)
+        self.add(rows)
+        n_rows = len(rows["embedding"])
         place = {"part": self.identity, "first": self.n_rows, "rows": n_rows}
         self.waiting[job.key] = {**job.audio(embedded.sha256), **place}
         self.n_rows += n_rows
         if self.n_rows >= PART_ROWS or time.monotonic() - self.began > PART_SECONDS:
             self._close_part()
-        return rows.embeddings.shape[1 if embedded.times_ms is None else 0 :]
+        return rows["embedding"].shape[1 if embedded.times_ms is None else 0 :]
 
     def _open_part(self) -> None:
         self.identity, self.n_rows, self.began = uuid.uuid4().hex, 0, time.monotonic()
@@ -135,7 +126,7 @@ class TableOfParts:
         if lines:
             self.journal.add(lines)
 
-    def finish(self, jobs: Iterable[Job]) -> None:
+    def finish(self, jobs: Iterable[Source]) -> None:
         """Join the parts: sources of earlier runs that this one does not name, then its own in their order."""
         self._close_part()
         if self.mismatch:
@@ -156,73 +147,58 @@ class TableOfParts:
 
     def _others(self, keys: list[str]) -> list[str]:
         """Return the keys of other sources, without those of the same audio under another name, from an earlier run."""
-        lines = self.journal.lines
-
-        def place(key: str) -> tuple[str, str]:
-            return lines[key]["file"], key.rpartition("|")[2]
-
-        named = {place(key) for key in keys}
-        return [key for key in lines if place(key) not in named]
+        places = {key: (line["file"], key.rpartition("|")[2]) for key, line in self.journal.lines.items()}
+        named = {places[key] for key in keys}
+        return [key for key, place in places.items() if place not in named]
 
     def _join(self, order: list[str], identity: str) -> None:
         """Write the part that holds all the others, then the journal of it."""
-        joined: dict[str, dict[str, Any]] = {}
-        n_rows = 0
+        lines = [self.journal.lines[key] for key in order]
         with (
-            _Readers(self.format, self._path_of) as readers,
+            contextlib.closing(self._read(lines)) as blocks,
             atomic_path(self._part(identity)) as path,
             self.format.create(path, identity) as add,
         ):
-            for key in order:
-                line = self.journal.lines[key]
-                for block in readers.read(line["part"], line["first"], line["rows"]):
-                    add(block)
-                joined[key] = {**line, "part": identity, "first": n_rows}
-                n_rows += line["rows"]
-        self.journal.lines = joined
+            for block in blocks:
+                add(block)
+        firsts = accumulate((line["rows"] for line in lines), initial=0)
+        moved = ({**line, "part": identity, "first": first} for line, first in zip(lines, firsts, strict=False))
+        self.journal.lines = dict(zip(order, moved, strict=True))
         self.journal.replace()
+
+    def _read(self, lines: Iterable[Mapping[str, Any]]) -> Generator[Block, None, None]:
+        """Read the rows of lines of the journal in turn, with at most `OPEN_PARTS` open at once."""
+        opened: dict[str, tuple[contextlib.ExitStack, Callable[[int, int], Iterator[Block]]]] = {}
+        try:
+            for line in lines:
+                part = line["part"]
+                if part not in opened:
+                    if len(opened) == OPEN_PARTS:
+                        opened.pop(next(iter(opened)))[0].close()
+                    stack = contextlib.ExitStack()
+                    opened[part] = (stack, stack.enter_context(self.format.reader(self._path_of(part))))
+                yield from opened[part][1](line["first"], line["rows"])
+        finally:
+            for stack, _ in opened.values():
+                stack.close()
 
     def _path_of(self, identity: str) -> Path:
         part = self._part(identity)
         return part if part.exists() else self.table
 
 
-class _Readers:
-    """Reads rows of many parts, with `OPEN_PARTS` open at once."""
-
-    def __init__(self, format: TableFormat, path_of: Callable[[str], Path]) -> None:
-        self.format = format
-        self.path_of = path_of
-        self.open: dict[str, tuple[contextlib.ExitStack, Callable[[int, int], Iterator[Any]]]] = {}
-
-    def __enter__(self) -> _Readers:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        while self.open:
-            self._close(next(iter(self.open)))
-
-    def _close(self, part: str) -> None:
-        self.open.pop(part)[0].close()
-
-    def read(self, part: str, first: int, n_rows: int) -> Iterator[Any]:
-        """Read rows of a part, in blocks."""
-        if part not in self.open:
-            if len(self.open) == OPEN_PARTS:
-                self._close(next(iter(self.open)))
-            stack = contextlib.ExitStack()
-            self.open[part] = (stack, stack.enter_context(self.format.reader(self.path_of(part))))
-        return self.open[part][1](first, n_rows)
-
-
-def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path | None = None) -> TableRows:
+def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path) -> Block:
     """Return the rows of the embedding of one source."""
     assert embedded.embedding is not None
     embeddings = np.atleast_2d(stored(embedded.embedding, content.dtype, content.columns, scratch))
     start, end = source.start, source.start + embedded.seconds
     if embedded.times_ms is None:
-        return TableRows(str(source.path), np.array([start]), np.array([end]), np.array([np.nan]), embeddings)
-    centres = start + embedded.times_ms / 1000.0
-    half = content.window_ms / 2000.0
-    starts, ends = np.clip(centres - half, start, end), np.clip(centres + half, start, end)
-    return TableRows(str(source.path), starts, ends, 1000.0 * centres, embeddings)
+        starts, ends, centres = np.array([start]), np.array([end]), np.array([np.nan])
+    else:
+        centres = start + embedded.times_ms / 1000.0
+        half = content.window_ms / 2000.0
+        starts, ends = np.clip(centres - half, start, end), np.clip(centres + half, start, end)
+    # Bytes of a name that are not UTF-8 are written \udcff.
+    name = str(source.path).encode("utf-8", "backslashreplace").decode()
+    files = np.full(len(embeddings), name, object)
+    return {"file": files, "start": starts, "end": ends, "time_ms": 1000.0 * centres, "embedding": embeddings}

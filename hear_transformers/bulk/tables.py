@@ -1,7 +1,7 @@
 """Embeddings of many sources in one table, in bounded memory: `parquet` or `hdf5`.
 
 A row is an embedding: ``file``, ``start`` and ``end`` in s of what it sees of that file, ``time_ms`` of its centre
-(none for a scene), ``layer``, ``embedding``. See `TableRows`.
+(none for a scene), ``layer``, ``embedding``. See `Block`.
 
 parquet  ``embedding`` is a list of fixed size; row groups of `GROUP_ROWS`; the metadata of the schema hold the
          provenance as JSON, and the identity of the table
@@ -12,95 +12,30 @@ from __future__ import annotations
 
 import contextlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ..errors import OptionError
+
 GROUP_ROWS = 8192
 """Rows of a row group, and rows in memory at once: 25 MB for 768 numbers each."""
 
+Block = dict[str, np.ndarray]
+"""Rows of a table by column; the layer, which is the same for all, is left out.
 
-@dataclass(frozen=True, slots=True)
-class TableRows:
-    """The embeddings of one source.
-
-    Attributes
-    ----------
-    file : as the user names it
-    starts, ends : (rows,) of what each sees, in s from the beginning of the file; NaN if unknown
-    times_ms : (rows,) of the centre of each, from the beginning of the file; NaN for a scene
-    embeddings : (rows, size) float32 or float16
-    """
-
-    file: str
-    starts: np.ndarray
-    ends: np.ndarray
-    times_ms: np.ndarray
-    embeddings: np.ndarray
-
-    def blocks(self) -> Iterator[TableRows]:
-        """Split into pieces that fit into memory."""
-        for first in range(0, len(self.embeddings), GROUP_ROWS):
-            part = slice(first, first + GROUP_ROWS)
-            columns = (self.starts, self.ends, self.times_ms, self.embeddings)
-            yield TableRows(self.file, *(np.ascontiguousarray(column[part]) for column in columns))
-
-    @property
-    def name(self) -> str:
-        r"""The file as text; bytes of its name that are not UTF-8 are written ``\udcff``."""
-        return self.file.encode("utf-8", "backslashreplace").decode()
+file : (rows,) of text, as the user names it
+start, end : (rows,) float64, of what each sees, in s from the beginning of the file
+time_ms : (rows,) float64, of the centre of each, from the beginning of the file; NaN for a scene
+embedding : (rows, size) float32 or float16
+"""
 
 
-class RowGroups:
-    """Collects blocks of rows into row groups of `GROUP_ROWS`.
-
-    Parameters
-    ----------
-    write : writes the blocks of one group
-    cut : splits a block in two after a number of rows
-    count : returns the rows of a block
-    """
-
-    def __init__(
-        self,
-        write: Callable[[list[Any]], None],
-        cut: Callable[[Any, int], tuple[Any, Any]],
-        count: Callable[[Any], int] = len,
-    ) -> None:
-        self.write = write
-        self.cut = cut
-        self.count = count
-        self.blocks: list[Any] = []
-        self.n_rows = 0
-
-    def add(self, block: Any) -> None:
-        """Add a block."""
-        while self.n_rows + self.count(block) >= GROUP_ROWS:
-            head, block = self.cut(block, GROUP_ROWS - self.n_rows)
-            self.blocks.append(head)
-            self._flush()
-        if self.count(block):
-            self.blocks.append(block)
-            self.n_rows += self.count(block)
-
-    def _flush(self) -> None:
-        if self.blocks:
-            self.write(self.blocks)
-        self.blocks, self.n_rows = [], 0
-
-    def __enter__(self) -> RowGroups:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        """Write the last group, unless something was raised."""
-        if not any(error):
-            self._flush()
-
-
-class TableFormat:
+class TableFormat(ABC):
     """A format of one table for all sources.
 
     Parameters
@@ -112,20 +47,29 @@ class TableFormat:
 
     Attributes
     ----------
+    name : of the format, and of the extra that installs what it needs
+    module : imported to read and write it
     suffixes : of its files, new ones get the first
+    library : the package of that module
+
+    Raises
+    ------
+    OptionError : that package is not installed
     """
 
+    name: ClassVar[str]
+    module: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
 
     def __init__(self, provenance: Mapping[str, Any], layer: str | None = None, *, partitioned: bool = False) -> None:
         self.provenance = json.loads(json.dumps(provenance))  # as it will be read: lists, no tuples
         self.layer = layer
         self.partitioned = partitioned
+        self.library = import_extra(f"the format {self.name}", self.module, self.name)
 
-    @staticmethod
-    def metadata_of(path: Path) -> dict[str, str]:
-        """Read provenance (as JSON) and identity of a file of this format, each if it has one."""
-        raise NotImplementedError
+    @abstractmethod
+    def metadata_of(self, path: Path) -> dict[str, str]:
+        """Read provenance (as JSON) and identity ("id") of a file of this format, each if it has one."""
 
     def provenance_of(self, path: Path) -> Any:
         """Read the provenance of a file of this format, None if it has none."""
@@ -133,10 +77,49 @@ class TableFormat:
             return json.loads(self.metadata_of(path)["provenance"])
         return None
 
-    def create(self, path: Path, identity: str) -> contextlib.AbstractContextManager[Callable[[Any], None]]:
-        """Create a table; the context is a function that adds blocks, of `TableRows` or from `reader`."""
-        raise NotImplementedError
+    @abstractmethod
+    def writer(self, path: Path, metadata: Mapping[str, str]) -> AbstractContextManager[Callable[[Block], None]]:
+        """Create a file with some metadata; the context is a function that writes one row group."""
 
-    def reader(self, path: Path) -> contextlib.AbstractContextManager[Callable[[int, int], Iterator[Any]]]:
+    @abstractmethod
+    def reader(self, path: Path) -> AbstractContextManager[Callable[[int, int], Iterator[Block]]]:
         """Open a table; the context is a function that reads rows: (first, count) -> blocks."""
-        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def create(self, path: Path, identity: str) -> Iterator[Callable[[Block], None]]:
+        """Create a table; the context is a function that adds blocks, which are written as groups of `GROUP_ROWS`."""
+        group: list[Block] = []
+        n_rows = 0
+
+        def flush() -> None:
+            nonlocal n_rows
+            write({name: np.concatenate([block[name] for block in group]) for name in group[0]})
+            group.clear()
+            n_rows = 0
+
+        def add(block: Block) -> None:
+            nonlocal n_rows
+            while len(block["file"]):
+                room = GROUP_ROWS - n_rows
+                # A copy, because a view would keep in memory the whole group that it was read from.
+                group.append({name: column[:room].copy() for name, column in block.items()})
+                n_rows += len(group[-1]["file"])
+                block = {name: column[room:] for name, column in block.items()}
+                if n_rows == GROUP_ROWS:
+                    flush()
+
+        with self.writer(path, {"provenance": json.dumps(self.provenance), "id": identity}) as write:
+            yield add
+            if group:
+                flush()
+
+
+def import_extra(what: str, module: str, extra: str) -> Any:
+    """Import a module of an optional dependency; return its package, or raise OptionError, which names the extra."""
+    try:
+        return __import__(module)  # unlike importlib.import_module, returns the package
+    except ImportError as error:
+        raise OptionError(
+            f"{what} needs {module.partition('.')[0]}, which is not installed; "
+            f"run: python -m pip install 'hear_transformers[{extra}]'"
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -217,3 +217,16 @@ class Embedder(WindowEmbedder):
 def _described(readout: Readout) -> dict[str, Any]:
     filled = {"fill_frames": readout.fill_frames} if readout.fill_frames else {}
     return {"layers": list(readout.layers), "pool": readout.pool, "window_ms": readout.window_ms, **filled}
+
+
+def columns_of(columns: Mapping[str, Sequence[int]], layer: str, layers: Iterable[str]) -> list[int]:
+    """Return the positions that an embedding of one layer alone would have, ascending.
+
+    Parameters
+    ----------
+    columns : positions by layer, see `Embedder.columns`
+    layer : which of them
+    layers : that were chosen; positions of other layers (the mel of a preset) belong to every embedding
+    """
+    others = {*layers} - {layer}
+    return sorted(place for name, places in columns.items() if name not in others for place in places)

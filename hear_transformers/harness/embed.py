@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from .. import FAMILIES, catalogue
 from ..audio.workers import default_workers
-from ..embedding.embedder import Embedder
+from ..embedding.embedder import Embedder, columns_of
 from ..embedding.external import ExternalModel
 from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError, OptionError
@@ -104,18 +104,12 @@ def load_with_parts(
     swept = model.variant.scene.layers
     if len(set(swept)) < len(swept):
         raise OptionError(f"layers={','.join(swept)!r} names one of them twice")
-    return model, [_part_of_sweep(model, module, options, layer) for layer in swept]
-
-
-def _part_of_sweep(model: Embedder, module: str, options: Mapping[str, Any], layer: str) -> Part:
-    """Return the part of a model with this layer alone: its columns, and those outside the sweep (a preset's mel)."""
-    others = {*model.variant.scene.layers} - {layer}
-
-    def select(columns: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-        return tuple(sorted(i for name, positions in columns.items() if name not in others for i in positions))
-
-    name = folder_name(module, {**options, "layer": int(layer) if layer.isdecimal() else layer})
-    return Part(name, select(model.columns()), select(model.columns(timestamps=True)))
+    columns = [model.columns(timestamps=timestamps) for timestamps in (False, True)]
+    parts = []
+    for layer in swept:
+        name = folder_name(module, {**options, "layer": int(layer) if layer.isdecimal() else layer})
+        parts.append(Part(name, *(tuple(columns_of(of_kind, layer, swept)) for of_kind in columns)))
+    return model, parts
 
 
 def embed_tasks(

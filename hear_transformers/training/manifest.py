@@ -6,8 +6,8 @@ import contextlib
 import math
 import os
 from array import array
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from ..bulk.csv_rows import found_header, parse_seconds, read_csv
 from ..errors import OptionError, TrainingError
 
 COLUMNS = ("path", "labels", "start", "end")
-N_NEEDED = 2  # of them
 
 SEPARATOR = ";"
 """Between the labels in a cell; names of AudioSet's classes hold commas."""
@@ -150,132 +149,22 @@ class _Faults:
 
     source: Path
     counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, list[str]] = field(default_factory=dict)
+    shown: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, line: int, what: str = "") -> None:
         """Add a bad line: `kind` says what is wrong and what to do, `what` shows it."""
         self.counts[kind] += 1
-        shown = self.first.setdefault(kind, [])
-        if len(shown) < N_SHOWN:
-            shown.append(f"line {line} ({what})" if what else f"line {line}")
+        if self.counts[kind] <= N_SHOWN:
+            self.shown[kind].append(f"line {line} ({what})" if what else f"line {line}")
 
     def refuse(self) -> None:
         """Raise TrainingError if there are any."""
-        if self.counts:
-            raise TrainingError("\n".join(self._message(kind, n) for kind, n in self.counts.items()))
-
-    def _message(self, kind: str, n: int) -> str:
-        more = f" and {n - N_SHOWN} more" if n > N_SHOWN else ""
-        return f"{self.source}: {n} {'row' if n == 1 else 'rows'} {kind}: {', '.join(self.first[kind])}{more}"
-
-
-def _read(source: Path, classes: Sequence[str] | None, folders: _Folders) -> Manifest:
-    """Read one manifest, see `read_labelled`."""
-    faults = _Faults(source)
-    rows = _Rows(faults)
-    rows.read()
-    faults.refuse()
-    manifest = rows.manifest(_class_names(source, classes, rows.names))
-    _check_files(manifest, folders, faults)
-    _check_repetitions(manifest, faults)
-    faults.refuse()
-    return manifest
-
-
-class _Rows:
-    """The rows of a CSV, collected column by column."""
-
-    def __init__(self, faults: _Faults) -> None:
-        self.faults = faults
-        self.folder = os.path.dirname(faults.source)
-        self.paths: list[bytes] = []
-        self.starts, self.ends = array("d"), array("d")
-        self.lines = array("i")
-        self.names: dict[str, int] = {}  # labels, numbered in the order in which they occur
-        self.labels = array("i")
-        self.n_labels = array("i")
-
-    def read(self) -> None:
-        """Collect the rows.
-
-        Raises
-        ------
-        TrainingError : the file cannot be read, its header is wrong, or it has no rows
-        """
-        source, faults = self.faults.source, self.faults
-
-        def add_wrong_length(line: int, n_cells: int, _: int) -> None:
-            faults.add("with more or fewer cells than the header (quote what holds a comma)", line, str(n_cells))
-
-        rows = read_csv(source, self._check_header, COLUMNS, on_wrong_length=add_wrong_length, error=TrainingError)
-        for line, cells in rows:
-            self._take(line, *cells)
-        if not self.lines and not faults.counts:
-            raise TrainingError(f"{source}: no rows below the header; each names an audio file, its labels")
-
-    def _check_header(self, header: list[str]) -> None:
-        if not {*COLUMNS[:N_NEEDED]} <= {*header} <= {*COLUMNS} or len({*header}) < len(header):
-            raise TrainingError(
-                f"{self.faults.source}: the first row must name the columns path and labels, may name start and end, "
-                f"and no other, separated by commas; {found_header(header)}"
-            )
-
-    def _take(self, line: int, path: str, labels: str, start: str, end: str) -> None:
-        """Add one row, or what is wrong with it."""
-        if not path.strip() or "\0" in path:
-            self.faults.add("without a path", line)
-            return
-        try:
-            start_seconds, end_seconds = parse_seconds(start, 0.0), parse_seconds(end, math.inf)
-        except ValueError:
-            kind = "with a start or end that is not a number of seconds, 0 or more"
-            self.faults.add(kind, line, f"{start!r}, {end!r}")
-            return
-        if end_seconds <= start_seconds:
-            self.faults.add("with an end that is not after the start", line, f"{start or 0} to {end}")
-            return
-        self.lines.append(line)
-        self.starts.append(start_seconds)
-        self.ends.append(end_seconds)
-        parts = map(str.strip, labels.split(SEPARATOR))
-        numbers = {self.names.setdefault(label, len(self.names)) for label in parts if label}
-        self.labels.extend(numbers)
-        self.n_labels.append(len(numbers))
-        self.paths.append(os.fsencode(os.path.join(self.folder, path)))
-
-    def manifest(self, classes: tuple[str, ...]) -> Manifest:
-        """Return the manifest; add a fault for each label that is no class."""
-        places = {name: number for number, name in enumerate(classes)}
-        numbers = np.array([places.get(name, NO_CLASS) for name in self.names], np.int32)
-        labels = numbers[np.array(self.labels, np.int32)]
-        lines = np.array(self.lines, np.int32)
-        ends = np.cumsum(self.n_labels, dtype=np.int64)
-        names = list(self.names)
-        for label in np.flatnonzero(labels == NO_CLASS):
-            line = lines[np.searchsorted(ends, label, side="right")]
-            kind = f"with a label that is none of the {len(classes)} classes (those given, or of the training manifest)"
-            self.faults.add(kind, int(line), repr(names[self.labels[label]]))
-        starts, stops = np.array(self.starts), np.array(self.ends)
-        return Manifest(self.faults.source, np.array(self.paths), starts, stops, lines, classes, ends, labels)
-
-
-def _class_names(source: Path, given: Sequence[str] | None, found: dict[str, int]) -> tuple[str, ...]:
-    """Return the names of the classes: those given, or those found.
-
-    Raises
-    ------
-    TrainingError : no labels were found
-    OptionError : those given are empty, or not all different
-    """
-    if given is None:
-        if not found:
-            raise TrainingError(f"{source}: no row has a label; the column labels names them, separated by ;")
-        return tuple(sorted(found))
-    if not given:
-        raise OptionError("the list of classes is empty; leave it out for those of the training manifest")
-    if twice := [name for name, n in Counter(given).items() if n > 1]:
-        raise OptionError(f"the list of classes names {twice[0]!r} twice; each class has one line")
-    return tuple(given)
+        messages = []
+        for kind, n in self.counts.items():
+            lines = ", ".join(self.shown[kind]) + (f" and {n - N_SHOWN} more" if n > N_SHOWN else "")
+            messages.append(f"{self.source}: {n} {'row' if n == 1 else 'rows'} {kind}: {lines}")
+        if messages:
+            raise TrainingError("\n".join(messages))
 
 
 class _Folders(dict[bytes, tuple[bytes, dict[bytes, bool]]]):
@@ -304,12 +193,82 @@ class _Folders(dict[bytes, tuple[bytes, dict[bytes, bool]]]):
         return os.path.join(place, name) if files.get(name) is False else os.path.realpath(path)
 
 
-def _check_files(manifest: Manifest, folders: _Folders, faults: _Faults) -> None:
-    """Add a fault for each clip whose audio is missing."""
-    kind = "with an audio file that is missing (paths are relative to the folder of the CSV)"
-    for clip, (path, _, _) in enumerate(manifest.spans()):
-        if not folders.has_file(path):
-            faults.add(kind, int(manifest.lines[clip]), os.fsdecode(path))
+def _read(source: Path, given: Sequence[str] | None, folders: _Folders) -> Manifest:
+    """Read one manifest, see `read_labelled`."""
+    faults = _Faults(source)
+    lines, starts, ends, label_ends, occurring = array("i"), array("d"), array("d"), array("q"), array("i")
+    paths: list[bytes] = []
+    names: dict[str, int] = {}  # labels, numbered in the order in which they occur
+    for line, path, labels, start, end in _rows(source, folders, faults):
+        lines.append(line)
+        paths.append(path)
+        starts.append(start)
+        ends.append(end)
+        occurring.extend({names.setdefault(label, len(names)) for label in labels})
+        label_ends.append(len(occurring))
+    faults.refuse()
+    if not lines:
+        raise TrainingError(f"{source}: no rows below the header; each names an audio file, its labels")
+    classes = _class_names(source, given, names)
+    numbers = {name: number for number, name in enumerate(classes)}
+    class_of_name = np.array([numbers.get(name, NO_CLASS) for name in names], np.int32)
+    clips = (np.array(paths), np.array(starts), np.array(ends), np.array(lines))
+    manifest = Manifest(source, *clips, classes, np.array(label_ends), class_of_name[np.array(occurring)])
+    kind = f"with a label that is none of the {len(classes)} classes (those given, or of the training manifest)"
+    by_number = list(names)
+    for label in np.flatnonzero(manifest.labels == NO_CLASS):
+        clip = np.searchsorted(manifest.label_ends, label, side="right")
+        faults.add(kind, lines[clip], repr(by_number[occurring[label]]))
+    _check_repetitions(manifest, faults)
+    faults.refuse()
+    return manifest
+
+
+def _rows(source: Path, folders: _Folders, faults: _Faults) -> Iterator[tuple[int, bytes, list[str], float, float]]:
+    """Yield line, path, labels, start and end of each row; add a fault for each that is wrong."""
+
+    def check_header(header: list[str]) -> None:
+        if not {"path", "labels"} <= {*header} <= {*COLUMNS} or len({*header}) < len(header):
+            raise TrainingError(
+                f"{source}: the first row must name the columns path and labels, may name start and end, and no other, "
+                f"separated by commas; {found_header(header)}"
+            )
+
+    def add_wrong_length(line: int, n_cells: int, _: int) -> None:
+        faults.add("with more or fewer cells than the header (quote what holds a comma)", line, str(n_cells))
+
+    rows = read_csv(source, check_header, COLUMNS, on_wrong_length=add_wrong_length, error=TrainingError)
+    for line, (name, labels, start, end) in rows:
+        if not name.strip() or "\0" in name:
+            faults.add("without a path", line)
+            continue
+        path = os.fsencode(os.path.join(os.path.dirname(source), name))
+        try:
+            first, last = parse_seconds(start, 0.0), parse_seconds(end, math.inf)
+        except ValueError:
+            kind = "with a start or end that is not a number of seconds, 0 or more"
+            faults.add(kind, line, f"{start!r}, {end!r}")
+            continue
+        if last <= first:
+            faults.add("with an end that is not after the start", line, f"{start or 0} to {end}")
+        elif not folders.has_file(path):
+            kind = "with an audio file that is missing (paths are relative to the folder of the CSV)"
+            faults.add(kind, line, os.fsdecode(path))
+        else:
+            yield line, path, [label for part in labels.split(SEPARATOR) if (label := part.strip())], first, last
+
+
+def _class_names(source: Path, given: Sequence[str] | None, found: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the classes: those given, or those found, sorted; raise OptionError or TrainingError."""
+    if given is None:
+        if not found:
+            raise TrainingError(f"{source}: no row has a label; the column labels names them, separated by ;")
+        return tuple(sorted(found))
+    if not given:
+        raise OptionError("the list of classes is empty; leave it out for those of the training manifest")
+    if twice := [name for name, n in Counter(given).items() if n > 1]:
+        raise OptionError(f"the list of classes names {twice[0]!r} twice; each class has one line")
+    return tuple(given)
 
 
 def _check_repetitions(manifest: Manifest, faults: _Faults) -> None:

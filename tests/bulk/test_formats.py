@@ -16,7 +16,7 @@ ALL = {**PROVENANCE, "audio": AUDIO}
 
 
 def test_npz_holds_embedding_timestamps_and_provenance(tmp_path):
-    FILES["npz"](PROVENANCE).write(tmp_path / "a.npz", FRAMES, TIMES, AUDIO)
+    FILES["npz"](PROVENANCE).write(tmp_path / "a.npz", {"embedding": FRAMES, "timestamps": TIMES}, AUDIO)
     with np.load(tmp_path / "a.npz") as archive:
         np.testing.assert_array_equal(archive["embedding"], FRAMES)
         np.testing.assert_array_equal(archive["timestamps"], TIMES)
@@ -24,14 +24,14 @@ def test_npz_holds_embedding_timestamps_and_provenance(tmp_path):
 
 
 def test_npz_of_a_scene_has_no_timestamps(tmp_path):
-    FILES["npz"](PROVENANCE).write(tmp_path / "a.npz", SCENE, None, AUDIO)
+    FILES["npz"](PROVENANCE).write(tmp_path / "a.npz", {"embedding": SCENE}, AUDIO)
     with np.load(tmp_path / "a.npz") as archive:
         assert sorted(archive) == ["embedding", "provenance"]
         np.testing.assert_array_equal(archive["embedding"], SCENE)
 
 
 def test_npy_holds_the_array_alone_and_json_the_rest(tmp_path):
-    FILES["npy"](PROVENANCE).write(tmp_path / "a.npy", FRAMES, TIMES, AUDIO)
+    FILES["npy"](PROVENANCE).write(tmp_path / "a.npy", {"embedding": FRAMES, "timestamps": TIMES}, AUDIO)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), FRAMES)
     sidecar = json.loads((tmp_path / "a.npy.json").read_text())
     assert sidecar == {"provenance": ALL, "timestamps": TIMES.tolist()}
@@ -40,14 +40,14 @@ def test_npy_holds_the_array_alone_and_json_the_rest(tmp_path):
 @pytest.mark.parametrize("name", FILES)
 def test_provenance_is_read_back(tmp_path, name):
     form = FILES[name](PROVENANCE)
-    form.write(tmp_path / "a", SCENE, None, AUDIO)
+    form.write(tmp_path / "a", {"embedding": SCENE}, AUDIO)
     assert form.provenance_of(tmp_path / "a") == ALL
 
 
 @pytest.mark.parametrize("n_renamed", [0, 1])
 def test_an_old_array_never_lies_beside_a_new_sidecar(tmp_path, monkeypatch, n_renamed):
     path, replace, names = tmp_path / "a.npy", Path.replace, []
-    FILES["npy"]({"family": "ast"}).write(path, SCENE, None, AUDIO)
+    FILES["npy"]({"family": "ast"}).write(path, {"embedding": SCENE}, AUDIO)
 
     def end(part, name):
         if len(names) == n_renamed:
@@ -57,7 +57,7 @@ def test_an_old_array_never_lies_beside_a_new_sidecar(tmp_path, monkeypatch, n_r
 
     monkeypatch.setattr(Path, "replace", end)
     with pytest.raises(KeyboardInterrupt):
-        FILES["npy"](PROVENANCE).write(path, SCENE + 1, None, AUDIO)
+        FILES["npy"](PROVENANCE).write(path, {"embedding": SCENE + 1}, AUDIO)
     assert not path.exists()
 
 

@@ -1,6 +1,5 @@
 """What a run leaves for the next one: lines of what is finished, locks of who is at work, the list of what failed."""
 
-import contextlib
 import json
 import os
 import signal
@@ -24,8 +23,7 @@ from hear_transformers.errors import DiskFullError, OptionError
 
 
 def note(path: Path, settings: str, **lines: dict) -> None:
-    with contextlib.closing(Journal(path, settings)) as written:
-        written.add(lines)
+    Journal(path, settings).add(lines)
 
 
 def test_lines_are_read_back(tmp_path):

@@ -10,30 +10,34 @@ import pytest
 from hear_transformers.bulk import hdf5, parquet, tables
 from hear_transformers.bulk.hdf5 import HDF5Table
 from hear_transformers.bulk.parquet import ParquetTable
-from hear_transformers.bulk.tables import TableFormat, TableRows
+from hear_transformers.bulk.tables import Block, TableFormat
 from hear_transformers.errors import OptionError
 
 PROVENANCE = {"family": "passt", "layer": ["8"]}
 NAN = float("nan")
 
 
-def scene(file: str, first: int = 0, dtype: str = "float32") -> TableRows:
-    return TableRows(
+def block(file: str, start: np.ndarray, end: np.ndarray, time_ms: np.ndarray, embedding: np.ndarray) -> Block:
+    files = np.full(len(embedding), file, object)
+    return {"file": files, "start": start, "end": end, "time_ms": time_ms, "embedding": embedding}
+
+
+def scene(file: str, first: int = 0, dtype: str = "float32") -> Block:
+    return block(
         file, np.array([0.0]), np.array([2.5]), np.array([NAN]), np.arange(first, first + 4)[None].astype(dtype)
     )
 
 
-def frames(file: str, n_rows: int, first: int = 0) -> TableRows:
+def frames(file: str, n_rows: int, first: int = 0) -> Block:
     times = np.arange(float(n_rows))
     numbers = np.arange(4 * n_rows, dtype=np.float32).reshape(n_rows, 4) + first
-    return TableRows(file, times, times + 1.0, 1000.0 * times, numbers)
+    return block(file, times, times + 1.0, 1000.0 * times, numbers)
 
 
-def make(path: Path, form: TableFormat, *rows: TableRows, identity: str = "x") -> None:
+def make(path: Path, form: TableFormat, *rows: Block, identity: str = "x") -> None:
     with form.create(path, identity) as add:
         for each in rows:
-            for block in each.blocks():
-                add(block)
+            add(each)
 
 
 @pytest.fixture(params=[ParquetTable, HDF5Table])
@@ -55,7 +59,7 @@ def test_parquet_holds_a_row_per_embedding_of_all_files(tmp_path):
         {"file": "a.wav", "start": 1.0, "end": 2.0, "time_ms": 1000.0, "layer": "8"},
         {"file": "b.wav", "start": 0.0, "end": 2.5, "time_ms": None, "layer": "8"},
     ]
-    np.testing.assert_array_equal(np.stack(table["embedding"].to_pylist())[:2], frames("a.wav", 2).embeddings)
+    np.testing.assert_array_equal(np.stack(table["embedding"].to_pylist())[:2], frames("a.wav", 2)["embedding"])
     assert json.loads(table.schema.metadata[b"provenance"]) == PROVENANCE
 
 
@@ -68,7 +72,7 @@ def test_hdf5_holds_a_dataset_per_column(tmp_path):
         }  # fmt: skip
         assert list(file["file"].asstr()) == ["a.wav", "a.wav", "b.wav"]
         np.testing.assert_array_equal(file["time_ms"], [0.0, 1000.0, NAN])
-        np.testing.assert_array_equal(file["embedding"][:2], frames("a.wav", 2).embeddings)
+        np.testing.assert_array_equal(file["embedding"][:2], frames("a.wav", 2)["embedding"])
         assert json.loads(file.attrs["provenance"]) == PROVENANCE
         assert file.attrs["layer"] == "8"
 
@@ -78,7 +82,7 @@ def test_pandas_reads_a_table(tmp_path):
     make(tmp_path / "t.parquet", ParquetTable(PROVENANCE, "8"), frames("a.wav", 2), scene("b.wav"))
     table = pandas.read_parquet(tmp_path / "t.parquet")
     assert list(table.file) == ["a.wav", "a.wav", "b.wav"]
-    np.testing.assert_array_equal(np.stack(table.embedding)[:2], frames("a.wav", 2).embeddings)
+    np.testing.assert_array_equal(np.stack(table.embedding)[:2], frames("a.wav", 2)["embedding"])
 
 
 def test_pandas_reads_the_folders_of_layers_as_a_column(tmp_path):
