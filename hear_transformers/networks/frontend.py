@@ -40,6 +40,9 @@ class FrameSpec(ABC):
     padding = 0.0
     """Value of the frames that `Readout.fill_frames` appends to a clip."""
 
+    offset = 0.0
+    """Centre of the first frame, in samples."""
+
     @abstractmethod
     def build(self) -> nn.Module:
         """Build the module: waveforms (batch, samples) -> input of the network, frames last."""
@@ -57,11 +60,6 @@ class FrameSpec(ABC):
     @abstractmethod
     def min_samples(self) -> int:
         """Length of the shortest waveform."""
-
-    @property
-    def offset(self) -> float:
-        """Centre of the first frame, in samples."""
-        return 0.0
 
     @abstractmethod
     def n_frames(self, n_samples: int) -> int:
@@ -93,6 +91,8 @@ class Waveform(FrameSpec):
     hop_length: int = 1
 
     has_mel = False
+    receptive_field = 1
+    min_samples = 1
 
     def build(self) -> nn.Module:
         """Build the identity."""
@@ -101,16 +101,6 @@ class Waveform(FrameSpec):
     def example(self, n_frames: int) -> Tensor:
         """Return zeros (1, n_frames)."""
         return torch.zeros(1, n_frames)
-
-    @property
-    def receptive_field(self) -> int:
-        """A sample sees itself."""
-        return 1
-
-    @property
-    def min_samples(self) -> int:
-        """One sample."""
-        return 1
 
     def n_frames(self, n_samples: int) -> int:
         """Count samples."""
@@ -214,7 +204,7 @@ class KaldiMel(MelSpec):
         return self.win_length
 
     @property
-    def offset(self) -> float:
+    def offset(self) -> float:  # type: ignore[override]
         """The first window starts with the first sample."""
         return self.win_length / 2
 
@@ -388,16 +378,8 @@ class LogMel(nn.Module):
 
     def centred_power(self, waveforms: Tensor, n_fft: int, hop_length: int) -> Tensor:
         """Compute the power spectrum of frames centred on multiples of the hop: -> (batch, frames, n_fft // 2 + 1)."""
-        spectrum = torch.stft(
-            waveforms,
-            n_fft,
-            hop_length,
-            len(self.window),
-            self.window,
-            center=True,
-            pad_mode="reflect",
-            return_complex=True,
-        )
+        # By default it centres frames, with reflected ends.
+        spectrum = torch.stft(waveforms, n_fft, hop_length, len(self.window), self.window, return_complex=True)
         return squared(spectrum.transpose(1, 2))  # (batch, frames, bins)
 
 
