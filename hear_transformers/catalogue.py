@@ -229,11 +229,10 @@ def downloads(name: str, variant_name: str | None = None, *, imagenet: bool = Fa
     if variant_name != "all" and variant_name not in variants:
         raise OptionError(f"variant={variant_name!r} is unknown to {name}; choose all or one of {', '.join(variants)}")
     chosen = variants.values() if variant_name == "all" else [variants[variant_name]]
-    if imagenet:
-        rows = dict.fromkeys(published.find(*variant.imagenet) for variant in chosen if variant.imagenet)
-    else:
-        rows = dict.fromkeys(row for variant in chosen if (row := _checkpoint(name, variant)))
+    starts = (published.find(*variant.imagenet) if variant.imagenet else None for variant in chosen)
+    found = starts if imagenet else (_checkpoint(name, variant) for variant in chosen)
+    rows = list(dict.fromkeys(row for row in found if row))
     if not rows:
         kind = "ImageNet start is known" if imagenet else "weights are published"
         raise OptionError(f"no {kind} for {name} {variant_name}; train some, or give your own file")
-    return list(rows)
+    return rows

@@ -67,13 +67,8 @@ def resampled(table: Tensor, entries: int, key_step: int, was_key_step: int | No
     Parameters
     ----------
     table : (entries of the grid it was made for, features)
-    entries : of the result
-    key_step : distance between two keys, in entries
-    was_key_step : the same in the given table; None if equal
-
-    Returns
-    -------
-    table : (entries, features)
+    entries : of the result, (entries, features)
+    key_step, was_key_step : distance between two keys, in entries, of the result and of the table; None if equal
     """
     was_key_step = was_key_step or key_step
     if (entries, key_step) == (len(table), was_key_step):

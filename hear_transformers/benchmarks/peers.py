@@ -142,9 +142,7 @@ class Transformers(Peer):
     def embed(self, work: Workload, audio: Tensor) -> Tensor:
         """Extract features, run the network without its classifier; see `Peer.embed`."""
         inputs = self.extractor(list(audio.cpu().numpy()), sampling_rate=16_000, return_tensors="pt")
-        network = self.model.audio_spectrogram_transformer
-        pooled: Tensor = network(inputs["input_values"].to(self.model.device)).pooler_output
-        return pooled
+        return self.model.audio_spectrogram_transformer(inputs["input_values"].to(self.model.device)).pooler_output
 
 
 class PannsInference(Peer):
@@ -163,8 +161,7 @@ class PannsInference(Peer):
 
     def embed(self, work: Workload, audio: Tensor) -> Tensor:
         """Run the network; see `Peer.embed`."""
-        embedding: Tensor = self.model(audio)["embedding"]
-        return embedding
+        return self.model(audio)["embedding"]
 
 
 def import_panns_inference() -> types.ModuleType:
@@ -191,8 +188,7 @@ PEERS = {"hear21passt": Hear21Passt, "transformers": Transformers, "panns_infere
 def call_hear(module: Any, work: Workload, model: Any, audio: Tensor) -> Tensor:
     """Call the HEAR function for a workload, and return the embeddings."""
     result = getattr(module, f"get_{work.kind}_embeddings")(audio, model)
-    embeddings: Tensor = result[0] if isinstance(result, tuple) else result
-    return embeddings
+    return result[0] if isinstance(result, tuple) else result
 
 
 def time_in_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:

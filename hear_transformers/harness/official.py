@@ -20,16 +20,9 @@ from typing import Any
 from ..errors import HearTransformersError
 
 NEEDS = (
-    "heareval",
-    "dcase_util",
-    "intervaltree",
-    "more_itertools",
-    "pandas",
-    "pytorch_lightning",
-    "sed_eval",
-    "slugify",
+    "heareval", "dcase_util", "intervaltree", "more_itertools", "pandas", "pytorch_lightning", "sed_eval", "slugify",
     "torchinfo",
-)
+)  # fmt: skip
 """heareval, and those of its requirements that this package does not share."""
 
 

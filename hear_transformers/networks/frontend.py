@@ -346,12 +346,8 @@ def slaney_filters(spec: PannsMel) -> Tensor:
 class LogMel(nn.Module):
     """A log-mel front end: waveforms (batch, samples) in [-1, 1] -> (batch, n_mels, frames) float32.
 
-    Waveforms are at least `FrameSpec.min_samples` long.
-
-    Parameters
-    ----------
-    window : (win_length,) float32
-    filters : (n_fft // 2 + 1, n_mels) float32
+    Waveforms are at least `FrameSpec.min_samples` long. The window is (win_length,), filters are
+    (n_fft // 2 + 1, n_mels), both float32.
     """
 
     window: Tensor

@@ -165,13 +165,11 @@ class DeiT(Trunk):
         self.max_frames = max_frames
         self.patchout = patchout
         grid = TimeAxis(stride, (PATCH - 1) / 2, None)
-        self.layers = {
+        grids = {
+            **dict.fromkeys((*map(str, range(depth + 1)), "norm"), grid),
             "0": replace(grid, receptive_field=PATCH),
-            **{str(i): grid for i in range(1, depth + 1)},
-            "norm": grid,
-            "features": None,
-            "logits": None,
         }
+        self.layers = {**grids, "features": None, "logits": None}
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.patch_embed = PatchEmbed(dim, (PATCH, PATCH), (stride, stride))
