@@ -24,6 +24,8 @@ from .parsing import count_or_auto, parse_object
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+PROGRAMS = click.Choice(["official", "ours"])
+GRIDS = click.Choice(["default", "fast", "faster"])
 
 SYSTEM_PATTERN = re.compile(r"(?P<module>[^=:]+)(=(?P<weights>.+?))?(:(?P<options>\{.*))?", re.DOTALL)
 SYNTAX = "MODULE, MODULE=WEIGHTS, 'MODULE:{\"layer\": 8}' or 'MODULE=WEIGHTS:{\"layer\": 8}'"
@@ -54,18 +56,12 @@ def hear_group() -> None:
 )
 @click.option(
     "--embeddings",
-    type=click.Choice(["official", "ours"]),
+    type=PROGRAMS,
     default="official",
     show_default=True,
-    help="Embed with HEAR's program, or with our faster one that writes the same files.",
+    help="HEAR's own program, or our faster one.",
 )
-@click.option(
-    "--grid",
-    type=click.Choice(["default", "fast", "faster"]),
-    default="default",
-    show_default=True,
-    help="heareval's grid of hyperparameters to search.",
-)
+@click.option("--grid", type=GRIDS, default="default", show_default=True, help="heareval's grid to search.")
 @click.option(
     "--grid-points",
     type=click.IntRange(1),
@@ -216,12 +212,7 @@ def parse_systems(texts: Sequence[str]) -> list[System]:
 
 
 def read_param_grids(path: Path, names: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Read the hyperparameters that tasks search: task -> parameter -> values.
-
-    Raises
-    ------
-    OptionError : the file cannot be read, holds anything else, or names other tasks
-    """
+    """Read the hyperparameters that tasks search, task -> parameter -> values; raise OptionError for anything else."""
     option = f"--param-grid {path}"
     try:
         grids = parse_object(option, path.read_text(encoding="utf-8"), GRIDS_EXAMPLE)

@@ -39,7 +39,7 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
     "source",
     default="",
     metavar="WEIGHTS",
-    help="File to start from, published or imagenet.  [default: none]",
+    help="A file, published or imagenet.  [default: random weights]",
 )
 @recipe_option("--epochs", click.IntRange(1), "Epochs to train for.")
 @recipe_option("--batch-size", click.IntRange(1), "Clips per step, over all processes.")

@@ -198,13 +198,8 @@ class DynamicKernels(nn.Module):
     """The kernels of a dynamic convolution (Chen et al., 1912.03458): for each window a mix of four, without bias.
 
     The temperature of the authors' softmax is not in their files. It is 1, its final value, for every network trained
-    on AudioSet, and 30 for those trained on ImageNet alone, which are no variants here.
-
-    Parameters
-    ----------
-    outputs : features
-    inputs : input features of each output, times the area of the kernel
-    context : size of the context
+    on AudioSet, and 30 for those trained on ImageNet alone, which are no variants here. `inputs` counts the input
+    features of each output, times the area of the kernel.
     """
 
     def __init__(self, outputs: int, inputs: int, context: int) -> None:

@@ -625,11 +625,9 @@ def front_end_tensors(spec: PannsMel) -> dict[str, Tensor]:
 
 
 def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Remove the authors' front end from a state dict, after checking that it is the variant's, but for the hop.
+    """Remove the authors' front end from a state dict; raise WeightsError if it is incomplete or not the variant's.
 
-    Raises
-    ------
-    WeightsError : the front end is another one, or incomplete
+    The hop is not stored, so it cannot be checked.
     """
     spec = variant.network.get("mel", variant.frontend)
     expected = front_end_tensors(spec) if isinstance(spec, PannsMel) else {}

@@ -207,9 +207,7 @@ def explain_tensorflow() -> Iterator[None]:
 def run_embeddings(arguments: Sequence[str]) -> None:
     """Run heareval.embeddings.runner with its own arguments; it ends the process.
 
-    Raises
-    ------
-    HearTransformersError : the harness is not installed, or the module is for TensorFlow
+    Raise HearTransformersError if the harness is not installed, or the module is for TensorFlow.
     """
     require(*NEEDS)
     patch_tensorflow()
@@ -222,12 +220,7 @@ def run_embeddings(arguments: Sequence[str]) -> None:
 
 
 def run_predictions(arguments: Sequence[str]) -> None:
-    """Run heareval.predictions.runner with its own arguments; it ends the process.
-
-    Raises
-    ------
-    HearTransformersError : the harness is not installed
-    """
+    """Run heareval.predictions.runner with its own arguments; it ends the process."""
     require(*NEEDS)
     patch_pkg_resources()
     patch_gpu_names()

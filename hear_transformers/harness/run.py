@@ -162,13 +162,7 @@ def _copy_metadata(source: Path, target: Path, grid: Mapping[str, Sequence[Any]]
 
 
 def find_harness(python: str) -> str:
-    """Return the path of an interpreter that has HEAR's harness.
-
-    Raises
-    ------
-    OptionError : there is no such interpreter
-    HearTransformersError : it lacks the harness
-    """
+    """Return the path of an interpreter; raise HearTransformersError if it is missing or lacks HEAR's harness."""
     path = shutil.which(python)
     if path is None:
         raise OptionError(f"--python {python}: there is no such program; `make hear` makes .venv-hear/bin/python")

@@ -297,11 +297,7 @@ def kaldi_filters(spec: MelSpec) -> Tensor:
     """Build Kaldi's triangular filters: linear in mel, peak 1, no area normalisation.
 
     Kaldi's own arithmetic, in float32, is kept: the edge of a filter that covers a single bin lies so close to that bin
-    that another rounding changes the result by 1e-3 dB.
-
-    Returns
-    -------
-    filters : (n_fft // 2 + 1, n_mels), float32; the row of the Nyquist bin is zero, as in Kaldi
+    that another rounding changes the result by 1e-3 dB. The row of the Nyquist bin is zero, as in Kaldi.
     """
     # The last three arguments belong to vocal tract length warping, which a factor of 1 turns off.
     filters, _ = get_mel_banks(spec.n_mels, spec.n_fft, spec.sample_rate, spec.fmin, spec.fmax, 100.0, -500.0, 1.0)
@@ -326,12 +322,8 @@ def slaney_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def slaney_filters(spec: PannsMel) -> Tensor:
     """Build triangular filters on Slaney's scale, each of area 1.
 
-    In float64, rounded once: equal to the bit to those in the authors' checkpoints, unlike the float32 of today's
-    libraries.
-
-    Returns
-    -------
-    filters : (n_fft // 2 + 1, n_mels), float32
+    In float64, rounded once to float32: equal to the bit to those in the authors' checkpoints, unlike the float32 of
+    today's libraries.
     """
     low, high = slaney_mel(np.array([spec.fmin, spec.fmax]))
     edges = slaney_hz(np.linspace(low, high, spec.n_mels + 2))
@@ -424,12 +416,7 @@ class KaldiLogMel(LogMel):
 
 
 def fourier_kernels(spec: PannsMel) -> Tensor:
-    """Compute the windowed cosines and negative sines of the Fourier transform.
-
-    Returns
-    -------
-    kernels : (2, n_fft // 2 + 1, n_fft) float32, as in the authors' checkpoints
-    """
+    """Compute the windowed cosines and negative sines of the Fourier transform: (2, n_fft // 2 + 1, n_fft) float32."""
     # In whole n_fft-ths of a circle, so that no angle is rounded before its cosine is taken.
     turns = torch.arange(spec.n_fft // 2 + 1)[:, None] * torch.arange(spec.n_fft) % spec.n_fft
     angles = turns.double() * (2 * math.pi / spec.n_fft)

@@ -49,13 +49,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one projection for queries, keys and values.
-
-    Parameters
-    ----------
-    dim : features of a token, a multiple of `heads`
-    heads : number of heads
-    """
+    """Multi-head self-attention with one projection for queries, keys and values."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -108,13 +102,7 @@ def init_matrices(module: nn.Module) -> None:
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block of the Vision Transformer (Dosovitskiy et al., 2010.11929, section 3.1).
-
-    Parameters
-    ----------
-    dim : features of a token
-    heads : number of attention heads
-    """
+    """Pre-norm transformer block of the Vision Transformer (Dosovitskiy et al., 2010.11929, section 3.1)."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -238,12 +226,7 @@ class DeiT(Trunk):
 
 
 def thinned(patches: Tensor, axis: int, n_left_out: int) -> Tensor:
-    """Drop positions along one axis, drawn from PyTorch's global generator, the same for every clip.
-
-    Raises
-    ------
-    OptionError : nothing would be left
-    """
+    """Drop positions along one axis, drawn from PyTorch's global generator, the same for every clip."""
     size = patches.shape[axis]
     if not 0 <= n_left_out < size:
         raise OptionError(
