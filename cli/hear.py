@@ -24,6 +24,8 @@ from .parsing import count_or_auto, parse_object
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+PROGRAMS = click.Choice(["official", "ours"])
+GRIDS = click.Choice(["default", "fast", "faster"])
 
 SYSTEM_PATTERN = re.compile(r"(?P<module>[^=:]+)(=(?P<weights>.+?))?(:(?P<options>\{.*))?", re.DOTALL)
 SYNTAX = "MODULE, MODULE=WEIGHTS, 'MODULE:{\"layer\": 8}' or 'MODULE=WEIGHTS:{\"layer\": 8}'"
@@ -44,9 +46,7 @@ def hear_group() -> None:
 @click.argument("systems", metavar="SYSTEM...", nargs=-1, required=True)
 @click.option("--tasks-dir", type=click.Path(path_type=Path), required=True, help="Folder that holds HEAR's tasks.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for all results.")
-@click.option(
-    "--task", "names", multiple=True, metavar="NAME", help="Run only this task; may be repeated.  [default: all]"
-)
+@click.option("--task", "names", multiple=True, metavar="NAME", help="Only this task; may be repeated.  [default: all]")
 @click.option(
     "--python",
     default=sys.executable,
@@ -56,31 +56,22 @@ def hear_group() -> None:
 )
 @click.option(
     "--embeddings",
-    type=click.Choice(["official", "ours"]),
+    type=PROGRAMS,
     default="official",
     show_default=True,
-    help="Embed with HEAR's program, or with our faster one that writes the same files.",
+    help="HEAR's own program, or our faster one.",
 )
-@click.option(
-    "--grid",
-    type=click.Choice(["default", "fast", "faster"]),
-    default="default",
-    show_default=True,
-    help="heareval's grid of hyperparameters to search.",
-)
+@click.option("--grid", type=GRIDS, default="default", show_default=True, help="heareval's grid to search.")
 @click.option(
     "--grid-points",
     type=click.IntRange(1),
     default=8,
     show_default=True,
     metavar="N",
-    help="Number of points of the grid to try.",
+    help="Points of the grid to try.",
 )
 @click.option(
-    "--param-grid",
-    type=FILE,
-    metavar="FILE",
-    help=f"JSON file with hyperparameters that tasks search instead: {GRIDS_EXAMPLE}",
+    "--param-grid", type=FILE, metavar="FILE", help=f"JSON file of values that tasks search instead: {GRIDS_EXAMPLE}"
 )
 @guarded
 def run_command(
@@ -103,16 +94,9 @@ def run_command(
     chosen = parse_systems(systems)
     tasks = [task for name in dict.fromkeys(names or ("all",)) for task in find_tasks(tasks_dir, name)]
     param_grids = read_param_grids(param_grid, [task.name for task in tasks]) if param_grid else {}
-    benchmark = Benchmark(
-        tasks_dir.absolute(),
-        out.absolute(),
-        find_harness(python),
-        embeddings == "official",
-        grid,
-        grid_points,
-        param_grids,
-        partial(click.echo, nl=False, err=True),
-    )
+    echo = partial(click.echo, nl=False, err=True)
+    places = tasks_dir.absolute(), out.absolute(), find_harness(python)
+    benchmark = Benchmark(*places, embeddings == "official", grid, grid_points, param_grids, echo)
     pairs = [(system, task) for system in chosen for task in tasks]
     n_failed = score_pairs(benchmark, pairs)
     order = [(system.folder, task.name) for system, task in pairs]
@@ -140,17 +124,17 @@ def score_pairs(benchmark: Benchmark, pairs: Sequence[tuple[System, Task]]) -> i
 @click.argument("module")
 @click.option("--model", "weights", default="", metavar="FILE", help="Checkpoint for load_model.")
 @click.option("--tasks-dir", type=FOLDER, default="tasks", show_default=True, help="Folder that holds HEAR's tasks.")
-@click.option("--task", "task_name", default="all", show_default=True, metavar="NAME", help="Task to embed.")
+@click.option("--task", default="all", show_default=True, metavar="NAME", help="Task to embed.")
+@click.option("--embeddings-dir", type=FOLDER, default="embeddings", show_default=True, help="Folder for the results.")
 @click.option(
-    "--embeddings-dir", type=FOLDER, default="embeddings", show_default=True, help="Folder for the embeddings."
+    "--model-options",
+    "options",
+    default="{}",
+    metavar="JSON",
+    help="Keyword arguments for load_model: '{\"hop_ms\": 25}'.",
 )
 @click.option(
-    "--model-options", default="{}", metavar="JSON", help="Keyword arguments for load_model: '{\"hop_ms\": 25}'."
-)
-@click.option(
-    "--layers",
-    metavar="LAYERS",
-    help="all, or a list such as 0,4,8: embed several layers in one pass, each as a model of its own.",
+    "--layers", metavar="LAYERS", help="all, or a list such as 0,4,8: layers in one pass, each as a separate model."
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps or cpu.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Windows per forward pass.")
@@ -159,16 +143,7 @@ def score_pairs(benchmark: Benchmark, pairs: Sequence[tuple[System, Task]]) -> i
 )
 @guarded
 def embed_command(
-    module: str,
-    weights: str,
-    tasks_dir: Path,
-    task_name: str,
-    embeddings_dir: Path,
-    model_options: str,
-    layers: str | None,
-    device: str,
-    batch_size: int | None,
-    num_workers: int | None,
+    module: str, tasks_dir: Path, task: str, embeddings_dir: Path, options: str, num_workers: int | None, **choices: Any
 ) -> None:
     """Embed HEAR's tasks: the same files as HEAR's own heareval.embeddings.runner, but faster.
 
@@ -181,9 +156,9 @@ def embed_command(
     from hear_transformers.harness import embed
 
     search_working_folder()
-    options = parse_object("--model-options", model_options, '{"hop_ms": 25}')
-    tasks = find_tasks(tasks_dir, task_name)
-    model, parts = embed.load_with_parts(module, weights, device, options, layers, batch_size)
+    tasks = find_tasks(tasks_dir, task)
+    arguments = parse_object("--model-options", options, '{"hop_ms": 25}')
+    model, parts = embed.load_with_parts(module, options=arguments, **choices)
     with tqdm(unit="file", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
 
         def show(task: Any, n_done: int, total: int) -> None:
@@ -237,12 +212,7 @@ def parse_systems(texts: Sequence[str]) -> list[System]:
 
 
 def read_param_grids(path: Path, names: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Read the hyperparameters that tasks search: task -> parameter -> values.
-
-    Raises
-    ------
-    OptionError : the file cannot be read, holds anything else, or names other tasks
-    """
+    """Read the hyperparameters that tasks search, task -> parameter -> values; raise OptionError for anything else."""
     option = f"--param-grid {path}"
     try:
         grids = parse_object(option, path.read_text(encoding="utf-8"), GRIDS_EXAMPLE)

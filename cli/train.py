@@ -18,6 +18,7 @@ from .parsing import parse_json, parse_object
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+RECIPE_OPTIONS = ("epochs", "batch_size", "learning_rate", "seconds")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -28,21 +29,17 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 
 @click.command("train", epilog=f"Recipes: {', '.join(RECIPES)}.")
 @click.option("--family", type=click.Choice(list(FAMILIES)), required=True, help="Family of networks.")
-@click.option(
-    "--variant", metavar="NAME", help="Variant of the family, see `hear-transformers list`.  [default: its first]"
-)
-@click.option("--train", "train_file", type=FILE, required=True, help="Manifest of the training clips.")
-@click.option("--valid", "valid_file", type=FILE, required=True, help="Manifest of the validation clips.")
+@click.option("--variant", metavar="NAME", help="Variant, see `hear-transformers list`.  [default: the family's first]")
+@click.option("--train", type=FILE, required=True, help="Manifest of the training clips.")
+@click.option("--valid", type=FILE, required=True, help="Manifest of the validation clips.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the run; an interrupted run there is resumed.")
-@click.option(
-    "--recipe", "recipe_name", metavar="NAME", help="Recipe, see below.  [default: fine_tune with --from, else scratch]"
-)
+@click.option("--recipe", metavar="NAME", help="Recipe, see below.  [default: fine_tune with --from, else scratch]")
 @click.option(
     "--from",
     "source",
     default="",
     metavar="WEIGHTS",
-    help="Weights to start from: a file, published or imagenet.  [default: random weights]",
+    help="A file, published or imagenet.  [default: random weights]",
 )
 @recipe_option("--epochs", click.IntRange(1), "Epochs to train for.")
 @recipe_option("--batch-size", click.IntRange(1), "Clips per step, over all processes.")
@@ -53,31 +50,23 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
     "changes",
     multiple=True,
     metavar="NAME=JSON",
-    help="Any other value of the recipe, such as masks=[]; may be repeated.",
+    help="Other values of the recipe: masks=[]; may be repeated.",
 )
 @click.option("--network", default="{}", metavar="JSON", help="Changes to the network, such as '{\"depth\": 4}'.")
-@click.option(
-    "--classes", "classes_file", type=FILE, help="Text file with one class per line.  [default: the classes in --train]"
-)
-@click.option(
-    "--multi-label/--single-label",
-    default=None,
-    help="Whether clips may have several labels.  [default: as in --train]",
-)
+@click.option("--classes", type=FILE, help="Text file with one class per line.  [default: the classes in --train]")
+@click.option("--multi-label/--single-label", default=None, help="Several labels per clip.  [default: as in --train]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random draws.")
 @click.option(
     "--workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding processes per training process."
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, mps or cpu.")
 @click.option(
-    "--checkpoint-seconds",
-    default=300.0,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="Seconds between checkpoints of the run.",
+    "--checkpoint-seconds", default=300.0, show_default=True, type=click.FloatRange(0), help="Time between checkpoints."
 )
 @guarded
-def train_command(**given: Any) -> None:
+def train_command(
+    recipe: str | None, changes: tuple[str, ...], network: str, classes: Path | None, device: str, **given: Any
+) -> None:
     """Train or fine-tune a network on labelled audio.
 
     Manifests are CSV files with the columns path,labels and optionally start,end (s); several labels are separated by
@@ -90,23 +79,15 @@ def train_command(**given: Any) -> None:
     from hear_transformers.training.loop import Processes
     from hear_transformers.training.train import SKIPPED, Options, Training
 
+    replaced = {name: given.pop(name) for name in RECIPE_OPTIONS}
     options = Options(
-        family=given["family"],
-        variant=given["variant"],
-        train=given["train_file"],
-        valid=given["valid_file"],
-        out=given["out"],
-        recipe=choose_recipe(given),
-        source=given["source"],
-        network=parse_object("--network", given["network"], '{"depth": 4}'),
-        classes=read_classes(given["classes_file"]),
-        multi_label=given["multi_label"],
-        seed=given["seed"],
-        workers=given["workers"],
-        checkpoint_seconds=given["checkpoint_seconds"],
+        recipe=choose_recipe(recipe or ("fine_tune" if given["source"] else "scratch"), replaced, changes),
+        network=parse_object("--network", network, '{"depth": 4}'),
+        classes=read_classes(classes),
         progress=sys.stderr.isatty(),
+        **given,
     )
-    processes = Processes.join(catalogue.pick_device(given["device"]))
+    processes = Processes.join(catalogue.pick_device(device))
     try:
         training = Training(options, processes)
         if processes.rank == 0:
@@ -122,18 +103,15 @@ def train_command(**given: Any) -> None:
         click.echo(options.out / "model.safetensors")
 
 
-def choose_recipe(given: dict[str, Any]) -> Recipe:
-    """Return the named recipe with the user's changes."""
-    name = given["recipe_name"] or ("fine_tune" if given["source"] else "scratch")
+def choose_recipe(name: str, replaced: dict[str, Any], changes: tuple[str, ...]) -> Recipe:
+    """Return the named recipe with the user's values, None for the recipe's, and the changes of --set."""
     if name not in RECIPES:
         raise OptionError(f"--recipe {name} is unknown; choose one of {', '.join(RECIPES)}")
-    changes = {
-        key: given[key] for key in ("epochs", "batch_size", "learning_rate", "seconds") if given[key] is not None
-    }
-    for change in given["changes"]:
+    values = {key: value for key, value in replaced.items() if value is not None}
+    for change in changes:
         key, _, value = change.partition("=")
-        changes[key.replace("-", "_")] = parse_json(f"--set {key}", value)
-    return with_changes(RECIPES[name], **changes)
+        values[key.replace("-", "_")] = parse_json(f"--set {key}", value)
+    return with_changes(RECIPES[name], **values)
 
 
 def read_classes(path: Path | None) -> tuple[str, ...] | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,27 +36,15 @@ class AST(DeiT):
     ----------
     stride : of the patches, in mel bands and mel frames
     frames : mel frames it was trained on (authors' input_tdim)
-    n_classes : logits
-    dim, depth, heads : of the transformer; DeiT-B (Touvron et al., 2012.12877) unless a variant says otherwise
     n_mels : mel bands of the input
+    transformer : n_classes, dim, depth and heads of the `DeiT`
     """
 
-    def __init__(
-        self,
-        *,
-        stride: int = 10,
-        frames: int = 1024,
-        n_classes: int = 527,
-        dim: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        n_mels: int = 128,
-    ) -> None:
+    def __init__(self, *, stride: int = 10, frames: int = 1024, n_mels: int = 128, **transformer: Any) -> None:
         self.time_positions = (frames - PATCH) // stride + 1
-        max_frames = PATCH + stride * self.time_positions - 1
-        super().__init__(stride=stride, n_classes=n_classes, dim=dim, depth=depth, heads=heads, max_frames=max_frames)
+        super().__init__(stride=stride, max_frames=PATCH + stride * self.time_positions - 1, **transformer)
         n_patches = ((n_mels - PATCH) // stride + 1) * self.time_positions
-        self.pos_embed = nn.Parameter(torch.randn(1, 2 + n_patches, dim) * 0.02)
+        self.pos_embed = nn.Parameter(torch.randn(1, 2 + n_patches, self.cls_token.shape[2]) * 0.02)
 
     def positions(self, n_freq: int, n_time: int) -> tuple[Tensor, Tensor]:
         """Take the middle of the embeddings along time, as the authors' constructor does; see `DeiT.positions`."""

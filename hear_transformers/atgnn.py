@@ -35,13 +35,13 @@ from .networks import conv_norm
 from .networks import imagenet as images
 from .networks.family import Readout, Variant
 from .networks.frontend import AST_MEL
-from .networks.transformer import DropPath
+from .networks.transformer import DropPath, Pair
 from .networks.trunk import TimeAxis, Trunk, depth_of
 
 __all__ = ["ATGNN", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
-Pair = tuple[int, int]
-"""Along frequency, along time."""
+PerStage = tuple[int, ...]
+"""One number for every stage of the encoder."""
 
 STEM_HOP = 4  # mel bands and mel frames per position of the stem (ViG's pyramid_vig.py)
 STEM_FIELD = 15  # mel frames that one position sees: three convolutions of 3, with strides 2, 2, 1 (the same)
@@ -156,16 +156,9 @@ def nearest(nodes: Tensor, candidates: Tensor, k: int, dilation: int = 1, nearne
 
 
 def strongest(candidates: Tensor, index: Tensor) -> Tensor:
-    """Return the maximum of every feature over the neighbours of a node.
+    """Return the maximum of every feature over the neighbours of a node: -> (batch, nodes, features).
 
-    Parameters
-    ----------
-    candidates : (batch, candidates, features)
-    index : (batch, nodes, neighbours), from `nearest`
-
-    Returns
-    -------
-    maxima : (batch, nodes, features)
+    `candidates` is (batch, candidates, features), `index` (batch, nodes, neighbours) from `nearest`.
     """
     first = torch.arange(len(candidates), device=index.device) * candidates.shape[1]
     rows = candidates.flatten(0, 1)  # (batch * candidates, features)
@@ -184,15 +177,7 @@ def interleaved(nodes: Tensor, messages: Tensor) -> Tensor:
 
 
 class ConvNorm(conv_norm.ConvNorm):
-    """Convolution and batch normalisation, then a GELU if asked for.
-
-    Parameters
-    ----------
-    inputs, outputs : features
-    kernel, stride : in frequency and time; padded so that positions stay centred
-    groups : of the convolution
-    gelu : whether there is one
-    """
+    """Convolution, padded so that positions stay centred, and batch normalisation, then a GELU if asked for."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, gelu: bool = False
@@ -213,13 +198,7 @@ class ConvNorm(conv_norm.ConvNorm):
 
 
 class FeedForward(nn.Module):
-    """Two layers applied to every position, with a residual connection.
-
-    Parameters
-    ----------
-    channels : features
-    drop_path : probability that the branch is dropped for a clip in training
-    """
+    """Two layers applied to every position, with a residual connection that is dropped for some clips in training."""
 
     def __init__(self, channels: int, drop_path: float) -> None:
         super().__init__()
@@ -235,19 +214,12 @@ class FeedForward(nn.Module):
 class Grapher(nn.Module):
     """Max-relative graph convolution over the nearest nodes between two layers, with a residual connection.
 
-    Parameters
-    ----------
-    channels : features
-    ratio : candidates are means over squares with sides of `ratio` nodes
-    k, dilation : of the neighbours, see `nearest`
-    drop_path : probability that the branch is dropped for a clip in training
+    Candidates are means over squares with sides of `ratio` nodes; for `k` and `dilation` see `nearest`.
     """
 
     def __init__(self, channels: int, ratio: int, k: int, dilation: int, drop_path: float) -> None:
         super().__init__()
-        self.ratio = ratio
-        self.k = k
-        self.dilation = dilation
+        self.ratio, self.k, self.dilation = ratio, k, dilation
         self.fc1 = ConvNorm(channels, channels)
         self.graph_conv = ConvNorm(2 * channels, 2 * channels, groups=GROUPS, gelu=True)
         self.fc2 = ConvNorm(2 * channels, channels)
@@ -268,13 +240,7 @@ class Grapher(nn.Module):
 
 
 class Block(nn.Module):
-    """One block of the encoder: down-sampling if a stage begins with it, graph convolution, feed-forward network.
-
-    Parameters
-    ----------
-    down : halves the map; None within a stage
-    grapher, ffn : of the block
-    """
+    """One block of the encoder: down-sampling if a stage begins with it, graph convolution, feed-forward network."""
 
     def __init__(self, down: ConvNorm | None, grapher: Grapher, ffn: FeedForward) -> None:
         super().__init__()
@@ -293,15 +259,7 @@ class Block(nn.Module):
 
 
 class LabelBlock(nn.Module):
-    """Patch-label graph, feed-forward network, label-label graph.
-
-    Parameters
-    ----------
-    channels : features
-    n_classes : labels
-    k : patches that are neighbours of a label
-    drop_path : probability that a branch is dropped for a clip in training
-    """
+    """Patch-label graph with the `k` nearest patches of each label, feed-forward network, label-label graph."""
 
     def __init__(self, channels: int, n_classes: int, k: int, drop_path: float) -> None:
         super().__init__()
@@ -323,19 +281,9 @@ class LabelBlock(nn.Module):
 
 
 class Labels(nn.Module):
-    """Embeddings of the classes, the blocks that refine them, and the readout.
+    """Embeddings of the classes, the blocks that refine them, and the readout; see the parameters of `ATGNN`."""
 
-    Parameters
-    ----------
-    channels, depths : features and label blocks of every stage
-    n_classes : labels
-    k : patches that are neighbours of a label
-    drop_path : rate of stochastic depth
-    """
-
-    def __init__(
-        self, channels: tuple[int, ...], depths: tuple[int, ...], n_classes: int, k: int, drop_path: float
-    ) -> None:
+    def __init__(self, channels: PerStage, depths: PerStage, n_classes: int, k: int, drop_path: float) -> None:
         super().__init__()
         self.embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, channels[0], n_classes, 1), std=EMBED_DEVIATION))
         # Every stage projects labels to the number of features of its nodes.
@@ -347,16 +295,7 @@ class Labels(nn.Module):
         self.readout = uniform(n_classes, channels[-1])
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Refine the embeddings by the maps of every stage of the encoder.
-
-        Parameters
-        ----------
-        maps : (batch, channels, freq, time) for each stage
-
-        Returns
-        -------
-        labels : (batch, classes, channels of the last stage) float32
-        """
+        """Refine by the maps (batch, channels, freq, time) of each stage: -> (batch, classes, features) float32."""
         labels = self.embed.repeat(len(maps[0]), 1, 1, 1)
         # Labels grow from block to block, as the label-label graph is not normalised: too large for 16 bits, in which
         # the authors' training became NaN (their README).
@@ -402,10 +341,10 @@ class ATGNN(Trunk):
     def __init__(
         self,
         *,
-        channels: tuple[int, ...] = (80, 160, 400, 640),
-        depths: tuple[int, ...] = (2, 2, 6, 2),
-        label_depths: tuple[int, ...] = (),
-        ratios: tuple[int, ...] = (4, 2, 1, 1),
+        channels: PerStage = (80, 160, 400, 640),
+        depths: PerStage = (2, 2, 6, 2),
+        label_depths: PerStage = (),
+        ratios: PerStage = (4, 2, 1, 1),
         k: int = 9,
         max_dilation: int = 5,
         relpos: str = "rectangular",
@@ -479,12 +418,7 @@ class ATGNN(Trunk):
 
 
 def encoder(
-    channels: tuple[int, ...],
-    depths: tuple[int, ...],
-    ratios: tuple[int, ...],
-    k: int,
-    dilations: list[int],
-    drop_path: float,
+    channels: PerStage, depths: PerStage, ratios: PerStage, k: int, dilations: list[int], drop_path: float
 ) -> Iterator[Block]:
     """Build the blocks of an `ATGNN`, see its parameters; `dilations` has one for each block."""
     stages = [stage for stage, depth in enumerate(depths) for _ in range(depth)]
@@ -496,7 +430,7 @@ def encoder(
         yield Block(down, grapher, FeedForward(size, i * step))
 
 
-def layers_of(depths: tuple[int, ...], *, has_labels: bool, has_logits: bool) -> dict[str, TimeAxis | None]:
+def layers_of(depths: PerStage, *, has_labels: bool, has_logits: bool) -> dict[str, TimeAxis | None]:
     """Return the layers of an `ATGNN`.
 
     Kernels are odd and padded equally on both sides, so position 0 lies on frame 0 everywhere. From the first block on
@@ -520,13 +454,8 @@ def resized(table: Tensor, grid: Pair) -> Tensor:
 
 def classifier(channels: int, n_classes: int, dropout: float) -> nn.Sequential:
     """Build ViG's head, over maps of one position."""
-    return nn.Sequential(
-        nn.Conv2d(channels, HIDDEN, 1),
-        nn.BatchNorm2d(HIDDEN),
-        nn.GELU(),
-        nn.Dropout(dropout),
-        nn.Conv2d(HIDDEN, n_classes, 1),
-    )
+    hidden = nn.Conv2d(channels, HIDDEN, 1), nn.BatchNorm2d(HIDDEN), nn.GELU()
+    return nn.Sequential(*hidden, nn.Dropout(dropout), nn.Conv2d(HIDDEN, n_classes, 1))
 
 
 def _init(module: nn.Module) -> None:
@@ -649,9 +578,9 @@ IMAGENET = {"s": "pvig_s"}
 VARIANTS = {
     # For FSD50K's 200 classes. No weights are published.
     **{
-        f"pyr_{size}": row("", IMAGENET.get(size, ""), **SIZES[size], label_depths=LABEL_DEPTHS[size]) for size in SIZES
+        f"pyr_{name}": row("", IMAGENET.get(name, ""), **SIZES[name], label_depths=LABEL_DEPTHS[name]) for name in SIZES
     },
-    **{f"pyr_{size}_encoder": row("", IMAGENET.get(size, ""), **SIZES[size]) for size in SIZES},
+    **{f"pyr_{name}_encoder": row("", IMAGENET.get(name, ""), **SIZES[name]) for name in SIZES},
     # Pyramid ViG from ImageNet, without its 1000 classes.
     "pvig_ti": row(**SIZES["t"], n_classes=0),
     "pvig_s": row("pvig_s", "pvig_s", **SIZES["s"], n_classes=0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
@@ -147,7 +148,7 @@ def list_models() -> list[dict[str, Any]]:
             if network not in parameters:
                 parameters[network] = count_parameters(family(name).FAMILY, variant)
             row = {"family": name, "variant": variant_name, "parameters": parameters[network]}
-            rows.append(row | _published(name, variant))
+            rows.append(row | _located(_checkpoint(name, variant)))
     return rows
 
 
@@ -155,14 +156,10 @@ def _checkpoint(name: str, variant: Variant) -> Checkpoint | None:
     return published.find(name, variant.checkpoint) if variant.checkpoint else None
 
 
-def _published(name: str, variant: Variant) -> dict[str, Any]:
-    """Describe the checkpoint of a variant."""
-    row = _checkpoint(name, variant)
-    return {"checkpoint": None} if row is None else _located(row)
-
-
-def _located(row: Checkpoint) -> dict[str, Any]:
+def _located(row: Checkpoint | None) -> dict[str, Any]:
     """Describe a checkpoint, and whether it is on this machine."""
+    if row is None:
+        return {"checkpoint": None}
     path = store.locate(row)
     size = path.stat().st_size if path else row.bytes
     return {
@@ -209,17 +206,8 @@ def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
         "scene_embedding_size": model.scene_embedding_size,
         "timestamp_embedding_size": model.timestamp_embedding_size,
         "defaults": {key: model.provenance()[key] for key in ("scene", "timestamps", "hop_ms", "framing", "precision")},
-        "layers": [
-            {
-                "layer": row.name,
-                "size": row.size,
-                "n_freq": row.n_freq,
-                "hop_ms": row.hop_ms,
-                "receptive_field_ms": row.receptive_field_ms,
-            }
-            for row in layers
-        ],
-        "weights": _published(name, variant),
+        "layers": list(map(asdict, layers)),
+        "weights": _located(_checkpoint(name, variant)),
         **({"imagenet": _located(published.find(*variant.imagenet))} if variant.imagenet else {}),
     }
 
@@ -241,11 +229,10 @@ def downloads(name: str, variant_name: str | None = None, *, imagenet: bool = Fa
     if variant_name != "all" and variant_name not in variants:
         raise OptionError(f"variant={variant_name!r} is unknown to {name}; choose all or one of {', '.join(variants)}")
     chosen = variants.values() if variant_name == "all" else [variants[variant_name]]
-    if imagenet:
-        rows = dict.fromkeys(published.find(*variant.imagenet) for variant in chosen if variant.imagenet)
-    else:
-        rows = dict.fromkeys(row for variant in chosen if (row := _checkpoint(name, variant)))
+    starts = (published.find(*variant.imagenet) if variant.imagenet else None for variant in chosen)
+    found = starts if imagenet else (_checkpoint(name, variant) for variant in chosen)
+    rows = list(dict.fromkeys(row for row in found if row))
     if not rows:
         kind = "ImageNet start is known" if imagenet else "weights are published"
         raise OptionError(f"no {kind} for {name} {variant_name}; train some, or give your own file")
-    return list(rows)
+    return rows

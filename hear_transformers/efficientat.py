@@ -52,6 +52,9 @@ def divisible(width: float) -> int:
     return rounded + 8 if rounded < 0.9 * width else rounded
 
 
+Activation = type[nn.ReLU] | type[nn.Hardswish]
+
+
 @dataclass(frozen=True, slots=True)
 class BlockSpec:
     """One inverted residual block.
@@ -70,7 +73,7 @@ class BlockSpec:
     expanded: int
     outputs: int
     squeezes: bool
-    activation: type[nn.ReLU] | type[nn.Hardswish]
+    activation: Activation
     stride: int
 
     def scaled(self, width: float) -> BlockSpec:
@@ -106,31 +109,20 @@ SQUEEZING_BLOCKS = tuple(number for number, spec in enumerate(BLOCKS, 1) if spec
 
 
 class ConvNorm(conv_norm.ConvNorm):
-    """Convolution without bias, batch normalisation, activation.
-
-    Parameters
-    ----------
-    inputs, outputs : features
-    kernel, stride : in time and frequency; padded so that positions stay centred
-    groups : 1, or `inputs` for a depthwise convolution
-    activation : None for none
-    """
+    """Convolution without bias, padded so that positions stay centred, batch normalisation, activation if any."""
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
         kernel: int = 1,
-        *,
         stride: int = 1,
         groups: int = 1,
-        activation: type[nn.ReLU] | type[nn.Hardswish] | None = None,
+        act: Activation | None = None,
     ) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(outputs, EPSILON, MOMENTUM),
-            activation(inplace=True) if activation is not None else None,
-        )
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        norm = nn.BatchNorm2d(outputs, EPSILON, MOMENTUM)
+        super().__init__(conv, norm, None if act is None else act(inplace=True))
 
 
 class SqueezeExcitation(nn.Module):
@@ -149,32 +141,15 @@ class SqueezeExcitation(nn.Module):
 
 
 class Block(nn.Module):
-    """Inverted residual block: expand, depthwise convolution, squeeze-and-excitation, project.
-
-    Parameters
-    ----------
-    spec : its shape
-    """
+    """Inverted residual block: expand, depthwise convolution, squeeze-and-excitation, project."""
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        parts: list[nn.Module] = []
-        if spec.expanded != spec.inputs:
-            parts.append(ConvNorm(spec.inputs, spec.expanded, activation=spec.activation))
-        parts.append(
-            ConvNorm(
-                spec.expanded,
-                spec.expanded,
-                spec.kernel,
-                stride=spec.stride,
-                groups=spec.expanded,
-                activation=spec.activation,
-            )
-        )
-        if spec.squeezes:
-            parts.append(SqueezeExcitation(spec.expanded))
-        parts.append(ConvNorm(spec.expanded, spec.outputs))
-        self.block = nn.Sequential(*parts)
+        width, act = spec.expanded, spec.activation
+        expand = [ConvNorm(spec.inputs, width, act=act)] if width != spec.inputs else []
+        depthwise = ConvNorm(width, width, spec.kernel, spec.stride, width, act)
+        squeeze = [SqueezeExcitation(width)] if spec.squeezes else []
+        self.block = nn.Sequential(*expand, depthwise, *squeeze, ConvNorm(width, spec.outputs))
         self.is_residual = spec.stride == 1 and spec.inputs == spec.outputs
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -186,14 +161,7 @@ class Block(nn.Module):
 
 
 class Context(nn.Module):
-    """Summary of the whole window for a dynamic block (authors' ContextGen).
-
-    Parameters
-    ----------
-    inputs, expanded : features before and within the block
-    size : of the context
-    stride : of the block
-    """
+    """Summary of the whole window for a dynamic block (authors' ContextGen)."""
 
     def __init__(self, inputs: int, expanded: int, size: int, stride: int) -> None:
         super().__init__()
@@ -204,11 +172,7 @@ class Context(nn.Module):
         self.stride = stride
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Summarise maps.
-
-        Parameters
-        ----------
-        maps : (batch, inputs, freq, time)
+        """Summarise maps (batch, inputs, freq, time).
 
         Returns
         -------
@@ -234,13 +198,8 @@ class DynamicKernels(nn.Module):
     """The kernels of a dynamic convolution (Chen et al., 1912.03458): for each window a mix of four, without bias.
 
     The temperature of the authors' softmax is not in their files. It is 1, its final value, for every network trained
-    on AudioSet, and 30 for those trained on ImageNet alone, which are no variants here.
-
-    Parameters
-    ----------
-    outputs : features
-    inputs : input features of each output, times the area of the kernel
-    context : size of the context
+    on AudioSet, and 30 for those trained on ImageNet alone, which are no variants here. `inputs` counts the input
+    features of each output, times the area of the kernel.
     """
 
     def __init__(self, outputs: int, inputs: int, context: int) -> None:
@@ -256,46 +215,22 @@ class DynamicKernels(nn.Module):
 
 
 def pointwise(maps: Tensor, kernels: Tensor) -> Tensor:
-    """Apply a 1x1 convolution with different kernels for every window.
+    """Convolve (batch, inputs, freq, time) with kernels (batch, outputs, inputs) of size 1x1, others for every window.
 
     A batched product is up to ten times faster than the authors' convolution in groups.
-
-    Parameters
-    ----------
-    maps : (batch, inputs, freq, time)
-    kernels : (batch, outputs, inputs)
-
-    Returns
-    -------
-    maps : (batch, outputs, freq, time)
     """
     return (kernels @ maps.flatten(2)).unflatten(2, maps.shape[2:])  # (batch, outputs, freq * time), then the grid
 
 
 def depthwise(maps: Tensor, kernels: Tensor, stride: int) -> Tensor:
-    """Apply a depthwise convolution with different kernels for every window.
-
-    Parameters
-    ----------
-    maps : (batch, channels, freq, time)
-    kernels : (batch, channels, area of the square kernel)
-    stride : in time and frequency
-
-    Returns
-    -------
-    maps : (batch, channels, freq / stride, time / stride)
-    """
+    """Convolve depthwise (batch, channels, freq, time) with square kernels (batch, channels, area) for every window."""
     size = round(kernels.shape[2] ** 0.5)
     merged = maps.flatten(0, 1).unsqueeze(0)  # (1, batch * channels, freq, time)
     if merged.shape[2] * merged.shape[3] <= FEW_POSITIONS:
         merged = merged.contiguous(memory_format=torch.channels_last)
-    convolved = F.conv2d(
-        merged,
-        kernels.reshape(-1, 1, size, size),  # (batch * channels, 1, size, size)
-        stride=stride,
-        padding=size // 2,
-        groups=kernels.shape[0] * kernels.shape[1],
-    )  # (1, batch * channels, freq / stride, time / stride)
+    weight = kernels.reshape(-1, 1, size, size)  # (batch * channels, 1, size, size)
+    convolved = F.conv2d(merged, weight, stride=stride, padding=size // 2, groups=len(weight))
+    # (1, batch * channels, freq / stride, time / stride)
     return convolved[0].unflatten(0, kernels.shape[:2])  # (batch, channels, freq / stride, time / stride)
 
 
@@ -321,13 +256,7 @@ class DynamicReLU(nn.Module):
 
 
 class DynamicBlock(nn.Module):
-    """Inverted residual block whose kernels and activation depend on the window (authors' DY_Block).
-
-    Parameters
-    ----------
-    spec : its shape
-    context : size of the context
-    """
+    """Inverted residual block whose kernels and activation depend on the window (authors' DY_Block)."""
 
     def __init__(self, spec: BlockSpec, context: int) -> None:
         super().__init__()
@@ -360,24 +289,15 @@ class DynamicBlock(nn.Module):
 def mlp_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
     """Build the head of most networks."""
     hidden = divisible(HIDDEN_WIDTH * width)
-    return nn.Sequential(
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),  # (batch, channels)
-        nn.Linear(channels, hidden),
-        nn.Hardswish(inplace=True),
-        nn.Dropout(DROPOUT, inplace=True),
-        nn.Linear(hidden, n_classes),
-    )
+    mean = nn.AdaptiveAvgPool2d(1), nn.Flatten()  # (batch, channels)
+    layers = nn.Linear(channels, hidden), nn.Hardswish(inplace=True), nn.Dropout(DROPOUT, inplace=True)
+    return nn.Sequential(*mean, *layers, nn.Linear(hidden, n_classes))
 
 
 def convolutional_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
     """Build the head of the "fc" networks, the same at any width; its BatchNorm has PyTorch's default epsilon."""
-    return nn.Sequential(
-        nn.Conv2d(channels, n_classes, 1, bias=False),
-        nn.BatchNorm2d(n_classes),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),  # (batch, classes)
-    )
+    conv = nn.Conv2d(channels, n_classes, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(n_classes), nn.AdaptiveAvgPool2d(1), nn.Flatten())  # (batch, classes)
 
 
 HEADS = {"mlp": mlp_head, "convolutional": convolutional_head}
@@ -409,9 +329,7 @@ class EfficientAT(Trunk):
         specs = [replace(spec.scaled(width), stride=next(halving) if spec.stride == 2 else 1) for spec in BLOCKS]
         self.layers = {**time_axes(specs, dynamic), "features": None, "logits": None}
         narrowest, widest = (divisible(size * width) for size in CONTEXT_WIDTHS)
-        self.features = nn.ModuleList(
-            [ConvNorm(1, specs[0].inputs, STEM_KERNEL, stride=STEM_STRIDE, activation=nn.Hardswish)]
-        )
+        self.features = nn.ModuleList([ConvNorm(1, specs[0].inputs, STEM_KERNEL, STEM_STRIDE, act=nn.Hardswish)])
         for number, spec in enumerate(specs, 1):
             if number in dynamic:
                 context = min(max(divisible(spec.expanded // CONTEXT_RATIO), narrowest), widest)
@@ -419,7 +337,7 @@ class EfficientAT(Trunk):
             else:
                 self.features.append(Block(spec))
         channels = LAST_EXPANSION * specs[-1].outputs
-        self.features.append(ConvNorm(specs[-1].outputs, channels, activation=nn.Hardswish))
+        self.features.append(ConvNorm(specs[-1].outputs, channels, act=nn.Hardswish))
         self.classifier = HEADS[head](channels, width, n_classes)
         # He initialisation: with PyTorch's default the features of a random network would be near 1e-8.
         for module in self.modules():

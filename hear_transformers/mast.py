@@ -31,50 +31,20 @@ from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
 from .networks.family import Readout, Variant
 from .networks.frontend import AST_MEL
-from .networks.transformer import DropPath, Mlp
+from .networks.transformer import DropPath, Mlp, Pair, PatchEmbed, init_matrices
 from .networks.trunk import TimeAxis, Trunk, depth_of
 
 __all__ = ["FAMILY", "MAST", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
-Pair = tuple[int, int]
-"""Along frequency, along time."""
-
 EPSILON = 1e-6  # of every LayerNorm (authors' mvit/models/mvit_model.py)
 MLP_RATIO = 4  # hidden features of the MLP per feature (authors' mvit/config/defaults.py)
 POOL_KERNEL = 3  # of the convolutions that pool queries, keys and values (authors' configs, POOL_KVQ_KERNEL)
-DEVIATION = 0.02  # of matrices and position tables at first (authors' mvit_model.py and attention.py)
+DEVIATION = 0.02  # of position tables at first, as of matrices (authors' mvit_model.py and attention.py)
 
 
 def pooled_size(grid: Pair, stride: Pair) -> Pair:
     """Return the size of a grid after pooling with an odd, zero-padded kernel."""
     return -(-grid[0] // stride[0]), -(-grid[1] // stride[1])
-
-
-class PatchEmbed(nn.Module):
-    """Map overlapping patches of a zero-padded spectrogram to the positions of a grid.
-
-    The parameters are those of a convolution; patches are multiplied as a matrix, see `transformer.PatchEmbed`.
-
-    Parameters
-    ----------
-    dim : features of a position
-    kernel : mel bands and mel frames of a patch, odd
-    stride : distance between patches
-    """
-
-    def __init__(self, dim: int, kernel: Pair, stride: Pair) -> None:
-        super().__init__()
-        self.kernel = kernel
-        self.stride = stride
-        self.proj = nn.Conv2d(1, dim, kernel, stride, (kernel[0] // 2, kernel[1] // 2))
-
-    def forward(self, mel: Tensor) -> Tensor:
-        """Embed patches: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
-        bands, frames = (size // 2 for size in self.kernel)
-        padded = F.pad(mel, (frames, frames, bands, bands))
-        patches = padded.unfold(1, self.kernel[0], self.stride[0]).unfold(2, self.kernel[1], self.stride[1])
-        # (batch, freq, time, bands of a patch, frames of a patch)
-        return F.linear(patches.flatten(3), self.proj.weight.flatten(1), self.proj.bias)  # (batch, freq, time, dim)
 
 
 # Relative positions
@@ -97,13 +67,8 @@ def resampled(table: Tensor, entries: int, key_step: int, was_key_step: int | No
     Parameters
     ----------
     table : (entries of the grid it was made for, features)
-    entries : of the result
-    key_step : distance between two keys, in entries
-    was_key_step : the same in the given table; None if equal
-
-    Returns
-    -------
-    table : (entries, features)
+    entries : of the result, (entries, features)
+    key_step, was_key_step : distance between two keys, in entries, of the result and of the table; None if equal
     """
     was_key_step = was_key_step or key_step
     if (entries, key_step) == (len(table), was_key_step):
@@ -166,10 +131,6 @@ class PoolingAttention(nn.Module):
 
     To the scores are added the products of the query with the embeddings of its distance from the key along frequency
     and along time (decomposed relative positions), to the result the query itself (residual pooling): MViTv2, 4.1.
-
-    Parameters
-    ----------
-    shape : of the block
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -230,13 +191,7 @@ def _pooling(size: int, stride: Pair) -> tuple[nn.Conv2d, nn.LayerNorm]:
 
 
 class PoolingBlock(nn.Module):
-    """Pre-norm block whose skip connection is pooled and widened like its attention (authors' attention.py).
-
-    Parameters
-    ----------
-    shape : of the block
-    drop_path : probability that a branch is dropped for a clip in training
-    """
+    """Pre-norm block whose skip connection is pooled and widened like its attention (authors' attention.py)."""
 
     def __init__(self, shape: Shape, drop_path: float) -> None:
         super().__init__()
@@ -307,12 +262,12 @@ class MAST(Trunk):
         grids = {str(i): TimeAxis(hop, 0.0, kernel[1] if i == 0 else None) for i, hop in enumerate(hops)}
         vectors = {"features": None, **({"logits": None} if n_classes else {})}
         self.layers = {**grids, "norm": grids[str(len(shapes))], **vectors}
-        self.patch_embed = PatchEmbed(dim, kernel, stride)
+        self.patch_embed = PatchEmbed(dim, kernel, stride, (kernel[0] // 2, kernel[1] // 2))
         step = drop_path / max(1, len(shapes) - 1)
         self.blocks = nn.ModuleList(PoolingBlock(shape, i * step) for i, shape in enumerate(shapes))
         self.norm = nn.LayerNorm(shapes[-1].outputs, eps=EPSILON)
         self.head = nn.Linear(shapes[-1].outputs, n_classes) if n_classes else None
-        self.apply(_init)
+        self.apply(init_matrices)
 
     def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run as many blocks as the wanted layers need, see `Trunk.forward`.
@@ -347,13 +302,6 @@ def plan(
             shapes.append(Shape(inputs, dim << stage, heads << stage, stride, kv_stride, grid))
             grid = pooled_size(grid, stride)
     return shapes
-
-
-def _init(module: nn.Module) -> None:
-    """Initialise matrices as the authors of MViTv2 do."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=DEVIATION)
-        nn.init.zeros_(module.bias)
 
 
 # Files

@@ -49,6 +49,8 @@ INNER_DROPOUT = 0.1  # within a residual block
 N_HALVINGS = 5  # blocks of a CNN that halve the map, the first ones
 FRONT_END_TOLERANCE = 1e-4  # relative to the largest value; the authors' tensors differ from ours by less than 1e-5
 
+Conv = nn.Conv1d | nn.Conv2d
+Pool = nn.Module | None
 Stage = tuple[str, str, nn.Module]
 """The authors' name of a module, the layer of its output ("" for none), the module."""
 
@@ -71,28 +73,15 @@ def conv2d(inputs: int, outputs: int, kernel: int = 3, groups: int = 1) -> nn.Co
     return conv
 
 
-def norm(conv: nn.Conv1d | nn.Conv2d) -> nn.BatchNorm1d | nn.BatchNorm2d:
+def norm(conv: Conv) -> nn.BatchNorm1d | nn.BatchNorm2d:
     """Build the batch normalisation after a convolution."""
     return (nn.BatchNorm1d if isinstance(conv, nn.Conv1d) else nn.BatchNorm2d)(conv.out_channels)
 
 
 class ConvBlock(nn.Module):
-    """Convolutions "conv1", "conv2" .., each with normalisation "bn1", "bn2" .. and ReLU; pooling; dropout.
+    """Pooling before; convolutions "conv1", "conv2" .., each with "bn1", "bn2" .. and ReLU; pooling behind; dropout."""
 
-    Parameters
-    ----------
-    convs : in the order they run
-    before, behind : pooling; None for none
-    dropout : in training
-    """
-
-    def __init__(
-        self,
-        *convs: nn.Conv1d | nn.Conv2d,
-        before: nn.Module | None = None,
-        behind: nn.Module | None = None,
-        dropout: float = STAGE_DROPOUT,
-    ) -> None:
+    def __init__(self, *convs: Conv, before: Pool = None, behind: Pool = None, dropout: float = STAGE_DROPOUT) -> None:
         super().__init__()
         self.before = before or nn.Identity()
         for number, conv in enumerate(convs, 1):
@@ -115,23 +104,12 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(ConvBlock):
-    """Pooling, convolutions with ReLU between them, the shortcut added, ReLU; no strides, unlike torchvision's.
+    """Pooling, convolutions with ReLU and dropout between them, the shortcut added, ReLU.
 
-    Parameters
-    ----------
-    convs : in the order they run
-    before : pooling; None for none
-    beside : pooling of the shortcut; None for none
-    dropout : behind every convolution but the last, in training
+    The shortcut has its own pooling (`beside`). No convolution has a stride, unlike torchvision's.
     """
 
-    def __init__(
-        self,
-        *convs: nn.Conv1d | nn.Conv2d,
-        before: nn.Module | None = None,
-        beside: nn.Module | None = None,
-        dropout: float = INNER_DROPOUT,
-    ) -> None:
+    def __init__(self, *convs: Conv, before: Pool = None, beside: Pool = None, dropout: float = INNER_DROPOUT) -> None:
         super().__init__(*convs, before=before, dropout=dropout)
         inputs, outputs = convs[0].in_channels, convs[-1].out_channels
         self.downsample: nn.Module = nn.Identity()
@@ -141,8 +119,7 @@ class ResidualBlock(ConvBlock):
 
     def shortcut(self, maps: Tensor) -> Tensor:
         """Compute the residual."""
-        added: Tensor = self.downsample(maps)
-        return added
+        return self.downsample(maps)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, time[, freq]) to (batch, outputs, time / pool[, freq / pool])."""
@@ -194,12 +171,9 @@ def unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: in
 
 
 class Bands(nn.Module):
-    """Fold the features of a spectrogram or wavegram into maps with positions along frequency.
+    """Fold the features of a spectrogram or wavegram into maps with `n_bands` positions along frequency.
 
-    Parameters
-    ----------
-    n_bands : positions along frequency
-    innermost : True to keep the features innermost in memory on CPUs, for the whole network
+    With `innermost`, CPUs keep the features innermost in memory for the whole network.
     """
 
     def __init__(self, n_bands: int, innermost: bool = False) -> None:
@@ -305,12 +279,7 @@ def waveform() -> Stage:
 def leenet(width: float, *, widths: Sequence[int], n_convs: int, n_pooled: int) -> Iterator[Stage]:
     """Build a CNN over the waveform with kernels and pools of three samples (Lee et al., 1703.01789).
 
-    Parameters
-    ----------
-    width : multiplies every number of channels
-    widths : channels of each block
-    n_convs : convolutions of a block, 1 or 2
-    n_pooled : blocks that pool, from the second on; the first has a stride
+    Each block has one or two convolutions; `n_pooled` blocks pool, from the second on, and the first has a stride.
     """
     yield waveform()
     for number, (inputs, outputs) in enumerate(pairwise([1, *(scaled(n, width) for n in widths)]), 1):
@@ -351,11 +320,7 @@ def res1dnet(width: float, *, depths: Sequence[int]) -> Iterator[Stage]:
 def wavegram(width: float, *, n_bins: int, n_branches: int) -> Iterator[Stage]:
     """Build a CNN over the paper's wavegram, a spectrogram learned from the waveform.
 
-    Parameters
-    ----------
-    width : multiplies every number of channels
-    n_bins : positions along frequency
-    n_branches : maps that the second block of the CNN reads, concatenated
+    It has `n_bins` positions along frequency; the second block of the CNN reads `n_branches` maps, concatenated.
     """
     n_maps = max(1, round(4 * width))
     widths = [scaled(64, width), scaled(64, width), scaled(128, width), n_maps * n_bins]
@@ -660,11 +625,9 @@ def front_end_tensors(spec: PannsMel) -> dict[str, Tensor]:
 
 
 def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Remove the authors' front end from a state dict, after checking that it is the variant's, but for the hop.
+    """Remove the authors' front end from a state dict; raise WeightsError if it is incomplete or not the variant's.
 
-    Raises
-    ------
-    WeightsError : the front end is another one, or incomplete
+    The hop is not stored, so it cannot be checked.
     """
     spec = variant.network.get("mel", variant.frontend)
     expected = front_end_tensors(spec) if isinstance(spec, PannsMel) else {}

@@ -12,6 +12,7 @@ frequency, so that shorter clips use the first time positions.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,35 +35,15 @@ class PaSST(DeiT):
     ----------
     stride : of the patches, in mel bands and mel frames
     time_positions : length of the time position table, patches
-    n_classes : logits
-    dim, depth, heads : of the transformer; DeiT-B (Touvron et al., 2012.12877) unless a variant says otherwise
     n_mels : mel bands of the input
-    patchout : see `DeiT`; the authors drop 4 rows and 40 columns of 12 and 99 (ex_audioset.py)
+    transformer : n_classes, dim, depth, heads and patchout of the `DeiT`; the authors drop 4 rows and 40 columns of 12
+        and 99 (ex_audioset.py)
     """
 
-    def __init__(
-        self,
-        *,
-        stride: int = 10,
-        time_positions: int = 99,
-        n_classes: int = 527,
-        dim: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        n_mels: int = 128,
-        patchout: tuple[int, int] = (0, 0),
-    ) -> None:
+    def __init__(self, *, stride: int = 10, time_positions: int = 99, n_mels: int = 128, **transformer: Any) -> None:
         # One patch more would exceed the time positions.
-        max_frames = PATCH + stride * time_positions - 1
-        super().__init__(
-            stride=stride,
-            n_classes=n_classes,
-            dim=dim,
-            depth=depth,
-            heads=heads,
-            max_frames=max_frames,
-            patchout=patchout,
-        )
+        super().__init__(stride=stride, max_frames=PATCH + stride * time_positions - 1, **transformer)
+        dim = self.cls_token.shape[2]
         self.new_pos_embed = nn.Parameter(torch.randn(1, 2, dim) * 0.02)
         self.freq_new_pos_embed = nn.Parameter(torch.randn(1, dim, (n_mels - PATCH) // stride + 1, 1) * 0.02)
         self.time_new_pos_embed = nn.Parameter(torch.randn(1, dim, 1, time_positions) * 0.02)

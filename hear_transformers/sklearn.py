@@ -148,33 +148,16 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
 
 @functools.lru_cache(maxsize=MODELS_HELD)
 def load(
-    model: str,
-    variant: str | None,
-    weights: str,
-    device: str,
-    options: tuple[tuple[str, Any], ...],
-    version: tuple[int, int] | None,
+    model: str, variant: str | None, weights: str, device: str, options: tuple[tuple[str, Any], ...], version: object
 ) -> Embedder:
-    """Load a model once.
-
-    Parameters
-    ----------
-    model, variant, weights, device : see `AudioEmbedder`
-    options : for the family's `load_model`
-    version : modification time and size of the file of weights, so that another version is loaded again
-    """
+    """Load a model once; another version, the modification time and size of the weights' file, is loaded again."""
     family, variant = catalogue.resolve(model, variant)
     place = catalogue.pick_device(device)
     return catalogue.family(family).load_model(weights, variant, **dict(options)).to(place)
 
 
 def clips_of(X: Any) -> Iterable[Any]:
-    """Return the clips in the input of an estimator.
-
-    Raises
-    ------
-    OptionError : a single clip, a sparse matrix, or several columns of paths
-    """
+    """Return the clips in the input of an estimator; raise OptionError for one clip, a sparse matrix, many columns."""
     if hasattr(X, "toarray"):
         raise OptionError("X is a sparse matrix; expected paths or waveforms, which are dense")
     X = X.to_numpy() if hasattr(X, "to_numpy") else X  # a series, or a frame

@@ -31,17 +31,12 @@ from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_MEL
-from .networks.transformer import Block
+from .networks.transformer import Block, init_matrices
 from .networks.trunk import TimeAxis, Trunk, depth_of
 
 __all__ = [
-    "FAMILY",
-    "VARIANTS",
-    "TinyAudioTransformer",
-    "get_scene_embeddings",
-    "get_timestamp_embeddings",
-    "load_model",
-]
+    "FAMILY", "VARIANTS", "TinyAudioTransformer", "get_scene_embeddings", "get_timestamp_embeddings", "load_model",
+]  # fmt: skip
 
 STEM_WIDTHS = (16, 24, 48)
 TIME_STRIDE = 4  # mel frames between two tokens
@@ -52,13 +47,7 @@ LONGEST_PERIOD = 10_000.0  # of the sines, in tokens (Vaswani et al., 1706.03762
 
 
 class Stem(nn.Module):
-    """Three convolutions that divide frequency by 8 and time by 4; frequency is then flattened into the token.
-
-    Parameters
-    ----------
-    dim : features of a token
-    n_mels : mel bands of the input, a multiple of 8
-    """
+    """Three convolutions that divide frequency by 8 and time by 4; frequency is then flattened into the token."""
 
     def __init__(self, dim: int, n_mels: int) -> None:
         first, second, third = STEM_WIDTHS
@@ -107,16 +96,13 @@ class TinyAudioTransformer(Trunk):
         super().__init__()
         # Kernels are odd and padded equally on both sides, so token 0 lies on frame 0.
         grid = TimeAxis(TIME_STRIDE, 0.0, None)
-        self.layers = {
-            "0": replace(grid, receptive_field=STEM_FIELD),
-            **{str(i): grid for i in range(1, depth + 1)},
-            "features": grid,
-        }
+        names = (*map(str, range(depth + 1)), "features")
+        self.layers = {**dict.fromkeys(names, grid), "0": replace(grid, receptive_field=STEM_FIELD)}
         self.stem = Stem(dim, n_mels)
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.apply(_init)
+        self.apply(init_matrices)
 
     def forward(self, mel: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run as many blocks as the wanted layers need, see `Trunk.forward`."""
@@ -139,13 +125,6 @@ def _store(taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens:
         taps[layer] = tokens[:, 1:].unsqueeze(2)  # (batch, time, 1, dim)
     if f"{layer}.cls" in wanted:
         taps[f"{layer}.cls"] = tokens[:, 0]
-
-
-def _init(module: nn.Module) -> None:
-    """Initialise matrices as Vision Transformers do: normal, standard deviation 0.02 (2012.12877, section 6)."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
 
 
 VARIANTS = {

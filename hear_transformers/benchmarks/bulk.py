@@ -84,10 +84,9 @@ class Stopwatch:
     def __call__(self, *arguments: Any) -> Any:
         """Call the function."""
         start = time.perf_counter()
-        try:
-            return self.function(*arguments)
-        finally:
-            self.seconds += time.perf_counter() - start
+        result = self.function(*arguments)
+        self.seconds += time.perf_counter() - start
+        return result
 
 
 def repeat_clips(folder: Path, count: int, seconds: float | None, scratch: Path) -> list[Source]:
@@ -96,9 +95,8 @@ def repeat_clips(folder: Path, count: int, seconds: float | None, scratch: Path)
     if not found:
         raise click.ClickException(f"{folder} holds no audio")
     if seconds is not None:
-        found = [
-            write_looped(path, seconds, scratch / f"{i}.wav") for i, path in enumerate(found[: min(count, MOST_FILES)])
-        ]
+        few = found[: min(count, MOST_FILES)]
+        found = [write_looped(path, seconds, scratch / f"{i}.wav") for i, path in enumerate(few)]
     return [Source(path, PurePath(f"{i}{path.suffix}")) for i, path in enumerate(islice(cycle(found), count))]
 
 
@@ -137,14 +135,12 @@ def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int
     # Kernel launches are asynchronous.
     computing = "-" if model.device.type == "cuda" else f"{watch.seconds / wall:.0%}"
     real_time = sum(outcome.seconds or 0.0 for outcome in report.written) / wall
-    return [
-        name, model.precision, str(workers), f"{rate:.1f}", f"{real_time:.0f}", f"{alone:.1f}", f"{rate / alone:.0%}",
-        computing,
-    ]  # fmt: skip
+    speeds = f"{rate:.1f}", f"{real_time:.0f}", f"{alone:.1f}", f"{rate / alone:.0%}", computing
+    return [name, model.precision, str(workers), *speeds]
 
 
 @main.command()
-@click.option("--audio", "folder", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of clips.")
+@click.option("--audio", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of clips.")
 @click.option("--clips", default=500, show_default=True, help="Number of clips; files are repeated if there are fewer.")
 @click.option("--seconds", type=float, help="Cut or loop clips to this length.  [default: unchanged]")
 @click.option("--model", "names", multiple=True, default=THROUGHPUT_MODELS, show_default=True, help="FAMILY[/VARIANT].")
@@ -153,10 +149,10 @@ def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int
 @click.option("--compile", is_flag=True, help="Compile the network.")
 @click.option("--workers", type=int, help="Decoding processes.  [default: by the number of cores]")
 def throughput(
-    folder: Path,
+    audio: Path,
     clips: int,
     seconds: float | None,
-    names: tuple[str, ...],
+    names: Sequence[str],
     device: str,
     workers: int | None,
     **options: Any,
@@ -165,20 +161,10 @@ def throughput(
     workers = default_workers(clips) if workers is None else workers
     click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}, {clips} clips\n")
     with tempfile.TemporaryDirectory() as scratch:
-        named = repeat_clips(folder, clips, seconds, Path(scratch))
-        echo_table(
-            (
-                "model",
-                "precision",
-                "workers",
-                "clips/s",
-                "x real time",
-                "network alone, clips/s",
-                "of that",
-                "computing",
-            ),
-            (throughput_row(name, named, device, workers, options) for name in names),
-        )
+        named = repeat_clips(audio, clips, seconds, Path(scratch))
+        speeds = ("clips/s", "x real time", "network alone, clips/s", "of that", "computing")
+        rows = (throughput_row(name, named, device, workers, options) for name in names)
+        echo_table(("model", "precision", "workers", *speeds), rows)
 
 
 # Memory
@@ -220,9 +206,8 @@ def embed_one(name: str, kind: str, path: Path) -> None:
     """Embed one file, and print the peak memory of this process in MiB."""
     import resource  # not on Windows
 
-    (embedded,) = embed(
-        load_named(name, **MEMORY_MODELS[name]), [Clip(path)], timestamps=kind == "timestamps", workers=1
-    )
+    model = load_named(name, **MEMORY_MODELS[name])
+    (embedded,) = embed(model, [Clip(path)], timestamps=kind == "timestamps", workers=1)
     if embedded.embedding is None:
         raise click.ClickException(str(embedded.error))
     assert np.isfinite(embedded.embedding[-1]).all()
@@ -240,9 +225,8 @@ def memory(hours: float, minutes: float) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             for name in MEMORY_MODELS:
                 for kind in ("scene", "timestamps"):
-                    short, long = (
-                        peak_mebibytes(name, kind, seconds, Path(scratch)) for seconds in (60 * minutes, 3_600 * hours)
-                    )
+                    short = peak_mebibytes(name, kind, 60 * minutes, Path(scratch))
+                    long = peak_mebibytes(name, kind, 3_600 * hours, Path(scratch))
                     yield [name, kind, f"{short:.0f}", f"{long:.0f}", f"{long - short:+.0f}"]
 
     echo_table(("model", "embedding", f"{minutes:g} min, MiB", f"{hours:g} h, MiB", "more, MiB"), rows())
@@ -270,9 +254,7 @@ def precision_rows(name: str, **options: Any) -> Iterator[list[str]]:
 
 
 @main.command()
-@click.option(
-    "--weights", "given", multiple=True, metavar="FAMILY/VARIANT=FILE", help="Also compare with trained weights."
-)
+@click.option("--weights", "given", multiple=True, metavar="FAMILY/VARIANT=FILE", help="Also compare trained weights.")
 def precision(given: tuple[str, ...]) -> None:
     """Compare the scene embeddings of every family in low precision with those in float32: noise, 2 s, four levels."""
 

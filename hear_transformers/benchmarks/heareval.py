@@ -48,19 +48,17 @@ def race(
     theirs, ours, errors = list[float](), list[float](), list[float]()
     for _ in range(turns):
         with tempfile.TemporaryDirectory(dir=benchmark.out) as folder:
-            out = {is_official: Path(folder) / str(is_official) for is_official in (True, False)}
-            for path in out.values():
+            official, own = Path(folder) / "official", Path(folder) / "own"
+            for path in (official, own):
                 path.mkdir()
             for single in singles:
-                replace(benchmark, out=out[True]).embed(single, task, out[True] / "theirs.embeddings.log")
+                replace(benchmark, out=official).embed(single, task, official / "theirs.embeddings.log")
             sweep = ("--layers", ",".join(map(str, layers))) if layers else ()
-            replace(benchmark, out=out[False], is_official=False).embed(
-                system, task, out[False] / "ours.embeddings.log", sweep
-            )
-            theirs.append(sum(read_seconds(out[True] / single.folder / task.name) for single in singles))
-            ours.append(read_seconds(out[False] / singles[0].folder / task.name))  # the same for every layer
+            replace(benchmark, out=own, is_official=False).embed(system, task, own / "ours.embeddings.log", sweep)
+            theirs.append(sum(read_seconds(official / single.folder / task.name) for single in singles))
+            ours.append(read_seconds(own / singles[0].folder / task.name))  # the same for every layer
             for single in singles:
-                errors.extend(compare(*(out[is_official] / single.folder / task.name for is_official in out)))
+                errors.extend(compare(official / single.folder / task.name, own / single.folder / task.name))
     if max(errors) > TOLERANCE:
         raise HearTransformersError(
             f"{system.folder} {task.name}: embeddings differ by {max(errors):.1e} of the largest number"

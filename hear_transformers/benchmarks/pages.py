@@ -23,6 +23,7 @@ from ..errors import HearTransformersError
 from ..harness.scores import Score, read_scores, to_csv, to_markdown
 
 FOLDER = Path(__file__).parents[2] / "weights" / "hear"
+RESULTS = click.Path(exists=True, file_okay=False, path_type=Path)
 
 REMARKS = {
     "CP-JKU PaSST base": "Timestamps see 160 ms.",
@@ -144,12 +145,7 @@ def format_results(scores: Sequence[Score]) -> str:
 
 
 @click.command("pages")
-@click.option(
-    "--results",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="FOLDER",
-    help="Folder of `hear run`, whose scores first replace those of results.csv.",
-)
+@click.option("--results", type=RESULTS, metavar="DIR", help="Of `hear run`: its scores replace those of results.csv.")
 @click.option("--check", is_flag=True, help="Write nothing; fail if a page is out of date.")
 @guarded
 def pages_command(results: Path | None, check: bool) -> None:

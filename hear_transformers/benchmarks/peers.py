@@ -14,10 +14,11 @@ import sys
 import time
 import types
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import click
 import torch
@@ -49,18 +50,20 @@ class Workload:
     seconds: float
 
 
-class Peer(Protocol):
-    """Another package with random weights."""
+class Peer(ABC):
+    """Another package with random weights: the workloads to time, our family, its model on a device."""
 
-    @property
-    def workloads(self) -> tuple[Workload, ...]:
-        """What to time."""
+    workloads: tuple[Workload, ...]
+    family: hear.Family
+    model: Any
 
+    @abstractmethod
     def embed(self, work: Workload, audio: Tensor) -> Tensor:
         """Embed clips (clips, samples) like its users: -> (clips, size) or (clips, times, size)."""
 
-    def ours(self, variant: str, precision: str) -> Embedder:
+    def ours(self, variant: str, precision: str = "float32") -> Embedder:
         """Build our model of a variant with the same weights."""
+        return build_ours(self.family, variant, self.model.state_dict(), precision)
 
 
 @contextlib.contextmanager
@@ -89,14 +92,10 @@ def build_ours(family: hear.Family, variant: str, weights: dict[str, Tensor], pr
     return Embedder(trunk, options.choose(row, trunk), name=(family.name, variant), precision=precision)
 
 
-class Hear21Passt:
-    """The HEAR modules of PaSST's authors.
+class Hear21Passt(Peer):
+    """The HEAR modules of PaSST's authors."""
 
-    Parameters
-    ----------
-    device : where it runs
-    """
-
+    family = passt.FAMILY
     workloads = (
         Workload("scene", "base", 1, 10),
         Workload("scene", "base", 8, 4),
@@ -111,16 +110,7 @@ class Hear21Passt:
             wrapper = importlib.import_module("hear21passt.wrapper")
             preprocess = importlib.import_module("hear21passt.models.preprocess")
             models = importlib.import_module("hear21passt.models.passt")
-            mel = preprocess.AugmentMelSTFT(
-                n_mels=128,
-                sr=32_000,
-                win_length=800,
-                hopsize=320,
-                n_fft=1024,
-                fmin=0.0,
-                fmax=None,
-                fmax_aug_range=2_000,
-            )
+            mel = preprocess.AugmentMelSTFT(fmax_aug_range=2_000)  # other arguments of its modules are the defaults
             network = models.get_model("passt_s_swa_p16_128_ap476", pretrained=False)
             self.model = wrapper.PasstBasicWrapper(mel=mel, net=network).eval().to(device)
 
@@ -130,18 +120,13 @@ class Hear21Passt:
 
     def ours(self, variant: str, precision: str = "float32") -> Embedder:
         """Build our model; see `Peer.ours`."""
-        return build_ours(passt.FAMILY, variant, self.model.net.state_dict(), precision)
+        return build_ours(self.family, variant, self.model.net.state_dict(), precision)
 
 
-class Transformers:
-    """Hugging Face's AST with its feature extractor.
+class Transformers(Peer):
+    """Hugging Face's AST with its feature extractor; `config` is that of its network where it differs from AST's."""
 
-    Parameters
-    ----------
-    device : where it runs
-    config : of its network, where it differs from AST's
-    """
-
+    family = ast.FAMILY
     workloads = (Workload("scene", "audioset_10_10", 1, 10), Workload("scene", "audioset_10_10", 8, 10))
 
     def __init__(self, device: str, **config: int) -> None:
@@ -157,24 +142,13 @@ class Transformers:
     def embed(self, work: Workload, audio: Tensor) -> Tensor:
         """Extract features, run the network without its classifier; see `Peer.embed`."""
         inputs = self.extractor(list(audio.cpu().numpy()), sampling_rate=16_000, return_tensors="pt")
-        network = self.model.audio_spectrogram_transformer
-        pooled: Tensor = network(inputs["input_values"].to(self.model.device)).pooler_output
-        return pooled
-
-    def ours(self, variant: str, precision: str = "float32") -> Embedder:
-        """Build our model; see `Peer.ours`."""
-        return build_ours(ast.FAMILY, variant, self.model.state_dict(), precision)
+        return self.model.audio_spectrogram_transformer(inputs["input_values"].to(self.model.device)).pooler_output
 
 
-class PannsInference:
-    """The PANNs authors' package.
+class PannsInference(Peer):
+    """The PANNs authors' package; `network` is the name of a class there."""
 
-    Parameters
-    ----------
-    device : where it runs
-    network : name of its class
-    """
-
+    family = panns.FAMILY
     workloads = (Workload("scene", "cnn14", 1, 10), Workload("scene", "cnn14", 8, 10))
 
     def __init__(self, device: str, network: str = "Cnn14") -> None:
@@ -187,12 +161,7 @@ class PannsInference:
 
     def embed(self, work: Workload, audio: Tensor) -> Tensor:
         """Run the network; see `Peer.embed`."""
-        embedding: Tensor = self.model(audio)["embedding"]
-        return embedding
-
-    def ours(self, variant: str, precision: str = "float32") -> Embedder:
-        """Build our model; see `Peer.ours`."""
-        return build_ours(panns.FAMILY, variant, self.model.state_dict(), precision)
+        return self.model(audio)["embedding"]
 
 
 def import_panns_inference() -> types.ModuleType:
@@ -213,18 +182,13 @@ def import_panns_inference() -> types.ModuleType:
             sys.modules[name] = before
 
 
-PEERS: dict[str, Callable[[str], Peer]] = {
-    "hear21passt": Hear21Passt,
-    "transformers": Transformers,
-    "panns_inference": PannsInference,
-}
+PEERS = {"hear21passt": Hear21Passt, "transformers": Transformers, "panns_inference": PannsInference}
 
 
 def call_hear(module: Any, work: Workload, model: Any, audio: Tensor) -> Tensor:
     """Call the HEAR function for a workload, and return the embeddings."""
     result = getattr(module, f"get_{work.kind}_embeddings")(audio, model)
-    embeddings: Tensor = result[0] if isinstance(result, tuple) else result
-    return embeddings
+    return result[0] if isinstance(result, tuple) else result
 
 
 def time_in_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -283,21 +247,18 @@ def compare(work: Workload, peer: Peer, repeats: int, device: str) -> list[str]:
 
 def compare_mast(repeats: int, device: str) -> Iterator[str]:
     """Time our MAST beside our AST, both with random weights, against the ratio of their operations."""
-    rows = {family.name: next(iter(family.variants.values())) for family in (ast.FAMILY, mast.FAMILY)}
-    fewer = counting.count_macs(ast.FAMILY, rows["ast"]) / counting.count_macs(mast.FAMILY, rows["mast"])
+    families = (ast.FAMILY, mast.FAMILY)
+    of_ast, of_mast = (counting.count_macs(family, next(iter(family.variants.values()))) for family in families)
     for clips in (1, 8):
         audio = 0.1 * torch.randn(clips, int(MAST_SECONDS * 16_000), generator=torch.Generator().manual_seed(0))
         for precision in TIMED_PRECISIONS:
-            models = {
-                family.name: build_ours(family, next(iter(family.variants)), {}, precision).to(device)
-                for family in (ast.FAMILY, mast.FAMILY)
-            }
-            sides = {name: partial(model.embed_scenes, audio.to(device)) for name, model in models.items()}
+            models = [build_ours(family, next(iter(family.variants)), {}, precision).to(device) for family in families]
+            sides = {model.name[0]: partial(model.embed_scenes, audio.to(device)) for model in models}
             seconds = time_in_turns(sides, repeats)
             name = f"scene, {clips} x {MAST_SECONDS:g} s"
             yield (
                 f"{name:24}{precision:10}{seconds['ast']:9.2f}{seconds['mast']:9.2f}"
-                f"{seconds['ast'] / seconds['mast']:11.1f}{fewer:14.1f}"
+                f"{seconds['ast'] / seconds['mast']:11.1f}{of_ast / of_mast:14.1f}"
             )
 
 
@@ -305,32 +266,20 @@ def compare_mast(repeats: int, device: str) -> Iterator[str]:
 @click.option("--repeats", default=3, show_default=True, help="Runs of each side; the fastest counts.")
 @click.option("--device", default="cpu", show_default=True, help="Device of both sides.")
 @click.option(
-    "--peer",
-    "names",
-    type=click.Choice(list(PEERS)),
-    multiple=True,
-    help="Compare with this package only.  [default: all]",
+    "--peer", "names", type=click.Choice(list(PEERS)), multiple=True, help="Only this package.  [default: all]"
 )
 def main(repeats: int, device: str, names: tuple[str, ...]) -> None:
     """Time scene and timestamp embeddings (hop 50 ms) beside other packages."""
-    click.echo(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; random weights, same both sides"
-    )
+    click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; the same random weights")
     for name in names or PEERS:
         peer = PEERS[name](device)
-        click.echo()
-        click.echo(
-            f"{f'beside {name}':24}{'variant':16}{'precision':10}{'theirs/s':>9}{'ours/s':>9}{'ratio':>8}{'error':>10}"
-            f"{'GFLOP/s':>10}{'of GEMM':>8}"
-        )
+        columns = f"{'theirs/s':>9}{'ours/s':>9}{'ratio':>8}{'error':>10}{'GFLOP/s':>10}{'of GEMM':>8}"
+        click.echo(f"\n{f'beside {name}':24}{'variant':16}{'precision':10}{columns}")
         for work in peer.workloads:
-            for line in compare(work, peer, repeats, device):
-                click.echo(line)
+            click.echo("\n".join(compare(work, peer, repeats, device)))
     if not names:
-        click.echo()
-        click.echo(
-            f"{'MAST beside our AST':24}{'precision':10}{'AST/s':>9}{'MAST/s':>9}{'x as fast':>11}{'x fewer MACs':>14}"
-        )
+        columns = f"{'precision':10}{'AST/s':>9}{'MAST/s':>9}{'x as fast':>11}{'x fewer MACs':>14}"
+        click.echo(f"\n{'MAST beside our AST':24}{columns}")
         for line in compare_mast(repeats, device):
             click.echo(line)
 

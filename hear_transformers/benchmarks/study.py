@@ -181,11 +181,7 @@ def format_line(study: Study, system: SmallVariant, name: str) -> str:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--mn04", default="", metavar="FILE", help="The authors' mn04_as_mAP_432.pt, to fine-tune it too.")
 @click.option(
-    "--epochs",
-    type=click.IntRange(1),
-    default=RECIPE.epochs,
-    show_default=True,
-    help="Epochs of training from scratch.",
+    "--epochs", type=click.IntRange(1), default=RECIPE.epochs, show_default=True, help="Of runs from scratch."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all runs.")
 def main(data: Path, out: Path, mn04: str, epochs: int, seed: int) -> None:

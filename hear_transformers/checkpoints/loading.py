@@ -49,12 +49,7 @@ def errors_name_file(file: Path) -> Iterator[None]:
 
 
 def with_classes_of(family: Family, variant: Variant, state_dict: Mapping[str, Tensor], file: Path) -> Variant:
-    """Return a variant with as many classes as a checkpoint has, after checking that the checkpoint fits it.
-
-    Raises
-    ------
-    WeightsError : the checkpoint has other classes and does not fit
-    """
+    """Return a variant with a checkpoint's number of classes; raise WeightsError if that is new and the rest unfit."""
     with torch.device("meta"):
         ours = family.network(**variant.network).state_dict()
     held = next((key for key in family.classifier if key in ours and key in state_dict), None)

@@ -3,7 +3,7 @@
 import functools
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,20 +35,9 @@ class Checkpoint:
     embedded: bool = False
 
 
-FIELDS: dict[str, type] = {
-    "file": str,
-    "licence": str,
-    "url": str,
-    "bytes": int,
-    "sha256": str,
-    "sha256_start": str,
-    "md5": str,
-    "source": str,
-    "trained_on": str,
-    "metric": str,
-    "embedded": bool,
-}
-"""Fields of a manifest row and their types."""
+_, _, *_FIELDS = (field.name for field in fields(Checkpoint))
+FIELDS: dict[str, type] = {**dict.fromkeys(_FIELDS, str), "bytes": int, "embedded": bool}
+"""Fields of a manifest row and their types; its family and name are those of the table."""
 
 
 @functools.cache

@@ -198,14 +198,12 @@ def check_fit(
     """
     wanted: dict[str, Tensor] = module.state_dict()
     given = {key: value for key, value in state_dict.items() if key not in unused}
+    both = [key for key in wanted if key in given]
+    others = [key for key in both if not _fits(given[key], wanted[key])]
     misfits = {
         "missing": [f"{key} {_form(wanted[key])}" for key in wanted if key not in given],
         "unexpected": [f"{key} {_form(given[key])}" for key in given if key not in wanted],
-        "of another shape or type": [
-            f"{key} {_form(given[key])} instead of {_form(wanted[key])}"
-            for key in wanted
-            if key in given and not _fits(given[key], wanted[key])
-        ],
+        "of another shape or type": [f"{key} {_form(given[key])} instead of {_form(wanted[key])}" for key in others],
     }
     if any(misfits.values()):
         raise WeightsError(
@@ -234,8 +232,5 @@ def _is_finite(value: Tensor) -> bool:
 
 def _summary(keys_by_fault: Mapping[str, Sequence[str]], shown: int = 3) -> str:
     """Count the keys of each fault and name the first few."""
-    return "; ".join(
-        f"{len(keys)} {fault}: {', '.join(keys[:shown])}{', ...' if len(keys) > shown else ''}"
-        for fault, keys in keys_by_fault.items()
-        if keys
-    )
+    faults = [(fault, keys, ", ..." if len(keys) > shown else "") for fault, keys in keys_by_fault.items() if keys]
+    return "; ".join(f"{len(keys)} {fault}: {', '.join(keys[:shown])}{more}" for fault, keys, more in faults)

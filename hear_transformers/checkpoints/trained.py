@@ -73,12 +73,11 @@ def read_trained(family: Family, file: Path, name: str | None = None) -> Trained
     arguments = _arguments(metadata.get("network", "{}"), len(state_dict), file)
     variant = replace(row, network={**row.network, **arguments})
     _check_network(family, variant, state_dict, file)
-    labels = _labels(metadata, _n_classes(family, state_dict), file)
     return TrainedCheckpoint(
         name=held,
         variant=variant,
         state_dict=state_dict,
-        labels=labels,
+        labels=_labels(family, metadata, state_dict, file),
         multi_label=metadata.get("multi_label") != "false",
     )
 
@@ -143,16 +142,14 @@ def _check_network(family: Family, variant: Variant, state_dict: Mapping[str, Te
     state_dicts.check_fit(trunk, state_dict, file, family.unused)
 
 
-def _n_classes(family: Family, state_dict: Mapping[str, Tensor]) -> int:
-    """Count the logits of a checkpoint, 0 without a classifier."""
-    return next((state_dict[key].numel() for key in family.classifier if key in state_dict), 0)
-
-
-def _labels(metadata: Mapping[str, str], n_classes: int, file: Path) -> tuple[str, ...] | None:
-    """Parse the names of the classes; None without names."""
+def _labels(
+    family: Family, metadata: Mapping[str, str], state_dict: Mapping[str, Tensor], file: Path
+) -> tuple[str, ...] | None:
+    """Parse the names of the classes, one per logit; None without names."""
     if "labels" not in metadata:
         return None
     labels = _parsed(metadata["labels"], "labels", file)
+    n_classes = next((state_dict[key].numel() for key in family.classifier if key in state_dict), 0)
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels) or len(labels) != n_classes:
         raise WeightsError(f"{file}: damaged: 'labels' in its metadata is no list of {n_classes} names")
     return tuple(labels)

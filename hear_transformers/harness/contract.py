@@ -78,12 +78,10 @@ def _require(holds: bool, rule: str, found: object) -> None:
 
 
 def _load(module: ModuleType, path: str, options: Mapping[str, Any]) -> Any:
-    parameters = list(inspect.signature(module.load_model).parameters.values())
-    _require(
-        bool(parameters) and parameters[0].kind in (parameters[0].POSITIONAL_ONLY, parameters[0].POSITIONAL_OR_KEYWORD),
-        "the first argument of load_model is the path of a checkpoint",
-        inspect.signature(module.load_model),
-    )
+    signature = inspect.signature(module.load_model)
+    first = next(iter(signature.parameters.values()), None)
+    takes_path = first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
+    _require(takes_path, "the first argument of load_model is the path of a checkpoint", signature)
     with silenced():
         model = module.load_model(path, **options) if path else module.load_model(**options)
     _require(isinstance(model, torch.nn.Module), "load_model returns a torch.nn.Module", type(model).__name__)
@@ -133,11 +131,8 @@ def _check_scenes(module: ModuleType, model: Any, audio: Tensor) -> None:
 def _check_timestamps(module: ModuleType, model: Any, audio: Tensor, seconds: float) -> Iterator[str]:
     with silenced(), torch.no_grad():
         result = module.get_timestamp_embeddings(audio, model)
-    _require(
-        isinstance(result, tuple) and len(result) == 2,
-        "get_timestamp_embeddings returns embeddings and timestamps",
-        type(result).__name__,
-    )
+    is_pair = isinstance(result, tuple) and len(result) == 2
+    _require(is_pair, "get_timestamp_embeddings returns embeddings and timestamps", type(result).__name__)
     embeddings, timestamps = result
     _check_tensor(embeddings, "timestamp embeddings", (len(audio), None, model.timestamp_embedding_size))
     _require(embeddings.dtype == torch.float32, "timestamp embeddings are float32", embeddings.dtype)

@@ -39,6 +39,8 @@ from ..files import atomic
 from .systems import folder_name
 from .tasks import METADATA, VOCABULARY, Task
 
+OnFile = Callable[[Task, int, int], None]
+
 DONE = ".done.embeddings"
 SETTINGS = ".settings.json"
 PROFILE = "profile.embeddings.json"
@@ -117,7 +119,7 @@ def embed_tasks(
     parts: Sequence[Part],
     tasks: Sequence[Task],
     embeddings_dir: Path,
-    on_file: Callable[[Task, int, int], None] = lambda task, done, total: None,
+    on_file: OnFile = lambda task, done, total: None,
     *,
     workers: int | None = None,
 ) -> None:
@@ -143,18 +145,12 @@ def embed_tasks(
             task.labels[split]
     for task in tasks:
         folders = [_TaskFolder(embeddings_dir / part.name / task.name, task, part) for part in parts]
-        folders = [folder for folder in folders if not folder.done]
+        folders = [folder for folder in folders if not (folder.path / DONE).exists()]
         if folders:
             _embed_task(model, task, folders, on_file, workers)
 
 
-def _embed_task(
-    model: Model,
-    task: Task,
-    folders: Sequence[_TaskFolder],
-    on_file: Callable[[Task, int, int], None],
-    workers: int | None,
-) -> None:
+def _embed_task(model: Model, task: Task, folders: Sequence[_TaskFolder], on_file: OnFile, workers: int | None) -> None:
     """Embed the files of a task that any of the folders lacks."""
     start = time.perf_counter()
     settings = {"provenance": model.provenance(), "task": str(task.folder.resolve())}
@@ -190,11 +186,6 @@ class _TaskFolder:
         self.path = path
         self.task = task
         self.columns = part.columns if task.kind == "scene" else part.time_columns
-
-    @property
-    def done(self) -> bool:
-        """True if all files are written."""
-        return (self.path / DONE).exists()
 
     def prepare(self, settings: Mapping[str, Any]) -> None:
         """Make the folder; clear the output of an incomplete run with other settings."""

@@ -20,16 +20,9 @@ from typing import Any
 from ..errors import HearTransformersError
 
 NEEDS = (
-    "heareval",
-    "dcase_util",
-    "intervaltree",
-    "more_itertools",
-    "pandas",
-    "pytorch_lightning",
-    "sed_eval",
-    "slugify",
+    "heareval", "dcase_util", "intervaltree", "more_itertools", "pandas", "pytorch_lightning", "sed_eval", "slugify",
     "torchinfo",
-)
+)  # fmt: skip
 """heareval, and those of its requirements that this package does not share."""
 
 
@@ -214,9 +207,7 @@ def explain_tensorflow() -> Iterator[None]:
 def run_embeddings(arguments: Sequence[str]) -> None:
     """Run heareval.embeddings.runner with its own arguments; it ends the process.
 
-    Raises
-    ------
-    HearTransformersError : the harness is not installed, or the module is for TensorFlow
+    Raise HearTransformersError if the harness is not installed, or the module is for TensorFlow.
     """
     require(*NEEDS)
     patch_tensorflow()
@@ -229,12 +220,7 @@ def run_embeddings(arguments: Sequence[str]) -> None:
 
 
 def run_predictions(arguments: Sequence[str]) -> None:
-    """Run heareval.predictions.runner with its own arguments; it ends the process.
-
-    Raises
-    ------
-    HearTransformersError : the harness is not installed
-    """
+    """Run heareval.predictions.runner with its own arguments; it ends the process."""
     require(*NEEDS)
     patch_pkg_resources()
     patch_gpu_names()

@@ -31,15 +31,8 @@ DONE = {"embeddings": ".done.embeddings", "predictions": "prediction-done.json"}
 """The last file that each stage of heareval writes."""
 
 GRID_PARAMETERS = (
-    "hidden_layers",
-    "hidden_dim",
-    "dropout",
-    "lr",
-    "patience",
-    "max_epochs",
-    "check_val_every_n_epoch",
-    "batch_size",
-)
+    "hidden_layers", "hidden_dim", "dropout", "lr", "patience", "max_epochs", "check_val_every_n_epoch", "batch_size",
+)  # fmt: skip
 """What heareval searches (predictions/task_predictions.py:66), as far as JSON can hold it."""
 
 LAST_LINES = 12
@@ -117,14 +110,9 @@ class Benchmark:
         """
         program = (self.python, *OFFICIAL, "embeddings") if self.is_official else (sys.executable, *OURS)
         weights = ("--model", str(system.weights.absolute())) if system.weights else ()
-        options = {
-            "--tasks-dir": self.tasks_dir,
-            "--task": task.name,
-            "--embeddings-dir": self.out,
-            "--model-options": json.dumps(system.options),
-        }
-        arguments = [str(part) for pair in options.items() for part in pair]
-        self._run([*program, system.module, *weights, *arguments, *extra], log)
+        places = ("--tasks-dir", str(self.tasks_dir), "--task", task.name, "--embeddings-dir", str(self.out))
+        options = ("--model-options", json.dumps(system.options))
+        self._run([*program, system.module, *weights, *places, *options, *extra], log)
         folder = self._folder(system, task)
         if not extra and not (folder / DONE["embeddings"]).exists():
             raise HearTransformersError(f"{log} reports success, but the embeddings are not in {folder}")
@@ -157,9 +145,8 @@ class Benchmark:
         self.echo(f" {time.perf_counter() - start:.0f} s\n")
         if status.returncode:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-            raise HearTransformersError(
-                "\n".join([f"{stage} failed with exit code {status.returncode}; the end of {log}:", *lines])
-            )
+            message = f"{stage} failed with exit code {status.returncode}; the end of {log}:"
+            raise HearTransformersError("\n".join([message, *lines]))
 
 
 def _settings_file(folder: Path) -> Path:
@@ -175,13 +162,7 @@ def _copy_metadata(source: Path, target: Path, grid: Mapping[str, Sequence[Any]]
 
 
 def find_harness(python: str) -> str:
-    """Return the path of an interpreter that has HEAR's harness.
-
-    Raises
-    ------
-    OptionError : there is no such interpreter
-    HearTransformersError : it lacks the harness
-    """
+    """Return the path of an interpreter; raise HearTransformersError if it is missing or lacks HEAR's harness."""
     path = shutil.which(python)
     if path is None:
         raise OptionError(f"--python {python}: there is no such program; `make hear` makes .venv-hear/bin/python")

@@ -71,16 +71,9 @@ def _read_task(folder: Path) -> list[Score]:
         metadata = _read_json(folder / METADATA)
         profile = _read_json(folder / "profile.embeddings.json")
         done = _read_json(folder / "prediction-done.json")
+        rest = profile.get("time_elapsed"), done.get("time"), _grid(folder, metadata, done)
         return [
-            Score(
-                folder.parent.name,
-                folder.name,
-                metric,
-                *_over_folds(results, f"test_{metric}"),
-                profile.get("time_elapsed"),
-                done.get("time"),
-                _grid(folder, metadata, done),
-            )
+            Score(folder.parent.name, folder.name, metric, *_over_folds(results, f"test_{metric}"), *rest)
             for metric in metadata["evaluation"]
         ]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -121,10 +114,8 @@ def to_markdown(scores: Sequence[Score]) -> str:
     The last columns are seconds over all tasks of the line. The search of hyperparameters is described below the table.
     """
     columns = list(dict.fromkeys((score.task, score.metric) for score in scores))
-    lines = [
-        _line("system", *(" ".join(column) for column in columns), "embedding, s", "prediction, s"),
-        _line("---", *["---:"] * (len(columns) + 2)),
-    ]
+    header = _line("system", *(" ".join(column) for column in columns), "embedding, s", "prediction, s")
+    lines = [header, _line("---", *["---:"] * (len(columns) + 2))]
     for system in dict.fromkeys(score.system for score in scores):
         of_system = {(score.task, score.metric): score for score in scores if score.system == system}
         cells = (_cell(of_system.get(column)) for column in columns)

@@ -10,13 +10,7 @@ from torch.nn import functional as F
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution, batch normalisation, activation.
-
-    Parameters
-    ----------
-    conv, norm : in this order, "0" and "1" of the state dict
-    activation : without parameters; None for none
-    """
+    """Convolution "0", batch normalisation "1", and an activation without parameters if there is one."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, activation: nn.Module | None = None) -> None:
         super().__init__(conv, norm, *([] if activation is None else [activation]))

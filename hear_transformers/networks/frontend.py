@@ -40,6 +40,9 @@ class FrameSpec(ABC):
     padding = 0.0
     """Value of the frames that `Readout.fill_frames` appends to a clip."""
 
+    offset = 0.0
+    """Centre of the first frame, in samples."""
+
     @abstractmethod
     def build(self) -> nn.Module:
         """Build the module: waveforms (batch, samples) -> input of the network, frames last."""
@@ -57,11 +60,6 @@ class FrameSpec(ABC):
     @abstractmethod
     def min_samples(self) -> int:
         """Length of the shortest waveform."""
-
-    @property
-    def offset(self) -> float:
-        """Centre of the first frame, in samples."""
-        return 0.0
 
     @abstractmethod
     def n_frames(self, n_samples: int) -> int:
@@ -93,6 +91,8 @@ class Waveform(FrameSpec):
     hop_length: int = 1
 
     has_mel = False
+    receptive_field = 1
+    min_samples = 1
 
     def build(self) -> nn.Module:
         """Build the identity."""
@@ -101,16 +101,6 @@ class Waveform(FrameSpec):
     def example(self, n_frames: int) -> Tensor:
         """Return zeros (1, n_frames)."""
         return torch.zeros(1, n_frames)
-
-    @property
-    def receptive_field(self) -> int:
-        """A sample sees itself."""
-        return 1
-
-    @property
-    def min_samples(self) -> int:
-        """One sample."""
-        return 1
 
     def n_frames(self, n_samples: int) -> int:
         """Count samples."""
@@ -214,7 +204,7 @@ class KaldiMel(MelSpec):
         return self.win_length
 
     @property
-    def offset(self) -> float:
+    def offset(self) -> float:  # type: ignore[override]
         """The first window starts with the first sample."""
         return self.win_length / 2
 
@@ -307,11 +297,7 @@ def kaldi_filters(spec: MelSpec) -> Tensor:
     """Build Kaldi's triangular filters: linear in mel, peak 1, no area normalisation.
 
     Kaldi's own arithmetic, in float32, is kept: the edge of a filter that covers a single bin lies so close to that bin
-    that another rounding changes the result by 1e-3 dB.
-
-    Returns
-    -------
-    filters : (n_fft // 2 + 1, n_mels), float32; the row of the Nyquist bin is zero, as in Kaldi
+    that another rounding changes the result by 1e-3 dB. The row of the Nyquist bin is zero, as in Kaldi.
     """
     # The last three arguments belong to vocal tract length warping, which a factor of 1 turns off.
     filters, _ = get_mel_banks(spec.n_mels, spec.n_fft, spec.sample_rate, spec.fmin, spec.fmax, 100.0, -500.0, 1.0)
@@ -336,12 +322,8 @@ def slaney_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def slaney_filters(spec: PannsMel) -> Tensor:
     """Build triangular filters on Slaney's scale, each of area 1.
 
-    In float64, rounded once: equal to the bit to those in the authors' checkpoints, unlike the float32 of today's
-    libraries.
-
-    Returns
-    -------
-    filters : (n_fft // 2 + 1, n_mels), float32
+    In float64, rounded once to float32: equal to the bit to those in the authors' checkpoints, unlike the float32 of
+    today's libraries.
     """
     low, high = slaney_mel(np.array([spec.fmin, spec.fmax]))
     edges = slaney_hz(np.linspace(low, high, spec.n_mels + 2))
@@ -356,12 +338,8 @@ def slaney_filters(spec: PannsMel) -> Tensor:
 class LogMel(nn.Module):
     """A log-mel front end: waveforms (batch, samples) in [-1, 1] -> (batch, n_mels, frames) float32.
 
-    Waveforms are at least `FrameSpec.min_samples` long.
-
-    Parameters
-    ----------
-    window : (win_length,) float32
-    filters : (n_fft // 2 + 1, n_mels) float32
+    Waveforms are at least `FrameSpec.min_samples` long. The window is (win_length,), filters are
+    (n_fft // 2 + 1, n_mels), both float32.
     """
 
     window: Tensor
@@ -388,16 +366,8 @@ class LogMel(nn.Module):
 
     def centred_power(self, waveforms: Tensor, n_fft: int, hop_length: int) -> Tensor:
         """Compute the power spectrum of frames centred on multiples of the hop: -> (batch, frames, n_fft // 2 + 1)."""
-        spectrum = torch.stft(
-            waveforms,
-            n_fft,
-            hop_length,
-            len(self.window),
-            self.window,
-            center=True,
-            pad_mode="reflect",
-            return_complex=True,
-        )
+        # By default it centres frames, with reflected ends.
+        spectrum = torch.stft(waveforms, n_fft, hop_length, len(self.window), self.window, return_complex=True)
         return squared(spectrum.transpose(1, 2))  # (batch, frames, bins)
 
 
@@ -446,12 +416,7 @@ class KaldiLogMel(LogMel):
 
 
 def fourier_kernels(spec: PannsMel) -> Tensor:
-    """Compute the windowed cosines and negative sines of the Fourier transform.
-
-    Returns
-    -------
-    kernels : (2, n_fft // 2 + 1, n_fft) float32, as in the authors' checkpoints
-    """
+    """Compute the windowed cosines and negative sines of the Fourier transform: (2, n_fft // 2 + 1, n_fft) float32."""
     # In whole n_fft-ths of a circle, so that no angle is rounded before its cosine is taken.
     turns = torch.arange(spec.n_fft // 2 + 1)[:, None] * torch.arange(spec.n_fft) % spec.n_fft
     angles = turns.double() * (2 * math.pi / spec.n_fft)

@@ -22,14 +22,14 @@ class LayerRow:
 
     Attributes
     ----------
-    name : value of `load_model(layer=...)`
+    layer : value of `load_model(layer=...)`
     size : features of a position, or of the vector
     n_freq : positions along frequency, or of a grid without time; 1 for a vector
     hop_ms : distance between two positions in time; None without time
     receptive_field_ms : audio that one position sees; None for the whole window
     """
 
-    name: str
+    layer: str
     size: int
     n_freq: int
     hop_ms: float | None
@@ -52,12 +52,9 @@ def layer_table(trunk: Trunk, spec: FrameSpec) -> list[LayerRow]:
     for name, axis in axes_of(trunk, spec).items():
         n_freq = taps[name].shape[2] if taps[name].ndim == 4 else 1
         hop_ms = None if axis is None else axis.hop * spec.hop_ms
-        receptive_field_ms = (
-            None
-            if axis is None or axis.receptive_field is None
-            else (axis.receptive_field - 1) * spec.hop_ms + spec.receptive_field_ms
-        )
-        rows.append(LayerRow(name, taps[name].shape[-1], n_freq, hop_ms, receptive_field_ms))
+        field = None if axis is None else axis.receptive_field
+        field_ms = None if field is None else (field - 1) * spec.hop_ms + spec.receptive_field_ms
+        rows.append(LayerRow(name, taps[name].shape[-1], n_freq, hop_ms, field_ms))
     return rows
 
 
@@ -97,7 +94,7 @@ def _listed(rows: Iterable[LayerRow]) -> str:
     texts = {}
     for row in rows:
         hop = "" if row.hop_ms is None else f", every {row.hop_ms:g} ms"
-        texts[row.name] = f"({row.size} numbers{hop})"
+        texts[row.layer] = f"({row.size} numbers{hop})"
     parts = []
     for text, names in groupby(texts, key=lambda name: (texts[name], name.isdecimal())):
         first, *_, last = [*names] * 2

@@ -16,8 +16,12 @@ from .trunk import TimeAxis, Trunk, depth_of
 PATCH = 16  # mel bands and mel frames of a patch (AST: 2104.01778, section 2.1; PaSST: 2110.05069, section 3)
 
 
+Pair = tuple[int, int]
+"""Along frequency, along time."""
+
+
 class PatchEmbed(nn.Module):
-    """Map every square patch of a spectrogram to a token.
+    """Map every patch of a spectrogram to a token.
 
     The parameters are those of a convolution, as in every Vision Transformer, but patches are multiplied as a matrix:
     as fast, and correct where oneDNN's bfloat16 convolution on CPUs with AMX is not (torch 2.11: NaN or arbitrary
@@ -26,31 +30,26 @@ class PatchEmbed(nn.Module):
     Parameters
     ----------
     dim : features of a token
-    patch : mel bands and mel frames of a patch
-    stride : distance between patches, the same along both axes
+    kernel, stride, padding : mel bands and mel frames of a patch, from patch to patch, and of zeros at each end
     """
 
-    def __init__(self, dim: int, patch: int, stride: int) -> None:
+    def __init__(self, dim: int, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> None:
         super().__init__()
-        self.patch = patch
-        self.stride = stride
-        self.proj = nn.Conv2d(1, dim, patch, stride)
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.proj = nn.Conv2d(1, dim, kernel, stride, padding)
 
     def forward(self, mel: Tensor) -> Tensor:
         """Embed patches: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
-        patches = mel.unfold(1, self.patch, self.stride).unfold(2, self.patch, self.stride)
-        # (batch, freq, time, patch, patch)
+        bands, frames = self.padding
+        if bands or frames:
+            mel = F.pad(mel, (frames, frames, bands, bands))
+        patches = mel.unfold(1, self.kernel[0], self.stride[0]).unfold(2, self.kernel[1], self.stride[1])
+        # (batch, freq, time, bands of a patch, frames of a patch)
         return F.linear(patches.flatten(3), self.proj.weight.flatten(1), self.proj.bias)  # (batch, freq, time, dim)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one projection for queries, keys and values.
-
-    Parameters
-    ----------
-    dim : features of a token, a multiple of `heads`
-    heads : number of heads
-    """
+    """Multi-head self-attention with one projection for queries, keys and values."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -95,23 +94,22 @@ class DropPath(nn.Module):
         return branch * kept / (1 - self.rate)
 
 
+def init_matrices(module: nn.Module) -> None:
+    """Initialise matrices as Vision Transformers do: normal, standard deviation 0.02 (2012.12877, section 6)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
 class Block(nn.Module):
-    """Pre-norm transformer block of the Vision Transformer (Dosovitskiy et al., 2010.11929, section 3.1).
+    """Pre-norm transformer block of the Vision Transformer (Dosovitskiy et al., 2010.11929, section 3.1)."""
 
-    Parameters
-    ----------
-    dim : features of a token
-    heads : number of attention heads
-    mlp_ratio : hidden features of the MLP as a multiple of `dim`
-    eps : of both LayerNorms; 1e-6 in DeiT and its descendants
-    """
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, eps: float = 1e-6) -> None:
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)  # in DeiT and its descendants
         self.attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, tokens: Tensor, n_queries: int | None = None) -> Tensor:
         """Refine tokens: (batch, tokens, dim) -> (batch, n_queries, dim).
@@ -130,9 +128,9 @@ class DeiT(Trunk):
     Parameters
     ----------
     stride : of the patches, in mel bands and mel frames
-    n_classes : logits
-    dim, depth, heads : of the transformer
     max_frames : most mel frames that the position embeddings cover
+    n_classes : logits
+    dim, depth, heads : of the transformer; DeiT-B unless a variant says otherwise
     patchout : rows along frequency and columns along time that are dropped at random from every batch in training
         (structured patchout: 2110.05069); layers are then vectors only, without grids
     """
@@ -144,27 +142,25 @@ class DeiT(Trunk):
         self,
         *,
         stride: int,
-        n_classes: int,
-        dim: int,
-        depth: int,
-        heads: int,
         max_frames: int,
+        n_classes: int = 527,
+        dim: int = 768,
+        depth: int = 12,
+        heads: int = 12,
         patchout: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.max_frames = max_frames
         self.patchout = patchout
         grid = TimeAxis(stride, (PATCH - 1) / 2, None)
-        self.layers = {
+        grids = {
+            **dict.fromkeys((*map(str, range(depth + 1)), "norm"), grid),
             "0": replace(grid, receptive_field=PATCH),
-            **{str(i): grid for i in range(1, depth + 1)},
-            "norm": grid,
-            "features": None,
-            "logits": None,
         }
+        self.layers = {**grids, "features": None, "logits": None}
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.patch_embed = PatchEmbed(dim, PATCH, stride)
+        self.patch_embed = PatchEmbed(dim, (PATCH, PATCH), (stride, stride))
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         # The head's LayerNorm has torch's default epsilon, unlike all others.
@@ -230,12 +226,7 @@ class DeiT(Trunk):
 
 
 def thinned(patches: Tensor, axis: int, n_left_out: int) -> Tensor:
-    """Drop positions along one axis, drawn from PyTorch's global generator, the same for every clip.
-
-    Raises
-    ------
-    OptionError : nothing would be left
-    """
+    """Drop positions along one axis, drawn from PyTorch's global generator, the same for every clip."""
     size = patches.shape[axis]
     if not 0 <= n_left_out < size:
         raise OptionError(

@@ -220,7 +220,7 @@ def test_timestamps_of_hear_are_float32_and_one_row_per_sound(model):
 
 def test_layer_table_gives_size_hop_and_field():
     model = load_model(pretrained=False)
-    rows = {row.name: row for row in layer_table(model.trunk, model.variant.frontend)}
+    rows = {row.layer: row for row in layer_table(model.trunk, model.variant.frontend)}
     assert (rows["mel"].hop_ms, rows["mel"].size) == (10.0, 128)
     assert (rows["0"].hop_ms, rows["0"].size, rows["0"].n_freq) == (100.0, 48, 12)
     assert rows["0"].receptive_field_ms == pytest.approx(150 + 801 / 32)

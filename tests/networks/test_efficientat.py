@@ -221,7 +221,7 @@ def test_every_parameter_learns(variant):
 
 
 def test_folded_normalisation_changes_nothing():
-    stage = efficientat.ConvNorm(3, 8, 3, stride=2, activation=torch.nn.Hardswish)
+    stage = efficientat.ConvNorm(3, 8, 3, stride=2, act=torch.nn.Hardswish)
     maps = noise(2, 3, 20, 30)
     stage(maps)  # training mode: gives the normalisation statistics to work with
     stage.eval()
