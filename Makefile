@@ -42,9 +42,10 @@ $(HEAR)/.stamp-baseline: $(HEAR)/.stamp
 demo: $(VENV)/.stamp-run  ## install, then embed the example recording with layer 8 of the embedded model
 	$(BIN)/embed-audio tests/data/example.wav --layer 8 --out demo_output --overwrite
 
-# Threads that wait for each other asleep: waiting awake, on cores that others use too, small networks took twenty times as
-# long (PANNs resnet54 at eight lengths: 12.8 s of CPU against 0.65 s, with equal numbers).
-PYTEST = OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+# Most tests keep one core busy, so a process for each of two cores takes about half the time. One thread in each: more
+# threads than cores wait for each other awake, which made small networks up to twenty times as slow.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 quick: $(VENV)/.stamp-quick  ## a verdict in a minute: all tests but the slow ones, without TensorFlow or other packages' models
 	$(PYTEST) -m "not slow" --durations=10

@@ -43,6 +43,7 @@ def test_examples_of_the_readme_are_true(number):
     check(test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", DOCUMENTED)
 def test_examples_of_docstrings_are_true(module):
     for test in doctest.DocTestFinder().find(importlib.import_module(module)):

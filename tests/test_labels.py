@@ -113,6 +113,7 @@ def test_other_classes_are_refused():
         check_logits(model, timestamps=False)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs real weights and audio of the developers' folder ../shared")
 @pytest.mark.parametrize(

@@ -65,11 +65,13 @@ def _nothing_loaded():
 # Learning
 
 
+@pytest.mark.slow
 def test_a_pipeline_learns_from_paths(glides):
     scores = cross_val_score(classifier(layer=8), *glides, cv=4)
     assert scores.mean() > 0.9 > CHANCE + 0.5
 
 
+@pytest.mark.slow
 def test_a_search_chooses_the_layer(glides):
     # Means of mel bands cannot tell up from down.
     search = GridSearchCV(classifier(), {"audioembedder__layer": ["mel", 8]}, cv=2).fit(*glides)
@@ -82,6 +84,7 @@ def test_folds_load_a_model_once(glides):
     assert load.cache_info().misses == 1
 
 
+@pytest.mark.slow
 def test_a_fitted_pipeline_predicts_the_same_after_pickling(glides):
     paths, classes = glides
     fitted = classifier(layer=2).fit(paths, classes)
@@ -91,6 +94,7 @@ def test_a_fitted_pipeline_predicts_the_same_after_pickling(glides):
     np.testing.assert_array_equal(pickle.loads(pickled).predict_proba(paths), predicted)
 
 
+@pytest.mark.slow
 def test_folds_may_run_side_by_side(glides):
     with parallel_backend("threading", n_jobs=2):
         side_by_side = cross_val_score(classifier(layer=0), *glides, cv=2)
@@ -126,6 +130,7 @@ CONTAINERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contain", CONTAINERS.values(), ids=CONTAINERS.keys())
 def test_clips_come_in_any_container(glides, embedder, embeddings, contain):
     X = contain(glides[0][:4])
@@ -155,6 +160,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("X", "kind", "message"), WRONG.values(), ids=WRONG.keys())
 def test_what_holds_no_clips_is_refused_before_anything_is_loaded(embedder, X, kind, message):
     for refuse in (embedder.fit, embedder.partial_fit, embedder.transform):
@@ -195,6 +201,7 @@ def test_nothing_is_loaded_before_it_is_used(glides):
     assert load.cache_info().misses == 0
 
 
+@pytest.mark.slow
 def test_changed_parameters_change_the_model(glides, embedder):
     path = glides[0][:1]
     before = embedder.transform(path)
@@ -202,6 +209,7 @@ def test_changed_parameters_change_the_model(glides, embedder):
     assert (before.shape, after.shape) == ((1, 192), (1, 384))
 
 
+@pytest.mark.slow
 def test_weights_written_again_are_loaded_again(glides, small_weights, tmp_path):
     weights = tmp_path / "weights.pt"
     state_dict = torch.load(small_weights)
@@ -250,6 +258,7 @@ def checks_that_cannot_pass(embedder: AudioEmbedder) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 # The checks feed matrices; with a sample rate their rows are clips of a few samples.
 @parametrize_with_checks(
     [AudioEmbedder(layer=1, device="cpu", sampling_rate=SAMPLE_RATE)],

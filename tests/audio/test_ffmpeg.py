@@ -56,6 +56,7 @@ def noise_below_signal(waveform: np.ndarray, expected: np.ndarray) -> float:
     return 10 * np.log10((expected**2).sum() / ((waveform - expected) ** 2).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_the_waveform_is_the_one_that_was_written(tmp_path, name):
     _, delay, length, least_db = FILES[name]
@@ -146,6 +147,7 @@ def test_an_excerpt_behind_the_end_raises_audio_error(tmp_path):
         files.excerpt(make(tmp_path, "a.m4a"), 16_000, 2.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_the_duration_is_that_of_what_is_read(tmp_path, name):
     path = make(tmp_path, name)
@@ -159,6 +161,7 @@ def test_a_duration_that_the_header_does_not_know_is_not_looked_for_by_decoding(
         assert file.seconds is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".wav", ".mp3", ".au", ".raw", ".ogg", ".txt"])
 @pytest.mark.parametrize("name", ["a.m4a", "a.mkv", "a.aac", "a.ts"])
 def test_the_suffix_does_not_matter(tmp_path, name, suffix):
@@ -239,6 +242,7 @@ def test_a_sample_that_is_no_number_is_named_by_its_place(tmp_path):
         reading.read(path, RATE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize("name", sorted({*FILES} - {"a.ts", "a.m2ts", "a.mpg", "parts.mp4"}))
 def test_a_file_cut_short_raises_audio_error(tmp_path, name, share):
@@ -300,6 +304,7 @@ def test_a_fragment_of_more_samples_than_bytes_raises_audio_error(tmp_path):
         reading.read(path, RATE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.m4a", "a.mkv", "a.wma", "a.aac", "a.flv"])
 def test_a_large_claim_in_a_header_is_an_answer_or_an_audio_error(tmp_path, name):
     path = make(tmp_path, name, TONE[:8_000])
@@ -328,6 +333,7 @@ def test_without_pyav_what_libsndfile_knows_is_read(audio_file, monkeypatch):
     assert len(reading.read(audio_file("a.mp3"), 32_000)) == 32_000
 
 
+@pytest.mark.slow
 def test_in_a_folder_such_files_are_embedded(embed_audio, audio_file, tmp_path):
     audio_file("clips/a.wav")
     make(tmp_path / "clips", "a.m4a")
@@ -335,6 +341,7 @@ def test_in_a_folder_such_files_are_embedded(embed_audio, audio_file, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["a.m4a.npz", "a.wav.npz"]
 
 
+@pytest.mark.slow
 def test_in_a_folder_such_files_fail_without_pyav_and_the_others_are_written(
     embed_audio, audio_file, tmp_path, monkeypatch
 ):

@@ -34,6 +34,7 @@ def path(request, audio_file, tmp_path):
     return media.write(tmp_path / "a.m4a", noise, 48_000, "ipod", "aac")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "end"), [(0.0, float("inf")), (1.0, 2.0), (1.0, 9.0)])
 def test_a_clip_is_hashed_and_decoded_by_one_opening(path, monkeypatch, start, end):
     monkeypatch.setattr(clips, "LARGE_BYTES", 0)
@@ -45,6 +46,7 @@ def test_a_clip_is_hashed_and_decoded_by_one_opening(path, monkeypatch, start, e
     assert len(loaded.waveform)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_seconds", [0.0, 60.0])
 def test_a_clip_of_training_is_measured_and_decoded_by_one_opening(path, monkeypatch, whole_seconds):
     monkeypatch.setattr(data, "WHOLE_SECONDS", whole_seconds)
@@ -56,6 +58,7 @@ def test_a_clip_of_training_is_measured_and_decoded_by_one_opening(path, monkeyp
     assert OPENED.count(str(path)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="an open file cannot be removed")
 def test_an_open_file_needs_no_name(path):
     expected, sha256 = audio.read(path, RATE), sha256_of(path)
@@ -68,6 +71,7 @@ def test_an_open_file_needs_no_name(path):
         assert torch.equal(torch.cat(list(file.blocks(RATE, 0.7))), expected)
 
 
+@pytest.mark.slow
 def test_what_was_read_before_changes_nothing(path):
     with AudioFile(path) as file:
         first = file.excerpt(RATE, 5.0, 1.0)
@@ -75,6 +79,7 @@ def test_what_was_read_before_changes_nothing(path):
         assert torch.equal(file.excerpt(RATE, 5.0, 1.0), first)
 
 
+@pytest.mark.slow
 def test_two_cannot_read_one_file_at_once(path):
     with AudioFile(path) as file:
         blocks = file.blocks(RATE, 0.1)

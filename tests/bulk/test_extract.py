@@ -144,6 +144,7 @@ def test_a_file_holds_what_the_model_gives(run, audio_file, small_model, tmp_pat
     assert outcome == extract.Outcome(str(path), "written", tmp_path / "out" / "tone.npz", expected[0].shape, 1.0)
 
 
+@pytest.mark.slow
 def test_the_company_of_other_files_changes_nothing(run, audio_file, tmp_path):
     lengths = [1.0, 0.5, 1.0, 0.01, 2.0, 1.0]
     clips = [audio_file(f"{i}.wav", seconds=seconds) for i, seconds in enumerate(lengths)]
@@ -154,6 +155,7 @@ def test_the_company_of_other_files_changes_nothing(run, audio_file, tmp_path):
         np.testing.assert_allclose(embedding(tmp_path / "out" / f"{clip.stem}.npz"), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timestamps", [False, True])
 def test_a_long_file_is_streamed_to_the_same_embedding(run, audio_file, tmp_path, monkeypatch, timestamps):
     path = audio_file(seconds=13.3, sample_rate=44_100)
@@ -242,6 +244,7 @@ def tagger():
     return efficientat.load_model(variant="mn01_as", pretrained=False, layer="logits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["npz", "npy", "parquet"])
 def test_labels_are_those_of_the_embedding(tagger, audio_file, tmp_path, format):
     path = audio_file()
@@ -390,6 +393,7 @@ def test_the_output_of_another_part_of_a_file_is_kept_with_a_message(small_model
     assert "is of another part of a file" in report.skipped[0].message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["npz", "parquet", "hdf5"])
 def test_the_output_of_another_file_is_not_overwritten(run, audio_file, format):
     one, other = audio_file("one/same.wav"), audio_file("other/same.wav", seconds=0.5)
@@ -524,6 +528,7 @@ def test_numbers_that_float16_does_not_hold_fail_alone(audio_file, tmp_path, for
     assert "float16 ends at 65504" in report.failed[0].message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timestamps", [False, True])
 @pytest.mark.parametrize("format", ["npz", "parquet"])
 def test_separate_layers_are_what_runs_of_each_give(audio_file, tmp_path, format, timestamps):
@@ -563,6 +568,7 @@ def test_layers_of_others_cannot_be_told_apart(audio_file, tmp_path):
 # Parts of the work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["npz", "parquet"])
 def test_shards_share_the_work(run, audio_file, tmp_path, format):
     files = [audio_file(f"{i}.wav", seconds=0.3) for i in range(8)]
@@ -696,6 +702,7 @@ class KilledError(BaseException):
     """Stands for the end of the process."""
 
 
+@pytest.mark.slow
 def test_a_table_survives_an_end_at_any_step_of_its_joining(run, audio_file, tmp_path, monkeypatch):
     files = [audio_file(f"{i}.wav", seconds=0.3) for i in range(4)]
     monkeypatch.setattr(table_output, "PART_ROWS", 1)

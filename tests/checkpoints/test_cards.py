@@ -73,6 +73,7 @@ def test_the_card_has_the_metric_of_the_manifest(row: Checkpoint) -> None:
     assert (row.metric or "-").split()[-1] in cells.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_the_network_has_the_parameters_of_the_card(row: Checkpoint) -> None:
     variant = catalogue.family(row.family).VARIANTS[row.name]

@@ -173,6 +173,7 @@ def test_gives_up_and_leaves_nothing_behind(server: Server, folder: Path, failur
     assert kept(folder) == set()
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_is_given_up(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "TIMEOUT_S", (5.0, 0.1))
     server.replies = [stalled]

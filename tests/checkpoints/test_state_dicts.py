@@ -194,6 +194,7 @@ def array(*arguments: Any, state: Any = None) -> Call:
     return Call(function, *(arguments or (np.ndarray, (0,), b"b")), state=state or (1, (1,), plain(), False, bytes(8)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [
@@ -338,6 +339,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, state_dict: dict[s
             read_state_dict(written(tmp_path / "cut", content[:length]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "torch", "old torch", "NumPy"])
 def test_damage_anywhere_raises_nothing_but_weights_errors(
     tmp_path: Path, state_dict: dict[str, Tensor], form: str

@@ -85,12 +85,14 @@ BAD_OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
 def test_a_bad_option_raises_option_error(options, message):
     with pytest.raises(OptionError, match=message):
         efficientat.load_model(**{"variant": "mn01_as", "pretrained": False} | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
 def test_a_bad_option_ends_the_command_with_2(embed_audio, audio_file, options, message):
     arguments = [
@@ -103,6 +105,7 @@ def test_a_bad_option_ends_the_command_with_2(embed_audio, audio_file, options, 
         raise OptionError(result.stderr)
 
 
+@pytest.mark.slow
 def test_a_window_longer_than_the_model_takes_says_what_it_takes():
     with pytest.raises(OptionError, match=r"window_ms=11000\.0 is outside what passt/base takes; choose 1\d\d"):
         passt.load_model(window_ms=11_000, pretrained=False)
@@ -133,6 +136,7 @@ BAD_WEIGHTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "message"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
 def test_bad_weights_raise_weights_error_and_run_no_code(tmp_path, make, message):
     make(tmp_path / "net.pt")
@@ -141,6 +145,7 @@ def test_bad_weights_raise_weights_error_and_run_no_code(tmp_path, make, message
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "message"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
 def test_bad_weights_end_the_command_with_1(embed_audio, audio_file, tmp_path, make, message):
     make(tmp_path / "net.pt")

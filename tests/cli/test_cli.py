@@ -11,6 +11,7 @@ import pytest
 from hear_transformers import FAMILIES, __version__, catalogue, efficientat, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["embed-audio", "hear-transformers"])
 def test_help_and_version_need_no_torch(name):
     """Seconds of start-up are PyTorch's, so its absence stands for speed."""
@@ -101,6 +102,7 @@ def test_outputs_go_where_they_are_asked_for(embed_audio, audio_file, tmp_path, 
     assert sorted(name for name in written if not name.startswith("in/") and ".embed-audio/" not in name) == outputs
 
 
+@pytest.mark.slow
 def test_a_list_of_paths_comes_on_stdin(embed_audio, audio_file, tmp_path):
     audio_file("a.wav")
     audio_file("b.wav")
@@ -143,11 +145,13 @@ def test_names_on_stdin_need_not_be_text(embed_audio, audio_file, tmp_path):
     assert embed_audio("-", stdin=b"t\xffne.wav\n").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_message_is_one_line_whatever_the_name(embed_audio):
     result = embed_audio("new\nline\x1b.wav")
     assert result.stderr == "Error: new\\nline\\x1b.wav: no such file\n"
 
 
+@pytest.mark.slow
 def test_shards_have_lists_of_failures_of_their_own(embed_audio, tmp_path):
     codes = [embed_audio("missing.wav", f"--shard={i}/2", "--out=out").exit_code for i in range(2)]
     assert sorted(codes) == [0, 1]
@@ -170,6 +174,7 @@ def test_the_first_failure_can_end_the_run(embed_audio, audio_file, tmp_path):
     assert not list(tmp_path.glob("*.npz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--separate-layers", "--layers-apart"])
 def test_separate_layers_are_folders(embed_audio, audio_file, tmp_path, option):
     audio_file()
@@ -185,6 +190,7 @@ def test_exit_codes_are_in_the_help(embed_audio):
     assert [line.split()[0] for line in text.partition("Exit codes:\n")[2].splitlines()[:4]] == ["0", "1", "2", "130"]
 
 
+@pytest.mark.slow
 def test_json_says_what_became_of_every_file(embed_audio, audio_file):
     audio_file("a.wav")
     audio_file("b.wav")
@@ -210,6 +216,7 @@ def test_quiet_prints_errors_only(embed_audio, audio_file):
 LABELS = ["--layer=logits", "--labels"]
 
 
+@pytest.mark.slow
 def test_labels_are_an_aligned_table_beside_the_embedding(embed_audio, audio_file, tmp_path):
     audio_file()
     name, *table, written, count = embed_audio("tone.wav", *LABELS).stdout.splitlines()
@@ -219,11 +226,13 @@ def test_labels_are_an_aligned_table_beside_the_embedding(embed_audio, audio_fil
     assert table == [f"  {tag.probability:.3f}  {tag.label}" for tag in tags]
 
 
+@pytest.mark.slow
 def test_top_k_says_how_many_labels(embed_audio, audio_file):
     lines = embed_audio(audio_file(), *LABELS, "--top-k=3").stdout.splitlines()
     assert len([line for line in lines if line.startswith("  0.")]) == 3
 
 
+@pytest.mark.slow
 def test_labels_of_outputs_that_are_there_are_printed_again(embed_audio, audio_file, tmp_path):
     audio_file()
     first = embed_audio("tone.wav", *LABELS)
@@ -246,6 +255,7 @@ def test_labels_are_not_printed_by_quiet(embed_audio, audio_file):
     assert (result.exit_code, result.output) == (0, "")
 
 
+@pytest.mark.slow
 def test_many_files_are_counted_not_listed(embed_audio, audio_file):
     for i in range(11):
         audio_file(f"{i}.wav", seconds=0.1)
@@ -253,6 +263,7 @@ def test_many_files_are_counted_not_listed(embed_audio, audio_file):
     assert embed_audio(".").stdout == "0 written, 11 skipped, outputs exist (--overwrite replaces them)\n"
 
 
+@pytest.mark.slow
 def test_a_few_warnings_about_kept_outputs_are_enough(embed_audio, audio_file):
     for i in range(5):
         audio_file(f"{i}.wav", seconds=0.1)
@@ -336,6 +347,7 @@ def test_labels_that_do_not_fit_are_refused_before_anything_is_written(embed_aud
     assert not list(tmp_path.glob("*.npz"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 @pytest.mark.parametrize("format", ["npz", "npy", "parquet"])
 def test_a_file_name_need_not_be_text(embed_audio, audio_file, tmp_path, format):

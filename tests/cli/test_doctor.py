@@ -172,6 +172,7 @@ def test_weights_of_another_size_are_a_problem(run, monkeypatch, folder):
     assert f"Problem: {folder / 'a.pt'}: 99 bytes, expected 100; delete it and load again" in result.stdout
 
 
+@pytest.mark.slow
 def test_other_content_of_the_same_size_is_found_by_verify(run, monkeypatch, folder):
     publish(monkeypatch)
     (folder / "a.pt").write_bytes(b"\1" + bytes(99))

@@ -35,6 +35,7 @@ def model(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(n_samples=st.integers(1, 500_000), block=st.integers(1_000, 400_000))
 def test_blocks_of_any_length_give_the_same_timestamps(native, n_samples, block):
@@ -45,18 +46,21 @@ def test_blocks_of_any_length_give_the_same_timestamps(native, n_samples, block)
     assert torch.equal(torch.cat([part for _, part in streamed]), centres_ms)
 
 
+@pytest.mark.slow
 def test_blocks_give_the_same_windowed_timestamps(windowed):
     clips = noise(2, 70_001)
     streamed = torch.cat([part for part, _ in windowed.stream_timestamps(clips.split(9_999, 1))], 1)
     torch.testing.assert_close(streamed, windowed.embed_timestamps(clips)[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_samples", [320_000, 320_001, 400_000])
 def test_blocks_give_the_same_scene(windowed, n_samples):
     clips = noise(1, n_samples)
     torch.testing.assert_close(windowed.stream_scene(clips.split(33_333, 1)), windowed.embed_scenes(clips))
 
 
+@pytest.mark.slow
 def test_a_long_scene_is_the_mean_over_its_windows(windowed):
     clips = noise(1, 400_000)
     by_hand = load_model(pretrained=False, layer=2, window_ms=10_000, hop_ms=2_500)

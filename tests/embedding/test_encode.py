@@ -111,6 +111,7 @@ def test_several_inputs_give_one_row_each_in_order(small_model, audio_file):
         np.testing.assert_allclose(row, small_model.encode(each, sampling_rate=32_000), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("collection", [list, tuple, iter, np.array], ids=["list", "tuple", "generator", "array"])
 def test_several_inputs_come_in_any_collection(small_model, audio_file, collection):
     paths = [str(audio_file(f"{i}.wav", seconds=0.2 + i / 10)) for i in range(3)]
@@ -293,6 +294,7 @@ WRONG_INPUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sound", "rate", "kind", "message"), WRONG_INPUTS.values(), ids=WRONG_INPUTS.keys())
 def test_what_is_no_sound_is_refused_by_its_number(small_model, audio_file, sound, rate, kind, message):
     with pytest.raises(kind, match=message):

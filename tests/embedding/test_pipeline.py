@@ -193,6 +193,7 @@ def test_batches_in_flight_as_on_a_gpu_lose_nothing(model, monkeypatch, timestam
             torch.testing.assert_close(each.result.embedding, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_clip_that_breaks_the_network_does_not_take_others_along(model, monkeypatch):
     break_on_silence(model, monkeypatch)
     lengths = [30_000, 50_000, 30_000]
@@ -224,6 +225,7 @@ def assert_same(first: pipeline.Embedded, second: pipeline.Embedded) -> None:
         np.testing.assert_allclose(first.embedding, second.embedding, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timestamps", [False, True])
 def test_workers_change_nothing(small_model, audio_file, monkeypatch, timestamps):
     monkeypatch.setattr(pipeline, "LONG_SECONDS", 2.0)
@@ -245,6 +247,7 @@ def test_workers_that_are_not_forked_change_nothing(small_model, audio_file, mon
     assert_same(here, there)
 
 
+@pytest.mark.slow
 @forked
 @pytest.mark.parametrize("dies", [workers.STRIKES - 1, workers.STRIKES])
 def test_a_killed_worker_loses_and_repeats_nothing(small_model, audio_file, tmp_path, monkeypatch, dies):
@@ -270,6 +273,7 @@ def test_a_killed_worker_loses_and_repeats_nothing(small_model, audio_file, tmp_
     assert not active_children()
 
 
+@pytest.mark.slow
 @forked
 def test_workers_killed_from_outside_are_replaced(small_model, audio_file):
     paths = [audio_file(f"{i}.wav", seconds=0.5) for i in range(40)]
@@ -313,6 +317,7 @@ def test_an_error_that_cannot_be_sent_is_told(small_model, audio_file, monkeypat
     assert str(embedded.error) == "StrangeError: 1 and 2"
 
 
+@pytest.mark.slow
 def test_who_stops_early_leaves_neither_processes_nor_threads(small_model, audio_file):
     n_threads = threading.active_count()
     embedded = embed(small_model, [Clip(audio_file(f"{i}.wav")) for i in range(30)], workers=2)

@@ -79,6 +79,7 @@ def test_tasks_are_found_among_other_things(tasks_dir):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -100,6 +101,7 @@ def test_a_damaged_task_is_refused(tasks_dir, tmp_path, damage, message):
         embed.embed_tasks(tiny.load_model(), [embed.Part("x")], tasks.find_tasks(tasks_dir), tmp_path / "embeddings")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -151,6 +153,7 @@ def test_labels_at_a_time_are_those_of_the_events_around_it():
     ]
 
 
+@pytest.mark.slow
 def test_rows_of_a_split_are_its_files_shuffled(tasks_dir, tmp_path):
     model = tiny.load_model()
     embed.embed_tasks(model, [embed.Part(MODULE)], tasks.find_tasks(tasks_dir), tmp_path / "out")
@@ -163,6 +166,7 @@ def test_rows_of_a_split_are_its_files_shuffled(tasks_dir, tmp_path):
         assert pickle.load(file) == [[f"class{name[6]}"] for name in names]
 
 
+@pytest.mark.slow
 def test_layers_of_a_sweep_equal_models_of_one_layer(hear, tasks_dir, tmp_path):
     out = tmp_path / "out"
     common = ["--tasks-dir", tasks_dir, "--embeddings-dir", out]
@@ -191,6 +195,7 @@ def test_a_sweep_keeps_the_mel_of_a_preset_with_every_layer():
     assert model.timestamp_embedding_size < sum(len(part.time_columns or ()) for part in parts)
 
 
+@pytest.mark.slow
 def test_a_local_module_is_embedded(hear, tasks_dir, tmp_path, monkeypatch):
     (tmp_path / "my_hear_module.py").write_text("from hear_transformers.tiny import *\n")
     monkeypatch.chdir(tmp_path)
@@ -224,6 +229,7 @@ class Stopping(ExternalModel):
         return self.model.provenance()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed(tasks_dir, tmp_path):
     parts, scenes = [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full")
     with pytest.raises(KeyboardInterrupt):
@@ -237,6 +243,7 @@ def test_an_interrupted_run_is_resumed(tasks_dir, tmp_path):
         np.testing.assert_array_equal(rows_of(stopped, split), rows_of(whole, split))
 
 
+@pytest.mark.slow
 def test_a_complete_task_is_kept(tasks_dir, tmp_path):
     parts, scenes = [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full")
     embed.embed_tasks(Stopping(100), parts, scenes, tmp_path)
@@ -245,6 +252,7 @@ def test_a_complete_task_is_kept(tasks_dir, tmp_path):
     assert again.n_embedded == 0
 
 
+@pytest.mark.slow
 def test_a_run_with_other_settings_starts_over(tasks_dir, tmp_path):
     parts, scenes = [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full")
     with pytest.raises(KeyboardInterrupt):

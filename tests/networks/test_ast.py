@@ -122,11 +122,13 @@ def test_short_scenes_are_filled_with_zeros_before_normalisation():
     torch.testing.assert_close(model.embed_scenes(clips), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_samples", [1, 399, 400, 2_799, 164_080, 164_081])
 def test_scenes_of_any_length_are_embedded(n_samples):
     assert small("audioset_10_10").embed_scenes(noise(2, n_samples)).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [16, 98, 400, 1023])
 @pytest.mark.parametrize("variant", ["audioset_10_10", "speechcommands_10_10"])
 def test_a_shorter_window_takes_the_middle_of_the_time_positions(variant, frames):
@@ -242,6 +244,7 @@ def test_network_has_the_papers_size():
     assert counting.count_parameters(ast.FAMILY, ast.VARIANTS["audioset_10_10"]) == 86_594_063
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "macs"), [("audioset_10_10", 130.5e9), ("audioset_16_16", 48.6e9)])
 def test_network_has_the_known_number_of_multiply_accumulates(variant, macs):
     assert counting.count_macs(ast.FAMILY, ast.VARIANTS[variant]) == pytest.approx(macs, rel=0.02)

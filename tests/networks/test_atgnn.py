@@ -348,6 +348,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", PARAMETERS)
 def test_networks_have_the_authors_number_of_parameters(variant):
     assert counting.count_parameters(atgnn.FAMILY, atgnn.VARIANTS[variant]) == PARAMETERS[variant]
@@ -404,6 +405,7 @@ def imagenet_file(tmp_path):
     return path, weights, trunk.state_dict()
 
 
+@pytest.mark.slow
 def test_an_imagenet_file_loads(imagenet_file):
     path, theirs, ours = imagenet_file
     assert "backbone.4.conv.0.weight" in theirs
@@ -427,18 +429,21 @@ def test_a_file_of_our_own_is_taken_as_it_is(variant, tmp_path):
     assert all(tensor.equal(model.trunk.state_dict()[key]) for key, tensor in loaded.items())
 
 
+@pytest.mark.slow
 def test_an_image_classifier_is_no_tagger(imagenet_file):
     path, _, _ = imagenet_file
     with pytest.raises(WeightsError, match=r"pvig_s_82\.1\.pth\.tar does not fit ATGNN: .* missing: labels\."):
         small("pyr_s", path)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_size_is_refused(imagenet_file):
     path, _, _ = imagenet_file
     with pytest.raises(WeightsError, match=r"does not fit ATGNN: .* is it a checkpoint of another network or variant"):
         atgnn.load_model(path, variant="pvig_s")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["pyr_s", "pvig_s"])
 def test_a_file_of_another_family_is_refused(variant, tmp_path):
     path = tmp_path / "ast.pt"
@@ -447,6 +452,7 @@ def test_a_file_of_another_family_is_refused(variant, tmp_path):
         small(variant, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [torch.zeros(1, 8, 0, 56), torch.zeros(3), torch.zeros(1, 9, 56, 56)])
 def test_a_damaged_position_map_is_refused(imagenet_file, table):
     path, weights, _ = imagenet_file
@@ -455,6 +461,7 @@ def test_a_damaged_position_map_is_refused(imagenet_file, table):
         small("pvig_s", path)
 
 
+@pytest.mark.slow
 def test_a_variant_without_published_weights_says_so():
     with pytest.raises(WeightsError, match="no weights are published for this variant of atgnn"):
         atgnn.load_model()
@@ -499,6 +506,7 @@ def test_a_longer_clip_interpolates_the_position_map():
     assert_equal(trunk.positions(32, 40), expected, 1e-6)
 
 
+@pytest.mark.slow
 def test_short_scenes_are_filled_with_zeros_before_normalisation():
     model = small()
     clips = noise(2, 16_000).clamp(-1, 1)
@@ -510,6 +518,7 @@ def test_short_scenes_are_filled_with_zeros_before_normalisation():
     assert_equal(model.embed_scenes(clips), expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_samples", [1, 399, 400, 560, 164_080, 164_081])
 def test_scenes_of_any_length_are_embedded(n_samples):
     assert small().embed_scenes(noise(1, n_samples).clamp(-1, 1)).isfinite().all()
@@ -542,6 +551,7 @@ def test_a_position_of_the_stem_sees_15_frames():
     assert trunk.layers["0"].receptive_field == 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4, 5, "stage1", "stage4", "all"])
 def test_native_timestamps_of_every_layer(layer):
     model = small(layer=layer)
@@ -626,6 +636,7 @@ def gradients(trunk: atgnn.ATGNN) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in trunk.named_parameters()}
 
 
+@pytest.mark.slow
 def test_gradients_flow_to_every_parameter():
     found = gradients(filled(build()))
     assert [name for name, gradient in found.items() if gradient is None or not gradient.abs().max() > 0] == []

@@ -63,6 +63,7 @@ def model(request):
     return load(*request.param)
 
 
+@pytest.mark.slow
 def test_attributes_are_those_of_hear(model):
     assert isinstance(model, torch.nn.Module)
     assert model.sample_rate in HEAR_SAMPLE_RATES
@@ -114,6 +115,7 @@ def test_every_layer_has_one_of_two_shapes(model):
             assert -1 <= beyond < 2 + (axis.receptive_field or 0) / (2 * axis.hop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FAMILIES if family_of(name).classifier])
 def test_a_file_with_other_classes_loads(name, tmp_path):
     family = family_of(name)
@@ -127,6 +129,7 @@ def test_a_file_with_other_classes_loads(name, tmp_path):
     torch.testing.assert_close(model.trunk.state_dict(), ours.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_loading_prints_nothing_and_warns_of_nothing(capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -135,6 +138,7 @@ def test_loading_prints_nothing_and_warns_of_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bfloat16_points_the_same_way(name):
     variant = next(iter(family_of(name).variants))

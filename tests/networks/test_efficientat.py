@@ -91,6 +91,7 @@ def test_every_block_gives_the_authors_map(network):
         assert_equal(grid.mean((1, 2)), answers[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", efficientat.VARIANTS)
 def test_network_has_the_authors_size(variant):
     with torch.device("meta"):
@@ -118,6 +119,7 @@ def test_runs_no_deeper_than_asked(variant):
     assert set(taps) == {"2", "5"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", KINDS)
 def test_features_are_the_mean_of_the_last_map(variant):
     with torch.no_grad():
@@ -134,6 +136,7 @@ def test_one_frame_is_enough(variant):
     assert all(tap.isfinite().all() for tap in taps.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", KINDS)
 def test_windows_of_a_batch_do_not_see_each_other(variant):
     trunk = build(variant)
@@ -185,6 +188,7 @@ def blind_to_the_window(trunk: efficientat.EfficientAT) -> efficientat.Efficient
     return trunk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["0", "2", "5", "8", "11"])
 @pytest.mark.parametrize("variant", ["mn01_as", "mn10_as_fc_s2211"])
 def test_positions_lie_where_the_time_axis_says(variant, layer):
@@ -213,6 +217,7 @@ def test_first_layer_without_a_field_sees_the_whole_window(variant, layer):
 # Training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", KINDS)
 def test_every_parameter_learns(variant):
     trunk = build(variant).train()
@@ -252,6 +257,7 @@ def tagged(request, mn04):
     return numbers[REFERENCE[request.param]], {"mel": mel, **taps}
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_network_gives_the_authors_numbers(tagged):
     expected, taps = tagged

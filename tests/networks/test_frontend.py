@@ -80,6 +80,7 @@ def test_fbank_is_kaldis(spec, n_samples):
         torch.testing.assert_close(fbank, kaldis(spec, clip), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_samples", [1_024, 5_120, 32_000, 48_123])
 @pytest.mark.parametrize("spec", CPJKU_MELS, ids=lambda spec: f"hop{spec.hop_length}-{spec.n_mels}")
 def test_mel_is_that_of_augment_mel_stft(spec, n_samples):

@@ -98,6 +98,7 @@ def attention_by_loops(attention, grid, shape):
     return mixed @ attention.proj.weight.T + attention.proj.bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query_stride", "key_stride"),
     [((1, 1), (4, 4)), ((1, 2), (4, 2)), ((2, 2), (2, 1)), ((1, 2), (1, 1)), ((1, 1), (1, 1))],
@@ -199,6 +200,7 @@ def test_networks_have_the_published_size_on_images(size, parameters, macs):
     assert counting.count_macs(mast.FAMILY, images, 2.26) / 1e9 == pytest.approx(macs, rel=0.02)
 
 
+@pytest.mark.slow
 def test_base_has_42_percent_fewer_parameters_than_ast():
     # The paper's AST is the authors' class; ours lacks two heads that it never uses, and the ratio is 40.9 % then.
     parameters = counting.count_parameters(ast.FAMILY, ast.VARIANTS["audioset_10_10"]) + AST_HEADS
@@ -229,6 +231,7 @@ def imagenet_file(tmp_path):
     return path, weights
 
 
+@pytest.mark.slow
 def test_an_imagenet_file_loads(imagenet_file):
     path, weights = imagenet_file
     loaded = small("mvit_base", path).trunk.state_dict()
@@ -244,6 +247,7 @@ def test_an_imagenet_file_loads(imagenet_file):
     assert all(loaded[key].equal(weights[key]) for key in changed)
 
 
+@pytest.mark.slow
 def test_a_file_of_our_own_is_taken_as_it_is():
     model = small("base")
     weights = model.trunk.state_dict()
@@ -267,6 +271,7 @@ def test_a_file_of_another_family_is_refused(tmp_path):
         small("base", path)
 
 
+@pytest.mark.slow
 def test_an_image_classifier_is_none_of_audioset(imagenet_file):
     path, _ = imagenet_file
     with pytest.raises(WeightsError, match=r"missing: head\.weight"):
@@ -282,6 +287,7 @@ def test_a_variant_without_published_weights_says_so():
 # Lengths and layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["base", "mvit_base"])
 @torch.no_grad()
 def test_every_length_from_one_frame_runs(variant):
@@ -337,6 +343,7 @@ def test_no_block_runs_below_the_deepest_layer_asked_for():
     assert ran == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4, 5, "norm", "all"])
 def test_native_timestamps_of_every_layer(layer):
     model = small("base", layer=layer)
@@ -364,6 +371,7 @@ def test_native_chunks_hold_two_positions_of_the_last_layer():
         small("base", window_ms=1_000, framing="native")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 2, 9, 17, 25, 100])
 @torch.no_grad()
 def test_bfloat16_points_the_same_way_at_every_length(frames):

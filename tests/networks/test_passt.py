@@ -101,6 +101,7 @@ PRESET_SIZES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESET_SIZES)
 def test_preset_has_the_authors_size(preset):
     small = replace(passt.VARIANTS[preset], network={**passt.VARIANTS[preset].network, "depth": 1})
@@ -141,6 +142,7 @@ def test_a_checkpoint_of_the_authors_loads_from_its_path(tmp_path):
     assert model.provenance()["weights_sha256"] == sha256_of(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "net.", "module.", "model.net."])
 def test_the_authors_layouts_load(prefix, tmp_path):
     small = replace(passt.BASE, network={"dim": 48, "depth": 1, "heads": 3})

@@ -83,6 +83,7 @@ def test_order_in_time_matters(trunk):
     assert not torch.allclose(forwards, backwards, atol=1e-3)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [8, 200])
 def test_bfloat16_gives_nearly_the_same_features(embedded, frames):

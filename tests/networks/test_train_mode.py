@@ -121,6 +121,7 @@ def test_steps_lower_the_loss(name):
     torch.testing.assert_close(trained, case.output(fresh), rtol=0, atol=1e-6 * trained.abs().max().item())
 
 
+@pytest.mark.slow
 def test_evaluation_draws_nothing(name):
     case = Case(name)
     state = torch.get_rng_state()

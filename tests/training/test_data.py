@@ -219,6 +219,7 @@ def test_no_more_is_kept_than_there_is_room(ramps):
     assert len(clips.kept) == 3  # of 0.25, 0.5 and 0.75 s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_worker_processes_change_nothing(ramps, workers):
     (ramps.source.parent / "2.wav").unlink()
@@ -298,6 +299,7 @@ def test_a_mistake_in_a_program_is_not_taken_for_a_bad_file(ramps, workers):
         load(ramps, draw=fail, workers=workers)
 
 
+@pytest.mark.slow
 def test_a_batch_moves_but_for_its_lengths(ramps):
     batch = load(ramps)[0].to(torch.device("meta"))
     assert {batch.waveforms.device.type, batch.targets.device.type, batch.draws["mask"].device.type} == {"meta"}
@@ -312,6 +314,7 @@ def validate(clips, batch_size=4, **options):
     return list(data.validation_batches(clips, batch_size, sample_rate=RATE, n_samples=N_SAMPLES, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_validation_has_the_beginning_of_every_clip_in_order(ramps, workers):
     batches = validate(ramps, workers=workers)

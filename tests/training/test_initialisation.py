@@ -64,6 +64,7 @@ def load(name: str, path: Path, variant: str | None = None, **options):
     return hear.Loader(family_of(name))(path, variant, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_our_own_checkpoint_is_loaded_by_its_path_alone(name, tmp_path):
     trunk = trained(name)
@@ -75,6 +76,7 @@ def test_our_own_checkpoint_is_loaded_by_its_path_alone(name, tmp_path):
     assert model.weights_sha256 == sha256_of(path)
 
 
+@pytest.mark.slow
 def test_the_variant_may_be_named_too(tmp_path):
     assert load("ast", written(tmp_path / "net", "ast"), "audioset_10_10").name == ("ast", "audioset_10_10")
 
@@ -165,6 +167,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", DAMAGED.values(), ids=DAMAGED)
 def test_arguments_that_are_not_the_networks_build_nothing(network, tmp_path, monkeypatch):
     path = written(tmp_path / "net", "ast", network=None)
@@ -182,6 +185,7 @@ def test_arguments_that_are_not_the_networks_build_nothing(network, tmp_path, mo
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "network"),
     [
@@ -197,12 +201,14 @@ def test_metadata_cannot_ask_for_more_blocks_than_the_file_has_tensors(name, net
         load(name, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["[", '{"0": "wren"}', '["wren"]', '["wren", "robin", 3]', '"owl"'])
 def test_names_that_are_not_those_of_the_classes_are_refused(labels, tmp_path):
     with pytest.raises(WeightsError, match=r"net: damaged: 'labels' in its metadata is (not JSON|no list of 3 names)"):
         load("ast", written(tmp_path / "net", "ast", labels=labels))
 
 
+@pytest.mark.slow
 def test_lists_become_the_tuples_that_networks_take(tmp_path):
     model = load("mast", written(tmp_path / "net", "mast"))
     assert len(model.trunk.blocks) == sum(SMALL["mast"]["depths"])
@@ -236,6 +242,7 @@ def test_a_count_of_classes_that_nothing_else_has_builds_nothing(tmp_path, monke
     assert built == [row]
 
 
+@pytest.mark.slow
 def test_embed_audio_needs_no_more_than_the_file(installed_command, audio_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path / "net", "efficientat", labels=json.dumps(BIRDS), multi_label="false")
@@ -266,6 +273,7 @@ def test_random_starts_are_the_same_every_time(name):
     assert_equal(first.state_dict(), second.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_other_classes_draw_the_classifier_anew(name, tmp_path):
     trunk = trained(name)
@@ -277,6 +285,7 @@ def test_other_classes_draw_the_classifier_anew(name, tmp_path):
     assert_equal(found.state_dict(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_the_same_classes_draw_nothing_anew(name, tmp_path):
     trunk = trained(name)
@@ -286,6 +295,7 @@ def test_the_same_classes_draw_nothing_anew(name, tmp_path):
     assert_equal(found.state_dict(), trunk.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_nothing_but_the_classifier_may_be_missing(name, tmp_path):
     weights = dict(trained(name).state_dict())
@@ -589,6 +599,7 @@ def mvit(tmp_path):
     return path, weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["base", "mvit_base"])
 def test_mast_starts_from_images(variant, mvit):
     path, weights = mvit
@@ -616,6 +627,7 @@ def test_filters_are_stretched_evenly():
     torch.testing.assert_close(found, -found.flip(0))
 
 
+@pytest.mark.slow
 def test_tables_of_distances_keep_what_lies_where(mvit):
     path, weights = mvit
     trunk, _ = start("mast", path, "base", **MVIT)
@@ -643,6 +655,7 @@ def test_tables_of_distances_keep_what_lies_where(mvit):
 VIG = {"channels": (8, 16, 24, 32), "depths": (1, 2, 1, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "fresh"),
     [("pyr_s", ["prediction", "labels"]), ("pyr_s_encoder", ["prediction"]), ("pvig_s", ["prediction"])],

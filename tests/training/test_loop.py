@@ -84,6 +84,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, average: s
     assert (tmp_path / "whole" / "steps.csv").read_text() == (tmp_path / "stopped" / "steps.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_complete_run_takes_no_step(tmp_path: Path) -> None:
     fit(new_run(), points, tmp_path)
     before = (tmp_path / "steps.csv").read_text()
@@ -91,6 +92,7 @@ def test_a_complete_run_takes_no_step(tmp_path: Path) -> None:
     assert (tmp_path / "steps.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     fit(new_run(), points, tmp_path)
     with pytest.raises(TrainingError, match=r"last\.pt belongs to a run with other settings \(seed\); give the same"):
@@ -113,6 +115,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tmp_path: Pat
         fit(new_run(), batches, tmp_path)
 
 
+@pytest.mark.slow
 def test_training_leaves_the_global_seed_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     fit(new_run(), points, tmp_path)
@@ -127,6 +130,7 @@ def test_seeds_differ_between_runs_steps_and_processes() -> None:
 # What is written
 
 
+@pytest.mark.slow
 def test_the_curves_have_every_step_and_epoch(tmp_path: Path) -> None:
     scores = iter([0.1, 0.4, 0.3, 0.2])
     fit(new_run(), points, tmp_path, validate=lambda network: {"accuracy": next(scores), "valid_loss": 1.0})
@@ -142,6 +146,7 @@ def test_the_curves_have_every_step_and_epoch(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_best_and_the_last_network_are_kept(tmp_path: Path) -> None:
     scores = iter([0.1, 0.4, 0.3, 0.2])
     kept = []

@@ -99,6 +99,7 @@ def test_room_begins_with_the_direct_sound():
     assert np.abs(response[LENGTH // 2 :]).max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", synthesis.FAMILIES)
 def test_family_makes_a_clip_that_sounds(family):
     for seed in range(5):
@@ -286,6 +287,7 @@ def new_run(recipe: TinyRecipe = SMALL) -> TrainingRun:
     return distill.new_run(recipe, n_logits=5, n_features=7, n_phones=4)
 
 
+@pytest.mark.slow
 def test_every_step_moves_network_and_heads(clips):
     run = new_run()
     before = {name: tensor.clone() for name, tensor in run.objective.state_dict().items()}
@@ -367,6 +369,7 @@ def test_tasks_hold_the_first_fifteen_takes_of_digits_and_all_of_esc10(recording
     assert digits.groups.tolist() == ["1", "1", "2", "2"]
 
 
+@pytest.mark.slow
 def test_measure_prints_the_model_beside_its_baselines(recordings):
     result = CliRunner().invoke(cli, ["measure", "--data", str(recordings)])
     assert result.exit_code == 0, result.output

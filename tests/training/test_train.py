@@ -78,6 +78,7 @@ def test_an_unreadable_clip_has_no_loss() -> None:
     assert torch.equal(objective.trunk.head[1].weight.grad, gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "variant"), [(ast, "esc50_10_10"), (ast, "audioset_10_10"), (atgnn, "pyr_t_encoder")]
 )
@@ -96,6 +97,7 @@ def replace_batch(batch: Batch, waveforms: torch.Tensor) -> Batch:
     return Batch(waveforms, batch.lengths, batch.targets, batch.weights, batch.draws, batch.failures)
 
 
+@pytest.mark.slow
 def test_clips_are_as_long_as_the_recipe_or_the_variant_says() -> None:
     def seconds(family, variant: str, recipe=PLAIN) -> float:
         row = family.VARIANTS[variant]
@@ -193,6 +195,7 @@ def losses(out: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_curves_settings_and_networks(sounds: Path, tmp_path: Path) -> None:
     result = trained(sounds, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -208,6 +211,7 @@ def test_a_run_leaves_curves_settings_and_networks(sounds: Path, tmp_path: Path)
     assert result.stdout.splitlines()[1] == str(tmp_path / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_network_learns_and_is_read_back_with_its_classes(sounds: Path, tmp_path: Path) -> None:
     trained(sounds, tmp_path, epochs=15)
     curve = losses(tmp_path)
@@ -218,6 +222,7 @@ def test_the_network_learns_and_is_read_back_with_its_classes(sounds: Path, tmp_
     assert model.labels[model.embed_scenes(torch.from_numpy(clip)[None]).argmax()] == "low"
 
 
+@pytest.mark.slow
 def test_tags_of_a_trained_network_have_its_names(sounds: Path, tmp_path: Path) -> None:
     trained(sounds, tmp_path, epochs=1)
     weights = str(tmp_path / "model.safetensors")
@@ -229,12 +234,14 @@ def test_tags_of_a_trained_network_have_its_names(sounds: Path, tmp_path: Path) 
     assert all(name in result.output for name in ("high", "low", "middle"))
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_trained_network(sounds: Path, tmp_path: Path) -> None:
     trained(sounds, tmp_path / "first", epochs=25)
     trained(sounds, tmp_path / "second", "--from", str(tmp_path / "first" / "model.safetensors"), epochs=1)
     assert losses(tmp_path / "second")[0] < 0.5 * losses(tmp_path / "first")[0]
 
 
+@pytest.mark.slow
 def test_a_file_that_breaks_is_skipped_counted_and_named(sounds: Path, tmp_path: Path) -> None:
     rows = (sounds / "train.csv").read_text().replace("3.wav", "broken.wav")
     (sounds / "broken.wav").write_bytes(b"RIFF but no audio")
