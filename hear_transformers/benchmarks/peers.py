@@ -63,7 +63,8 @@ class Peer(ABC):
 
     def ours(self, variant: str, precision: str = "float32") -> Embedder:
         """Build our model of a variant with the same weights."""
-        return build_ours(self.family, variant, self.model.state_dict(), precision)
+        weights = {key: value.cpu() for key, value in self.model.state_dict().items()}
+        return build_ours(self.family, variant, weights, precision)
 
 
 @contextlib.contextmanager
