@@ -3,12 +3,18 @@
 import json
 import zlib
 from collections.abc import Container, Iterable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+from hear_transformers import hear
+from hear_transformers.embedding.embedder import Embedder
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 COUNTER = "num_batches_tracked"
@@ -58,3 +64,21 @@ def golden_audio(sample_rate: int, n_samples: int) -> Tensor:
     """Give the start of the two clips of the golden answers: (2, n_samples) float32 in [-1, 1]."""
     with np.load(GOLDEN / f"audio_{sample_rate}.npz") as clips:
         return torch.from_numpy(clips["audio"][:, :n_samples].astype(np.float32) / 32768)
+
+
+def assert_equal(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
+    """Hold to a tolerance of the largest magnitude: 1e-4 for golden answers, whatever the processor."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Make normal noise, the same every time."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def small_build(module: ModuleType, network: dict[str, Any], variant: str, path: str = "", **options: Any) -> Embedder:
+    """Load a variant of a family in a small build, with random weights unless told otherwise."""
+    row = replace(module.VARIANTS[variant], network={**module.VARIANTS[variant].network, **network})
+    return hear.Loader(replace(module.FAMILY, variants={variant: row}))(path, **{"pretrained": False, **options})

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hear_transformers.checkpoints import state_dicts
 from hear_transformers.errors import WeightsError
 from hear_transformers.networks import counting
 from hear_transformers.networks.frontend import AST_MEL
-from tests.helpers.golden import by_size, golden_audio, golden_state_dict
+from tests.helpers.golden import assert_equal, by_size, golden_audio, golden_state_dict, small_build
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 NETWORKS = sorted(path.stem.removeprefix("ast-") for path in GOLDEN.glob("ast-*.npz"))
@@ -28,21 +29,11 @@ CONFIG = {
     "num_labels": 527,
 }
 SMALL = {"dim": 48, "depth": 2, "heads": 3}
-
-
-def assert_equal(found, expected, tolerance=1e-4):
-    """Within 1e-4 of the largest magnitude, the tolerance of the golden answers."""
-    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=tolerance * np.abs(expected).max())
+small = partial(small_build, ast, SMALL)
 
 
 def noise(clips: int, n_samples: int) -> torch.Tensor:
     return torch.rand(clips, n_samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-def small(variant: str, **options):
-    """Load a variant in a small build with random weights."""
-    row = replace(ast.VARIANTS[variant], network={**ast.VARIANTS[variant].network, **SMALL})
-    return hear.Loader(replace(ast.FAMILY, variants={variant: row}))(pretrained=False, **options)
 
 
 # The authors' numbers

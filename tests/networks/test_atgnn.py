@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +17,14 @@ from hear_transformers import ast, atgnn, hear
 from hear_transformers.checkpoints import state_dicts
 from hear_transformers.errors import OptionError, WeightsError
 from hear_transformers.networks import counting
-from tests.helpers.golden import by_size, filled, golden_audio, golden_tensor
+from tests.helpers.golden import assert_equal, by_size, filled, golden_audio, golden_tensor, noise, small_build
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 NETWORKS = sorted(path.stem.removeprefix("atgnn-") for path in GOLDEN.glob("atgnn-*.npz"))
 SMALL = {"channels": (8, 16, 24, 32), "depths": (1, 2, 1, 1)}
+small = partial(small_build, atgnn, SMALL)
 LABELLED = {**SMALL, "label_depths": (1, 1, 2, 1)}
 CPU = torch.device("cpu")
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_equal(found, expected, tolerance=1e-4):
-    """Within a tolerance of the largest magnitude."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 def build(**options) -> atgnn.ATGNN:
@@ -40,12 +32,6 @@ def build(**options) -> atgnn.ATGNN:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return atgnn.ATGNN(**{**LABELLED, "n_classes": 4, "frames": 64, **options}).eval()
-
-
-def small(variant: str = "pyr_s", path: str = "", pretrained: bool = False, **options):
-    """Load a variant in a small build."""
-    row = replace(atgnn.VARIANTS[variant], network={**atgnn.VARIANTS[variant].network, **SMALL})
-    return hear.Loader(replace(atgnn.FAMILY, variants={variant: row}))(path, pretrained=pretrained, **options)
 
 
 # The authors' numbers
@@ -311,7 +297,7 @@ def test_labels_are_refined_in_32_bits():
 @pytest.mark.slow
 @pytest.mark.parametrize(("pool", "size"), [("mean", 32), ("max", 32), ("flat", 200 * 32), ("unroll", 200 * 32)])
 def test_labels_are_pooled_over_classes(pool, size):
-    model = small(layer="labels", pool=pool)
+    model = small("pyr_s", layer="labels", pool=pool)
     assert model.scene_embedding_size == model.timestamp_embedding_size == size
     clips = noise(2, 8_000).clamp(-1, 1)
     with torch.no_grad():
@@ -321,11 +307,11 @@ def test_labels_are_pooled_over_classes(pool, size):
 
 
 def test_labels_have_no_time():
-    model = small(layer="labels", window_ms=400)
+    model = small("pyr_s", layer="labels", window_ms=400)
     assert model.variant.framing == "windowed"
     assert model.embed_timestamps(noise(1, 4_000).clamp(-1, 1))[0].shape == (1, 6, 32)
     with pytest.raises(OptionError, match="needs layers with a time axis, labels has none"):
-        small(layer="labels", framing="native")
+        small("pyr_s", layer="labels", framing="native")
 
 
 def test_an_encoder_has_no_labels():
@@ -508,7 +494,7 @@ def test_a_longer_clip_interpolates_the_position_map():
 
 @pytest.mark.slow
 def test_short_scenes_are_filled_with_zeros_before_normalisation():
-    model = small()
+    model = small("pyr_s")
     clips = noise(2, 16_000).clamp(-1, 1)
     fbank = replace(atgnn.ATGNN_MEL, mean=0.0, scale=1.0).build()(clips)
     assert (atgnn.ATGNN_MEL.mean, atgnn.ATGNN_MEL.scale) == (-4.6476, 4.5699)
@@ -521,7 +507,7 @@ def test_short_scenes_are_filled_with_zeros_before_normalisation():
 @pytest.mark.slow
 @pytest.mark.parametrize("n_samples", [1, 399, 400, 560, 164_080, 164_081])
 def test_scenes_of_any_length_are_embedded(n_samples):
-    assert small().embed_scenes(noise(1, n_samples).clamp(-1, 1)).isfinite().all()
+    assert small("pyr_s").embed_scenes(noise(1, n_samples).clamp(-1, 1)).isfinite().all()
 
 
 @torch.no_grad()
@@ -554,7 +540,7 @@ def test_a_position_of_the_stem_sees_15_frames():
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4, 5, "stage1", "stage4", "all"])
 def test_native_timestamps_of_every_layer(layer):
-    model = small(layer=layer)
+    model = small("pyr_s", layer=layer)
     assert model.variant.framing == "native"
     embeddings, centres_ms = model.embed_timestamps(noise(2, 24_000).clamp(-1, 1))
     assert embeddings.shape == (2, len(centres_ms), model.timestamp_embedding_size)
@@ -618,7 +604,7 @@ def test_no_block_runs_that_no_layer_needs(wanted, expected):
 @pytest.mark.parametrize("frames", [1, 2, 3, 9, 17, 25, 100])
 @torch.no_grad()
 def test_bfloat16_points_the_same_way_at_every_length(frames):
-    exact, rounded = filled(small().trunk), small(precision="bfloat16").trunk
+    exact, rounded = filled(small("pyr_s").trunk), small("pyr_s", precision="bfloat16").trunk
     rounded.load_state_dict(exact.state_dict())
     mel = noise(2, 128, frames)
     with torch.autocast("cpu", torch.bfloat16):

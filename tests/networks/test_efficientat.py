@@ -11,7 +11,7 @@ import torch
 from hear_transformers import efficientat
 from hear_transformers.audio import reading
 from hear_transformers.checkpoints import published, state_dicts
-from tests.helpers.golden import by_size, golden_audio, golden_state_dict
+from tests.helpers.golden import assert_equal, by_size, golden_audio, golden_state_dict, noise
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -43,15 +43,6 @@ PARAMETERS = {
 def build(variant: str) -> efficientat.EfficientAT:
     torch.manual_seed(0)
     return efficientat.EfficientAT(**efficientat.VARIANTS[variant].network).eval()
-
-
-def noise(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def assert_equal(found, expected, tolerance=1e-4):
-    """Within 1e-4 of the largest magnitude, the tolerance of the golden answers."""
-    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 # The authors' numbers

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,20 +13,13 @@ from hear_transformers.checkpoints import state_dicts
 from hear_transformers.errors import OptionError, WeightsError
 from hear_transformers.networks import counting
 from hear_transformers.networks.frontend import AST_MEL
-from tests.helpers.golden import filled
+from tests.helpers.golden import assert_equal, filled, noise, small_build
 
 SMALL = {"dim": 24, "depths": (1, 2, 1, 1), "frames": 128}
+small = partial(small_build, mast, SMALL)
 AST_HEADS = 2 * 1000 * (768 + 1)
 """Parameters of ImageNet's two classifiers, which AST's authors count and our AST leaves out."""
 CLIP_SECONDS = 10.26  # 1024 frames
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_equal(found, expected, tolerance=1e-4):
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * expected.abs().max().item())
 
 
 def build(**options) -> mast.MAST:
@@ -33,12 +27,6 @@ def build(**options) -> mast.MAST:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return mast.MAST(**{**SMALL, "n_classes": 4, **options}).eval()
-
-
-def small(variant: str = "base", path: str = "", pretrained: bool = False, **options):
-    """Load a variant in a small build."""
-    row = replace(mast.VARIANTS[variant], network={**mast.VARIANTS[variant].network, **SMALL})
-    return hear.Loader(replace(mast.FAMILY, variants={variant: row}))(path, pretrained=pretrained, **options)
 
 
 # Pooling attention, loop by loop

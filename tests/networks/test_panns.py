@@ -18,7 +18,7 @@ from hear_transformers.errors import WeightsError
 from hear_transformers.networks.family import random_trunk
 from hear_transformers.networks.frontend import PannsMel, Waveform
 from tests.helpers import golden
-from tests.helpers.golden import by_size, golden_audio, golden_state_dict, golden_tensor
+from tests.helpers.golden import assert_equal, by_size, golden_audio, golden_state_dict, golden_tensor
 
 pytestmark = pytest.mark.slow
 
@@ -109,12 +109,6 @@ def frames_for(variant: str, n_frames: int, batch: int = 1) -> Tensor:
 @torch.no_grad()
 def run(trunk: panns.Panns, frames: Tensor, wanted=None) -> dict[str, Tensor]:
     return trunk(frames, list(trunk.layers) if wanted is None else wanted)
-
-
-def assert_equal(found, expected, tolerance=1e-4):
-    """Within 1e-4 of the largest magnitude, the tolerance of the golden answers."""
-    assert tuple(found.shape) == expected.shape
-    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 # The authors' numbers

@@ -12,7 +12,7 @@ from hear_transformers import hear, passt
 from hear_transformers.benchmarks import peers
 from hear_transformers.checkpoints import state_dicts
 from hear_transformers.files import sha256_of
-from tests.helpers.golden import by_size, golden_audio, golden_state_dict
+from tests.helpers.golden import assert_equal, by_size, golden_audio, golden_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 NETWORKS = sorted(path.stem.removeprefix("passt-") for path in GOLDEN.glob("passt-*.npz") if "hear" not in path.stem)
@@ -25,11 +25,6 @@ def golden_model(variant: str, name: str):
     state_dict = golden_state_dict(GOLDEN / f"{name}.json")
     state_dicts.load_into(model.trunk, state_dict, name, unused=passt.FAMILY.unused)
     return model
-
-
-def assert_equal(found, expected):
-    """Within 1e-4 of the largest magnitude, the tolerance of the golden answers."""
-    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.fixture(scope="module", params=by_size(NETWORKS, {"passt_l_kd_p16_128_ap47"}))
