@@ -53,7 +53,7 @@ def as_inputs(inputs: Sound | Iterable[Sound]) -> tuple[bool, Iterable[Any]]:
     return False, inputs
 
 
-class Reading:
+class InputReader:
     """Turns inputs into clips.
 
     Parameters

@@ -99,8 +99,8 @@ class AudioFile:
     >>> path = f"{folder.name}/tone.wav"
     >>> soundfile.write(path, 0.3 * np.sin(0.1 * np.arange(88_200)), 44_100)
     >>> with AudioFile(path) as file:
-    ...     print(file.seconds, file.read(32_000).shape, file.excerpt(32_000, start=1.5, seconds=0.25).shape)
-    2.0 torch.Size([64000]) torch.Size([8000])
+    ...     file.seconds, file.read(32_000).shape, file.excerpt(32_000, start=1.5, seconds=0.25).shape
+    (2.0, torch.Size([64000]), torch.Size([8000]))
     >>> folder.cleanup()
     """
 

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from tqdm import tqdm
 
-from ..audio import inputs as sounds
 from ..audio.clips import Clip
-from ..audio.inputs import Sound
+from ..audio.inputs import InputReader, Sound, as_inputs, name_of
 from ..errors import HearTransformersError, OptionError
 from .pipeline import Embedded, Model, embed
 
@@ -72,7 +71,7 @@ def encode(
         with `pipeline.embed` or the command ``embed-audio``, which go on
     OptionError : an array without a sample rate, or an input or option of another kind
     """
-    one, inputs = sounds.as_inputs(inputs)
+    one, inputs = as_inputs(inputs)
     row = np.dtype((np.float32, (model.scene_embedding_size,)))
     run = _Encoding(inputs, one=one)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=False) as embedded:
@@ -125,7 +124,7 @@ def encode_timestamps(
     timestamps : embeddings (times, timestamp_embedding_size) float32 and their centres (times,) in ms, of one input; a
         list of such pairs of several, in order
     """
-    one, inputs = sounds.as_inputs(inputs)
+    one, inputs = as_inputs(inputs)
     run = _Encoding(inputs, one=one)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=True) as embedded:
         # Copies, since the embeddings of a long file are on the disk.
@@ -189,16 +188,16 @@ class _Encoding:
             _batches_of(model, batch_size),
             tqdm(total=self.total, unit="clip", disable=_hides_bar(show_progress_bar), file=sys.stderr) as bar,
         ):
-            reading = sounds.Reading(model.sample_rate, sampling_rate, Path(scratch))
+            reading = InputReader(model.sample_rate, sampling_rate, Path(scratch))
             clips = self._clips(reading)
             # Closed after an error: workers end now, not when its traceback is forgotten.
             with contextlib.closing(embed(model, clips, timestamps=timestamps, workers=workers)) as results:
                 yield self._checked(results, reading, bar)
 
-    def _clips(self, reading: sounds.Reading) -> Iterator[Clip]:
+    def _clips(self, reading: InputReader) -> Iterator[Clip]:
         """Yield clips up to the first input that is no sound; if one before it fails, that is the error raised."""
         for index, sound in enumerate(self.inputs):
-            self.names[index] = sounds.name_of(sound)
+            self.names[index] = name_of(sound)
             try:
                 clip = reading.clip(index, sound)
             except Exception as error:
@@ -206,7 +205,7 @@ class _Encoding:
                 return
             yield clip
 
-    def _checked(self, results: Iterable[Embedded], reading: sounds.Reading, bar: tqdm[Any]) -> Iterator[Embedded]:
+    def _checked(self, results: Iterable[Embedded], reading: InputReader, bar: tqdm[Any]) -> Iterator[Embedded]:
         """Yield embeddings; raise the error of an input."""
         for embedded in results:
             content = reading.forget(embedded.index)
