@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "hear_transformers"
 
-LIBRARIES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "safetensors")
+LIBRARIES = ("torch", "numpy", "soundfile", "soxr", "safetensors")
 """Required libraries that may fail to load: their compiled code must fit the machine."""
 
 INSTALL = "python -m pip install"

@@ -37,6 +37,15 @@ def holds_compressed(path: Path) -> bool:
     return any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
 
 
+def _load(path: Path, in_memory: bool) -> Any:
+    """Load by content: PyTorch from 2.13 on takes any name that ends in .safetensors for a file of that format."""
+    load = functools.partial(torch.load, map_location="cpu", weights_only=True)
+    if path.suffix != ".safetensors":
+        return load(path, mmap=not in_memory)
+    with path.open("rb") as file:  # of which memory cannot be mapped
+        return load(file)
+
+
 class NumpyType:
     """Stand-in for a NumPy data type in a file: plain numbers only."""
 
@@ -104,7 +113,7 @@ _ALLOWING = threading.Lock()
 
 def read_torch(path: Path, in_memory: bool) -> Any:
     """Return the content of a ``torch.save`` file, without PyTorch's messages, which advise to run code in files."""
-    load = functools.partial(torch.load, path, map_location="cpu", weights_only=True, mmap=not in_memory)
+    load = functools.partial(_load, path, in_memory)
     try:
         with contextlib.suppress(pickle.UnpicklingError):
             return load()

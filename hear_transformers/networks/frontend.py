@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torchaudio.compliance.kaldi import get_mel_banks
-from torchaudio.functional import resample
+
+from .resampling import Resampler
 
 Level = TypeVar("Level", float, Tensor)
 """A level of the log-mel, or many."""
@@ -293,15 +293,23 @@ AST_MEL = KaldiMel(
 """The dialect of the AST authors, with the statistics of AudioSet; other families took it over."""
 
 
+KALDI_KNEE_HZ, KALDI_MEL_PER_LOG = 700.0, 1127.0
+"""Of Kaldi's scale (feat/mel-computations.h): O'Shaughnessy's ``2595 log10(1 + hz / 700)``, with 2595 / ln(10) rounded."""
+
+
 def kaldi_filters(spec: MelSpec) -> Tensor:
     """Build Kaldi's triangular filters: linear in mel, peak 1, no area normalisation.
 
     Kaldi's own arithmetic, in float32, is kept: the edge of a filter that covers a single bin lies so close to that bin
     that another rounding changes the result by 1e-3 dB. The row of the Nyquist bin is zero, as in Kaldi.
     """
-    # The last three arguments belong to vocal tract length warping, which a factor of 1 turns off.
-    filters, _ = get_mel_banks(spec.n_mels, spec.n_fft, spec.sample_rate, spec.fmin, spec.fmax, 100.0, -500.0, 1.0)
-    return nn.functional.pad(filters, (0, 1)).T.contiguous()
+    low, high = (KALDI_MEL_PER_LOG * math.log(1 + hz / KALDI_KNEE_HZ) for hz in (spec.fmin, spec.fmax))
+    edges = low + torch.arange(spec.n_mels + 2.0) * ((high - low) / (spec.n_mels + 1))  # in mel, as all below
+    hz = torch.arange(spec.n_fft / 2)[:, None] * (spec.sample_rate / spec.n_fft)
+    bins = KALDI_MEL_PER_LOG * (1 + hz / KALDI_KNEE_HZ).log()  # (n_fft // 2, 1)
+    left, peak, right = edges[:-2], edges[1:-1], edges[2:]
+    filters = torch.minimum((bins - left) / (peak - left), (right - bins) / (right - peak)).clamp(min=0)
+    return nn.functional.pad(filters, (0, 0, 0, 1))
 
 
 KNEE_HZ, KNEE_MEL = 1000.0, 15.0  # where Slaney's scale turns from linear to logarithmic
@@ -434,12 +442,12 @@ class PannsLogMel(LogMel):
         self.spec = spec
         kernels = fourier_kernels(spec).flatten(0, 1)[:, None, None]  # (2 * bins, 1, 1, n_fft)
         self.register_buffer("kernels", kernels.to(memory_format=torch.channels_last), persistent=False)
+        self.resampler = Resampler(spec.decimation, 1)
 
     def power(self, waveforms: Tensor) -> Tensor:
         """Compute the power spectrum, of the resampled waveform if the dialect has a decimation."""
         spec = self.spec
-        if spec.decimation > 1:
-            waveforms = resample(waveforms, spec.decimation, 1)
+        waveforms = self.resampler(waveforms)
         hop_length = spec.hop_length // spec.decimation
         if waveforms.device.type != "cpu":
             return self.centred_power(waveforms, spec.n_fft, hop_length)

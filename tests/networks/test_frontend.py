@@ -1,12 +1,14 @@
 """Front ends against what their authors compute, in the same process: Kaldi's features, torch.stft, convolutions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from torchaudio.compliance import kaldi
 
 from hear_transformers import atgnn, efficientat, panns, passt
-from hear_transformers.networks.frontend import AST_MEL, CpjkuMel, KaldiMel, PannsMel, slaney_filters
+from hear_transformers.networks.frontend import AST_MEL, CpjkuMel, KaldiMel, PannsMel, kaldi_filters, slaney_filters
+from tests.helpers.torchaudio import needs_torchaudio
 
 pytestmark = pytest.mark.numeric
 
@@ -34,6 +36,8 @@ def noise(clips: int, n_samples: int) -> torch.Tensor:
 
 def kaldis(spec: KaldiMel, clip: torch.Tensor) -> torch.Tensor:
     """Compute the features of one clip as the authors of AST and ATGNN do: (n_mels, frames)."""
+    from torchaudio.compliance import kaldi
+
     fbank = kaldi.fbank(
         clip[None],
         htk_compat=True,
@@ -49,6 +53,8 @@ def kaldis(spec: KaldiMel, clip: torch.Tensor) -> torch.Tensor:
 
 def cpjkus(spec: CpjkuMel, clips: torch.Tensor) -> torch.Tensor:
     """Compute what `AugmentMelSTFT` does in evaluation mode: (clips, n_mels, frames)."""
+    from torchaudio.compliance import kaldi
+
     kernel = torch.tensor([[[-0.97, 1.0]]])
     emphasised = torch.nn.functional.conv1d(clips[:, None], kernel)[:, 0]
     window = torch.hann_window(800, periodic=False)
@@ -72,6 +78,27 @@ def torchlibrosas(spec: PannsMel, clips: torch.Tensor) -> torch.Tensor:
     return 10 * mel.clamp(min=1e-10).log10().transpose(1, 2)
 
 
+# Sample rates with sizes of the transform, and bands with edges as shares of the Nyquist frequency: those in use, narrow
+# bands of a single bin or none, few wide ones.
+SPECTRA = [(8_000, 256), (11_025, 400), (16_000, 512), (22_050, 1_024), (32_000, 1_024), (44_100, 2_048), (48_000, 512)]
+BANDS = [(128, 0.0, 1.0), (128, 0.0, 15 / 16), (64, 0.003, 0.875), (40, 0.0025, 1.0), (4, 0.2, 0.4), (256, 0.5, 1.0)]
+
+
+@needs_torchaudio
+@pytest.mark.parametrize(("sample_rate", "n_fft"), SPECTRA)
+def test_filters_are_kaldis(sample_rate, n_fft):
+    from torchaudio.compliance.kaldi import get_mel_banks
+
+    for n_mels, low, high in BANDS:
+        fmin, fmax = low * sample_rate / 2, high * sample_rate / 2
+        spec = replace(AST_MEL, sample_rate=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
+        expected, _ = get_mel_banks(n_mels, n_fft, sample_rate, fmin, fmax, 100.0, -500.0, 1.0)
+        filters = kaldi_filters(spec)
+        torch.testing.assert_close(filters[:-1], expected.T, rtol=0, atol=TOLERANCE)
+        assert not filters[-1].any()
+
+
+@needs_torchaudio
 @pytest.mark.parametrize("n_samples", [400, 559, 560, 16_000, 48_123])
 @pytest.mark.parametrize("spec", [AST_MEL, atgnn.ATGNN_MEL], ids=["ast", "atgnn"])
 def test_fbank_is_kaldis(spec, n_samples):
@@ -80,6 +107,7 @@ def test_fbank_is_kaldis(spec, n_samples):
         torch.testing.assert_close(fbank, kaldis(spec, clip), rtol=0, atol=TOLERANCE)
 
 
+@needs_torchaudio
 @pytest.mark.slow
 @pytest.mark.parametrize("n_samples", [1_024, 5_120, 32_000, 48_123])
 @pytest.mark.parametrize("spec", CPJKU_MELS, ids=lambda spec: f"hop{spec.hop_length}-{spec.n_mels}")
