@@ -294,7 +294,7 @@ AST_MEL = KaldiMel(
 
 
 KALDI_KNEE_HZ, KALDI_MEL_PER_LOG = 700.0, 1127.0
-"""Of Kaldi's scale (feat/mel-computations.h): O'Shaughnessy's ``2595 log10(1 + hz / 700)``, with 2595 / ln(10) rounded."""
+"""Of Kaldi's scale (feat/mel-computations.h): O'Shaughnessy's ``2595 log10(1 + hz / 700)``; 1127 is 2595 / ln(10)."""
 
 
 def kaldi_filters(spec: MelSpec) -> Tensor:

@@ -43,7 +43,7 @@ def test_samples_are_torchaudios(rates):
     resampler = Resampler(*rates)
     for n_samples in LENGTHS:
         waveforms = noise(n_samples)
-        # In float64: of float32 torchaudio rounds the times of its kernels, and is 4e-5 from itself at 22050 -> 32000 Hz.
+        # In float64: of float32 it rounds the times of its kernels, and is 4e-5 from itself at 22050 -> 32000 Hz.
         expected = resample(waveforms.double(), *rates).float()
         torch.testing.assert_close(resampler(waveforms), expected, rtol=0, atol=TOLERANCE)
 
