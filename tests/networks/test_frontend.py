@@ -78,8 +78,8 @@ def torchlibrosas(spec: PannsMel, clips: torch.Tensor) -> torch.Tensor:
     return 10 * mel.clamp(min=1e-10).log10().transpose(1, 2)
 
 
-# Sample rates with sizes of the transform; bands with edges as shares of the Nyquist frequency: those in use, narrow ones
-# of a single bin or none, few wide ones.
+# Sample rates with sizes of the transform; bands with edges as shares of the Nyquist frequency: those in use, narrow
+# bands of a single bin or none, few wide ones.
 SPECTRA = [(8_000, 256), (11_025, 400), (16_000, 512), (22_050, 1_024), (32_000, 1_024), (44_100, 2_048), (48_000, 512)]
 BANDS = [(128, 0.0, 1.0), (128, 0.0, 15 / 16), (64, 0.003, 0.875), (40, 0.0025, 1.0), (4, 0.2, 0.4), (256, 0.5, 1.0)]
 
