@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 ZERO_CROSSINGS = 6
-"""Of the interpolating sinc on either side. This and `ROLLOFF` are the defaults of `torchaudio.functional.resample`, which
-decimates for the PANN of 8 kHz."""
+"""Of the interpolating sinc on either side. This and `ROLLOFF` are the defaults of `torchaudio.functional.resample`."""
 
 ROLLOFF = 0.99
 """Cut-off as a share of the lower of the two Nyquist frequencies."""
