@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-oldest check format release-check bench bench-bulk measure study train hear bench-hear hear-results clean
+.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-cuda measure study train hear bench-hear hear-results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -13,12 +13,36 @@ help:  ## list the targets
 $(VENV)/.stamp-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(filter-out .,$(EXTRA))'
-	touch $@
+	touch $@ $(INCLUDED:%=$(VENV)/.stamp-%)
 
 $(VENV)/.stamp-run: EXTRA =
 $(VENV)/.stamp-quick: EXTRA = [quick]
+$(VENV)/.stamp-quick: INCLUDED = run
 $(VENV)/.stamp-test: EXTRA = [test]
+$(VENV)/.stamp-test: INCLUDED = run quick
 $(VENV)/.stamp-check: EXTRA = [check]
+$(VENV)/.stamp-check: INCLUDED = run
+$(VENV)/.stamp-dev: EXTRA = [dev]
+$(VENV)/.stamp-dev: INCLUDED = run quick test check
+
+# Environments for another PyTorch see the other packages of .venv, which are not installed twice. Everything that PyTorch
+# itself needs is installed with it: it looks for its libraries beside itself.
+define beside
+test -x $(1)/bin/python || $(BIN)/python -m venv $(1)
+$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+	> $$(echo $(1)/lib/python*/site-packages)/venv.pth
+endef
+
+# The oldest that pyproject.toml allows.
+TORCH_OLDEST := $(shell sed -n 's/^    "torch>=\([0-9.]*\)",$$/\1/p' pyproject.toml)
+NUMPY_OLDEST := $(shell sed -n 's/^    "numpy>=\([0-9.]*\)",$$/\1/p' pyproject.toml)
+
+.venv-newest/.stamp: LIBRARIES = torch
+.venv-oldest/.stamp: LIBRARIES = 'torch==$(TORCH_OLDEST).*' 'numpy==$(NUMPY_OLDEST).*'
+.venv-newest/.stamp .venv-oldest/.stamp: pyproject.toml | $(VENV)/.stamp-quick
+	$(call beside,$(@D))
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --ignore-installed $(LIBRARIES)
+	touch $@
 
 HEAR := .venv-hear
 HEAR_BIN := $(HEAR)/bin
@@ -27,9 +51,7 @@ HEAR_BIN := $(HEAR)/bin
 # installed twice. heareval and hearvalidator come without what they require: NumPy 1.19 and numba 0.48 of 2020, which
 # install on no Python that PyTorch is made for now, and TensorFlow. What they run with is our extra "hear".
 $(HEAR)/.stamp: pyproject.toml | $(VENV)/.stamp-run
-	test -x $(HEAR_BIN)/python || $(BIN)/python -m venv $(HEAR)
-	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
-		> $$(echo $(HEAR)/lib/python*/site-packages)/venv.pth
+	$(call beside,$(HEAR))
 	$(HEAR_BIN)/python -m pip install --quiet --disable-pip-version-check 'hear_transformers[hear]'
 	$(HEAR_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps heareval==2021.1.3 hearvalidator==2021.0.2
 	touch $@
@@ -45,10 +67,18 @@ demo: $(VENV)/.stamp-run  ## install, then embed the example recording with laye
 # Most tests keep one core busy, so a process for each of two cores takes about half the time. One thread in each: more
 # threads than cores wait for each other awake, which made small networks up to twenty times as slow.
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+pytest_of = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST = $(call pytest_of,$(VENV))
+QUICK = -m "not slow" --durations=10
 
 quick: $(VENV)/.stamp-quick  ## a verdict in a minute: all tests but the slow ones, without TensorFlow or other packages' models
-	$(PYTEST) -m "not slow" --durations=10
+	$(PYTEST) $(QUICK)
+
+quick-newest: .venv-newest/.stamp  ## the same with the newest PyTorch
+	$(call pytest_of,.venv-newest) $(QUICK)
+
+quick-oldest: .venv-oldest/.stamp  ## the same with the oldest PyTorch and NumPy that pyproject.toml allows
+	$(call pytest_of,.venv-oldest) $(QUICK)
 
 test: $(VENV)/.stamp-test $(HEAR)/.stamp  ## install with the test extra and HEAR's harness, then run every test
 	HEAR_PYTHON=$(CURDIR)/$(HEAR_BIN)/python $(PYTEST) --durations=25
@@ -123,4 +153,4 @@ hear-results: $(HEAR)/.stamp-baseline  ## HEAR-format tasks of ESC-10 and spoken
 	$(BIN)/python -m hear_transformers.benchmarks.pages --results $(HEAR_OUT)/results
 
 clean:  ## remove the virtual environments and what was built
-	rm -rf $(VENV) $(HEAR) build dist *.egg-info demo_output
+	rm -rf $(VENV) $(HEAR) .venv-newest .venv-oldest build dist *.egg-info demo_output
