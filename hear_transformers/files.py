@@ -71,7 +71,7 @@ def hash_of(path: str | os.PathLike[str], algorithm: str) -> str:
         raise HearTransformersError(f"{os.fspath(path)}: cannot be read ({error})") from error
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=16_384)
 def _hash_cached(path: str, algorithm: str, size: int, mtime_ns: int) -> str:
     """Return a hash of a file; size and time are keys of the cache only."""
     with open(path, "rb") as file:

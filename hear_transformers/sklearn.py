@@ -11,7 +11,9 @@ import numpy as np
 
 from . import FAMILIES, catalogue
 from .audio.inputs import as_inputs
+from .embedding.cache import FolderCache, MemoryCache, encode_once
 from .embedding.embedder import Embedder
+from .embedding.options import choose
 from .errors import OptionError
 from .networks.layer_table import Layer
 
@@ -27,14 +29,25 @@ except ImportError as error:
 MODELS_HELD = 2
 """Models kept in memory, the last used: enough for a union of two."""
 
+ALL_LAYERS = "all layers"
+"""Option of `load`: every layer of the network, from one pass; the mel spectrogram, which needs none, stays apart."""
+
+SHORT_POOLS = (None, "mean", "max", "meanmax", "meanstd", "cls")
+"""Ways to pool that leave so few numbers that those of every layer are kept; None is "mean"."""
+
+MEMORY = MemoryCache()
+"""Embeddings of all estimators with ``cache="memory"`` in this process; `MEMORY.clear` frees them."""
+
 
 class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """Audio files or waveforms -> one embedding each, of any model of this package.
 
     There is nothing to fit. The model is loaded at the first `transform`, and shared by all estimators with the same
     parameters in this process, so that the folds of a cross-validation load it once; `load.cache_clear` frees it. An
-    estimator holds its parameters only: copies and pickles are small. A search over later steps embeds again for every
-    candidate unless the pipeline has a cache: ``make_pipeline(..., memory=folder)``.
+    estimator holds its parameters only: copies and pickles are small.
+
+    A search embeds every clip once, whatever it searches and however many folds it has: embeddings are kept by the
+    content of their clips, those of all layers from one pass. Processes (``n_jobs=2``) share them in a folder.
 
     Parameters
     ----------
@@ -49,6 +62,8 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
     batch_size : windows per forward pass; None for the model's default
     sampling_rate : of waveforms, in Hz; not needed for files
     num_workers : processes that decode files; 0 decodes in this one
+    cache : where embeddings are kept: "memory" (of this process, up to 1 GiB), a folder, or None to keep nothing and
+        run the network no deeper than `layer` asks for
 
     Examples
     --------
@@ -72,6 +87,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         batch_size: int | None = None,
         sampling_rate: float | None = None,
         num_workers: int = 0,
+        cache: str | Path | None = "memory",
     ) -> None:
         self.model = model
         self.variant = variant
@@ -83,6 +99,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.batch_size = batch_size
         self.sampling_rate = sampling_rate
         self.num_workers = num_workers
+        self.cache = cache
 
     def fit(self, X: Any, y: Any = None) -> AudioEmbedder:
         """Return the estimator itself; raise OptionError if `transform` does not take `X`."""
@@ -110,18 +127,22 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         AudioError : a clip cannot be read, or is not audio; the message says which
         OptionError : a parameter is unknown to the model, or `X` is of another kind
         """
-        return self._embedder().encode(
-            clips_of(X), sampling_rate=self.sampling_rate, batch_size=self.batch_size, num_workers=self.num_workers
-        )
+        clips = clips_of(X)
+        embedder, columns = self._embedder()
+        options: dict[str, Any] = {"batch_size": self.batch_size, "num_workers": self.num_workers}
+        if self.cache is None:
+            return embedder.encode(clips, sampling_rate=self.sampling_rate, **options)
+        cache = MEMORY if self.cache == "memory" else FolderCache(self.cache)
+        return encode_once(embedder, list(clips), cache, sampling_rate=self.sampling_rate, **options)[:, columns]
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the names of the numbers of an embedding: "passt_layer8_0", "passt_logits_526"."""
-        embedder = self._embedder()
+        embedder, columns = self._embedder()
         names = np.empty(embedder.scene_embedding_size, object)
         for layer, places in embedder.columns().items():
             start = f"{embedder.name[0]}_{'layer' if layer.isdecimal() else ''}{layer}_"
             names[places] = [f"{start}{i}" for i in range(len(places))]
-        return names
+        return names[columns]
 
     def __sklearn_tags__(self) -> Tags:
         """Declare the input, paths or clips of known sample rate, and that nothing is fitted."""
@@ -133,7 +154,8 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         tags.no_validation = True
         return tags
 
-    def _embedder(self) -> Embedder:
+    def _embedder(self) -> tuple[Embedder, list[int] | slice]:
+        """Return the model, and the places in its embeddings that are asked for."""
         weights = str(self.weights)
         # A file may be written again under its name.
         stat = Path(weights).stat() if weights and Path(weights).is_file() else None
@@ -142,8 +164,18 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         if layer is not None and not isinstance(layer, (int, str)):
             layer = ",".join(map(str, layer))
         options = {"layer": layer, "pool": self.pool, "precision": self.precision}
-        given = tuple((name, value) for name, value in options.items() if value is not None)
-        return load(self.model, self.variant, weights, self.device, given, version)
+        loading = (self.model, self.variant, weights, self.device)
+        if self.cache is not None and layer is not None and self.pool in SHORT_POOLS:
+            embedder = load(*loading, _given(options | {"layer": ALL_LAYERS}), version)
+            columns = embedder.columns()
+            wanted = choose(embedder.variant, embedder.trunk, layer=layer).scene.layers
+            if columns.keys() >= {*wanted}:
+                return embedder, [place for name in wanted for place in columns[name]]
+        return load(*loading, _given(options), version), slice(None)
+
+
+def _given(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, value) for name, value in options.items() if value is not None)
 
 
 @functools.lru_cache(maxsize=MODELS_HELD)
@@ -153,7 +185,11 @@ def load(
     """Load a model once; another version, the modification time and size of the weights' file, is loaded again."""
     family, variant = catalogue.resolve(model, variant)
     place = catalogue.pick_device(device)
-    return catalogue.family(family).load_model(weights, variant, **dict(options)).to(place)
+    chosen = dict(options)
+    if chosen.get("layer") == ALL_LAYERS:
+        trunk = catalogue.family(family).load_model(weights, variant).trunk
+        chosen["layer"] = list(trunk.layers)
+    return catalogue.family(family).load_model(weights, variant, **chosen).to(place)
 
 
 def clips_of(X: Any) -> Iterable[Any]:
