@@ -26,7 +26,8 @@ $(VENV)/.stamp-dev: EXTRA = [dev]
 $(VENV)/.stamp-dev: INCLUDED = run quick test check
 
 # Environments for another PyTorch see the other packages of .venv, which are not installed twice. Everything that PyTorch
-# itself needs is installed with it: it looks for its libraries beside itself.
+# itself needs is installed with it: it looks for its libraries beside itself. Of packages of .venv that are made for that
+# PyTorch alone pip says that they conflict; the quick tests use none of them.
 define beside
 test -x $(1)/bin/python || $(BIN)/python -m venv $(1)
 $(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
@@ -113,6 +114,7 @@ bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, er
 	$(BULK) throughput --audio $(SHARED)/data/esc10/audio $(CLIPS)
 	$(BULK) precision $(if $(wildcard $(TEACHER)),--weights efficientat/mn04_as=$(TEACHER))
 	$(BULK) memory
+	$(BULK) start
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
 	$(BIN)/python -m hear_transformers.training.tiny measure --data $(SHARED)/data

@@ -45,6 +45,7 @@ ALONE_SECONDS = 5.0
 """Shortest time for which the network alone is timed."""
 
 LONG_RATE = 8_000
+FILE_RATE = 44_100
 TONE_HZ = 440.0
 TONE_EVERY_SECONDS = 600
 
@@ -186,16 +187,34 @@ def write_long(path: Path, seconds: float) -> None:
         file.truncate(header + n_bytes)
 
 
-def peak_mebibytes(name: str, kind: str, seconds: float, scratch: Path) -> float:
-    """Return the peak memory of embedding a long file, in a separate process, as a peak never falls."""
-    path = scratch / f"{seconds:g}.wav"
-    write_long(path, seconds)
-    command = [sys.executable, "-m", f"{__package__}.bulk", "embed-one", name, kind, str(path)]
+# A process inherits the peak of the one that starts it, so a small one stands between.
+LAUNCH = """
+import resource, subprocess, sys, time  # resource: not on Windows
+start = time.perf_counter()
+done = subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL)
+unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit, time.perf_counter() - start)
+sys.exit(done.returncode)
+"""
+
+
+def cost_of(*arguments: str) -> tuple[float, float]:
+    """Run Python, and return the peak memory of its largest process in MiB, and its seconds."""
+    command = [sys.executable, "-c", LAUNCH, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    path.unlink()
     if result.returncode:
         raise click.ClickException(result.stderr)
-    return float(result.stdout)
+    mebibytes, seconds = map(float, result.stdout.split())
+    return mebibytes, seconds
+
+
+def peak_mebibytes(name: str, kind: str, seconds: float, scratch: Path) -> float:
+    """Return the peak memory of embedding a long file."""
+    path = scratch / f"{seconds:g}.wav"
+    write_long(path, seconds)
+    mebibytes, _ = cost_of("-m", f"{__package__}.bulk", "embed-one", name, kind, str(path))
+    path.unlink()
+    return mebibytes
 
 
 @main.command(hidden=True)
@@ -203,16 +222,12 @@ def peak_mebibytes(name: str, kind: str, seconds: float, scratch: Path) -> float
 @click.argument("kind")
 @click.argument("path", type=click.Path(path_type=Path))
 def embed_one(name: str, kind: str, path: Path) -> None:
-    """Embed one file, and print the peak memory of this process in MiB."""
-    import resource  # not on Windows
-
+    """Embed one file."""
     model = load_named(name, **MEMORY_MODELS[name])
     (embedded,) = embed(model, [Clip(path)], timestamps=kind == "timestamps", workers=1)
     if embedded.embedding is None:
         raise click.ClickException(str(embedded.error))
     assert np.isfinite(embedded.embedding[-1]).all()
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
-    click.echo(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
 
 @main.command()
@@ -230,6 +245,34 @@ def memory(hours: float, minutes: float) -> None:
                     yield [name, kind, f"{short:.0f}", f"{long:.0f}", f"{long - short:+.0f}"]
 
     echo_table(("model", "embedding", f"{minutes:g} min, MiB", f"{hours:g} h, MiB", "more, MiB"), rows())
+
+
+COMMAND = "from hear_transformers.cli.embed_audio import main; main()"
+
+
+def one_file_rows(scratch: Path, seconds: float) -> Iterator[tuple[str, float, float]]:
+    """Yield what importing PyTorch and embedding one file of noise with the embedded model cost: name, MiB, s."""
+    yield "`import torch`", *cost_of("-c", "import torch")
+    path = scratch / "noise.wav"
+    noise = 0.1 * np.random.default_rng(0).standard_normal(round(seconds * FILE_RATE), np.float32)
+    soundfile.write(path, noise, FILE_RATE)
+    options = ("--device", "cpu", "--overwrite", "--out", str(scratch))
+    yield f"`embed-audio`, {seconds:g} s", *cost_of("-c", COMMAND, str(path), *options)
+
+
+@main.command()
+@click.option("--seconds", default=10.0, show_default=True, help="Duration of the file.")
+@click.option("--repeats", default=3, show_default=True, help="Runs of each; the fastest counts.")
+def start(seconds: float, repeats: int) -> None:
+    """Measure the peak memory and the seconds of embed-audio on one file, beside importing PyTorch alone."""
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = [list(one_file_rows(Path(scratch), seconds)) for _ in range(repeats)]
+    rows = (
+        [each[0][0], f"{max(row[1] for row in each):.0f}", f"{min(row[2] for row in each):.1f}"]
+        for each in zip(*runs, strict=True)
+    )
+    click.echo(f"torch {torch.__version__}\n")
+    echo_table(("process", "peak, MiB", "s"), rows)
 
 
 # Precision
