@@ -97,7 +97,7 @@ RUN ?= ../tiny-run
 TRAINING = $(BIN)/python -m hear_transformers.training.tiny
 
 train: $(VENV)/.stamp-test  ## make the embedded model again, hours on a CPU; needs espeak-ng, RUN=folder TEACHER=checkpoint
-	$(TRAINING) synthesise --shards $(RUN)/shards --workers 2
+	$(TRAINING) synthesise --shards $(RUN)/shards --num-workers 2
 	$(TRAINING) targets --shards $(RUN)/shards --teacher $(TEACHER)
 	$(TRAINING) train --shards $(RUN)/shards --out $(RUN)
 

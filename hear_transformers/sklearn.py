@@ -13,7 +13,7 @@ from . import FAMILIES, catalogue
 from .audio.inputs import as_inputs
 from .embedding.embedder import Embedder
 from .errors import OptionError
-from .networks.layer_table import Layer
+from .networks.layer_names import Layer
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
