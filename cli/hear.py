@@ -29,7 +29,7 @@ PROGRAMS = click.Choice(["official", "ours"])
 GRIDS = click.Choice(["default", "fast", "faster"])
 
 SYSTEM_PATTERN = re.compile(r"(?P<model>[^=:]+)(=(?P<weights>.+?))?(:(?P<options>\{.*))?", re.DOTALL)
-SYNTAX = "MODEL, MODEL=WEIGHTS, 'MODEL:{\"layer\": 8}' or 'MODEL=WEIGHTS:{\"layer\": 8}'"
+SYNTAX = "MODULE, MODULE=WEIGHTS, 'MODULE:{\"layer\": 8}' or 'MODULE=WEIGHTS:{\"layer\": 8}'"
 GRIDS_EXAMPLE = '{"esc10-v1.0.0-full": {"lr": [0.001]}}'
 
 
@@ -88,10 +88,10 @@ def run_command(
 ) -> None:
     """Score each SYSTEM on HEAR's tasks and print a table.
 
-    A SYSTEM is MODEL, MODEL=WEIGHTS, 'MODEL:{"layer": 8}' or 'MODEL=WEIGHTS:{"layer": 8}', where MODEL is a model of
-    this package (passt, mn10_as, panns/cnn14), or a Python module that follows the HEAR API. HEAR's own program trains
-    and scores the predictions. Running the same command again resumes an interrupted run; a system that fails does not
-    stop the others.
+    A SYSTEM is MODULE, MODULE=WEIGHTS, 'MODULE:{"layer": 8}' or 'MODULE=WEIGHTS:{"layer": 8}', where MODULE is a Python
+    module that follows the HEAR API, or a model of this package under any of its names: passt, mn10_as, panns/cnn14.
+    HEAR's own program trains and scores the predictions. Running the same command again resumes an interrupted run; a
+    system that fails does not stop the others.
     """
     chosen = parse_systems(systems)
     tasks = [task for name in dict.fromkeys(names or ("all",)) for task in find_tasks(tasks_dir, name)]
@@ -189,7 +189,7 @@ def scores_command(folder: Path, as_csv: bool) -> None:
 
 
 def parse_system(text: str) -> System:
-    """Parse MODEL[=WEIGHTS][:OPTIONS]; raise OptionError if the text is anything else."""
+    """Parse MODULE[=WEIGHTS][:OPTIONS]; raise OptionError if the text is anything else."""
     match = SYSTEM_PATTERN.fullmatch(text)
     if not match:
         raise OptionError(f"SYSTEM {text!r} is unknown; write {SYNTAX}")
@@ -226,7 +226,7 @@ def read_param_grids(path: Path, names: Sequence[str]) -> dict[str, dict[str, li
         raise OptionError(f"{option}: cannot be read ({error})") from error
     for task, grid in grids.items():
         if task not in names:
-            raise OptionError(f"{option}: task {task!r} is not there; {did_you_mean(task, names)}")
+            raise OptionError(f"{option}: task {task!r} is not there; {did_you_mean(task, names, of='choose from')}")
         for name, values in grid.items() if isinstance(grid, dict) else [(grid, None)]:
             if name not in GRID_PARAMETERS or not (isinstance(values, list) and values):
                 raise OptionError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +21,7 @@ from .tables import as_ratio, as_text, echo_table, megabytes
 from .train import train_command
 
 if TYPE_CHECKING:
-    from hear_transformers.checkpoints import store
+    from hear_transformers.checkpoints.published import Checkpoint
 
 
 @click.group()
@@ -172,32 +173,33 @@ def download(model: str, variant: str | None, imagenet: bool) -> None:
     sizes = [catalogue.megabytes(row) for row in rows]
     total = megabytes(sum(size or 0.0 for size, _ in sizes), any(guess for _, guess in sizes))
     click.echo(f"{len(rows)} {'file' if len(rows) == 1 else 'files'}, {total} MB", err=True)
-    missing: list[store.OfflineError] = []
-    n_failed = 0
+    missing: list[Checkpoint] = []
+    unreachable: set[str] = set()
+    message, n_failed = "", 0
     for row in rows:
+        if store.hosts(row) <= unreachable and store.find_here(row) is None:
+            missing.append(row)
+            continue
         try:
-            hosts = {host for error in missing for host in error.hosts}
-            click.echo(printable(str(store.fetch(row, sys.stderr.isatty(), unreachable=hosts))))
+            click.echo(printable(str(store.fetch(row, progress=sys.stderr.isatty()))))
         except store.OfflineError as error:
-            missing.append(error)
+            message = str(error)
+            missing.append(row)
+            unreachable |= store.hosts(row)
         except store.WeightsError as error:
             click.echo(printable(f"Error: {error}"), err=True)
             n_failed += 1
     if missing:
-        click.echo(printable(f"Error: {offline(missing)}"), err=True)
+        text = message if len(missing) == 1 else offline(missing, unreachable, store.weights_dir())
+        click.echo(printable(f"Error: {text}"), err=True)
     sys.exit(1 if missing or n_failed else 0)
 
 
-def offline(missing: list[store.OfflineError]) -> str:
+def offline(missing: Sequence[Checkpoint], hosts: Collection[str], folder: Path) -> str:
     """Return what to do about files whose hosts cannot be reached."""
-    if len(missing) == 1:
-        return str(missing[0])
-    from hear_transformers.checkpoints import store
-
-    hosts = ", ".join(dict.fromkeys(host for error in missing for host in error.hosts))
-    names = "".join(f"\n  {error.row.file}" for error in missing)
+    names = "".join(f"\n  {row.file}" for row in missing)
     return (
-        f"{hosts} cannot be reached; put these {len(missing)} files into {store.weights_dir()}; "
+        f"{', '.join(sorted(hosts))} cannot be reached; put these {len(missing)} files into {folder}, "
         f"`hear-transformers list --json` has their addresses:{names}"
     )
 

@@ -40,6 +40,8 @@ ALL = "all"
 
 LIST = "hear-transformers list"
 
+OR_MODULE = ", or a module that follows the HEAR API"
+
 YARDSTICK = ("ast", "audioset_10_10")
 """The network that others are compared with: AST, the reference of the papers."""
 
@@ -71,7 +73,7 @@ def resolve(model: str | None = None, variant: str | None = None) -> tuple[str, 
 
     Returns
     -------
-    family, variant : the variant is None for a family's first; a module of others is itself the first, with None
+    family, variant : variant None means a family's first; a module of others stands for its family
 
     Raises
     ------
@@ -90,10 +92,8 @@ def resolve(model: str | None = None, variant: str | None = None) -> tuple[str, 
             return _owner("model", name)
         raise OptionError(f"model={model!r} and variant={variant!r} are two variants; give one of them")
     if slash or not _is_module(model):
-        raise _unknown_model(name if slash else model)
-    if variant is not None:
-        raise OptionError(f"variant={variant!r}: the module {model!r} has no variants; they are for {_families()}")
-    return model, None
+        raise _unknown_model(name if slash else model, OR_MODULE)
+    return model, variant
 
 
 def is_own(model: str) -> bool:
@@ -104,10 +104,9 @@ def is_own(model: str) -> bool:
 
 def resolve_own(model: str, variant: str | None = None) -> tuple[str, str | None]:
     """Return family and variant like `resolve`; raise OptionError for a module of others as well."""
-    name, variant = resolve(model, variant)
-    if name not in FAMILIES:
-        raise OptionError(f"model={model!r} is a module of others; this works for {_families()} and their variants")
-    return name, variant
+    if not is_own(model):
+        raise _unknown_model(model)
+    return resolve(model, variant)
 
 
 def as_module(model: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -163,13 +162,14 @@ def _is_module(name: str) -> bool:
         return True
 
 
-def _unknown_model(name: str) -> OptionError:
+def _unknown_model(name: str, modules: str = "") -> OptionError:
+    return OptionError(f"model={name!r} is unknown; {_known_models(name, modules)}")
+
+
+def _known_models(name: str, modules: str = "") -> str:
     near = similar(name, [*FAMILIES, *_owners()])
-    asked = f"did you mean {' or '.join(near)}? " if near else ""
-    return OptionError(
-        f"model={name!r} is unknown; {asked}choose one of {_families()}, a variant ({LIST}), or a module that follows "
-        "the HEAR API"
-    )
+    asked = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"choose one of {_families()}, a variant ({LIST}){modules}{asked}"
 
 
 def family_of_checkpoint(path: str) -> str:
@@ -222,14 +222,14 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     """
     place = pick_device(device)
     chosen = dict(options or {})
-    own, variant = resolve(name, chosen.pop("variant", None))
+    own, variant = resolve(name, chosen.get("variant"))
     if own not in FAMILIES:
         return _load_foreign(own, path, place, chosen)
+    chosen["variant"] = variant
     batch_size = chosen.pop("batch_size", None)
     compiled = chosen.pop("compile", False)
-    loader = family(own).load_model
     check_names(own, chosen)
-    model: Embedder = loader(path, variant, **chosen).to(place)
+    model: Embedder = family(own).load_model(path, **chosen).to(place)
     model.batch_size = None if batch_size == "auto" else batch_size
     if compiled:
         model.compile_trunk()
@@ -247,7 +247,10 @@ def check_names(name: str, options: Iterable[str]) -> None:
 def _load_foreign(name: str, path: str, device: torch.device, options: Mapping[str, Any]) -> ExternalModel:
     from .embedding.external import ExternalModel, import_hear
 
-    import_hear(name)
+    try:
+        import_hear(name)
+    except OptionError as error:
+        raise OptionError(f"{error}; {_known_models(name, OR_MODULE)}") from error
     if options:
         raise OptionError(
             f"{', '.join(options)}: the HEAR API has no such options, so the module {name!r} cannot take them; "
@@ -270,8 +273,9 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("not there")
         torch.zeros(1, device=device)  # raises if the number of the device is too high
     except RuntimeError as error:
-        choices = did_you_mean(name, ["auto", *known], of="choose one of")
-        raise OptionError(f"device={name!r} cannot be used here; {choices}") from error
+        near = similar(name, ["auto", *known])
+        asked = f"; did you mean {near[0]}?" if near else ""
+        raise OptionError(f"device={name!r} cannot be used here; choose auto or {', '.join(known)}{asked}") from error
     return device
 
 

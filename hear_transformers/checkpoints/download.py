@@ -6,13 +6,12 @@ it: its address, the server's name for this content, its length. The caller veri
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import urlsplit
 
 from ..errors import WeightsError
@@ -63,6 +62,10 @@ class _Again(Exception):
     def __init__(self, reason: str, pause_s: float = 0.0) -> None:
         super().__init__(reason)
         self.pause_s = pause_s
+
+
+class _TooLong(Exception):
+    """More bytes came than may come."""
 
 
 class Download:
@@ -142,7 +145,10 @@ class Download:
             try:
                 self._write(response, first, total)
             except requests.RequestException as error:
-                raise _Again(_reason(error)) from error
+                raise _Again(f"the connection broke off after {self._held()} bytes ({_reason(error)})") from error
+            except _TooLong as error:
+                self.discard()
+                raise WeightsError(f"{self.host} sends more than {error} bytes") from error
         if total is not None and self._held() != total:
             raise _Again(f"the connection broke off after {self._held()} of {total} bytes")
 
@@ -217,7 +223,7 @@ class Download:
                 first += len(chunk)
                 fresh += len(chunk)
                 if first > most:
-                    raise WeightsError(f"{self.host} sends more than {most} bytes")
+                    raise _TooLong(most)
                 now = time.monotonic()
                 if now - since > SLOW_AFTER_S:
                     if fresh < SLOWEST_BYTES_PER_S * (now - since):
@@ -249,12 +255,13 @@ def _validator(response: requests.Response) -> str | None:
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
 
 
-def _reason(error: Exception) -> str:
-    """Return the innermost reason of an error of requests, which repeats addresses and objects."""
-    inner: Any = error
-    with contextlib.suppress(AttributeError):
-        while inner.args and isinstance(inner.args[0], Exception):
-            inner = inner.args[0]
-        inner = inner.reason or inner
-    text = str(inner).rpartition(">: ")[2]
+def _reason(error: BaseException) -> str:
+    """Return the innermost reason of an error of requests, whose own text repeats addresses and objects."""
+    while inner := next((part for part in (getattr(error, "reason", None), *error.args) if _is_error(part)), None):
+        error = inner
+    text = str(error).rpartition(">: ")[2]
     return re.sub(r"^[\w.]+\(host='[^']*', port=\d+\): ", "", text)
+
+
+def _is_error(part: object) -> TypeGuard[BaseException]:
+    return isinstance(part, BaseException)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import filelock
 import platformdirs
@@ -31,11 +31,6 @@ LOCK_TIMEOUT_S = 3600.0
 class OfflineError(WeightsError):
     """A file is missing, and no host that has it can be reached."""
 
-    def __init__(self, message: str, row: Checkpoint, hosts: Sequence[str]) -> None:
-        super().__init__(message)
-        self.row = row
-        self.hosts = hosts
-
 
 def weights_dir() -> Path:
     """Return the folder of downloaded checkpoints: ``$HEAR_TRANSFORMERS_WEIGHTS``, else the user's cache."""
@@ -50,7 +45,17 @@ def locate(row: Checkpoint) -> Path | None:
     return path if os.path.isfile(path) else None
 
 
-def fetch(row: Checkpoint, progress: bool = False, *, unreachable: Collection[str] = ()) -> Path:
+def find_here(row: Checkpoint) -> Path | None:
+    """Return the path of a checkpoint's file on this machine, ours or that of another package with the right hash."""
+    return locate(row) or caches.find(row)
+
+
+def hosts(row: Checkpoint) -> set[str]:
+    """Return the hosts that have a file."""
+    return {urlsplit(url).hostname or url for url in (row.url, *row.mirrors) if url}
+
+
+def fetch(row: Checkpoint, progress: bool = False) -> Path:
     """Return the verified file of a checkpoint, downloading it into `weights_dir` if it is missing.
 
     A file that another package keeps is used where it lies, if the manifest's hash says that it is the same.
@@ -61,14 +66,13 @@ def fetch(row: Checkpoint, progress: bool = False, *, unreachable: Collection[st
     ----------
     row : from `published.manifest` or `published.find`
     progress : show a progress bar on stderr while downloading
-    unreachable : hosts that are known not to answer, and are not tried again
 
     Raises
     ------
     OfflineError : the file is missing, and no host that has it can be reached
     WeightsError : a failing server, a file other than the published one, or no room to write
     """
-    path = locate(row) or caches.find(row) or _download_once(row, progress, unreachable)
+    path = find_here(row) or _download_once(row, progress)
     if wrong := _difference(row, path, path):
         raise WeightsError(f"{path}, from {row.url}: {wrong}; delete {path} and load again")
     if not (row.embedded or row.full_hash or _pin_of(path).is_file()):
@@ -79,7 +83,7 @@ def fetch(row: Checkpoint, progress: bool = False, *, unreachable: Collection[st
     return path
 
 
-def _download_once(row: Checkpoint, progress: bool, unreachable: Collection[str]) -> Path:
+def _download_once(row: Checkpoint, progress: bool) -> Path:
     """Download a checkpoint, or wait for a process that is doing so, and return its path."""
     if row.url is None:
         raise WeightsError(f"{row.file} belongs inside the installed package but is missing; install the package again")
@@ -90,7 +94,7 @@ def _download_once(row: Checkpoint, progress: bool, unreachable: Collection[str]
         # A lock of the operating system ends with its process, however that ends.
         with filelock.FileLock(locks / f"{row.file}.lock", timeout=LOCK_TIMEOUT_S):
             if not target.is_file():
-                _download_from_any(row, target, progress, unreachable)
+                _download_from_any(row, target, progress)
     except filelock.Timeout as error:
         raise WeightsError(f"{target}: another process has been downloading it for {LOCK_TIMEOUT_S:.0f} s") from error
     except OSError as error:
@@ -98,30 +102,27 @@ def _download_once(row: Checkpoint, progress: bool, unreachable: Collection[str]
     return target
 
 
-def _download_from_any(row: Checkpoint, target: Path, progress: bool, unreachable: Collection[str]) -> None:
+def _download_from_any(row: Checkpoint, target: Path, progress: bool) -> None:
     """Download from the first address that has the published file."""
     # One fixed name, written under the lock: what is left by a killed process is gone on with.
     part = target.with_name(f".{target.name}.part")
     failures: list[WeightsError] = []
-    hosts = set(unreachable)
     for url in filter(None, (row.url, *row.mirrors)):
         download = Download(url, part, row.bytes, has_hash=_expected_hash(row, target) is not None, progress=progress)
         try:
-            if download.host in hosts:
-                raise UnreachableError(download.host)
+            if any(isinstance(error, UnreachableError) and error.host == download.host for error in failures):
+                continue
             _download(row, download, target)
             return
         except WeightsError as error:
             failures.append(error)
-            hosts |= {download.host} if isinstance(error, UnreachableError) else set()
         except OSError:  # a full disk: the part would keep it full
             download.discard()
             raise
     reasons = "; ".join(dict.fromkeys(map(str, failures)))
     message = f"{row.file} is not on this machine: {_by_hand(row)}; {reasons}"
-    offline = [error.host for error in failures if isinstance(error, UnreachableError)]
-    if len(offline) == len(failures):
-        raise OfflineError(message, row, offline) from failures[0]
+    if all(isinstance(error, UnreachableError) for error in failures):
+        raise OfflineError(message) from failures[0]
     raise WeightsError(message) from failures[0]
 
 

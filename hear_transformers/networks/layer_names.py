@@ -60,8 +60,8 @@ def parse_layers(layer: Layer, known: Sequence[str], rows: Callable[[], Iterable
         else:
             near = similar(text, [*known, "all"])
             raise OptionError(
-                f"layer={text!r} is unknown; {f'did you mean {near[0]}? ' if near else ''}choose from "
-                f"{_listed(rows())}; -1 for the last block, all, or a list such as 0,{numbered[-1]}"
+                f"layer={text!r} is unknown; choose from {_listed(rows())}; -1 for the last block, all, or a list such "
+                f"as 0,{numbered[-1]}{f'; did you mean {near[0]}?' if near else ''}"
             )
     return tuple(keys)
 

@@ -175,10 +175,9 @@ def test_the_first_failure_can_end_the_run(embed_audio, audio_file, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("option", ["--separate-layers", "--layers-apart"])
-def test_separate_layers_are_folders(embed_audio, audio_file, tmp_path, option):
+def test_separate_layers_are_folders(embed_audio, audio_file, tmp_path):
     audio_file()
-    assert embed_audio("tone.wav", "--layer=2,5", option, "--dtype=float16").exit_code == 0
+    assert embed_audio("tone.wav", "--layer=2,5", "--separate-layers", "--dtype=float16").exit_code == 0
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("layer=*/*.npz")) == [
         "layer=2/tone.npz",
         "layer=5/tone.npz",
@@ -298,7 +297,7 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=pasta"], "model is one of tiny, passt"),
+        (["--model=pasta"], "choose one of tiny, passt"),
         (["--device=tpu"], "device='tpu' cannot be used here; choose auto or"),
         (["--device=cuda:99"], "device='cuda:99' cannot be used here; choose auto or"),
         (["--batch-size=0"], "'0' is neither a whole number of 1 or more, nor auto"),
@@ -415,7 +414,9 @@ def test_validate_says_what_was_checked(installed_command, foreign):
 @pytest.mark.slow
 def test_validate_accepts_our_own(installed_command):
     options = json.dumps({"variant": "mn01_as", "pretrained": False})
-    result = installed_command("hear-transformers")("validate", "hear_transformers.efficientat", "--options", options)
+    result = installed_command("hear-transformers")(
+        "validate", "hear_transformers.efficientat", "--model-options", options
+    )
     assert result.stdout.endswith("Looks good!\n")
 
 
@@ -441,9 +442,9 @@ def test_validate_names_the_broken_rule(installed_command, foreign, changes, mes
 
 @pytest.mark.parametrize("options", ["{", "[]"])
 def test_validate_refuses_options_that_are_not_an_object(installed_command, options):
-    result = installed_command("hear-transformers")("validate", "json", "--options", options)
+    result = installed_command("hear-transformers")("validate", "json", "--model-options", options)
     assert result.exit_code == 2
-    assert "--options" in result.stderr
+    assert "--model-options" in result.stderr
 
 
 # hear-transformers
@@ -491,10 +492,10 @@ def test_info_finds_the_model_of_a_variant(installed_command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["info", "pasta"], f"'pasta' is unknown; choose {', '.join(FAMILIES)}, or a variant"),
+        (["info", "pasta"], f"model='pasta' is unknown; choose one of {', '.join(FAMILIES)}, a variant"),
         (["info", "pasta", "base"], "model='pasta' is unknown; choose one of tiny"),
         (["info", "efficientat", "mn99"], "variant='mn99' is unknown"),
-        (["download", "efficientat", "mn99"], "choose all or one of mn10_as"),
+        (["download", "efficientat", "mn99"], "did you mean mn10_as or"),
         (["download", "panns", "cnn14", "--imagenet"], "no ImageNet start is known for panns cnn14"),
     ],
 )
