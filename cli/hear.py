@@ -62,14 +62,20 @@ def hear_group() -> None:
     show_default=True,
     help="HEAR's own program, or our faster one.",
 )
-@click.option("--grid", type=GRIDS, default="default", show_default=True, help="heareval's grid to search.")
+@click.option(
+    "--grid",
+    type=GRIDS,
+    default="default",
+    show_default=True,
+    help="heareval's grid to search; fast and faster give a preview only.",
+)
 @click.option(
     "--grid-points",
     type=click.IntRange(1),
-    default=8,
+    default=scores.GRID_POINTS,
     show_default=True,
     metavar="N",
-    help="Points of the grid to try.",
+    help="Points of the grid to try; fewer give a preview only.",
 )
 @click.option(
     "--param-grid", type=FILE, metavar="FILE", help=f"JSON file of values that tasks search instead: {GRIDS_EXAMPLE}"
@@ -99,6 +105,8 @@ def run_command(
     echo = partial(click.echo, nl=False, err=True)
     places = tasks_dir.absolute(), out.absolute(), find_harness(python)
     benchmark = Benchmark(*places, embeddings == "official", grid, grid_points, param_grids, echo)
+    if why := scores.why_preview(grid, grid_points):
+        click.echo(f"Warning: this run is a {scores.PREVIEW}, since {why}", err=True)
     pairs = [(system, task) for system in chosen for task in tasks]
     n_failed = score_pairs(benchmark, pairs)
     order = [(system.folder, task.name) for system, task in pairs]

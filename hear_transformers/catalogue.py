@@ -305,6 +305,8 @@ def matches(*patterns: str) -> list[tuple[str, str]]:
 
 
 def _fits(pair: tuple[str, str], pattern: str) -> bool:
+    if pattern in FAMILIES:  # mast has a variant "tiny"
+        return pair[0] == pattern
     names = (*pair, "/".join(pair))
     return pattern in names or any(fnmatchcase(name, pattern) for name in names)
 

@@ -38,7 +38,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
 
     Parameters
     ----------
-    model : a family ("passt"), or a variant of one ("mn10_as")
+    model : a family ("passt"), a variant of one ("mn10_as"), or both ("panns/cnn14")
     variant : network of the family; None for its first
     weights : checkpoint; empty for the published one
     layer : 8, -1, "features", "mel", or a list of these; None for the variant's default
@@ -151,7 +151,7 @@ def load(
     model: str, variant: str | None, weights: str, device: str, options: tuple[tuple[str, Any], ...], version: object
 ) -> Embedder:
     """Load a model once; another version, the modification time and size of the weights' file, is loaded again."""
-    family, variant = catalogue.resolve(model, variant)
+    family, variant = catalogue.resolve_own(model, variant)
     place = catalogue.pick_device(device)
     return catalogue.family(family).load_model(weights, variant, **dict(options)).to(place)
 
