@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-oldest check format release-check bench bench-bulk measure study train hear bench-hear hear-results clean
+.PHONY: help demo quick test test-oldest check format release-check bench bench-bulk sizes measure study train hear bench-hear hear-results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -83,6 +83,9 @@ bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, er
 	$(BULK) throughput --audio $(SHARED)/data/esc10/audio $(CLIPS)
 	$(BULK) precision $(if $(wildcard $(TEACHER)),--weights efficientat/mn04_as=$(TEACHER))
 	$(BULK) memory
+
+sizes: $(VENV)/.stamp-run  ## measure layers, parameters and operations of every variant into weights/sizes.json: ten minutes
+	$(BIN)/python -m hear_transformers.benchmarks.sizes
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
 	$(BIN)/python -m hear_transformers.training.tiny measure --data $(SHARED)/data

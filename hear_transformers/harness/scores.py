@@ -81,9 +81,10 @@ def _read_task(folder: Path) -> list[Score]:
         metadata = _read_json(folder / METADATA)
         profile = _read_json(folder / "profile.embeddings.json")
         done = _read_json(folder / "prediction-done.json")
-        rest = profile.get("time_elapsed"), done.get("time"), *_grid(folder, metadata, done)
+        times = profile.get("time_elapsed"), done.get("time")
+        grid, preview = _grid(folder, metadata, done)
         return [
-            Score(folder.parent.name, folder.name, metric, *_over_folds(results, f"test_{metric}"), *rest)
+            Score(folder.parent.name, folder.name, metric, *_over_folds(results, f"test_{metric}"), *times, grid, preview)
             for metric in metadata["evaluation"]
         ]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
