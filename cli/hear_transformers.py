@@ -223,6 +223,8 @@ def validate(model: str, weights: str, model_options: str, device: str) -> None:
     search_working_folder()
     options = parse_object("--model-options", model_options, '{"layer": 8}')
     module, options = catalogue.as_module(model, options)
+    if catalogue.is_own(model):
+        catalogue.check_names(module.rpartition(".")[2], options)
     from hear_transformers.harness import contract
 
     for finding in contract.check_module(module, weights, options, catalogue.pick_device(device)):

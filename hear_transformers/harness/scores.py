@@ -84,7 +84,9 @@ def _read_task(folder: Path) -> list[Score]:
         times = profile.get("time_elapsed"), done.get("time")
         grid, preview = _grid(folder, metadata, done)
         return [
-            Score(folder.parent.name, folder.name, metric, *_over_folds(results, f"test_{metric}"), *times, grid, preview)
+            Score(
+                folder.parent.name, folder.name, metric, *_over_folds(results, f"test_{metric}"), *times, grid, preview
+            )
             for metric in metadata["evaluation"]
         ]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
