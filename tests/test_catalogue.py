@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from hear_transformers.cli.hear import parse_system
 
 from hear_transformers import FAMILIES, catalogue, errors, tiny
 from hear_transformers.checkpoints.published import manifest
@@ -122,6 +123,33 @@ def test_all_is_everything_once() -> None:
 def test_options_of_a_model_are_its_own() -> None:
     with pytest.raises(OptionError, match=r"option 'layr' is unknown to tiny; .* did you mean layer"):
         catalogue.load("tiny", options={"layr": 8})
+
+
+@pytest.mark.parametrize(
+    ("text", "module", "options"),
+    [
+        ("mn10_as", "hear_transformers.efficientat", {"variant": "mn10_as"}),
+        ('panns/cnn14:{"layer": 4}', "hear_transformers.panns", {"variant": "cnn14", "layer": 4}),
+        ('passt:{"variant": "base"}', "hear_transformers.passt", {"variant": "base"}),
+        ("hear_transformers.tiny", "hear_transformers.tiny", {}),
+        ("of_the_other_interpreter.module", "of_the_other_interpreter.module", {}),
+    ],
+)
+def test_systems_of_a_benchmark_are_named_like_models(text: str, module: str, options: dict[str, object]) -> None:
+    system = parse_system(text)
+    assert (system.module, dict(system.options)) == (module, options)
+
+
+def test_an_unknown_model_is_no_system() -> None:
+    with pytest.raises(OptionError, match="did you mean panns/cnn14"):
+        parse_system('passt:{"variant": "cnn14"}')
+
+
+def test_validate_takes_the_names_of_models(installed_command) -> None:
+    command = installed_command("hear-transformers")
+    options = '{"pretrained": false, "layer": 0}'
+    assert command("validate", "mn01_as", "--model-options", options).stdout.endswith("Looks good!\n")
+    assert "did you mean layer" in command("validate", "mn01_as", "--model-options", '{"layr": 0}').stderr
 
 
 # Recommendations

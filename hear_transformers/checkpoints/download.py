@@ -28,8 +28,8 @@ RETRY_PAUSES_S: tuple[float, ...] = (1.0, 4.0)
 MOST_ATTEMPTS = 20
 """Most attempts, even where each brings something new."""
 
-LONGEST_PAUSE_S = 60.0
-"""Longest pause that a server may ask for."""
+LONGEST_PAUSE_S = 30.0
+"""Longest pause that a server may ask for; it is not asked again if it wants more."""
 
 CHUNK_BYTES = 2**14
 """Bytes per write: few, so that a slow server is noticed."""
@@ -110,7 +110,7 @@ class Download:
                     most, pauses = self._held(), list(RETRY_PAUSES_S)
                 if not pauses or i + 1 == MOST_ATTEMPTS:
                     raise WeightsError(f"{self.host}: {failure}") from failure
-                time.sleep(max(pauses.pop(0), min(failure.pause_s, LONGEST_PAUSE_S)))
+                time.sleep(max(pauses.pop(0), failure.pause_s))
 
     def discard(self) -> None:
         """Remove what is downloaded so far."""
@@ -126,7 +126,7 @@ class Download:
 
         notes = self._read_notes()
         held = self._held() if notes else 0
-        if notes and held == notes["total"]:  # the process ended before it was verified
+        if notes and held and held == notes["total"]:  # the process ended before it was verified
             self.was_resumed = True
             return
         headers = {"Accept-Encoding": "identity"}
@@ -148,7 +148,8 @@ class Download:
                 raise _Again(f"the connection broke off after {self._held()} bytes ({_reason(error)})") from error
             except _TooLong as error:
                 self.discard()
-                raise WeightsError(f"{self.host} sends more than {error} bytes") from error
+                failure = _Again if first else WeightsError  # a rest that is too long may be the whole
+                raise failure(f"{self.host} sends more than {error} bytes") from error
         if total is not None and self._held() != total:
             raise _Again(f"the connection broke off after {self._held()} of {total} bytes")
 
@@ -177,7 +178,10 @@ class Download:
             raise _Again("the server holds another file than the one that was begun")
         if status in MAY_PASS:
             asked = response.headers.get("Retry-After", "")
-            raise _Again(f"{status} {response.reason}", float(asked) if asked.isdecimal() else 0.0)
+            pause_s = float(asked) if asked.isdecimal() else 0.0
+            if pause_s > LONGEST_PAUSE_S:
+                raise WeightsError(f"{self.host} answers {status} {response.reason}; try again in {pause_s:.0f} s")
+            raise _Again(f"{status} {response.reason}", pause_s)
         if status not in (200, 206):
             raise WeightsError(f"{self.host} answers {status} {response.reason}")
 
@@ -234,8 +238,10 @@ class Download:
         """Return what is known of the part, None if it must not be gone on with."""
         try:
             notes = json.loads(self.notes.read_text(encoding="utf-8"))
-            usable = notes["url"] == self.url and (notes["validator"] or self.has_hash)
-            return {key: notes[key] for key in ("validator", "total")} if usable else None
+            validator, total = notes["validator"] or "", notes["total"]
+            sound = isinstance(validator, str) and validator.isprintable() and isinstance(total, int | None)
+            usable = sound and notes["url"] == self.url and (validator or self.has_hash)
+            return {"validator": validator, "total": total} if usable else None
         except (OSError, ValueError, LookupError, TypeError):
             return None
 

@@ -155,6 +155,18 @@ def compressed(handler: Handler) -> None:
     handler.wfile.write(body)
 
 
+def too_much(handler: Handler) -> None:
+    handler.send_response(206)
+    handler.send_header("Content-Range", f"bytes {HALF}-{len(BODY) - 1}/{len(BODY)}")
+    handler.send_header("ETag", '"1"')
+    handler.end_headers()
+    handler.wfile.write(BODY)
+
+
+def hangs_up(handler: Handler) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
 def trickles(handler: Handler) -> None:
     handler.start(len(BODY))
     for start in range(0, len(BODY), 100):
@@ -219,7 +231,7 @@ def test_follows_redirects(server: Server) -> None:
     assert fetch(published(server)).read_bytes() == BODY
 
 
-@pytest.mark.parametrize("failure", [fails(500), fails(503), fails(429), truncated], ids=["500", "503", "429", "cut"])
+@pytest.mark.parametrize("failure", [fails(500), fails(503), fails(429), truncated, hangs_up])
 def test_tries_again_after_a_failure_that_passes(server: Server, folder: Path, failure: Any) -> None:
     server.replies = [failure, whole]
     assert fetch(published(server, md5=MD5)).read_bytes() == BODY
@@ -273,6 +285,19 @@ def test_a_server_may_ask_for_a_pause(server: Server, monkeypatch: pytest.Monkey
     assert pauses == [7.0]
 
 
+def test_a_server_that_asks_for_a_long_pause_is_not_waited_for(server: Server) -> None:
+    def busy(handler: Handler) -> None:
+        handler.send_response(503)
+        for header in (("Retry-After", "3600"), ("Content-Length", "0")):
+            handler.send_header(*header)
+        handler.end_headers()
+
+    server.replies = [busy]
+    with pytest.raises(WeightsError, match=r"503 .*try again in 3600 s"):
+        fetch(published(server))
+    assert server.requests == 1
+
+
 def test_a_connection_that_is_refused_is_not_tried_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download.time, "sleep", lambda seconds: pytest.fail("tried again"))
     with socket.socket() as unused:
@@ -298,6 +323,12 @@ def test_a_download_that_breaks_often_goes_forward(server: Server) -> None:
     assert fetch(published(server)).read_bytes() == BODY
 
 
+def test_a_broken_download_is_resumed_through_redirects(server: Server) -> None:
+    server.replies = [redirected, serves(stop=HALF), redirected, serves()]
+    assert fetch(published(server)).read_bytes() == BODY
+    assert server.ranges == [None, None, f"bytes={HALF}-", f"bytes={HALF}-"]
+
+
 def test_another_process_goes_on_with_the_part(server: Server, folder: Path) -> None:
     server.replies = [serves(stop=HALF), fails(403), serves()]
     with pytest.raises(WeightsError, match="403"):
@@ -314,6 +345,7 @@ RESTARTS = {
     "no Content-Range": [serves(stop=HALF), serves(Content_Range="?"), serves()],
     "another length": [serves(stop=HALF), serves(Content_Range=f"bytes {HALF}-{len(BODY)}/{len(BODY) + 1}"), serves()],
     "encoded part": [serves(stop=HALF), serves(Content_Encoding="gzip"), serves()],
+    "the whole for a part": [serves(stop=HALF), too_much, serves()],
     "shorter now": [serves(OTHER_BODY + b"longer", tag='"1"', stop=len(BODY) + 2), serves()],
 }
 
@@ -366,7 +398,20 @@ def test_a_part_that_is_complete_is_verified_without_a_request(server: Server, f
     assert server.requests == 0
 
 
-@pytest.mark.parametrize("notes", ["", "{", "[]", "{}", '{"url": 3}', '{"url": "URL", "validator": 3}'])
+@pytest.mark.parametrize(
+    "notes",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"url": 3}',
+        '{"url": "URL", "validator": 3, "total": 7}',
+        '{"url": "URL", "validator": "a\\nb", "total": 7}',
+        '{"url": "URL", "validator": "a", "total": "7"}',
+        '{"url": "http://elsewhere", "validator": "a", "total": 7}',
+    ],
+)
 def test_damaged_notes_of_a_part_are_not_followed(server: Server, folder: Path, notes: str) -> None:
     folder.mkdir()
     (folder / PART).write_bytes(OTHER_BODY[:HALF])
