@@ -94,7 +94,7 @@ STUDY ?= ../study-run
 TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
 
 study: $(VENV)/.stamp-test  ## small networks of all families on ESC-10, from scratch: hours on a CPU (STUDY=folder TEACHER=checkpoint)
-	$(BIN)/python -m hear_transformers.benchmarks.study --data $(SHARED)/data/esc10 --out $(STUDY) --mn04 $(TEACHER)
+	$(BIN)/python -m hear_transformers.benchmarks.study --data $(SHARED)/data/esc10 --out $(STUDY) --weights $(TEACHER)
 
 RUN ?= ../tiny-run
 TRAINING = $(BIN)/python -m hear_transformers.training.tiny
