@@ -172,7 +172,7 @@ def download(model: str, variant: str | None, imagenet: bool) -> None:
     rows = catalogue.downloads(model, variant, imagenet=imagenet)
     sizes = [catalogue.megabytes(row) for row in rows]
     total = megabytes(sum(size or 0.0 for size, _ in sizes), any(guess for _, guess in sizes))
-    click.echo(f"{len(rows)} {'file' if len(rows) == 1 else 'files'}, {total} MB", err=True)
+    click.echo(f"{rows[0].file if len(rows) == 1 else f'{len(rows)} files'}, {total} MB", err=True)
     missing: list[Checkpoint] = []
     unreachable: set[str] = set()
     message, n_failed = "", 0

@@ -28,7 +28,7 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 
 
 @click.command("train", epilog=f"Recipes: {', '.join(RECIPES)}.")
-@click.option("--model", required=True, metavar="NAME", help=f"{', '.join(FAMILIES)}, or a variant of one.")
+@click.option("--model", metavar="NAME", help=f"{', '.join(FAMILIES)}, or a variant of one.  [default: --variant's]")
 @click.option("--variant", metavar="NAME", help="Variant, see `hear-transformers list`.  [default: the family's first]")
 @click.option("--train", type=FILE, required=True, help="Manifest of the training clips.")
 @click.option("--valid", type=FILE, required=True, help="Manifest of the validation clips.")
@@ -71,7 +71,7 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 )
 @guarded
 def train_command(
-    model: str,
+    model: str | None,
     variant: str | None,
     recipe: str | None,
     changes: tuple[str, ...],
@@ -88,6 +88,8 @@ def train_command(
 
     On several GPUs: torchrun --nproc-per-node N --no-python hear-transformers train ...
     """
+    if model is None and variant is None:
+        raise click.UsageError("no model to train; give --model, a family or a variant of `hear-transformers list`")
     from hear_transformers import catalogue
 
     family, variant = catalogue.resolve_own(model, variant)

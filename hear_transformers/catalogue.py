@@ -102,9 +102,9 @@ def is_own(model: str) -> bool:
     return name in FAMILIES or model != name or model in _owners()
 
 
-def resolve_own(model: str, variant: str | None = None) -> tuple[str, str | None]:
+def resolve_own(model: str | None, variant: str | None = None) -> tuple[str, str | None]:
     """Return family and variant like `resolve`; raise OptionError for a module of others as well."""
-    if not is_own(model):
+    if model is not None and not is_own(model):
         raise _unknown_model(model)
     return resolve(model, variant)
 

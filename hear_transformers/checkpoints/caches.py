@@ -54,7 +54,8 @@ def _places(row: Checkpoint) -> Iterator[Path]:
         yield _folder("TORCH_HOME", cache / "torch") / "hub" / "checkpoints" / name  # torch.hub: hear21passt, timm
         yield home / "panns_data" / name  # panns_inference
         yield Path("resources").absolute() / name  # EfficientAT, in its own folder
-    hub = _folder("HF_HUB_CACHE", _folder("HF_HOME", cache / "huggingface") / "hub")
+    hub = _folder("HUGGINGFACE_HUB_CACHE", _folder("HF_HOME", cache / "huggingface") / "hub")
+    hub = _folder("HF_HUB_CACHE", hub)
     if address.hostname == "huggingface.co" and (found := HUB_PATH.fullmatch(address.path)):
         yield from hub.glob(f"models--{found['owner']}--{found['repository']}/snapshots/*/{found['file']}")
     yield from (

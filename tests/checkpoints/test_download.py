@@ -509,6 +509,7 @@ PLACES = {
     "panns_inference": ({}, "panns_data/net.safetensors"),
     "EfficientAT": ({}, "here/resources/net.safetensors"),
     "Hugging Face, by address": ({"HF_HOME": "hf"}, "hf/hub/models--some--net/snapshots/1234/model.safetensors"),
+    "Hugging Face, old": ({"HUGGINGFACE_HUB_CACHE": "old"}, "old/models--some--net/snapshots/1/model.safetensors"),
     "Hugging Face, by name": ({"HF_HUB_CACHE": "hub"}, "hub/models--other--copy/snapshots/12/net.safetensors"),
 }
 
@@ -519,7 +520,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("TORCH_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
 
     def write(key: str, body: bytes = BODY) -> Path:

@@ -256,6 +256,8 @@ def test_a_file_that_breaks_is_skipped_counted_and_named(sounds: Path, tmp_path:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--model", "asst"], "model='asst' is unknown; choose one of"),
+        (["--model", "cnn14"], "model='cnn14' and variant='esc50_10_10' are two variants"),
         (["--recipe", "none"], "--recipe none is unknown; choose one of"),
         (["--set", "colour=1"], "colour"),
         (["--set", "epochs=many"], "--set epochs: 'many' is not JSON"),
