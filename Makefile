@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-cuda measure study train hear bench-hear hear-results clean
+.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-cuda sizes measure study train hear bench-hear hear-results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -116,6 +116,9 @@ bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, er
 	$(BULK) memory
 	$(BULK) start
 
+sizes: $(VENV)/.stamp-run  ## measure layers, parameters and operations of every variant into weights/sizes.json: ten minutes
+	$(BIN)/python -m hear_transformers.benchmarks.sizes
+
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
 	$(BIN)/python -m hear_transformers.training.tiny measure --data $(SHARED)/data
 
@@ -123,13 +126,13 @@ STUDY ?= ../study-run
 TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
 
 study: $(VENV)/.stamp-test  ## small networks of all families on ESC-10, from scratch: hours on a CPU (STUDY=folder TEACHER=checkpoint)
-	$(BIN)/python -m hear_transformers.benchmarks.study --data $(SHARED)/data/esc10 --out $(STUDY) --mn04 $(TEACHER)
+	$(BIN)/python -m hear_transformers.benchmarks.study --data $(SHARED)/data/esc10 --out $(STUDY) --weights $(TEACHER)
 
 RUN ?= ../tiny-run
 TRAINING = $(BIN)/python -m hear_transformers.training.tiny
 
 train: $(VENV)/.stamp-test  ## make the embedded model again, hours on a CPU; needs espeak-ng, RUN=folder TEACHER=checkpoint
-	$(TRAINING) synthesise --shards $(RUN)/shards --workers 2
+	$(TRAINING) synthesise --shards $(RUN)/shards --num-workers 2
 	$(TRAINING) targets --shards $(RUN)/shards --teacher $(TEACHER)
 	$(TRAINING) train --shards $(RUN)/shards --out $(RUN)
 

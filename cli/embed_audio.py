@@ -90,7 +90,8 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--model",
     metavar="NAME",
-    help=f"{', '.join(FAMILIES)}, or a module of HEAR's API.  [default: {next(iter(FAMILIES))}, or that of --weights]",
+    help=f"{', '.join(FAMILIES)}, a variant, or a module of HEAR's API.  [default: {next(iter(FAMILIES))}, or that of "
+    "--weights]",
 )
 @click.option("--variant", metavar="NAME", help="Network of that family.  [default: the first, or that of --weights]")
 @click.option("--weights", metavar="FILE", help="Checkpoint to use instead of the published one.")
@@ -114,7 +115,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
     "--format", metavar="NAME", help="npz, npy: a file per input; parquet, hdf5: a table.  [default: by --out or npz]"
 )
 @click.option("--dtype", metavar="NAME", help="Type of stored numbers: float32, float16.  [default: float32]")
-@click.option("--separate-layers", "--layers-apart", is_flag=True, help="Each layer in a folder of its own: layer=4.")
+@click.option("--separate-layers", is_flag=True, help="Each layer in a folder of its own: layer=4.")
 @click.option("--shard", default="0/1", callback=fraction, metavar="I/N", help="Embed part I of N only: 0/8 to 7/8.")
 @click.option("--overwrite", is_flag=True, help="Overwrite existing outputs.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
@@ -143,8 +144,12 @@ def main(
     INPUT is an audio file, a folder (searched for audio, with its subfolders), a pattern in quotes, or - for a list of
     paths on stdin.
     """
-    # Imported here because PyTorch takes seconds and --help must not.
+    if not inputs and manifest is None:
+        raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
     from hear_transformers import catalogue
+
+    # Before PyTorch, which takes seconds; of a file of one's own the layers are not known yet.
+    catalogue.check(model, options["variant"], None if weights else options["layer"])
     from hear_transformers.audio import workers
     from hear_transformers.bulk import extract
 
@@ -153,7 +158,9 @@ def main(
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
     given = {name: value for name, value in options.items() if value is not None}
     found = find(inputs, manifest)
-    embedder = catalogue.load(model or catalogue.family_of_checkpoint(weights or ""), weights or "", device, given)
+    if model is None and options["variant"] is None:
+        model = catalogue.family_of_checkpoint(weights or "")
+    embedder = catalogue.load(model, weights or "", device, given)
     total = len(found) // stored.shard.count
     with Progress(total, quiet=quiet, as_json=as_json) as progress, resumable(stored.overwrite):
         report = extract.extract(
@@ -190,8 +197,6 @@ def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
     from hear_transformers.bulk.manifest import read_manifest
     from hear_transformers.bulk.sources import each_once, find_sources
 
-    if not inputs and manifest is None:
-        raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
     listed = map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
     found = each_once([*find_sources(inputs, listed), *(read_manifest(Path(manifest)) if manifest else ())])
     if not found:

@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from hear_transformers.errors import HearTransformersError, OptionError
+from hear_transformers import catalogue
+from hear_transformers.errors import HearTransformersError, OptionError, did_you_mean
 from hear_transformers.harness import scores
 from hear_transformers.harness.run import GRID_PARAMETERS, Benchmark, find_harness
 from hear_transformers.harness.systems import System
@@ -27,7 +28,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 PROGRAMS = click.Choice(["official", "ours"])
 GRIDS = click.Choice(["default", "fast", "faster"])
 
-SYSTEM_PATTERN = re.compile(r"(?P<module>[^=:]+)(=(?P<weights>.+?))?(:(?P<options>\{.*))?", re.DOTALL)
+SYSTEM_PATTERN = re.compile(r"(?P<model>[^=:]+)(=(?P<weights>.+?))?(:(?P<options>\{.*))?", re.DOTALL)
 SYNTAX = "MODULE, MODULE=WEIGHTS, 'MODULE:{\"layer\": 8}' or 'MODULE=WEIGHTS:{\"layer\": 8}'"
 GRIDS_EXAMPLE = '{"esc10-v1.0.0-full": {"lr": [0.001]}}'
 
@@ -61,14 +62,20 @@ def hear_group() -> None:
     show_default=True,
     help="HEAR's own program, or our faster one.",
 )
-@click.option("--grid", type=GRIDS, default="default", show_default=True, help="heareval's grid to search.")
+@click.option(
+    "--grid",
+    type=GRIDS,
+    default="default",
+    show_default=True,
+    help="heareval's grid to search; fast and faster give a preview only.",
+)
 @click.option(
     "--grid-points",
     type=click.IntRange(1),
-    default=8,
+    default=scores.GRID_POINTS,
     show_default=True,
     metavar="N",
-    help="Points of the grid to try.",
+    help="Points of the grid to try; fewer give a preview only.",
 )
 @click.option(
     "--param-grid", type=FILE, metavar="FILE", help=f"JSON file of values that tasks search instead: {GRIDS_EXAMPLE}"
@@ -88,8 +95,9 @@ def run_command(
     """Score each SYSTEM on HEAR's tasks and print a table.
 
     A SYSTEM is MODULE, MODULE=WEIGHTS, 'MODULE:{"layer": 8}' or 'MODULE=WEIGHTS:{"layer": 8}', where MODULE is a Python
-    module that follows the HEAR API. HEAR's own program trains and scores the predictions. Running the same command
-    again resumes an interrupted run; a system that fails does not stop the others.
+    module that follows the HEAR API, or a model of this package under any of its names: passt, mn10_as, panns/cnn14.
+    HEAR's own program trains and scores the predictions. Running the same command again resumes an interrupted run; a
+    system that fails does not stop the others.
     """
     chosen = parse_systems(systems)
     tasks = [task for name in dict.fromkeys(names or ("all",)) for task in find_tasks(tasks_dir, name)]
@@ -97,6 +105,8 @@ def run_command(
     echo = partial(click.echo, nl=False, err=True)
     places = tasks_dir.absolute(), out.absolute(), find_harness(python)
     benchmark = Benchmark(*places, embeddings == "official", grid, grid_points, param_grids, echo)
+    if why := scores.why_preview(grid, grid_points):
+        click.echo(f"Warning: this run is a {scores.PREVIEW}, since {why}", err=True)
     pairs = [(system, task) for system in chosen for task in tasks]
     n_failed = score_pairs(benchmark, pairs)
     order = [(system.folder, task.name) for system, task in pairs]
@@ -121,11 +131,11 @@ def score_pairs(benchmark: Benchmark, pairs: Sequence[tuple[System, Task]]) -> i
 
 
 @hear_group.command("embed")
-@click.argument("module")
-@click.option("--model", "weights", default="", metavar="FILE", help="Checkpoint for load_model.")
+@click.argument("model")
+@click.option("--weights", default="", metavar="FILE", help="Checkpoint to use instead of the published one.")
 @click.option("--tasks-dir", type=FOLDER, default="tasks", show_default=True, help="Folder that holds HEAR's tasks.")
 @click.option("--task", default="all", show_default=True, metavar="NAME", help="Task to embed.")
-@click.option("--embeddings-dir", type=FOLDER, default="embeddings", show_default=True, help="Folder for the results.")
+@click.option("--out", type=FOLDER, default="embeddings", show_default=True, help="Folder for the results.")
 @click.option(
     "--model-options",
     "options",
@@ -143,12 +153,12 @@ def score_pairs(benchmark: Benchmark, pairs: Sequence[tuple[System, Task]]) -> i
 )
 @guarded
 def embed_command(
-    module: str, tasks_dir: Path, task: str, embeddings_dir: Path, options: str, num_workers: int | None, **choices: Any
+    model: str, tasks_dir: Path, task: str, out: Path, options: str, num_workers: int | None, **choices: Any
 ) -> None:
     """Embed HEAR's tasks: the same files as HEAR's own heareval.embeddings.runner, but faster.
 
-    MODULE is a Python module that follows the HEAR API: one of this package (hear_transformers.passt), of another
-    package, or your own in the current folder. Running the same command again resumes an interrupted run. HEAR's
+    MODEL is a model of this package (passt, mn10_as, panns/cnn14), or a Python module that follows the HEAR API, of
+    another package or your own in the current folder. Running the same command again resumes an interrupted run. HEAR's
     prediction stage reads the resulting folders.
     """
     from tqdm import tqdm
@@ -158,7 +168,7 @@ def embed_command(
     search_working_folder()
     tasks = find_tasks(tasks_dir, task)
     arguments = parse_object("--model-options", options, '{"hop_ms": 25}')
-    model, parts = embed.load_with_parts(module, options=arguments, **choices)
+    embedder, parts = embed.load_with_parts(model, options=arguments, **choices)
     with tqdm(unit="file", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
 
         def show(task: Any, n_done: int, total: int) -> None:
@@ -166,9 +176,9 @@ def embed_command(
             bar.total, bar.n = total, n_done
             bar.refresh()
 
-        embed.embed_tasks(model, parts, tasks, embeddings_dir, show, workers=num_workers)
+        embed.embed_tasks(embedder, parts, tasks, out, show, workers=num_workers)
     for part in parts:
-        click.echo(embeddings_dir / part.name)
+        click.echo(out / part.name)
 
 
 @hear_group.command("scores")
@@ -194,7 +204,11 @@ def parse_system(text: str) -> System:
     weights = Path(match["weights"]) if match["weights"] else None
     if weights and not weights.is_file():
         raise OptionError(f"SYSTEM {text!r}: there is no file {weights}")
-    return System(match["module"], weights, parse_object(f"SYSTEM {text!r}", match["options"] or "{}", '{"layer": 8}'))
+    options = parse_object(f"SYSTEM {text!r}", match["options"] or "{}", '{"layer": 8}')
+    module = match["model"]
+    if catalogue.is_own(module):  # others may be there for the interpreter of --python alone
+        module, options = catalogue.as_module(module, options)
+    return System(module, weights, options)
 
 
 def parse_systems(texts: Sequence[str]) -> list[System]:
@@ -220,7 +234,7 @@ def read_param_grids(path: Path, names: Sequence[str]) -> dict[str, dict[str, li
         raise OptionError(f"{option}: cannot be read ({error})") from error
     for task, grid in grids.items():
         if task not in names:
-            raise OptionError(f"{option}: task {task!r} is not there; choose from {', '.join(names)}")
+            raise OptionError(f"{option}: task {task!r} is not there; {did_you_mean(task, names, of='choose from')}")
         for name, values in grid.items() if isinstance(grid, dict) else [(grid, None)]:
             if name not in GRID_PARAMETERS or not (isinstance(values, list) and values):
                 raise OptionError(

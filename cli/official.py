@@ -63,8 +63,8 @@ def predictions(arguments: tuple[str, ...]) -> None:
 
 @main.command("validate")
 @click.argument("module")
-@click.option("--model", "-m", "weights", default="", metavar="FILE", help="Checkpoint for load_model.")
-@click.option("--device", "-d", metavar="NAME", help="cpu or cuda.  [default: cuda if available]")
+@click.option("--weights", default="", metavar="FILE", help="Checkpoint to use instead of the published one.")
+@click.option("--device", metavar="NAME", help="cpu or cuda.  [default: cuda if available]")
 @click.option(
     "--model-options",
     default="{}",

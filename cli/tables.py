@@ -20,7 +20,22 @@ def as_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.2f}".rstrip("0").rstrip(".") if abs(value) >= 0.01 else f"{value:g}"
+    return str(value)
+
+
+def as_ratio(value: float) -> str:
+    """Format a ratio: 0.064x."""
+    return f"{value:.2g}x" if value < 10 else f"{value:.0f}x"
+
+
+def megabytes(size: float | None, is_estimate: bool) -> str:
+    """Format a size in MB; an estimate begins with ~."""
+    if size is None:
+        return "unknown"
+    digits = 1 if size < 100 else 0
+    return f"{'~' if is_estimate else ''}{size:,.{digits}f}"
 
 
 def echo_table(rows: Sequence[Sequence[str]]) -> None:

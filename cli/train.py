@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from hear_transformers import FAMILIES
-from hear_transformers.errors import OptionError
+from hear_transformers.errors import OptionError, did_you_mean
 from hear_transformers.training.recipes import RECIPES, Recipe, with_changes
 
 from .failures import guarded
@@ -28,7 +28,7 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 
 
 @click.command("train", epilog=f"Recipes: {', '.join(RECIPES)}.")
-@click.option("--family", type=click.Choice(list(FAMILIES)), required=True, help="Family of networks.")
+@click.option("--model", metavar="NAME", help=f"{', '.join(FAMILIES)}, or a variant of one.  [default: --variant's]")
 @click.option("--variant", metavar="NAME", help="Variant, see `hear-transformers list`.  [default: the family's first]")
 @click.option("--train", type=FILE, required=True, help="Manifest of the training clips.")
 @click.option("--valid", type=FILE, required=True, help="Manifest of the validation clips.")
@@ -57,7 +57,13 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 @click.option("--multi-label/--single-label", default=None, help="Several labels per clip.  [default: as in --train]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random draws.")
 @click.option(
-    "--workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding processes per training process."
+    "--num-workers",
+    "workers",
+    default=2,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Processes that read audio, per training process.",
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, mps or cpu.")
 @click.option(
@@ -65,7 +71,14 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 )
 @guarded
 def train_command(
-    recipe: str | None, changes: tuple[str, ...], network: str, classes: Path | None, device: str, **given: Any
+    model: str | None,
+    variant: str | None,
+    recipe: str | None,
+    changes: tuple[str, ...],
+    network: str,
+    classes: Path | None,
+    device: str,
+    **given: Any,
 ) -> None:
     """Train or fine-tune a network on labelled audio.
 
@@ -75,12 +88,18 @@ def train_command(
 
     On several GPUs: torchrun --nproc-per-node N --no-python hear-transformers train ...
     """
+    if model is None and variant is None:
+        raise click.UsageError("no model to train; give --model, a family or a variant of `hear-transformers list`")
     from hear_transformers import catalogue
+
+    family, variant = catalogue.resolve_own(model, variant)
     from hear_transformers.training.loop import Processes
     from hear_transformers.training.train import SKIPPED, Options, Training
 
     replaced = {name: given.pop(name) for name in RECIPE_OPTIONS}
     options = Options(
+        family=family,
+        variant=variant,
         recipe=choose_recipe(recipe or ("fine_tune" if given["source"] else "scratch"), replaced, changes),
         network=parse_object("--network", network, '{"depth": 4}'),
         classes=read_classes(classes),
@@ -106,7 +125,7 @@ def train_command(
 def choose_recipe(name: str, replaced: dict[str, Any], changes: tuple[str, ...]) -> Recipe:
     """Return the named recipe with the user's values, None for the recipe's, and the changes of --set."""
     if name not in RECIPES:
-        raise OptionError(f"--recipe {name} is unknown; choose one of {', '.join(RECIPES)}")
+        raise OptionError(f"--recipe {name} is unknown; {did_you_mean(name, RECIPES)}")
     values = {key: value for key, value in replaced.items() if value is not None}
     for change in changes:
         key, _, value = change.partition("=")

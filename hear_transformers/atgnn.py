@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import hear
-from .errors import OptionError
+from .errors import unknown
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import conv_norm
 from .networks import imagenet as images
@@ -356,7 +356,7 @@ class ATGNN(Trunk):
     ) -> None:
         super().__init__()
         if relpos not in RELATIVE_POSITIONS:
-            raise OptionError(f"relpos={relpos!r} is unknown; choose one of {', '.join(RELATIVE_POSITIONS)}")
+            raise unknown("relpos", relpos, RELATIVE_POSITIONS)
         self.relpos = relpos
         self.ends = {block: f"stage{i}" for i, block in enumerate(accumulate(depths), 1)}
         self.layers = layers_of(depths, has_labels=bool(label_depths), has_logits=bool(n_classes))

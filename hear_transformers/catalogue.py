@@ -1,74 +1,207 @@
-"""The catalogue of models: names, descriptions, downloads, and loading by name."""
+"""The catalogue of models: names, descriptions, downloads, and loading by name.
+
+Names, sizes and layers are data, so nothing but loading a model imports PyTorch.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Mapping
+import importlib.util
+import inspect
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from fnmatch import fnmatchcase
+from importlib.resources import files
 from types import ModuleType
-from typing import Any
-
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from typing import TYPE_CHECKING, Any
 
 from . import FAMILIES
-from .checkpoints import published, state_dicts, store
+from .checkpoints import caches, published, store
 from .checkpoints.published import Checkpoint
-from .embedding.embedder import Embedder
-from .embedding.external import ExternalModel, import_hear
-from .embedding.pipeline import Model
-from .errors import OptionError
-from .networks.counting import CLIP_SECONDS, count_macs, count_operations, count_parameters
-from .networks.family import Variant
-from .networks.layer_table import layer_table
+from .errors import OptionError, did_you_mean, similar, unknown
+from .networks.layer_names import LayerRow, parse_layers
+
+if TYPE_CHECKING:
+    import torch
+
+    from .embedding.embedder import Embedder
+    from .embedding.external import ExternalModel
+    from .embedding.pipeline import Model
 
 PACKAGE = __package__
 
 DEVICES = ("cuda", "mps", "cpu")
 """Types of devices, in the order that "auto" prefers."""
 
+ALL = "all"
+"""Name of every model, or of every variant of a family."""
+
+LIST = "hear-transformers list"
+
+OR_MODULE = ", or a module that follows the HEAR API"
+
+YARDSTICK = ("ast", "audioset_10_10")
+"""The network that others are compared with: AST, the reference of the papers."""
+
+
+# Names
+
+
+@functools.cache
+def sizes() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    """Return what `benchmarks.sizes` measured, family -> variant -> row, in the order of the families and variants."""
+    return json.loads((files(f"{PACKAGE}.weights") / "sizes.json").read_text(encoding="utf-8"))
+
 
 def family(name: str) -> ModuleType:
     """Import the module of a family; raise OptionError that lists the families for an unknown name."""
     if name not in FAMILIES:
-        raise OptionError(f"model={name!r} is unknown; choose one of {', '.join(FAMILIES)}")
+        raise unknown("model", name, FAMILIES)
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
-def family_of_module(name: str) -> str | None:
-    """Return the family of a module ("passt" or "hear_transformers.passt"), None for a module of others."""
-    name = name.removeprefix(f"{PACKAGE}.")
-    return name if name in FAMILIES else None
+def resolve(model: str | None = None, variant: str | None = None) -> tuple[str, str | None]:
+    """Return family and variant of a model by any of its names.
 
+    Parameters
+    ----------
+    model : a family ("passt"), its module ("hear_transformers.passt"), a variant ("mn10_as"), both ("panns/cnn14"), or
+        a module of others that follows the HEAR API; None for the family that has the variant
+    variant : of the family; None for its first, or that of `model`
 
-def resolve(name: str, variant_name: str | None = None) -> tuple[str, str | None]:
-    """Return family and variant for a family, a family and a variant, or a variant alone.
+    Returns
+    -------
+    family, variant : variant None means a family's first; a module of others stands for its family
 
     Raises
     ------
-    OptionError : no family or variant has this name, or variants of several families have it
+    OptionError : a name is unknown, variants of several families have it, or two names contradict each other
     """
-    if name in FAMILIES or variant_name is not None:
-        return name, variant_name
-    owners = [owner for owner in FAMILIES if name in family(owner).VARIANTS]
-    if len(owners) != 1:
-        reason = f"is a variant of {' and '.join(owners)}; name the family too" if owners else "is unknown"
-        raise OptionError(f"{name!r} {reason}; choose {', '.join(FAMILIES)}, or a variant of hear-transformers list")
+    if model is None:
+        return (next(iter(FAMILIES)), None) if variant is None else _owner("variant", variant)
+    name, slash, named = model.removeprefix(f"{PACKAGE}.").partition("/")
+    if name in FAMILIES:
+        if slash and variant not in (None, named):
+            raise OptionError(f"model={model!r} and variant={variant!r} are two variants; give one of them")
+        variant = named if slash else variant
+        return name, None if variant is None else _variant(name, variant)
+    if not slash and name in _owners():
+        if variant in (None, name):
+            return _owner("model", name)
+        raise OptionError(f"model={model!r} and variant={variant!r} are two variants; give one of them")
+    if slash or not _is_module(model):
+        raise _unknown_model(name if slash else model, OR_MODULE)
+    return model, variant
+
+
+def is_own(model: str) -> bool:
+    """Return True for a family or a variant of this package, also under the name of its module."""
+    name = model.removeprefix(f"{PACKAGE}.").partition("/")[0]
+    return name in FAMILIES or model != name or model in _owners()
+
+
+def resolve_own(model: str | None, variant: str | None = None) -> tuple[str, str | None]:
+    """Return family and variant like `resolve`; raise OptionError for a module of others as well."""
+    if model is not None and not is_own(model):
+        raise _unknown_model(model)
+    return resolve(model, variant)
+
+
+def as_module(model: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the HEAR module of a model under any of its names, and the keywords of its `load_model`."""
+    name, variant = resolve(model, options.get("variant"))
+    if name not in FAMILIES:
+        return name, dict(options)
+    named = {} if variant is None or "variant" in options else {"variant": variant}
+    return f"{PACKAGE}.{name}", named | dict(options)
+
+
+def _families() -> str:
+    return ", ".join(FAMILIES)
+
+
+@functools.cache
+def _owners() -> Mapping[str, list[str]]:
+    """Return the families of every name of a variant."""
+    owners: dict[str, list[str]] = {}
+    for owner, rows in sizes().items():
+        for name in rows:
+            owners.setdefault(name, []).append(owner)
+    return owners
+
+
+def _owner(option: str, name: str) -> tuple[str, str]:
+    """Return the one family that has a variant, and the variant."""
+    owners = _owners().get(name)
+    if owners is None:
+        raise unknown(option, name, _owners(), more=LIST)
+    if len(owners) > 1:
+        names = ", ".join(f"{owner}/{name}" for owner in owners)
+        raise OptionError(f"{option}={name!r} is a variant of {len(owners)} families; choose one of {names}")
     return owners[0], name
+
+
+def _variant(family_name: str, name: str) -> str:
+    """Return the name of a variant; raise OptionError that names the nearest, or the family that has it."""
+    if name in sizes()[family_name]:
+        return name
+    if owners := [f"{owner}/{name}" for owner in _owners().get(name, ())]:
+        raise OptionError(f"variant={name!r} is unknown to {family_name}; did you mean {' or '.join(owners)}?")
+    raise unknown("variant", name, sizes()[family_name], to=family_name, more=f"{LIST} {family_name}")
+
+
+def _is_module(name: str) -> bool:
+    """Return True if Python finds a module of this name; of a dotted name it imports the packages."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+    except Exception:  # of a package that does not load, which loading the module reports
+        return True
+
+
+def _unknown_model(name: str, modules: str = "") -> OptionError:
+    return OptionError(f"model={name!r} is unknown; {_known_models(name, modules)}")
+
+
+def _known_models(name: str, modules: str = "") -> str:
+    near = similar(name, [*FAMILIES, *_owners()])
+    asked = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"choose one of {_families()}, a variant ({LIST}){modules}{asked}"
 
 
 def family_of_checkpoint(path: str) -> str:
     """Return the family of a checkpoint written by this package; the first family for any other, or without one."""
+    from .checkpoints import state_dicts
+
     default = next(iter(FAMILIES))
     return state_dicts.read_metadata(path).get("family", default) if path else default
 
 
-def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, Any] | None = None) -> Model:
+def check(model: str | None, variant: str | None, layer: str | None = None) -> None:
+    """Raise OptionError for an unknown model, variant or layer of a published network, without importing PyTorch."""
+    name, variant = resolve(model, variant)
+    if layer is not None and name in FAMILIES:
+        rows = [LayerRow(*row) for row in _row(name, variant)["layers"]]
+        parse_layers(layer, [row.layer for row in rows], lambda: rows)
+
+
+def _row(name: str, variant: str | None) -> Mapping[str, Any]:
+    rows = sizes()[name]
+    return rows[next(iter(rows)) if variant is None else variant]
+
+
+# Loading
+
+
+def load(name: str | None, path: str = "", device: str = "auto", options: Mapping[str, Any] | None = None) -> Model:
     """Load a model onto a device.
 
     Parameters
     ----------
-    name : of a family, or of any other module that follows the HEAR API
+    name : of a model, see `resolve`; None for the family that has the variant in `options`
     path : checkpoint; empty for the published one
     device : "auto", or a name of PyTorch ("cuda:1")
     options : for the family's `load_model`; "batch_size", windows per forward pass ("auto" for the device's own);
@@ -89,11 +222,13 @@ def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, 
     """
     place = pick_device(device)
     chosen = dict(options or {})
-    own = family_of_module(name)
-    if own is None:
-        return _load_foreign(name, path, place, chosen)
+    own, variant = resolve(name, chosen.get("variant"))
+    if own not in FAMILIES:
+        return _load_foreign(own, path, place, chosen)
+    chosen["variant"] = variant
     batch_size = chosen.pop("batch_size", None)
     compiled = chosen.pop("compile", False)
+    check_names(own, chosen)
     model: Embedder = family(own).load_model(path, **chosen).to(place)
     model.batch_size = None if batch_size == "auto" else batch_size
     if compiled:
@@ -101,21 +236,33 @@ def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, 
     return model
 
 
+def check_names(name: str, options: Iterable[str]) -> None:
+    """Raise OptionError for a keyword that the `load_model` of a family does not take."""
+    known = list(inspect.signature(family(name).load_model).parameters)[1:]  # the first is the path
+    for option in options:
+        if option not in known:
+            raise OptionError(f"option {option!r} is unknown to {name}; {did_you_mean(option, known)}")
+
+
 def _load_foreign(name: str, path: str, device: torch.device, options: Mapping[str, Any]) -> ExternalModel:
+    from .embedding.external import ExternalModel, import_hear
+
     try:
         import_hear(name)
     except OptionError as error:
-        raise OptionError(f"{error}; model is one of {', '.join(FAMILIES)}, or a module that follows HEAR") from error
+        raise OptionError(f"{error}; {_known_models(name, OR_MODULE)}") from error
     if options:
         raise OptionError(
             f"{', '.join(options)}: the HEAR API has no such options, so the module {name!r} cannot take them; "
-            f"they are for {', '.join(FAMILIES)}"
+            f"they are for {_families()}"
         )
     return ExternalModel(name, path, device)
 
 
 def pick_device(name: str) -> torch.device:
     """Return the device of a name, the fastest for "auto"; raise OptionError if it cannot be used."""
+    import torch
+
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     known = [kind for kind in DEVICES if usable[kind]]
     if name == "auto":
@@ -126,12 +273,46 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("not there")
         torch.zeros(1, device=device)  # raises if the number of the device is too high
     except RuntimeError as error:
-        raise OptionError(f"device={name!r} cannot be used here; choose auto or {', '.join(known)}") from error
+        near = similar(name, ["auto", *known])
+        asked = f"; did you mean {near[0]}?" if near else ""
+        raise OptionError(f"device={name!r} cannot be used here; choose auto or {', '.join(known)}{asked}") from error
     return device
 
 
-def list_models() -> list[dict[str, Any]]:
-    """Return one row for every variant of every family, ready for JSON.
+# Descriptions
+
+
+def matches(*patterns: str) -> list[tuple[str, str]]:
+    """Return family and variant of all models that fit any of the patterns, of all without one.
+
+    Parameters
+    ----------
+    patterns : a family, a variant, "family/variant", "all", or a pattern of these: "mn*", "panns/*_16k"
+
+    Raises
+    ------
+    OptionError : a pattern fits nothing
+    """
+    pairs = [(name, key) for name, rows in sizes().items() for key in rows]
+    found: set[tuple[str, str]] = set()
+    for pattern in patterns or (ALL,):
+        wanted = pattern.removeprefix(f"{PACKAGE}.").removesuffix(f"/{ALL}")
+        fits = [pair for pair in pairs if wanted == ALL or _fits(pair, wanted)]
+        if not fits:
+            raise _unknown_model(pattern)
+        found.update(fits)
+    return [pair for pair in pairs if pair in found]
+
+
+def _fits(pair: tuple[str, str], pattern: str) -> bool:
+    if pattern in FAMILIES:  # mast has a variant "tiny"
+        return pair[0] == pattern
+    names = (*pair, "/".join(pair))
+    return pattern in names or any(fnmatchcase(name, pattern) for name in names)
+
+
+def list_models(*patterns: str) -> list[dict[str, Any]]:
+    """Return one row for every model that fits, see `matches`, ready for JSON.
 
     Examples
     --------
@@ -139,100 +320,117 @@ def list_models() -> list[dict[str, Any]]:
     >>> first = catalogue.list_models()[0]
     >>> first["family"], first["variant"], first["parameters"], first["on_this_machine"]
     ('tiny', 'tiny', 5500992, True)
+    >>> [row["variant"] for row in catalogue.list_models("panns/cnn1?", "mn0?_as")]
+    ['cnn14', 'cnn10', 'mn01_as', 'mn02_as', 'mn04_as', 'mn05_as']
     """
-    parameters: dict[str, int] = {}  # many variants share a network
-    rows = []
-    for name in FAMILIES:
-        for variant_name, variant in family(name).VARIANTS.items():
-            network = f"{name} {variant.network}"
-            if network not in parameters:
-                parameters[network] = count_parameters(family(name).FAMILY, variant)
-            row = {"family": name, "variant": variant_name, "parameters": parameters[network]}
-            rows.append(row | _located(_checkpoint(name, variant)))
-    return rows
+    return [_listed(name, variant) for name, variant in matches(*patterns)]
 
 
-def _checkpoint(name: str, variant: Variant) -> Checkpoint | None:
-    return published.find(name, variant.checkpoint) if variant.checkpoint else None
+def _listed(name: str, variant: str) -> dict[str, Any]:
+    row = sizes()[name][variant]
+    found = _checkpoint(name, variant)
+    reason = found.recommended if found and _first_reader(found) == (name, variant) else None
+    described = {"family": name, "variant": variant, "parameters": row["parameters"], "recommended": reason}
+    return described | _located(found)
+
+
+def _checkpoint(name: str, variant: str | None) -> Checkpoint | None:
+    checkpoint = _row(name, variant)["checkpoint"]
+    return published.find(name, checkpoint) if checkpoint else None
+
+
+def _imagenet(name: str, variant: str | None) -> Checkpoint | None:
+    start = _row(name, variant)["imagenet"]
+    return published.find(*start) if start else None
+
+
+@functools.cache
+def _readers() -> Mapping[tuple[str, str], list[tuple[str, str]]]:
+    """Return the variants that read each file, as weights or as a start, by the file's family and name."""
+    readers: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for name, rows in sizes().items():
+        for variant, row in rows.items():
+            for file in ((name, row["checkpoint"]), row["imagenet"]):
+                if file and file[1]:
+                    readers.setdefault((file[0], file[1]), []).append((name, variant))
+    return readers
+
+
+def _first_reader(row: Checkpoint) -> tuple[str, str] | None:
+    return next(iter(_readers().get((row.family, row.name), ())), None)
+
+
+def megabytes(row: Checkpoint) -> tuple[float | None, bool]:
+    """Return the size of a file in MB, and whether it is an estimate: four bytes for each parameter of its network."""
+    path = store.locate(row)
+    size = path.stat().st_size if path else row.bytes
+    reader = _first_reader(row)
+    if size is not None or reader is None:
+        return None if size is None else round(size / 1e6, 1), False
+    return round(4 * sizes()[reader[0]][reader[1]]["parameters"] / 1e6, 1), True
 
 
 def _located(row: Checkpoint | None) -> dict[str, Any]:
     """Describe a checkpoint, and whether it is on this machine."""
     if row is None:
         return {"checkpoint": None}
-    path = store.locate(row)
-    size = path.stat().st_size if path else row.bytes
+    size, estimated = megabytes(row)
+    other = next(iter(caches.candidates(row)), None)
     return {
         "checkpoint": row.file,
-        "megabytes": None if size is None else round(size / 1e6, 1),
+        "megabytes": size,
+        "megabytes_are_estimated": estimated,
         "licence": row.licence,
         "trained_on": row.trained_on,
         "metric": row.metric,
+        "verified_by": row.verified_by,
         "source": row.source,
         "url": row.url,
-        "on_this_machine": path is not None,
+        "on_this_machine": store.locate(row) is not None,
+        "of_another_package": None if other is None else str(other),
     }
 
 
-def relative_to_ast(name: str, variant: Variant) -> dict[str, float]:
-    """Return size and cost of a network as fractions of those of AST, the reference of the papers."""
-    ours, ast = family(name).FAMILY, family("ast").FAMILY
-    yardstick = ast.variants["audioset_10_10"]
-    return {
-        "parameters": count_parameters(ours, variant) / count_parameters(ast, yardstick),
-        "multiply_accumulates": count_macs(ours, variant) / count_macs(ast, yardstick),
-    }
-
-
-def describe(name: str, variant_name: str | None = None) -> dict[str, Any]:
+def describe(name: str, variant: str | None = None) -> dict[str, Any]:
     """Describe one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON."""
-    module = family(name)
-    with FakeTensorMode():  # shapes are enough: random weights of a large network take seconds
-        model: Embedder = module.load_model(variant=variant_name, pretrained=False)
-        layers = layer_table(model.trunk, model.variant.frontend)
-    variant = model.variant
-    ms = 1000 / model.sample_rate
+    variant = next(iter(sizes()[name])) if variant is None else variant
+    row = dict(_row(name, variant))
+    yardstick = sizes()[YARDSTICK[0]][YARDSTICK[1]]
+    compared = ("parameters", "multiply_accumulates_10_s")
+    start = _imagenet(name, variant)
+    layers = [asdict(LayerRow(*layer)) for layer in row.pop("layers")]
+    del row["checkpoint"], row["imagenet"]
     return {
         "family": name,
-        "variant": model.name[1],
+        "variant": variant,
         "about": FAMILIES[name],
-        "parameters": count_parameters(module.FAMILY, variant),
-        f"multiply_accumulates_{CLIP_SECONDS:g}_s": count_macs(module.FAMILY, variant),
-        f"operations_{CLIP_SECONDS:g}_s": count_operations(module.FAMILY, variant),
-        "relative_to_ast": relative_to_ast(name, variant),
-        "sample_rate": model.sample_rate,
-        "shortest_window_ms": model.min_samples * ms,
-        "longest_window_ms": None if model.max_samples is None else model.max_samples * ms,
-        "scene_embedding_size": model.scene_embedding_size,
-        "timestamp_embedding_size": model.timestamp_embedding_size,
-        "defaults": {key: model.provenance()[key] for key in ("scene", "timestamps", "hop_ms", "framing", "precision")},
-        "layers": list(map(asdict, layers)),
+        **row,
+        "relative_to_ast": {key: row[key] / yardstick[key] for key in compared},
+        "layers": layers,
         "weights": _located(_checkpoint(name, variant)),
-        **({"imagenet": _located(published.find(*variant.imagenet))} if variant.imagenet else {}),
+        **({"imagenet": _located(start)} if start else {}),
     }
 
 
-def downloads(name: str, variant_name: str | None = None, *, imagenet: bool = False) -> list[Checkpoint]:
-    """Return the checkpoints of one variant (None: the family's first), or of "all" of a family, each once.
+def downloads(name: str, variant: str | None = None, *, imagenet: bool = False) -> list[Checkpoint]:
+    """Return checkpoints, each once.
 
     Parameters
     ----------
-    name, variant_name : of family and variant
+    name : of a model, see `resolve`; or "all", or a pattern, see `matches`
+    variant : of that family, None for its first; or "all", or a pattern
     imagenet : return those of the networks for images that training may start from instead
 
     Raises
     ------
-    OptionError : family or variant is unknown, or nothing is published for it
+    OptionError : a name is unknown, or nothing is published for it
     """
-    variants: Mapping[str, Variant] = family(name).VARIANTS
-    variant_name = next(iter(variants)) if variant_name is None else variant_name
-    if variant_name != "all" and variant_name not in variants:
-        raise OptionError(f"variant={variant_name!r} is unknown to {name}; choose all or one of {', '.join(variants)}")
-    chosen = variants.values() if variant_name == "all" else [variants[variant_name]]
-    starts = (published.find(*variant.imagenet) if variant.imagenet else None for variant in chosen)
-    found = starts if imagenet else (_checkpoint(name, variant) for variant in chosen)
+    several = any(part == ALL or set(part) & set("*?[") for part in (*name.split("/"), variant) if part)
+    pattern = name if variant is None else f"{name}/{variant}"
+    pairs: Iterable[tuple[str, str | None]] = matches(pattern) if several else [resolve_own(name, variant)]
+    found = (_imagenet(*pair) if imagenet else _checkpoint(*pair) for pair in pairs)
     rows = list(dict.fromkeys(row for row in found if row))
     if not rows:
         kind = "ImageNet start is known" if imagenet else "weights are published"
-        raise OptionError(f"no {kind} for {name} {variant_name}; train some, or give your own file")
+        raise OptionError(f"no {kind} for {pattern.replace('/', ' ')}; train some, or give your own file")
     return rows

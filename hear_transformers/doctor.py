@@ -251,8 +251,8 @@ def cache() -> list[Row]:
 
 
 def weights(*, verify: bool = False) -> list[Row]:
-    """Return which published weights are on this machine, and whether they are as published."""
-    from .checkpoints import store
+    """Return which published weights are on this machine, ours or another package's, and whether they are right."""
+    from .checkpoints import caches, store
 
     rows: list[Row] = []
     for row in published.manifest().values():
@@ -261,6 +261,12 @@ def weights(*, verify: bool = False) -> list[Row]:
         if path is not None:
             size = path.stat().st_size
             rows.append({"checkpoint": name, "file": str(path), "bytes": size} | _state(row, path, size, verify))
+        elif (other := next(caches.candidates(row), None)) is not None:
+            found = caches.find(row) if verify else None
+            state = "right content" if found else "wrong content, not used" if verify else "not verified"
+            other = found or other
+            described = {"checkpoint": name, "file": str(other), "bytes": other.stat().st_size}
+            rows.append(described | {"state": f"of another package, {state}"})
         elif row.embedded:
             problem = f"{row.file} is missing in the package; run: {INSTALL} --force-reinstall {PACKAGE}"
             rows.append({"checkpoint": name, "file": None, "bytes": None, "state": "missing", "problem": problem})
@@ -279,5 +285,4 @@ def _state(row: Any, path: Path, size: int, verify: bool) -> Row:
         store.fetch(row)  # it exists, and so is only verified
     except HearTransformersError as error:
         return {"state": "wrong content", "problem": str(error)}
-    published = row.sha256 or row.sha256_start or row.md5
-    return {"state": "right content" if published else "as it was first seen"}
+    return {"state": "right content" if row.full_hash else "as it was first seen"}

@@ -18,7 +18,7 @@ from .embedding.embedder import Embedder
 from .embedding.options import choose, shortened
 from .files import sha256_of
 from .networks.family import Family, Variant, random_trunk, variant_of
-from .networks.layer_table import Layer
+from .networks.layer_names import Layer
 
 __all__ = ["Family", "Loader", "get_scene_embeddings", "get_timestamp_embeddings"]
 

@@ -15,7 +15,7 @@ from .embedding.cache import FolderCache, MemoryCache, encode_once
 from .embedding.embedder import Embedder
 from .embedding.options import choose
 from .errors import OptionError
-from .networks.layer_table import Layer
+from .networks.layer_names import Layer
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
@@ -51,7 +51,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
 
     Parameters
     ----------
-    model : a family ("passt"), or a variant of one ("mn10_as")
+    model : a family ("passt"), a variant of one ("mn10_as"), or both ("panns/cnn14")
     variant : network of the family; None for its first
     weights : checkpoint; empty for the published one
     layer : 8, -1, "features", "mel", or a list of these; None for the variant's default
@@ -183,7 +183,7 @@ def load(
     model: str, variant: str | None, weights: str, device: str, options: tuple[tuple[str, Any], ...], version: object
 ) -> Embedder:
     """Load a model once; another version, the modification time and size of the weights' file, is loaded again."""
-    family, variant = catalogue.resolve(model, variant)
+    family, variant = catalogue.resolve_own(model, variant)
     place = catalogue.pick_device(device)
     chosen = dict(options)
     if chosen.get("layer") == ALL_LAYERS:

@@ -354,7 +354,7 @@ def test_copies_and_pickles_hold_parameters_only(glides, embedder):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"model": "nonsense"}, "'nonsense' is unknown; choose tiny, passt"),
+        ({"model": "nonsense"}, "'nonsense' is unknown; choose one of tiny, passt"),
         ({"model": "hear21passt.base", "variant": "x"}, "choose one of tiny, passt"),
         ({"variant": "nonsense"}, "variant='nonsense' is unknown to tiny"),
         ({"layer": 99}, "layer='99' is unknown"),

@@ -51,10 +51,10 @@ TONE_EVERY_SECONDS = 600
 
 
 def load_named(name: str, device: str = "cpu", weights: str = "", **options: Any) -> Embedder:
-    """Load a model by name, ``family`` or ``family/variant``; with random weights unless given or embedded."""
-    family, _, variant = name.partition("/")
+    """Load a model by name, see `catalogue.resolve`; with random weights unless given or embedded."""
+    family, _ = catalogue.resolve(name)
     pretrained = bool(weights) or family == next(iter(FAMILIES))
-    model = catalogue.load(family, weights, device, {"variant": variant or None, "pretrained": pretrained, **options})
+    model = catalogue.load(name, weights, device, {"pretrained": pretrained, **options})
     assert isinstance(model, Embedder)
     return model
 
@@ -144,11 +144,15 @@ def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int
 @click.option("--audio", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of clips.")
 @click.option("--clips", default=500, show_default=True, help="Number of clips; files are repeated if there are fewer.")
 @click.option("--seconds", type=float, help="Cut or loop clips to this length.  [default: unchanged]")
-@click.option("--model", "names", multiple=True, default=THROUGHPUT_MODELS, show_default=True, help="FAMILY[/VARIANT].")
+@click.option(
+    "--model", "names", multiple=True, default=THROUGHPUT_MODELS, show_default=True, help="Model, as of embed-audio."
+)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True)
 @click.option("--compile", is_flag=True, help="Compile the network.")
-@click.option("--workers", type=int, help="Decoding processes.  [default: by the number of cores]")
+@click.option(
+    "--num-workers", "workers", type=int, help="Processes that read audio.  [default: by the number of cores]"
+)
 def throughput(
     audio: Path,
     clips: int,

@@ -133,7 +133,9 @@ def _parse_score(row: CsvRow) -> Score:
     optional = ("std", "embedding_seconds", "prediction_seconds")
     std, embedding, prediction = (float(row[name]) if row[name] else None for name in optional)
     names = row["system"], row["task"], row["metric"]
-    return Score(*names, float(row["score"]), std, int(row["folds"]), embedding, prediction, row["grid"])
+    return Score(
+        *names, float(row["score"]), std, int(row["folds"]), embedding, prediction, row["grid"], row["preview"]
+    )
 
 
 def format_results(scores: Sequence[Score]) -> str:

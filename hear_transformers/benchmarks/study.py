@@ -179,18 +179,18 @@ def format_line(study: Study, system: SmallVariant, name: str) -> str:
 @click.command()
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="ESC-10.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
-@click.option("--mn04", default="", metavar="FILE", help="The authors' mn04_as_mAP_432.pt, to fine-tune it too.")
+@click.option("--weights", default="", metavar="FILE", help="The authors' mn04_as_mAP_432.pt, to fine-tune it too.")
 @click.option(
     "--epochs", type=click.IntRange(1), default=RECIPE.epochs, show_default=True, help="Of runs from scratch."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all runs.")
-def main(data: Path, out: Path, mn04: str, epochs: int, seed: int) -> None:
+def main(data: Path, out: Path, weights: str, epochs: int, seed: int) -> None:
     """Compare small networks on ESC-10, all folds, equal steps; DATA contains labels.csv and audio/."""
     out.mkdir(parents=True, exist_ok=True)
     study = Study(out, write_folds(data, out), epochs, seed)
     systems = dict(SYSTEMS)
-    if mn04:
-        systems[FINE_TUNED] = SmallVariant("efficientat", "mn04_as", source=mn04)
+    if weights:
+        systems[FINE_TUNED] = SmallVariant("efficientat", "mn04_as", source=weights)
     click.echo("| system | accuracy | folds | parameters | GMACs a clip | s a step |")
     click.echo("|---|---:|---|---:|---:|---:|")
     for name, system in systems.items():

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import HearTransformersError, OptionError
+from ..errors import HearTransformersError, OptionError, unknown
 from ..files import atomic
 from .hdf5 import HDF5Table
 from .parquet import ParquetTable
@@ -182,7 +182,7 @@ def choose_format(out: Path, name: str | None) -> str:
     """
     formats = (*FILES, *TABLES)
     if name is not None and name not in formats:
-        raise OptionError(f"format={name!r} is unknown; choose one of {', '.join(formats)}")
+        raise unknown("format", name, formats)
     by_suffix = None if out.is_dir() else SUFFIXES.get(out.suffix.lower())
     if name is not None and by_suffix not in (None, name):
         raise OptionError(f"format={name!r} does not go with the file name {out}; leave one of them out")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..embedding.embedder import columns_of
 from ..embedding.pipeline import Model
-from ..errors import OptionError
+from ..errors import OptionError, unknown
 from .folder_output import FolderOfFiles
 from .formats import DTYPES, FILES, TABLES, Content
 from .sources import Source, name_outputs
@@ -143,7 +143,7 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str) -> l
     OptionError : `apart` for a model of another package, or `dtype` is unknown
     """
     if dtype not in DTYPES:
-        raise OptionError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        raise unknown("dtype", dtype, DTYPES)
     kind = "timestamps" if timestamps else "scene"
     stored_as = {} if dtype == DTYPES[0] else {"dtype": dtype}
     made_by = {key: value for key, value in model.provenance().items() if key not in SETTINGS_OF_OTHERS[kind]}

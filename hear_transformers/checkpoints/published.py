@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import WeightsError
+from ..errors import WeightsError, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,11 +32,29 @@ class Checkpoint:
     source: str | None = None
     trained_on: str | None = None
     metric: str | None = None
+    recommended: str | None = None
     embedded: bool = False
+    mirrors: tuple[str, ...] = ()
+
+    @property
+    def full_hash(self) -> tuple[str, str] | None:
+        """Return (algorithm, hash) where the manifest has a whole one."""
+        if self.sha256 is not None:
+            return "sha256", self.sha256
+        return None if self.md5 is None else ("md5", self.md5)
+
+    @property
+    def verified_by(self) -> str:
+        """Return what a first download is verified by; later loads are verified by its sha256 where this is no hash."""
+        if self.full_hash:
+            return self.full_hash[0]
+        if self.sha256_start:
+            return f"sha256[:{len(self.sha256_start)}]"
+        return "size" if self.bytes is not None else "nothing"
 
 
 _, _, *_FIELDS = (field.name for field in fields(Checkpoint))
-FIELDS: dict[str, type] = {**dict.fromkeys(_FIELDS, str), "bytes": int, "embedded": bool}
+FIELDS: dict[str, type] = {**dict.fromkeys(_FIELDS, str), "bytes": int, "embedded": bool, "mirrors": list}
 """Fields of a manifest row and their types; its family and name are those of the table."""
 
 
@@ -68,7 +86,7 @@ def _parse_row(family: str, name: str, table: Any) -> Checkpoint:
         raise WeightsError(f"{where}: expected a table of fields, found {table!r}")
     for field, value in table.items():
         if field not in FIELDS:
-            raise WeightsError(f"{where}: field {field!r} is unknown; choose from {', '.join(FIELDS)}")
+            raise WeightsError(f"{where}: field {field!r} is unknown; {did_you_mean(field, FIELDS, of='choose from')}")
         if type(value) is not FIELDS[field]:
             raise WeightsError(f"{where}: {field} = {value!r} must be of type {FIELDS[field].__name__}")
     if not {"file", "licence"} <= table.keys():
@@ -77,12 +95,15 @@ def _parse_row(family: str, name: str, table: Any) -> Checkpoint:
         raise WeightsError(f"{where}: give either url or embedded = true")
     if Path(table["file"]).name != table["file"]:
         raise WeightsError(f"{where}: file = {table['file']!r} must be a name without a folder")
-    return Checkpoint(family, name, **table)
+    mirrors = table.get("mirrors", [])
+    if not all(isinstance(url, str) for url in mirrors):
+        raise WeightsError(f"{where}: mirrors = {mirrors!r} must be a list of addresses")
+    return Checkpoint(family, name, **{**table, "mirrors": tuple(mirrors)})
 
 
 def find(family: str, name: str) -> Checkpoint:
     """Return the published checkpoint ``name`` of ``family``; raise WeightsError that lists those there are."""
     if (family, name) not in manifest():
-        names = ", ".join(known for of, known in manifest() if of == family)
-        raise WeightsError(f"no checkpoint {name!r} of {family!r} is published; choose one of: {names or '(none)'}")
+        known = did_you_mean(name, [known for of, known in manifest() if of == family])
+        raise WeightsError(f"no checkpoint {name!r} of {family!r} is published; {known}")
     return manifest()[family, name]

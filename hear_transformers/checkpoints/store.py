@@ -4,41 +4,38 @@
 that names the file; `state_dicts` reads its content.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
-import time
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import filelock
-import pooch
-import requests
+import platformdirs
 
 from ..errors import HearTransformersError, WeightsError
 from ..files import hash_of, sha256_of
+from . import caches
+from .download import Download, UnreachableError
 from .published import Checkpoint
-from .state_dicts import read_state_dict
 
 FOLDER_VARIABLE = "HEAR_TRANSFORMERS_WEIGHTS"
 """Environment variable with the folder of downloaded checkpoints."""
 
-TIMEOUT_S: tuple[float, float] = (10.0, 30.0)
-"""Limits for a server to accept a connection, and to send the next bytes."""
-
-RETRY_PAUSES_S: tuple[float, ...] = (1.0, 4.0)
-"""Pauses before the second, third, ... attempt at a download."""
-
 LOCK_TIMEOUT_S = 3600.0
 """Limit for waiting on another process that downloads the same file; a dead process holds no lock."""
 
-CHUNK_BYTES = 2**18
-"""Bytes per write while downloading."""
+
+class OfflineError(WeightsError):
+    """A file is missing, and no host that has it can be reached."""
 
 
 def weights_dir() -> Path:
     """Return the folder of downloaded checkpoints: ``$HEAR_TRANSFORMERS_WEIGHTS``, else the user's cache."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("hear_transformers"))
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("hear_transformers"))
 
 
 def locate(row: Checkpoint) -> Path | None:
@@ -48,11 +45,22 @@ def locate(row: Checkpoint) -> Path | None:
     return path if os.path.isfile(path) else None
 
 
+def find_here(row: Checkpoint) -> Path | None:
+    """Return the path of a checkpoint's file on this machine, ours or that of another package with the right hash."""
+    return locate(row) or caches.find(row)
+
+
+def hosts(row: Checkpoint) -> set[str]:
+    """Return the hosts that have a file."""
+    return {urlsplit(url).hostname or url for url in (row.url, *row.mirrors) if url}
+
+
 def fetch(row: Checkpoint, progress: bool = False) -> Path:
     """Return the verified file of a checkpoint, downloading it into `weights_dir` if it is missing.
 
-    Size and hash are checked at every call. If the manifest has no hash, the sha256 of the first download is pinned
-    beside it, as ``<file>.sha256``, and later files must match it.
+    A file that another package keeps is used where it lies, if the manifest's hash says that it is the same.
+    Size and hash are checked at every call. If the manifest has no whole hash, the sha256 of the first download is
+    pinned beside it, as ``<file>.sha256``, and later files must match it.
 
     Parameters
     ----------
@@ -61,11 +69,15 @@ def fetch(row: Checkpoint, progress: bool = False) -> Path:
 
     Raises
     ------
-    WeightsError : no network, a failing server, a file other than the published one, or no room to write
+    OfflineError : the file is missing, and no host that has it can be reached
+    WeightsError : a failing server, a file other than the published one, or no room to write
     """
-    path = locate(row) or _download_once(row, progress)
-    _verify(row, path, path, f"delete {path} and load again")
-    if not row.embedded and _expected_hash(row, path) is None:
+    path = find_here(row) or _download_once(row, progress)
+    if wrong := _difference(row, path, path):
+        raise WeightsError(f"{path}, from {row.url}: {wrong}; delete {path} and load again")
+    if not (row.embedded or row.full_hash or _pin_of(path).is_file()):
+        from .state_dicts import read_state_dict
+
         read_state_dict(path)  # raises: a file that is no checkpoint must not be pinned
         _pin(path)
     return path
@@ -82,7 +94,7 @@ def _download_once(row: Checkpoint, progress: bool) -> Path:
         # A lock of the operating system ends with its process, however that ends.
         with filelock.FileLock(locks / f"{row.file}.lock", timeout=LOCK_TIMEOUT_S):
             if not target.is_file():
-                _download(row, row.url, target, progress)
+                _download_from_any(row, target, progress)
     except filelock.Timeout as error:
         raise WeightsError(f"{target}: another process has been downloading it for {LOCK_TIMEOUT_S:.0f} s") from error
     except OSError as error:
@@ -90,86 +102,103 @@ def _download_once(row: Checkpoint, progress: bool) -> Path:
     return target
 
 
-def _download(row: Checkpoint, url: str, target: Path, progress: bool) -> None:
-    """Download to a temporary name, verify, then rename."""
-    # One fixed name, written under the lock, so that the rest of a killed process is overwritten.
+def _download_from_any(row: Checkpoint, target: Path, progress: bool) -> None:
+    """Download from the first address that has the published file."""
+    # One fixed name, written under the lock: what is left by a killed process is gone on with.
     part = target.with_name(f".{target.name}.part")
-    try:
-        _get(row, url, part, progress)
-        _verify(row, part, target, f"nothing was kept; {_by_hand(row)}")
-        if _expected_hash(row, target) is None:
-            _refuse_other_content(row, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _get(row: Checkpoint, url: str, part: Path, progress: bool) -> None:
-    """Download one file, retrying after temporary failures."""
-    downloader = pooch.HTTPDownloader(progressbar=progress, chunk_size=CHUNK_BYTES, timeout=TIMEOUT_S)
-    for pause in (*RETRY_PAUSES_S, None):
+    failures: list[WeightsError] = []
+    for url in filter(None, (row.url, *row.mirrors)):
+        download = Download(url, part, row.bytes, has_hash=_expected_hash(row, target) is not None, progress=progress)
         try:
-            downloader(url, str(part), None)
+            if any(isinstance(error, UnreachableError) and error.host == download.host for error in failures):
+                continue
+            _download(row, download, target)
             return
-        except requests.RequestException as error:
-            if pause is None or not _may_pass(error):
-                raise WeightsError(f"{url} could not be downloaded ({error}); {_by_hand(row)}") from error
-        time.sleep(pause)
+        except WeightsError as error:
+            failures.append(error)
+        except OSError:  # a full disk: the part would keep it full
+            download.discard()
+            raise
+    reasons = "; ".join(dict.fromkeys(map(str, failures)))
+    message = f"{row.file} is not on this machine: {_by_hand(row)}; {reasons}"
+    if all(isinstance(error, UnreachableError) for error in failures):
+        raise OfflineError(message) from failures[0]
+    raise WeightsError(message) from failures[0]
 
 
-def _may_pass(error: requests.RequestException) -> bool:
-    """Return True if a retry can help, False if the server refuses the request itself."""
-    return error.response is None or error.response.status_code >= 500 or error.response.status_code in (408, 429)
+def _download(row: Checkpoint, download: Download, target: Path) -> None:
+    """Download to a temporary name, verify, then rename."""
+    try:
+        _download_verified(row, download, target)
+    except WeightsError:
+        if not download.was_resumed or download.part.exists():
+            raise
+        _download_verified(row, download, target)  # the file changed between its parts: once more, from the start
+    download.part.replace(target)
+    download.discard()
+
+
+def _download_verified(row: Checkpoint, download: Download, target: Path) -> None:
+    """Download, and remove what turns out to be another file."""
+    download.run()
+    try:
+        if wrong := _difference(row, download.part, target):
+            raise WeightsError(f"{download.host} sent another file: {wrong}; nothing was kept")
+        if _expected_hash(row, target) is None:
+            _refuse_other_content(download)
+    except WeightsError:
+        download.discard()
+        raise
 
 
 def _by_hand(row: Checkpoint) -> str:
     """Return the remedy for a user without a network."""
     return (
-        f"get {row.url} by other means and put it into {weights_dir()} as {row.file}, "
-        f"set {FOLDER_VARIABLE} to the folder that holds it, or give a file of your own: load_model(path), --weights"
+        f"put it into {weights_dir()} (or {FOLDER_VARIABLE}), or give a file of your own with --weights or "
+        f"load_model(path). It is published at {row.url}"
     )
 
 
-def _refuse_other_content(row: Checkpoint, part: Path) -> None:
+def _refuse_other_content(download: Download) -> None:
     """Raise WeightsError if the download is no checkpoint but, for example, a network's login page."""
+    from .state_dicts import read_state_dict
+
     try:
-        read_state_dict(part)
+        read_state_dict(download.part)
     except WeightsError as error:
-        raise WeightsError(f"{row.url} did not send a checkpoint ({error}); {_by_hand(row)}") from error
+        raise WeightsError(f"{download.host} did not send a checkpoint ({error})") from error
 
 
-def _verify(row: Checkpoint, path: Path, target: Path, remedy: str) -> None:
-    """Raise WeightsError unless the file at ``path``, to be kept as ``target``, has the known size and hash."""
+def _difference(row: Checkpoint, path: Path, target: Path) -> str | None:
+    """Return how a file, to be kept as ``target``, differs from the known size and hash; None if it does not."""
     try:
         size = path.stat().st_size
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from error
     if row.bytes is not None and size != row.bytes:
-        raise WeightsError(f"{target}, from {row.url}: {size} bytes, expected {row.bytes}; {remedy}")
+        return f"{size} bytes, expected {row.bytes}"
     known = _expected_hash(row, target)
     if known is None:
-        return
+        return None
     algorithm, expected, source = known
     try:
         found = hash_of(path, algorithm)
     except HearTransformersError as error:
         raise WeightsError(str(error)) from error
-    begins_so = expected == row.sha256_start and found.startswith(expected)
-    if found != expected and not begins_so:
-        raise WeightsError(f"{target}, from {row.url}: {algorithm} {found}, expected {expected} ({source}); {remedy}")
+    if found == expected or (expected == row.sha256_start and found.startswith(expected)):
+        return None
+    return f"{algorithm} {found}, expected {expected} ({source})"
 
 
 def _expected_hash(row: Checkpoint, target: Path) -> tuple[str, str, str] | None:
     """Return (algorithm, hash, source of the hash), or None without a known hash."""
-    if sha256 := row.sha256 or row.sha256_start:
-        return "sha256", sha256, "the manifest"
-    if row.md5 is not None:
-        return "md5", row.md5, "the manifest"
+    if row.full_hash:
+        return *row.full_hash, "the manifest"
     pin = _pin_of(target)
-    if not os.path.isfile(pin):
-        return None
-    pinned, _, _ = pin.read_text(encoding="utf-8", errors="replace").partition(" ")
-    return "sha256", pinned, f"pinned in {pin}; delete that too if the published file was replaced"
+    if os.path.isfile(pin):
+        pinned, _, _ = pin.read_text(encoding="utf-8", errors="replace").partition(" ")
+        return "sha256", pinned, f"pinned in {pin}; delete that too if the published file was replaced"
+    return ("sha256", row.sha256_start, "the manifest") if row.sha256_start else None
 
 
 def _pin_of(path: Path) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..audio.reading import check_waveforms
-from ..errors import OptionError
+from ..errors import OptionError, unknown
 from ..networks.family import Readout, Variant
 from ..networks.trunk import Trunk
 from . import encode as encoding
@@ -63,7 +63,7 @@ class Embedder(WindowEmbedder):
     def _framing_of(self, variant: Variant) -> Framing:
         """Return the framing of a variant's timestamps; raise OptionError if the network cannot serve it."""
         if variant.framing not in FRAMINGS:
-            raise OptionError(f"framing={variant.framing!r} is unknown; choose one of {', '.join(FRAMINGS)}")
+            raise unknown("framing", variant.framing, FRAMINGS)
         shortest_hop = 1000.0 / self.sample_rate
         if not (math.isfinite(variant.hop_ms) and variant.hop_ms >= shortest_hop):
             raise OptionError(f"hop_ms={variant.hop_ms} is too short; give at least one sample, {shortest_hop} ms")

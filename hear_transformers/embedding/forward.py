@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import HearTransformersWarning, OptionError
+from ..errors import HearTransformersWarning, OptionError, unknown
 from ..networks.family import Readout, Variant
 from ..networks.layer_table import axes_of
 from ..networks.trunk import TimeAxis, Trunk
@@ -50,7 +50,7 @@ class WindowEmbedder(nn.Module):
     def __init__(self, trunk: Trunk, variant: Variant, *, name: tuple[str, str], precision: str = "float32") -> None:
         super().__init__()
         if precision not in PRECISIONS:
-            raise OptionError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+            raise unknown("precision", precision, PRECISIONS)
         self.trunk = trunk
         self.frontend = variant.frontend.build()
         self.variant = variant
@@ -108,7 +108,7 @@ class WindowEmbedder(nn.Module):
     def check_readout(self, readout: Readout) -> None:
         """Raise OptionError if this network cannot serve a readout."""
         if readout.pool not in POOL_NAMES:
-            raise OptionError(f"pool={readout.pool!r} is unknown; choose one of {', '.join(POOL_NAMES)}")
+            raise unknown("pool", readout.pool, POOL_NAMES)
         grids = [layer for layer in readout.layers if self.layer_axis(layer) is not None]
         if readout.pool == CLASS_TOKEN and ("mel" in grids or not self.trunk.prefix):
             raise OptionError(

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..networks.family import Readout, Variant
 from ..networks.frontend import FrameSpec
-from ..networks.layer_table import Layer, axes_of, parse_layers
+from ..networks.layer_names import Layer, parse_layers
+from ..networks.layer_table import axes_of, layer_table
 from ..networks.trunk import Trunk
 from .pooling import POOLS
 
@@ -48,7 +49,9 @@ def choose(
     """
     changes: dict[str, Any] = {}
     if layer is not None:
-        changes["layers"] = parse_layers(layer, trunk, variant.frontend)
+        changes["layers"] = parse_layers(
+            layer, list(axes_of(trunk, variant.frontend)), lambda: layer_table(trunk.eval(), variant.frontend)
+        )
         changes["pool"] = "mean"
     if pool is not None:
         changes["pool"] = pool

@@ -77,7 +77,7 @@ def load_with_parts(
 
     Parameters
     ----------
-    module : name of a module that follows the HEAR API; a family's name for one of this package
+    module : name of a model, see `catalogue.resolve`
     weights : checkpoint; empty for the module's own
     device : "auto" or a PyTorch device
     options : keyword arguments for its `load_model`
@@ -88,14 +88,12 @@ def load_with_parts(
     ------
     OptionError : module, device or an option is unknown, or `layers` cannot be combined with them
     """
-    options = dict(options or {})
-    family = catalogue.family_of_module(module)
-    if family is None:
+    module, options = catalogue.as_module(module, options or {})
+    if module.removeprefix("hear_transformers.") not in FAMILIES:
         if layers is not None or batch_size is not None:
             raise OptionError(f"layers and batch_size are for {', '.join(FAMILIES)}; the HEAR API of {module} has none")
         model: Model = ExternalModel(module, weights, catalogue.pick_device(device), options)
         return model, [Part(folder_name(module, options))]
-    module = f"hear_transformers.{family}"
     if layers is not None and "layer" in options:
         raise OptionError(f"layers={layers!r} and layer={options['layer']!r}: give one of them")
     chosen = {} if layers is None else {"layer": layers}

@@ -109,13 +109,14 @@ class Benchmark:
         has, and that may change the names of its folders.
         """
         program = (self.python, *OFFICIAL, "embeddings") if self.is_official else (sys.executable, *OURS)
-        weights = ("--model", str(system.weights.absolute())) if system.weights else ()
-        places = ("--tasks-dir", str(self.tasks_dir), "--task", task.name, "--embeddings-dir", str(self.out))
+        checkpoint, folder = ("--model", "--embeddings-dir") if self.is_official else ("--weights", "--out")
+        weights = (checkpoint, str(system.weights.absolute())) if system.weights else ()
+        places = ("--tasks-dir", str(self.tasks_dir), "--task", task.name, folder, str(self.out))
         options = ("--model-options", json.dumps(system.options))
         self._run([*program, system.module, *weights, *places, *options, *extra], log)
-        folder = self._folder(system, task)
-        if not extra and not (folder / DONE["embeddings"]).exists():
-            raise HearTransformersError(f"{log} reports success, but the embeddings are not in {folder}")
+        expected = self._folder(system, task)
+        if not extra and not (expected / DONE["embeddings"]).exists():
+            raise HearTransformersError(f"{log} reports success, but the embeddings are not in {expected}")
 
     def predict(self, system: System, task: Task, log: Path) -> None:
         """Run the prediction stage.

@@ -18,6 +18,14 @@ SCORES = "test.predicted-scores.json"
 SETTINGS = "run.json"
 """Suffix of the file beside the folder of a task, TASK.run.json: the settings that `run` made it with."""
 
+GRID_POINTS = 8
+"""Points of the grid that heareval searches by default (predictions/runner.py:58), and that its leaderboard has."""
+
+PREVIEW = "preview, no result: it may be at chance"
+
+SHORT_GRIDS = {"fast": 50, "faster": 10}
+"""Grids of heareval for dry runs, and the epochs that they train at most (predictions/task_predictions.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -33,6 +41,7 @@ class Score:
     folds : number of folds
     embedding_seconds, prediction_seconds : durations of the two stages, None if not recorded
     grid : hyperparameters that the prediction stage searched
+    preview : why the score is that of a dry run, which may be at chance; empty for a result
     """
 
     system: str
@@ -44,6 +53,7 @@ class Score:
     embedding_seconds: float | None
     prediction_seconds: float | None
     grid: str
+    preview: str = ""
 
 
 def read_scores(folder: Path) -> list[Score]:
@@ -71,9 +81,12 @@ def _read_task(folder: Path) -> list[Score]:
         metadata = _read_json(folder / METADATA)
         profile = _read_json(folder / "profile.embeddings.json")
         done = _read_json(folder / "prediction-done.json")
-        rest = profile.get("time_elapsed"), done.get("time"), _grid(folder, metadata, done)
+        times = profile.get("time_elapsed"), done.get("time")
+        grid, preview = _grid(folder, metadata, done)
         return [
-            Score(folder.parent.name, folder.name, metric, *_over_folds(results, f"test_{metric}"), *rest)
+            Score(
+                folder.parent.name, folder.name, metric, *_over_folds(results, f"test_{metric}"), *times, grid, preview
+            )
             for metric in metadata["evaluation"]
         ]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -99,13 +112,25 @@ def _over_folds(results: dict[str, Any], name: str) -> tuple[float, float | None
     return float(aggregated[f"{name}_mean"]), float(aggregated[f"{name}_std"]), len(folds)
 
 
-def _grid(folder: Path, metadata: dict[str, Any], done: dict[str, Any]) -> str:
-    """Describe the search: a grid of heareval, the number of points, and the task's own values."""
+def _grid(folder: Path, metadata: dict[str, Any], done: dict[str, Any]) -> tuple[str, str]:
+    """Describe the search, a grid of heareval, the number of points, and the task's own values; and why it is none."""
     settings = _read_json(folder.with_name(f"{folder.name}.{SETTINGS}")).get("predictions", {})
     own = metadata.get("evaluation_params", {}).get("task_specific_param_grid", {})
     changes = ", ".join(f"{name} {' or '.join(map(str, values))}" for name, values in own.items())
-    grid = f"grid {settings.get('grid', 'not recorded')}, points {done.get('grid_points', 'not recorded')}"
-    return f"{grid}, but {changes}" if changes else grid
+    name, points = settings.get("grid", "not recorded"), done.get("grid_points", "not recorded")
+    grid = f"grid {name}, points {points}"
+    why = why_preview("default" if "max_epochs" in own else name, points)
+    return f"{grid}, but {changes}" if changes else grid, why
+
+
+def why_preview(grid: str, points: object) -> str:
+    """Return why a search gives no result but a preview; empty for heareval's own search."""
+    reasons = []
+    if grid in SHORT_GRIDS:
+        reasons.append(f"grid {grid} trains for {SHORT_GRIDS[grid]} epochs at most")
+    if isinstance(points, int) and points < GRID_POINTS:
+        reasons.append(f"{points} of heareval's {GRID_POINTS} grid points {'was' if points == 1 else 'were'} tried")
+    return " and ".join(reasons)
 
 
 def to_markdown(scores: Sequence[Score]) -> str:
@@ -121,9 +146,10 @@ def to_markdown(scores: Sequence[Score]) -> str:
         cells = (_cell(of_system.get(column)) for column in columns)
         seconds = (_total(of_system.values(), name) for name in ("embedding_seconds", "prediction_seconds"))
         lines.append(_line(system, *cells, *seconds))
-    grids = dict.fromkeys((score.task, score.grid) for score in scores)
+    grids = dict.fromkeys((score.task, score.grid, score.preview) for score in scores)
     notes = ["Mean ± standard deviation over folds. Settings of the predictions were searched on validation data:"]
-    return "\n".join([*lines, "", *notes, "", *(f"- {task}: {grid}" for task, grid in grids)])
+    searched = (f"- {task}: {grid}{f'; {PREVIEW}: {why}' if why else ''}" for task, grid, why in grids)
+    return "\n".join([*lines, "", *notes, "", *searched])
 
 
 def _line(*cells: str) -> str:
@@ -134,7 +160,7 @@ def _cell(score: Score | None) -> str:
     if score is None or not math.isfinite(score.score):
         return "-"
     spread = f" ± {score.std:.3f}" if score.std is not None and math.isfinite(score.std) else ""
-    return f"{score.score:.3f}{spread}"
+    return f"{score.score:.3f}{spread}{' (preview)' if score.preview else ''}"
 
 
 def _total(scores: Iterable[Score], name: str) -> str:

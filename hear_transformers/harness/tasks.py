@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import OptionError, did_you_mean
 
 METADATA = "task_metadata.json"
 VOCABULARY = "labelvocabulary.csv"
@@ -102,7 +102,8 @@ def find_tasks(tasks_dir: Path, name: str = ALL) -> list[Task]:
     if not folders:
         raise OptionError(f"tasks-dir={tasks_dir} holds no task; {WHERE_FROM}")
     if name != ALL and name not in folders:
-        raise OptionError(f"task={name!r} is not in {tasks_dir}; choose {ALL} or one of {', '.join(folders)}")
+        known = did_you_mean(name, folders, of=f"choose {ALL} or one of")
+        raise OptionError(f"task={name!r} is not in {tasks_dir}; {known}")
     return [read_task(folder) for folder in folders.values() if name in (ALL, folder.name)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OptionError
+from ..errors import unknown
 from .frontend import FrameSpec
 from .trunk import Trunk
 
@@ -98,7 +98,7 @@ def variant_of(family: Family, name: str | None) -> tuple[str, Variant]:
     """Return (name, variant), the first for None; raise OptionError that lists the variants for an unknown name."""
     name = next(iter(family.variants)) if name is None else name
     if name not in family.variants:
-        raise OptionError(f"variant={name!r} is unknown to {family.name}; choose one of {', '.join(family.variants)}")
+        raise unknown("variant", name, family.variants, to=family.name, more=f"hear-transformers list {family.name}")
     return name, family.variants[name]
 
 

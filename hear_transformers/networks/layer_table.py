@@ -1,39 +1,15 @@
-"""The layers of a model by name: a table of all, and parsing of a user's choice."""
+"""The layers of a model, measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-
 import torch
 
-from ..errors import OptionError
 from .frontend import FrameSpec
+from .layer_names import LayerRow
 from .trunk import TimeAxis, Trunk
 
 MEL_AXIS = TimeAxis(1, 0.0, 1)
 """Time axis of the log-mel spectrogram itself, layer "mel" of every model whose front end computes one."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRow:
-    """One layer, described for people.
-
-    Attributes
-    ----------
-    layer : value of `load_model(layer=...)`
-    size : features of a position, or of the vector
-    n_freq : positions along frequency, or of a grid without time; 1 for a vector
-    hop_ms : distance between two positions in time; None without time
-    receptive_field_ms : audio that one position sees; None for the whole window
-    """
-
-    layer: str
-    size: int
-    n_freq: int
-    hop_ms: float | None
-    receptive_field_ms: float | None
 
 
 def axes_of(trunk: Trunk, spec: FrameSpec) -> dict[str, TimeAxis | None]:
@@ -56,47 +32,3 @@ def layer_table(trunk: Trunk, spec: FrameSpec) -> list[LayerRow]:
         field_ms = None if field is None else (field - 1) * spec.hop_ms + spec.receptive_field_ms
         rows.append(LayerRow(name, taps[name].shape[-1], n_freq, hop_ms, field_ms))
     return rows
-
-
-Layer = int | str | Sequence[int | str]
-"""``8``, ``-1``, ``"8"``, ``"4,8,12"``, ``[4, 8, "features"]`` or ``"all"``."""
-
-
-def parse_layers(layer: Layer, trunk: Trunk, spec: FrameSpec) -> tuple[str, ...]:
-    """Parse a user's choice of layers into keys of `Trunk.layers` (or "mel"), in the order given.
-
-    Raises
-    ------
-    OptionError : the network has no such layer; the message lists its layers
-    """
-    known = axes_of(trunk, spec)
-    numbered = [key for key in known if key.isdecimal()]
-    parts = layer.split(",") if isinstance(layer, str) else [layer] if isinstance(layer, int) else list(layer)
-    keys: list[str] = []
-    for part in parts:
-        text = str(part).strip()
-        if text == "all":
-            keys.extend(numbered)
-        elif text in known:
-            keys.append(text)
-        elif text.removeprefix("-").isdecimal() and -len(numbered) <= int(text) < 0:
-            keys.append(numbered[int(text)])
-        else:
-            raise OptionError(
-                f"layer={text!r} is unknown; choose from {_listed(layer_table(trunk.eval(), spec))}; "
-                f"-1 for the last block, all, or a list such as 0,{numbered[-1]}"
-            )
-    return tuple(keys)
-
-
-def _listed(rows: Iterable[LayerRow]) -> str:
-    """Format layers as a line, runs of equal numbered layers together: "1..12 (768 numbers, every 100 ms)"."""
-    texts = {}
-    for row in rows:
-        hop = "" if row.hop_ms is None else f", every {row.hop_ms:g} ms"
-        texts[row.layer] = f"({row.size} numbers{hop})"
-    parts = []
-    for text, names in groupby(texts, key=lambda name: (texts[name], name.isdecimal())):
-        first, *_, last = [*names] * 2
-        parts.append(f"{first if first == last else f'{first}..{last}'} {text[0]}")
-    return ", ".join(parts)

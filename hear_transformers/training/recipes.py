@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from ..errors import OptionError
+from ..errors import OptionError, did_you_mean
 
 Rule = tuple[Callable[[Any], bool], str]
 """A predicate for values, and a description of those allowed."""
@@ -244,8 +244,9 @@ def _part(kind: type[Mixup] | type[Mask], values: dict[str, Any]) -> Mixup | Mas
 
 def _check_names(kind: type[Recipe] | type[Mixup] | type[Mask], given: Mapping[str, Any]) -> None:
     known = [field.name for field in fields(kind)]
-    if unknown := [name for name in given if name not in known]:
-        raise OptionError(f"{kind.__name__}: {', '.join(unknown)} unknown; choose from {', '.join(known)}")
+    for name in given:
+        if name not in known:
+            raise OptionError(f"{kind.__name__}: {name} unknown; {did_you_mean(name, known, of='choose from')}")
 
 
 # Parts that several recipes share

@@ -142,7 +142,7 @@ def test_a_card_is_named_and_computes():
 
 
 def test_a_part_that_cannot_be_looked_at_is_a_problem(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
     monkeypatch.delitem(sys.modules, "hear_transformers.checkpoints.store")
     monkeypatch.delattr("hear_transformers.checkpoints.store")
     result = run()

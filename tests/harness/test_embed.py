@@ -123,7 +123,7 @@ def test_bad_options_are_refused(hear, tasks_dir, monkeypatch, arguments, messag
 
 def test_a_missing_sample_rate_is_answered_with_the_existing_ones(hear, tmp_path):
     write_task(tmp_path / "tasks" / "low", "scene", rate=8000)
-    result = hear("embed", MODULE, "--tasks-dir", tmp_path / "tasks", "--embeddings-dir", tmp_path / "out")
+    result = hear("embed", MODULE, "--tasks-dir", tmp_path / "tasks", "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "no audio at 32000 Hz" in result.output
     assert "it has 8000" in result.output
@@ -169,7 +169,7 @@ def test_rows_of_a_split_are_its_files_shuffled(tasks_dir, tmp_path):
 @pytest.mark.slow
 def test_layers_of_a_sweep_equal_models_of_one_layer(hear, tasks_dir, tmp_path):
     out = tmp_path / "out"
-    common = ["--tasks-dir", tasks_dir, "--embeddings-dir", out]
+    common = ["--tasks-dir", tasks_dir, "--out", out]
     assert hear("embed", "tiny", *common, "--layers", "mel,4,-1").exit_code == 0
     for layer in ("mel", "4", "12"):
         assert (
@@ -294,7 +294,7 @@ def official(tasks_dir: Path, out: Path) -> None:
 
 def test_files_are_those_of_the_official_runner(hear, tasks_dir, tmp_path):
     official(tasks_dir, tmp_path / "theirs")
-    hear("embed", MODULE, "--tasks-dir", tasks_dir, "--embeddings-dir", tmp_path / "ours")
+    hear("embed", MODULE, "--tasks-dir", tasks_dir, "--out", tmp_path / "ours")
     ours, theirs = tmp_path / "ours" / MODULE, tmp_path / "theirs" / MODULE
     names = sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())

@@ -122,3 +122,36 @@ def test_a_folder_without_scores_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(scores_command, [str(tmp_path)])
     assert result.exit_code == 2
     assert "holds no scores, expected SYSTEM/TASK/test.predicted-scores.json in it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("grid", "points", "reason"),
+    [
+        ("faster", 1, "grid faster trains for 10 epochs at most and 1 of heareval's 8 grid points was tried"),
+        ("faster", 8, "grid faster trains for 10 epochs at most"),
+        ("fast", 8, "grid fast trains for 50 epochs at most"),
+        ("default", 2, "2 of heareval's 8 grid points were tried"),
+    ],
+)
+def test_a_dry_run_is_marked_as_a_preview(tmp_path: Path, grid: str, points: int, reason: str) -> None:
+    folder = write(tmp_path, "a", "scenes", FOLDS, {"evaluation": ["top1_acc"]})
+    (folder / "prediction-done.json").write_text(json.dumps({"grid_points": points}))
+    folder.with_name("scenes.run.json").write_text(json.dumps({"predictions": {"grid": grid}}))
+    found = scores.read_scores(tmp_path)
+    table = scores.to_markdown(found)
+    assert "| 0.625 ± 0.125 (preview) |" in table
+    assert table.endswith(f"- scenes: grid {grid}, points {points}; preview, no result: it may be at chance: {reason}")
+    assert scores.to_csv(found).splitlines()[0].endswith(",preview")
+    assert scores.to_csv(found).splitlines()[1].endswith(f",{reason}")
+
+
+@pytest.mark.parametrize(("grid", "points"), [("default", 8), ("default", 9), ("not recorded", None)])
+def test_heareval_s_own_search_is_a_result(grid: str, points: int | None) -> None:
+    assert scores.why_preview(grid, points) == ""
+
+
+def test_epochs_of_ones_own_make_a_short_grid_a_search(tmp_path: Path) -> None:
+    own = {"evaluation_params": {"task_specific_param_grid": {"max_epochs": [100]}}}
+    folder = write(tmp_path, "a", "scenes", FOLDS, {"evaluation": ["top1_acc"], **own})
+    folder.with_name("scenes.run.json").write_text(json.dumps({"predictions": {"grid": "faster"}}))
+    assert {score.preview for score in scores.read_scores(tmp_path)} == {""}

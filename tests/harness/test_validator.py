@@ -49,7 +49,7 @@ def test_official_validator_says_looks_good(name: str, device: str) -> None:
 
 def test_the_command_takes_weights_and_options(small_weights: Path) -> None:
     command = [sys.executable, "-m", "hear_transformers.cli.official", "validate", "hear_transformers.efficientat"]
-    given = ["--model", small_weights, "--device", "cpu", "--model-options", '{"variant": "mn01_as"}']
+    given = ["--weights", small_weights, "--device", "cpu", "--model-options", '{"variant": "mn01_as"}']
     done = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
     assert done.stdout.endswith("Looks good!\n"), done.stderr
 

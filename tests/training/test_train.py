@@ -166,7 +166,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(sounds: Path, out: Path, *more: str, epochs: int = 3) -> list[str]:
     options = {
-        "--family": "ast",
+        "--model": "ast",
         "--variant": "esc50_10_10",
         "--train": sounds / "train.csv",
         "--valid": sounds / "valid.csv",
@@ -175,7 +175,7 @@ def arguments(sounds: Path, out: Path, *more: str, epochs: int = 3) -> list[str]
         "--epochs": epochs,
         "--batch-size": 4,
         "--seconds": 0.5,
-        "--workers": 0,
+        "--num-workers": 0,
         "--device": "cpu",
         "--learning-rate": 0.003,
     }
@@ -256,6 +256,8 @@ def test_a_file_that_breaks_is_skipped_counted_and_named(sounds: Path, tmp_path:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--model", "asst"], "model='asst' is unknown; choose one of"),
+        (["--model", "cnn14"], "model='cnn14' and variant='esc50_10_10' are two variants"),
         (["--recipe", "none"], "--recipe none is unknown; choose one of"),
         (["--set", "colour=1"], "colour"),
         (["--set", "epochs=many"], "--set epochs: 'many' is not JSON"),

@@ -45,15 +45,15 @@ def cli() -> None:
 @cli.command()
 @shards_option
 @click.option("--kind", type=click.Choice(["all", "scenes", "speech"]), default="all", show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Concurrent processes.")
+@click.option("--num-workers", type=click.IntRange(1), default=1, show_default=True, help="Concurrent processes.")
 @recipe_options
 @guarded
-def synthesise(folder: Path, kind: str, workers: int, **numbers: Any) -> None:
+def synthesise(folder: Path, kind: str, num_workers: int, **numbers: Any) -> None:
     """Synthesise scenes and speech (needs eSpeak NG)."""
     from . import generation
 
     for each in generation.KINDS if kind == "all" else (kind,):
-        for path in generation.synthesise(folder, each, TinyRecipe(**numbers), workers):
+        for path in generation.synthesise(folder, each, TinyRecipe(**numbers), num_workers):
             click.echo(path)
 
 
