@@ -105,7 +105,9 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
     "--framing", metavar="NAME", help="windowed: a window per time; native: the network's frames; implies --timestamps."
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
-@click.option("--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16; results are float32.")
+@click.option(
+    "--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16, tf32, auto; results are float32."
+)
 @click.option("--compile", is_flag=True, default=None, help="Compile the network: slower to start, then faster.")
 @click.option("--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch at most, or auto.")
 @click.option("--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio.  [default: auto]")

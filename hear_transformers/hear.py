@@ -106,7 +106,8 @@ class Loader:
             the length of the chunks
         framing : "windowed" or "native", see `Embedder`; None is the variant's own choice, or windowed where the layers
             or the pooling chosen have no frames
-        precision : of the network: "float32", "bfloat16" or "float16"; results are always float32
+        precision : of the network: "float32", "bfloat16", "float16", "tf32" (CUDA only), or "auto": bfloat16 where
+            the device has instructions for it, else float32. Results are always float32
         pretrained : False loads seeded random weights, for tests and for training from scratch
 
         Returns

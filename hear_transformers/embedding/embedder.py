@@ -16,7 +16,7 @@ from ..errors import OptionError
 from ..networks.family import Readout, Variant
 from ..networks.trunk import Trunk
 from . import encode as encoding
-from .forward import WindowEmbedder
+from .forward import CPU, WindowEmbedder
 from .framing import FRAMINGS, ClipReader, Framing, Scenes
 
 
@@ -50,8 +50,16 @@ class Embedder(WindowEmbedder):
     (torch.Size([2, 31, 192]), [0.0, 100.0, 200.0])
     """
 
-    def __init__(self, trunk: Trunk, variant: Variant, *, name: tuple[str, str], precision: str = "float32") -> None:
-        super().__init__(trunk, variant, name=name, precision=precision)
+    def __init__(
+        self,
+        trunk: Trunk,
+        variant: Variant,
+        *,
+        name: tuple[str, str],
+        precision: str = "float32",
+        device: torch.device = CPU,
+    ) -> None:
+        super().__init__(trunk, variant, name=name, precision=precision, device=device)
         self.weights_sha256: str | None = None
         self.labels: tuple[str, ...] | None = None
         self.multi_label = True

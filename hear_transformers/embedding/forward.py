@@ -18,8 +18,9 @@ from ..networks.layer_table import axes_of
 from ..networks.trunk import TimeAxis, Trunk
 from . import windows
 from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
+from .precision import PRECISIONS, computing, resolve, warn_if_slow
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU = torch.device("cpu")
 
 BATCH_SECONDS = {"cpu": 20.0}
 """Audio per forward pass by type of device unless `WindowEmbedder.batch_size` is set: enough rows for the speed of
@@ -38,7 +39,8 @@ class WindowEmbedder(nn.Module):
     trunk : the network
     variant : its front end, and what is read from it
     name : of the family and the variant, for provenance and messages
-    precision : of the network, a key of `PRECISIONS`; front end and results are always float32
+    precision : of the network, a key of `PRECISIONS`, or "auto"; front end and results are always float32
+    device : that the network is for, which "auto" chooses by, see `precision.resolve`
 
     Attributes
     ----------
@@ -47,21 +49,28 @@ class WindowEmbedder(nn.Module):
         out, and what fits is kept
     """
 
-    def __init__(self, trunk: Trunk, variant: Variant, *, name: tuple[str, str], precision: str = "float32") -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        variant: Variant,
+        *,
+        name: tuple[str, str],
+        precision: str = "float32",
+        device: torch.device = CPU,
+    ) -> None:
         super().__init__()
-        if precision not in PRECISIONS:
-            raise OptionError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         self.trunk = trunk
         self.frontend = variant.frontend.build()
         self.variant = variant
         self.name = name
-        self.precision = precision
+        self.precision = resolve(precision, device)
         self.sample_rate = variant.frontend.sample_rate
         self.batch_size: int | None = None
         self._limit_samples = math.inf  # largest batch known to fit, set by running out of memory
         self._has_warned = False
-        if precision != "float32":
-            _cast_matrices(trunk, PRECISIONS[precision])
+        self._timed: set[str] = set()  # types of devices that have been looked at for the speed of the precision
+        if PRECISIONS[self.precision] != torch.float32:
+            _cast_matrices(trunk, PRECISIONS[self.precision])
         self.eval()
 
     def compile_trunk(self, backend: str = "inductor") -> None:
@@ -141,7 +150,8 @@ class WindowEmbedder(nn.Module):
 
     def _taps(self, waveforms: Tensor, layers: Collection[str], fill_frames: int = 0) -> dict[str, Tensor]:
         """Run front end and network: (batch, samples) -> one float32 tensor per layer, see `Trunk.forward`."""
-        frames = self.frontend(waveforms)  # (batch, n_mels, frames), or (batch, samples) of a waveform
+        with computing("float32", waveforms.device):
+            frames = self.frontend(waveforms)  # (batch, n_mels, frames), or (batch, samples) of a waveform
         taps = {}
         if self.variant.frontend.has_mel:
             taps["mel"] = frames.transpose(1, 2).unsqueeze(2)  # (batch, time, 1, n_mels): a mel band is a feature
@@ -149,8 +159,7 @@ class WindowEmbedder(nn.Module):
         if wanted:
             missing = max(0, fill_frames - frames.shape[-1])
             frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
-            dtype = PRECISIONS[self.precision]
-            with torch.autocast(frames.device.type, dtype, enabled=dtype != torch.float32):
+            with computing(self.precision, frames.device):
                 taps.update(self.trunk(frames, wanted))
         return {layer: taps[layer].float() for layer in layers}
 
@@ -210,6 +219,7 @@ class WindowEmbedder(nn.Module):
         cut : returns the windows `first` to `last`: (last - first, length)
         read : `read` or `read_frames`, or what calls them
         """
+        self._warn_if_slow()
         processed = self._processed(length, readout)
         first = 0
         is_halved = False
@@ -228,6 +238,12 @@ class WindowEmbedder(nn.Module):
                 self._warn_of_smaller_batch(self._limit(processed))
             yield result
             first = last
+
+    def _warn_if_slow(self) -> None:
+        """Warn once if the device is slow in this precision."""
+        if self.device.type not in self._timed:
+            self._timed.add(self.device.type)
+            warn_if_slow(self.precision, self.device)
 
     def _warn_of_smaller_batch(self, batch_size: int) -> None:
         """Warn once that the batch size asked for does not fit."""

@@ -31,7 +31,12 @@ PENDING_SECONDS = 640.0
 WAITING_BYTES = 2**28
 """Embeddings that wait in memory for those of clips before them."""
 
-HINTS = {"float32": "", "bfloat16": "; try float32", "float16": ", which ends at 65504; choose bfloat16 or float32"}
+HINTS = {
+    "float32": "",
+    "tf32": "",
+    "bfloat16": "; try float32",
+    "float16": ", which ends at 65504; choose bfloat16 or float32",
+}
 """What to do about numbers that are not finite."""
 
 
