@@ -129,21 +129,24 @@ class Embedder(WindowEmbedder):
 
     # Clips
 
-    def reader(self, *, timestamps: bool) -> ClipReader:
-        """Return what reads clips, see `packing.Reader`."""
+    def reader(self, *, timestamps: bool, batch_size: int | None = None) -> ClipReader:
+        """Return what reads clips, see `packing.Reader`; a batch size of None is that of the model."""
         self.eval()
-        return ClipReader(self, self._along_time if timestamps else self._scenes)
+        return ClipReader(self, self._along_time if timestamps else self._scenes, batch_size)
 
     def _blocks(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         return (check_waveforms(block).to(self.device, torch.float32) for block in blocks)
 
     @torch.no_grad()
-    def stream_timestamps(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream_timestamps(
+        self, blocks: Iterable[Tensor], *, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Embed clips along time as their audio arrives, in memory that does not grow with their duration.
 
         Parameters
         ----------
         blocks : (clips, samples) tensors that follow each other in time, any length each
+        batch_size : windows per forward pass; None for that of the model
 
         Yields
         ------
@@ -154,12 +157,12 @@ class Embedder(WindowEmbedder):
         ------
         AudioError : no samples, or samples that are not finite
         """
-        for result in self.reader(timestamps=True).stream(self._blocks(blocks)):
+        for result in self.reader(timestamps=True, batch_size=batch_size).stream(self._blocks(blocks)):
             assert result.times_ms is not None
             yield result.embedding, result.times_ms
 
     @torch.no_grad()
-    def stream_scene(self, blocks: Iterable[Tensor]) -> Tensor:
+    def stream_scene(self, blocks: Iterable[Tensor], *, batch_size: int | None = None) -> Tensor:
         """Embed whole clips as their audio arrives, in memory that does not grow with their duration.
 
         A clip of up to one window is read in one pass; the embedding of a longer one is the mean over windows centred
@@ -168,6 +171,7 @@ class Embedder(WindowEmbedder):
         Parameters
         ----------
         blocks : (clips, samples) tensors that follow each other in time, any length each
+        batch_size : windows per forward pass; None for that of the model
 
         Returns
         -------
@@ -177,7 +181,7 @@ class Embedder(WindowEmbedder):
         ------
         AudioError : no samples, or samples that are not finite
         """
-        (result,) = self.reader(timestamps=False).stream(self._blocks(blocks))
+        (result,) = self.reader(timestamps=False, batch_size=batch_size).stream(self._blocks(blocks))
         return result.embedding.to(self.device)
 
     def embed_timestamps(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -21,6 +22,8 @@ from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
 from .precision import PRECISIONS, computing, resolve, warn_if_slow
 
 CPU = torch.device("cpu")
+
+_WARNING = threading.Lock()
 
 BATCH_SECONDS = {"cpu": 20.0}
 """Audio per forward pass by type of device unless `WindowEmbedder.batch_size` is set: enough rows for the speed of
@@ -67,8 +70,7 @@ class WindowEmbedder(nn.Module):
         self.sample_rate = variant.frontend.sample_rate
         self.batch_size: int | None = None
         self._limit_samples = math.inf  # largest batch known to fit, set by running out of memory
-        self._has_warned = False
-        self._timed: set[str] = set()  # types of devices that have been looked at for the speed of the precision
+        self._topics: set[str] = set()  # what has been warned of, or need not be
         if PRECISIONS[self.precision] != torch.float32:
             _cast_matrices(trunk, PRECISIONS[self.precision])
         self.eval()
@@ -188,17 +190,17 @@ class WindowEmbedder(nn.Module):
 
     # Many windows
 
-    def batch_size_for(self, length: int, readout: Readout) -> int:
-        """Return the batch size for windows of `length` samples."""
-        return self._limit(self._processed(length, readout))
+    def batch_size_for(self, length: int, readout: Readout, wanted: int | None = None) -> int:
+        """Return the batch size for windows of `length` samples: `wanted` or that of the model, or what fits."""
+        return self._limit(self._processed(length, readout), wanted)
 
     def _processed(self, length: int, readout: Readout) -> int:
         """Return the samples processed per window, padding included."""
         return max(length, self.variant.frontend.n_samples(readout.fill_frames))
 
-    def _limit(self, processed: int) -> int:
+    def _limit(self, processed: int, wanted: int | None) -> int:
         seconds = BATCH_SECONDS.get(self.device.type, BATCH_SECONDS_ELSEWHERE)
-        wanted = self.batch_size or int(seconds * self.sample_rate / processed)
+        wanted = wanted or self.batch_size or int(seconds * self.sample_rate / processed)
         return max(1, min(wanted, int(min(self._limit_samples, 2**62) // processed)))
 
     def run_batched(
@@ -208,6 +210,7 @@ class WindowEmbedder(nn.Module):
         readout: Readout,
         cut: Callable[[int, int], Tensor],
         read: Callable[[Tensor, Readout], Read],
+        wanted: int | None = None,
     ) -> Iterator[Read]:
         """Compute windows batch by batch; a batch that does not fit into memory is halved, and what fits is kept.
 
@@ -218,39 +221,46 @@ class WindowEmbedder(nn.Module):
         readout : what is read of them
         cut : returns the windows `first` to `last`: (last - first, length)
         read : `read` or `read_frames`, or what calls them
+        wanted : batch size; None for that of the model
         """
         self._warn_if_slow()
         processed = self._processed(length, readout)
         first = 0
         is_halved = False
         while first < total:
-            last = min(first + self._limit(processed), total)
+            last = min(first + self._limit(processed, wanted), total)
             try:
                 with torch.no_grad():
                     result = read(cut(first, last), readout)
             except (RuntimeError, MemoryError) as error:
                 if last - first == 1 or not is_out_of_memory(error):
                     raise
-                self._limit_samples = (last - first) * processed // 2
+                # Another thread may have found out that even less fits.
+                self._limit_samples = min(self._limit_samples, (last - first) * processed // 2)
                 is_halved = True
                 continue
             if is_halved:
-                self._warn_of_smaller_batch(self._limit(processed))
+                self._warn_of_smaller_batch(wanted or self.batch_size, self._limit(processed, wanted))
             yield result
             first = last
 
     def _warn_if_slow(self) -> None:
         """Warn once if the device is slow in this precision."""
-        if self.device.type not in self._timed:
-            self._timed.add(self.device.type)
+        if self._is_new(self.device.type):
             warn_if_slow(self.precision, self.device)
 
-    def _warn_of_smaller_batch(self, batch_size: int) -> None:
+    def _is_new(self, topic: str) -> bool:
+        """Return True the first time, in whichever thread."""
+        with _WARNING:
+            is_new = topic not in self._topics
+            self._topics.add(topic)
+            return is_new
+
+    def _warn_of_smaller_batch(self, wanted: int | None, batch_size: int) -> None:
         """Warn once that the batch size asked for does not fit."""
-        if self.batch_size is not None and not self._has_warned:
-            self._has_warned = True
+        if wanted is not None and self._is_new("batch_size"):
             warnings.warn(
-                f"batch_size={self.batch_size} does not fit into the memory of {self.device}; "
+                f"batch_size={wanted} does not fit into the memory of {self.device}; "
                 f"{batch_size} windows go through {'/'.join(self.name)} at once instead",
                 HearTransformersWarning,
                 stacklevel=2,

@@ -305,10 +305,12 @@ class ClipReader:
     ----------
     model : the network
     framing : at the start of a clip
+    batch_size : windows per forward pass; None for that of the model
     """
 
-    def __init__(self, model: WindowEmbedder, framing: Framing) -> None:
+    def __init__(self, model: WindowEmbedder, framing: Framing, batch_size: int | None = None) -> None:
         self.model = model
+        self.batch_size = batch_size
         self.device = model.device
         self.framing = framing
 
@@ -322,7 +324,7 @@ class ClipReader:
     def batch_size_for(self, key: BatchKey) -> int:
         """Return how many windows of a kind go through the network at once."""
         level, length = key
-        return self.model.batch_size_for(length, self.framing.readouts[level])
+        return self.model.batch_size_for(length, self.framing.readouts[level], self.batch_size)
 
     def read(self, key: BatchKey, parts: Sequence[tuple[Buffer, Tensor]]) -> Rows:
         """Read windows of one kind, see `packing.Reader`."""
@@ -340,7 +342,8 @@ class ClipReader:
             return torch.stack(views)  # (windows, length)
 
         total = sum(len(starts) for _, starts in parts)
-        batches = list(self.model.run_batched(total, length, self.framing.readouts[level], cut, self._read_batch))
+        readout = self.framing.readouts[level]
+        batches = list(self.model.run_batched(total, length, readout, cut, self._read_batch, self.batch_size))
         return {name: torch.cat([rows[name] for rows in batches]) for name in batches[0]}
 
     def _read_batch(self, waveforms: Tensor, readout: Readout) -> Rows:

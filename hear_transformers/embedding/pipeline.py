@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..audio.clips import Blocks, Clip, Loaded, ReadOptions
 from ..audio.workers import load
-from ..errors import HearTransformersError
+from ..errors import HearTransformersError, OptionError
 from .packing import Packed, Packer, Reader
 
 __all__ = ["Clip", "Embedded", "Model", "embed", "finite"]
@@ -67,13 +67,15 @@ class Model(Protocol):
     def longest_window_ms(self, *, timestamps: bool = False) -> float:
         """Return the length of the longest window that an embedding is read from, in ms; NaN if nobody knows."""
 
-    def reader(self, *, timestamps: bool) -> Reader:
-        """Return what reads whole clips."""
+    def reader(self, *, timestamps: bool, batch_size: int | None = None) -> Reader:
+        """Return what reads whole clips; None leaves the batch size to the model."""
 
-    def stream_scene(self, blocks: Iterable[Tensor]) -> Tensor:
+    def stream_scene(self, blocks: Iterable[Tensor], *, batch_size: int | None = None) -> Tensor:
         """Embed one clip: blocks of (1, samples) -> (1, size)."""
 
-    def stream_timestamps(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream_timestamps(
+        self, blocks: Iterable[Tensor], *, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Embed one clip along time: blocks of (1, samples) -> pieces of (1, times, size), (times,) ms."""
 
     def provenance(self) -> dict[str, Any]:
@@ -110,6 +112,7 @@ def embed(
     hashes: bool = False,
     scratch: Path | None = None,
     workers: int = 0,
+    batch_size: int | None = None,
 ) -> Generator[Embedded, None, None]:
     """Embed clips.
 
@@ -124,31 +127,44 @@ def embed(
     hashes : whether the sha256 of every file is wanted
     scratch : folder where embeddings along time of long clips wait, on the disk; None: where the system keeps such
     workers : processes that decode, resample and hash while this one computes, see `workers.default_workers`; 0: none
+    batch_size : windows per forward pass; None leaves it to the model
 
     Yields
     ------
     embedded : of every clip, in order; neither that nor the numbers depend on workers and batches
+
+    Raises
+    ------
+    OptionError : the batch size is not a whole number from 1 on
     """
-    run = _Pipeline(model, timestamps=timestamps, scratch=scratch)
-    options = ReadOptions(model.sample_rate, LONG_SECONDS, hashes)
-    with contextlib.closing(load(clips, options, workers)) as loads:
-        for loaded in loads:
-            yield from run.take(loaded)
-        yield from run.finish()
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise OptionError(
+            f"batch_size={batch_size!r}: give a whole number from 1 on, or None for the model's own choice"
+        )
+    run = _Pipeline(model, timestamps=timestamps, scratch=scratch, batch_size=batch_size)
+    return run.embed(clips, ReadOptions(model.sample_rate, LONG_SECONDS, hashes), workers)
 
 
 class _Pipeline:
-    """Embeds loaded clips, and yields their embeddings in order."""
+    """Embeds clips, and yields their embeddings in order."""
 
-    def __init__(self, model: Model, *, timestamps: bool, scratch: Path | None) -> None:
+    def __init__(self, model: Model, *, timestamps: bool, scratch: Path | None, batch_size: int | None) -> None:
         self.model = model
+        self.batch_size = batch_size
         self.timestamps = timestamps
         self.scratch = scratch
-        self.packer = Packer(model.reader(timestamps=timestamps))
+        self.packer = Packer(model.reader(timestamps=timestamps, batch_size=batch_size))
         self.shorts: dict[int, Embedded] = {}  # what is known of the clips that wait in the packer
         self.done: dict[int, Embedded] = {}  # what waits for a clip before it
         self.done_bytes = 0
         self.next = 0
+
+    def embed(self, clips: Iterable[Clip], options: ReadOptions, workers: int) -> Generator[Embedded, None, None]:
+        """Embed all clips."""
+        with contextlib.closing(load(clips, options, workers)) as loads:
+            for loaded in loads:
+                yield from self.take(loaded)
+            yield from self.finish()
 
     def take(self, loaded: Loaded) -> Iterator[Embedded]:
         """Embed a clip at once if it is long, else pack it; yield what is finished and next in order."""
@@ -169,7 +185,7 @@ class _Pipeline:
         """Return True if too much audio is waiting, or too many embeddings wait for a clip before them."""
         longest = max((length for _, length in self.packer.queues), default=0)
         # A batch size that was asked for is reached, whatever it takes.
-        batch = (self.model.batch_size or 0) * longest
+        batch = (self.batch_size or self.model.batch_size or 0) * longest
         if self.packer.n_samples > max(PENDING_SECONDS * self.model.sample_rate, 2 * batch):
             return True
         return bool(self.shorts) and self.done_bytes > WAITING_BYTES
@@ -224,11 +240,12 @@ class _Pipeline:
                 yield block[None]
 
         if not self.timestamps:
-            scene = finite(self.model.stream_scene(counted()), self.model.precision)[0]
+            scenes = self.model.stream_scene(counted(), batch_size=self.batch_size)
+            scene = finite(scenes, self.model.precision)[0]
             return replace(embedded, embedding=scene, seconds=n_samples / self.model.sample_rate)
         times_ms = []
         with tempfile.TemporaryFile(dir=self.scratch) as scratch:
-            for embeddings, centres_ms in self.model.stream_timestamps(counted()):
+            for embeddings, centres_ms in self.model.stream_timestamps(counted(), batch_size=self.batch_size):
                 scratch.write(finite(embeddings, self.model.precision).tobytes())
                 times_ms.append(centres_ms.cpu().double().numpy())
             scratch.flush()
