@@ -122,12 +122,12 @@ def validate(module: str, weights: str, options: str, device: str) -> None:
     MODULE is a Python module of this package (hear_transformers.passt), of another one, or your own in the current
     folder.
     """
-    from hear_transformers import catalogue
+    from hear_transformers.embedding.devices import pick_device
     from hear_transformers.harness import contract
 
     search_working_folder()
     for finding in contract.check_module(
-        module, weights, parse_object("--options", options, '{"layer": 8}'), catalogue.pick_device(device)
+        module, weights, parse_object("--options", options, '{"layer": 8}'), pick_device(device)
     ):
         click.echo(finding)
     click.echo("Looks good!")

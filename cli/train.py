@@ -75,7 +75,7 @@ def train_command(
 
     On several GPUs: torchrun --nproc-per-node N --no-python hear-transformers train ...
     """
-    from hear_transformers import catalogue
+    from hear_transformers.embedding.devices import pick_device
     from hear_transformers.training.loop import Processes
     from hear_transformers.training.train import SKIPPED, Options, Training
 
@@ -87,7 +87,7 @@ def train_command(
         progress=sys.stderr.isatty(),
         **given,
     )
-    processes = Processes.join(catalogue.pick_device(device))
+    processes = Processes.join(pick_device(device))
     try:
         training = Training(options, processes)
         if processes.rank == 0:

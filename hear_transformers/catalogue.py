@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from . import FAMILIES
 from .checkpoints import published, state_dicts, store
 from .checkpoints.published import Checkpoint
+from .embedding.devices import pick_device
 from .embedding.embedder import Embedder
 from .embedding.external import ExternalModel, import_hear
 from .embedding.pipeline import Model
@@ -23,9 +24,6 @@ from .networks.family import Variant
 from .networks.layer_table import layer_table
 
 PACKAGE = __package__
-
-DEVICES = ("cuda", "mps", "cpu")
-"""Types of devices, in the order that "auto" prefers."""
 
 
 def family(name: str) -> ModuleType:
@@ -94,7 +92,7 @@ def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, 
         return _load_foreign(name, path, place, chosen)
     batch_size = chosen.pop("batch_size", None)
     compiled = chosen.pop("compile", False)
-    model: Embedder = family(own).load_model(path, **chosen).to(place)
+    model: Embedder = family(own).load_model(path, **chosen, device=place)
     model.batch_size = None if batch_size == "auto" else batch_size
     if compiled:
         model.compile_trunk()
@@ -112,22 +110,6 @@ def _load_foreign(name: str, path: str, device: torch.device, options: Mapping[s
             f"they are for {', '.join(FAMILIES)}"
         )
     return ExternalModel(name, path, device)
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of a name, the fastest for "auto"; raise OptionError if it cannot be used."""
-    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    known = [kind for kind in DEVICES if usable[kind]]
-    if name == "auto":
-        return torch.device(known[0])
-    try:
-        device = torch.device(name)
-        if device.type not in known:
-            raise RuntimeError("not there")
-        torch.zeros(1, device=device)  # raises if the number of the device is too high
-    except RuntimeError as error:
-        raise OptionError(f"device={name!r} cannot be used here; choose auto or {', '.join(known)}") from error
-    return device
 
 
 def list_models() -> list[dict[str, Any]]:

@@ -9,11 +9,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from .checkpoints import state_dicts
 from .checkpoints.loading import published_file, read_checkpoint, with_classes_of
 from .checkpoints.trained import read_trained
+from .embedding.devices import pick_device
 from .embedding.embedder import Embedder
 from .embedding.options import choose, shortened
 from .files import sha256_of
@@ -86,6 +88,7 @@ class Loader:
         window_ms: float | Sequence[float] | None = None,
         framing: str | None = None,
         precision: str = "float32",
+        device: str | torch.device = "cpu",
         pretrained: bool = True,
     ) -> Embedder:
         """Load one variant and choose what is read from it; None leaves the variant's own choice.
@@ -108,11 +111,12 @@ class Loader:
             or the pooling chosen have no frames
         precision : of the network: "float32", "bfloat16", "float16", "tf32" (CUDA only), or "auto": bfloat16 where
             the device has instructions for it, else float32. Results are always float32
+        device : "cpu", as HEAR has it; "cuda", "cuda:1", "mps"; "auto" for the fastest there is
         pretrained : False loads seeded random weights, for tests and for training from scratch
 
         Returns
         -------
-        model : on the CPU; move it with ``.to(device)``
+        model : on the device; ``.to(device)`` moves it
 
         Raises
         ------
@@ -126,7 +130,7 @@ class Loader:
         >>> model.scene_embedding_size
         768
         """
-        family = self.family
+        family, place = self.family, pick_device(device)
         file = Path(path) if os.fspath(path) else None
         trained = None if file is None else read_trained(family, file, variant)
         name, row = (trained.name, trained.variant) if trained else variant_of(family, variant)
@@ -135,7 +139,8 @@ class Loader:
             trunk = random_trunk(family, row)
             row = shortened(row, trunk)
             chosen = choose(row, trunk, layer=layer, pool=pool, hop_ms=hop_ms, window_ms=window_ms, framing=framing)
-            return Embedder(trunk, chosen, name=(family.name, name), precision=precision)
+            model = Embedder(trunk, chosen, name=(family.name, name), precision=precision, device=place)
+            return model.to(place)
 
         model = build(row)  # the options are checked before a file is fetched for them
         if trained and file:

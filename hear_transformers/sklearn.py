@@ -152,8 +152,7 @@ def load(
 ) -> Embedder:
     """Load a model once; another version, the modification time and size of the weights' file, is loaded again."""
     family, variant = catalogue.resolve(model, variant)
-    place = catalogue.pick_device(device)
-    return catalogue.family(family).load_model(weights, variant, **dict(options)).to(place)
+    return catalogue.family(family).load_model(weights, variant, **dict(options), device=device)
 
 
 def clips_of(X: Any) -> Iterable[Any]:
