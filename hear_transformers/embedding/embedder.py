@@ -18,6 +18,7 @@ from ..networks.trunk import Trunk
 from . import encode as encoding
 from .forward import CPU, WindowEmbedder
 from .framing import FRAMINGS, ClipReader, Framing, Scenes
+from .windows import range_ms
 
 
 class Embedder(WindowEmbedder):
@@ -72,9 +73,11 @@ class Embedder(WindowEmbedder):
         """Return the framing of a variant's timestamps; raise OptionError if the network cannot serve it."""
         if variant.framing not in FRAMINGS:
             raise OptionError(f"framing={variant.framing!r} is unknown; choose one of {', '.join(FRAMINGS)}")
-        shortest_hop = 1000.0 / self.sample_rate
-        if not (math.isfinite(variant.hop_ms) and variant.hop_ms >= shortest_hop):
-            raise OptionError(f"hop_ms={variant.hop_ms} is too short; give at least one sample, {shortest_hop} ms")
+        if not (math.isfinite(variant.hop_ms) and variant.hop_ms >= 1000.0 / self.sample_rate):
+            fault = "no length of time" if variant.hop_ms == math.inf else "too short"
+            raise OptionError(
+                f"hop_ms={variant.hop_ms} is {fault}; give {range_ms(1, None, self.sample_rate)}, a sample"
+            )
         return FRAMINGS[variant.framing].of(self, variant.timestamps, variant.hop_ms)
 
     # What an embedding consists of

@@ -130,12 +130,11 @@ class WindowEmbedder(nn.Module):
 
     def check_window(self, window_ms: float, shortest: int) -> None:
         """Raise OptionError if a window is shorter than `shortest` samples or longer than the network takes."""
-        ms = 1000.0 / self.sample_rate
         longest = math.inf if self.max_samples is None else self.max_samples
         if not (math.isfinite(window_ms) and shortest <= windows.samples_of(window_ms, self.sample_rate) <= longest):
             raise OptionError(
                 f"window_ms={window_ms} is outside what {'/'.join(self.name)} takes; "
-                f"choose {shortest * ms:g} to {longest * ms:g} ms"
+                f"choose {windows.range_ms(shortest, self.max_samples, self.sample_rate)}"
             )
 
     @torch.no_grad()

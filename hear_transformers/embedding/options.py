@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, SupportsFloat
 
+from ..errors import OptionError
 from ..networks.family import Readout, Variant
 from ..networks.frontend import FrameSpec
 from ..networks.layer_table import Layer, axes_of, parse_layers
@@ -53,12 +54,12 @@ def choose(
     if pool is not None:
         changes["pool"] = pool
     levels = [readout for readout in variant.timestamps if readout.layers != ("mel",)]
-    lengths = [window_ms] if isinstance(window_ms, (int, float)) else list(window_ms or ())
+    lengths = [] if window_ms is None else numbers("window_ms", window_ms)
     if framing is None:
         readable = len(lengths) < 2 and has_frames(replace(levels[0], **changes), trunk, variant.frontend)
         framing = variant.framing if readable else "windowed"
     if lengths:
-        timestamps = tuple(replace(levels[0], window_ms=float(length)) for length in lengths)
+        timestamps = tuple(replace(levels[0], window_ms=length) for length in lengths)
     elif framing == "native":
         timestamps = (replace(levels[0], window_ms=variant.scene.window_ms),)
     else:
@@ -71,9 +72,22 @@ def choose(
         variant,
         scene=replace(variant.scene, **changes),
         timestamps=tuple(changed(readout) for readout in timestamps),
-        hop_ms=variant.hop_ms if hop_ms is None else float(hop_ms),
+        hop_ms=variant.hop_ms if hop_ms is None else number("hop_ms", hop_ms),
         framing=framing,
     )
+
+
+def number(name: str, value: Any) -> float:
+    """Return the value of an option as a number; raise OptionError if it is none, such as a text."""
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        raise OptionError(f"{name}={value!r} is not a number")
+    return float(value)
+
+
+def numbers(name: str, value: Any) -> list[float]:
+    """Return the value of an option as a list of one or several numbers, see `number`."""
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    return [number(name, each) for each in (value if several else [value])]
 
 
 def has_frames(readout: Readout, trunk: Trunk, spec: FrameSpec) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -15,6 +15,19 @@ from torch.nn import functional as F
 def samples_of(duration_ms: float, sample_rate: int) -> int:
     """Convert ms to whole samples, rounded down as the authors of PaSST do."""
     return int(_exact(duration_ms) * sample_rate / 1000)
+
+
+def range_ms(shortest: int, longest: int | None, sample_rate: int) -> str:
+    """Describe lengths in samples in ms, rounded so that the numbers named are allowed: "70.1 to 10050 ms"."""
+    least = _rounded(Fraction(1000 * shortest, sample_rate), math.ceil)
+    if longest is None:
+        return f"at least {least} ms"
+    return f"{least} to {_rounded(Fraction(1000 * longest, sample_rate), math.floor)} ms"
+
+
+def _rounded(value: Fraction, to_whole: Callable[[Fraction], int]) -> str:
+    digits = 1 if value >= 1 else 4  # a sample at 192 kHz is 0.0052 ms
+    return f"{to_whole(value * 10**digits) / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def _exact(value: float) -> Fraction:
