@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,8 @@ class Loader:
         hop_ms: float | None = None,
         window_ms: float | Sequence[float] | None = None,
         framing: str | None = None,
+        segment: float | None = None,
+        overlap: float | None = None,
         precision: str = "float32",
         device: str | torch.device = "cpu",
         pretrained: bool = True,
@@ -109,6 +112,9 @@ class Loader:
             the length of the chunks
         framing : "windowed" or "native", see `Embedder`; None is the variant's own choice, or windowed where the layers
             or the pooling chosen have no frames
+        segment : instead of hop, window and framing: timestamps are those of segments of this length in s, 0-3, 3-6,
+            ...; each is embedded like a clip of its own. Their timestamp is their centre
+        overlap : of two segments that follow each other, in s; None is 0
         precision : of the network: "float32", "bfloat16", "float16", "tf32" (CUDA only), or "auto": bfloat16 where
             the device has instructions for it, else float32. Results are always float32
         device : "cpu", as HEAR has it; "cuda", "cuda:1", "mps"; "auto" for the fastest there is
@@ -131,6 +137,8 @@ class Loader:
         768
         """
         family, place = self.family, pick_device(device)
+        times: dict[str, Any] = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
+        times |= {"segment": segment, "overlap": overlap}
         file = Path(path) if os.fspath(path) else None
         trained = None if file is None else read_trained(family, file, variant)
         name, row = (trained.name, trained.variant) if trained else variant_of(family, variant)
@@ -138,7 +146,7 @@ class Loader:
         def build(row: Variant) -> Embedder:
             trunk = random_trunk(family, row)
             row = shortened(row, trunk)
-            chosen = choose(row, trunk, layer=layer, pool=pool, hop_ms=hop_ms, window_ms=window_ms, framing=framing)
+            chosen = choose(row, trunk, layer=layer, pool=pool, **times)
             model = Embedder(trunk, chosen, name=(family.name, name), precision=precision, device=place)
             return model.to(place)
 

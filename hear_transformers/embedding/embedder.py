@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from ..networks.family import Readout, Variant
 from ..networks.trunk import Trunk
 from . import encode as encoding
 from .forward import CPU, WindowEmbedder
-from .framing import FRAMINGS, ClipReader, Framing, Scenes
+from .framing import FRAMINGS, SEGMENTS, ClipReader, Framing, Scenes, Segments
 from .windows import range_ms
 
 
@@ -26,7 +27,8 @@ class Embedder(WindowEmbedder):
 
     Timestamps come in two framings. ``windowed`` cuts one window around each timestamp, so `Readout.window_ms` is the
     exact receptive field (Koutini et al., 2211.13956). ``native`` runs the network once over half-overlapping chunks
-    and interpolates its own time axis: 10 to 100 times cheaper.
+    and interpolates its own time axis: 10 to 100 times cheaper. Or there is one embedding for each of the segments that
+    follow each other, as many applications in bioacoustics have it, see `framing.Segments`.
 
     Scenes and timestamps are computed from blocks of audio as they arrive: memory does not grow with duration.
     Parameters and further attributes are those of `WindowEmbedder`.
@@ -71,13 +73,15 @@ class Embedder(WindowEmbedder):
 
     def _framing_of(self, variant: Variant) -> Framing:
         """Return the framing of a variant's timestamps; raise OptionError if the network cannot serve it."""
-        if variant.framing not in FRAMINGS:
+        if variant.framing not in {*FRAMINGS, SEGMENTS}:
             raise OptionError(f"framing={variant.framing!r} is unknown; choose one of {', '.join(FRAMINGS)}")
         if not (math.isfinite(variant.hop_ms) and variant.hop_ms >= 1000.0 / self.sample_rate):
             fault = "no length of time" if variant.hop_ms == math.inf else "too short"
             raise OptionError(
                 f"hop_ms={variant.hop_ms} is {fault}; give {range_ms(1, None, self.sample_rate)}, a sample"
             )
+        if variant.framing == SEGMENTS:
+            return Segments.of(self, variant)
         return FRAMINGS[variant.framing].of(self, variant.timestamps, variant.hop_ms)
 
     # What an embedding consists of
@@ -110,9 +114,19 @@ class Embedder(WindowEmbedder):
                 first = last
         return places
 
-    def longest_window_ms(self, *, timestamps: bool = False) -> float:
-        """Return the length of the longest window that an embedding is read from, in ms."""
-        return max(readout.window_ms for readout in self._readouts(timestamps))
+    def spans_ms(self, times_ms: np.ndarray, end_ms: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the audio that embeddings along time are read from begins and ends.
+
+        Parameters
+        ----------
+        times_ms : (times,) centres of all embeddings of a clip, from its start, in ms
+        end_ms : of the clip
+
+        Returns
+        -------
+        starts_ms, ends_ms : (times,) float64 each, within the clip
+        """
+        return self._along_time.spans_ms(times_ms, end_ms)
 
     def provenance(self) -> dict[str, Any]:
         """Describe what makes the embeddings, ready for JSON."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,9 +83,9 @@ class ExternalModel:
         """Return no positions: the HEAR API does not say which numbers are of which layer."""
         return {}
 
-    def longest_window_ms(self, *, timestamps: bool = False) -> float:
+    def spans_ms(self, times_ms: np.ndarray, end_ms: float) -> tuple[np.ndarray, np.ndarray]:
         """Return NaN: the HEAR API does not say what an embedding sees."""
-        return math.nan
+        return np.full_like(times_ms, math.nan), np.full_like(times_ms, math.nan)
 
     def reader(self, *, timestamps: bool, batch_size: int | None = None) -> Reader:
         """Return what reads whole clips, see `packing.Reader`."""

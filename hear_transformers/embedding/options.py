@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, SupportsFloat
 
@@ -11,7 +12,9 @@ from ..networks.family import Readout, Variant
 from ..networks.frontend import FrameSpec
 from ..networks.layer_table import Layer, axes_of, parse_layers
 from ..networks.trunk import Trunk
+from .framing import SEGMENTS
 from .pooling import POOLS
+from .windows import exact
 
 
 def shortened(variant: Variant, trunk: Trunk) -> Variant:
@@ -39,6 +42,8 @@ def choose(
     hop_ms: float | None = None,
     window_ms: float | Sequence[float] | None = None,
     framing: str | None = None,
+    segment: float | None = None,
+    overlap: float | None = None,
 ) -> Variant:
     """Apply a user's choices to a variant.
 
@@ -47,12 +52,20 @@ def choose(
     Where neither the user nor the network leaves frames to read, as with a vector such as "features", timestamps are
     windowed.
     """
+    if segment is None and overlap is not None:
+        raise OptionError(f"overlap={overlap!r} is that of segments; give segment, their length in s, too")
+    if framing == SEGMENTS:
+        raise OptionError(f"framing={framing!r} goes by another name; give segment, their length in s")
     changes: dict[str, Any] = {}
     if layer is not None:
         changes["layers"] = parse_layers(layer, trunk, variant.frontend)
         changes["pool"] = "mean"
     if pool is not None:
         changes["pool"] = pool
+    if segment is not None:
+        others = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
+        variant = replace(variant, scene=replace(variant.scene, **changes))
+        return in_segments(variant, segment, 0.0 if overlap is None else overlap, others)
     levels = [readout for readout in variant.timestamps if readout.layers != ("mel",)]
     lengths = [] if window_ms is None else numbers("window_ms", window_ms)
     if framing is None:
@@ -75,6 +88,33 @@ def choose(
         hop_ms=variant.hop_ms if hop_ms is None else number("hop_ms", hop_ms),
         framing=framing,
     )
+
+
+def in_segments(variant: Variant, segment: float, overlap: float, others: Mapping[str, Any]) -> Variant:
+    """Return a variant whose timestamps are segments, read like scenes.
+
+    Parameters
+    ----------
+    variant : with the readout of scenes
+    segment : length of each in s
+    overlap : of two that follow each other, in s
+    others : options that say where timestamps lie too, by name
+
+    Raises
+    ------
+    OptionError : one of the others is given, or the lengths make no sense
+    """
+    given = [f"{name}={value!r}" for name, value in others.items() if value is not None]
+    if given:
+        raise OptionError(f"segment={segment!r} and {', '.join(given)}: segments have times of their own; give either")
+    length, shared = number("segment", segment), number("overlap", overlap)
+    if not (math.isfinite(length) and length > 0):
+        raise OptionError(f"segment={segment!r} is no length; give seconds above 0")
+    if not 0 <= shared < length:
+        raise OptionError(f"overlap={overlap!r} is not shorter than a segment; give seconds from 0 to below {length:g}")
+    hop_ms, segment_ms = float(1000 * (exact(length) - exact(shared))), float(1000 * exact(length))
+    readout = replace(variant.scene, window_ms=segment_ms)
+    return replace(variant, timestamps=(readout,), hop_ms=hop_ms, framing=SEGMENTS)
 
 
 def number(name: str, value: Any) -> float:

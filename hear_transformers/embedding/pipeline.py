@@ -64,8 +64,8 @@ class Model(Protocol):
     def columns(self, *, timestamps: bool = False) -> dict[str, list[int]]:
         """Return the positions of each layer in an embedding; empty if the model does not say."""
 
-    def longest_window_ms(self, *, timestamps: bool = False) -> float:
-        """Return the length of the longest window that an embedding is read from, in ms; NaN if nobody knows."""
+    def spans_ms(self, times_ms: np.ndarray, end_ms: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the audio of all embeddings along time of a clip begins and ends; NaN if nobody knows."""
 
     def reader(self, *, timestamps: bool, batch_size: int | None = None) -> Reader:
         """Return what reads whole clips; None leaves the batch size to the model."""
@@ -91,6 +91,7 @@ class Embedded:
     index : which clip, from 0
     embedding : (size,) float32 of a scene, or (times, size); None if the clip failed or is known
     times_ms : (times,) float64, from the start of the clip; None for a scene
+    spans_ms : where the audio of each embedding along time begins and ends, two of (times,) float64; None for a scene
     seconds : duration of its audio
     sha256 : of the file, empty for a waveform or where hashes are not asked for
     error : why it failed
@@ -99,6 +100,7 @@ class Embedded:
     index: int
     embedding: np.ndarray | None = None
     times_ms: np.ndarray | None = None
+    spans_ms: tuple[np.ndarray, np.ndarray] | None = None
     seconds: float = 0.0
     sha256: str = ""
     error: Exception | None = None
@@ -208,7 +210,8 @@ class _Pipeline:
         except Exception as error:
             return replace(embedded, error=error, seconds=0.0)
         times_ms = packed.result.times_ms
-        return replace(embedded, embedding=embedding, times_ms=None if times_ms is None else times_ms.numpy())
+        embedded = replace(embedded, embedding=embedding)
+        return embedded if times_ms is None else self._timed(embedded, times_ms.numpy())
 
     def _keep(self, embedded: Embedded) -> None:
         self.done[embedded.index] = embedded
@@ -251,7 +254,12 @@ class _Pipeline:
             scratch.flush()
             times = np.concatenate(times_ms)
             rows = np.memmap(scratch, np.float32, "r").reshape(len(times), -1)
-        return replace(embedded, embedding=rows, times_ms=times, seconds=n_samples / self.model.sample_rate)
+        return self._timed(replace(embedded, embedding=rows, seconds=n_samples / self.model.sample_rate), times)
+
+    def _timed(self, embedded: Embedded, times_ms: np.ndarray) -> Embedded:
+        """Return a clip with the times of its embeddings."""
+        spans_ms = self.model.spans_ms(times_ms, 1000.0 * embedded.seconds)
+        return replace(embedded, times_ms=times_ms, spans_ms=spans_ms)
 
 
 def _held_bytes(embedded: Embedded) -> int:
