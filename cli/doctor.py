@@ -21,12 +21,20 @@ def gigabytes(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e9:.2f} GB"
 
 
+def low_precision(row: Finding) -> str:
+    """Describe which precision pays on a device."""
+    if "auto" not in row:
+        return "-"
+    product, convolution = (f"{factor:.1f}" for factor in row["bfloat16_times_as_long"].values())
+    return f"precision auto is {row['auto']}; bfloat16 takes {product} (linear), {convolution} (conv) times as long"
+
+
 DECODES = {True: "decodes", False: "does not decode", None: "cannot be tried"}
 
 COLUMNS: dict[str, Callable[[Finding], tuple[str, ...]]] = {
     "versions": lambda row: (row["name"], row["version"] or "not installed"),
     "extras": lambda row: (row["name"], f"run: {row['install']}" if row["install"] else "installed"),
-    "devices": lambda row: (row["name"], row["about"]),
+    "devices": lambda row: (row["name"], row["about"], low_precision(row)),
     "decoders": lambda row: (row["format"], row["library"], DECODES[row["decodes"]]),
     "cache": lambda row: (
         row["folder"],

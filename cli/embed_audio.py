@@ -32,7 +32,7 @@ FEW_WARNINGS = 3
 TOP_K = 10
 """Default number of labels per file."""
 
-TIME_OPTIONS = ("hop_ms", "window_ms", "framing")
+TIME_OPTIONS = ("hop_ms", "window_ms", "framing", "segment", "overlap")
 """Options of embeddings along time only."""
 
 EXAMPLES = """\b
@@ -41,6 +41,8 @@ Examples:
   embed-audio input.wav --layer 8              from the eighth block
   embed-audio clips/ --hop-ms 50 --out table.parquet
                                                a vector every 50 ms, all in one table
+  embed-audio clips/ --segment 3 --out table.parquet
+                                               a vector for 0-3 s, 3-6 s, ...
   embed-audio "clips/**/*.flac" --model passt --layer 4,8,12 --pool meanmax --out embeddings
   embed-audio input.wav --model efficientat --layer logits --labels
                                                prints labels: Speech, Music, ...
@@ -105,8 +107,14 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--framing", metavar="NAME", help="windowed: a window per time; native: the network's frames; implies --timestamps."
 )
+@click.option(
+    "--segment", type=float, metavar="S", help="A vector for each segment of S seconds; implies --timestamps."
+)
+@click.option("--overlap", type=float, metavar="S", help="Seconds that two segments share.  [default: 0]")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
-@click.option("--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16; results are float32.")
+@click.option(
+    "--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16, tf32, auto; results are float32."
+)
 @click.option("--compile", is_flag=True, default=None, help="Compile the network: slower to start, then faster.")
 @click.option("--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch at most, or auto.")
 @click.option("--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio.  [default: auto]")

@@ -219,6 +219,7 @@ def validate(model: str, weights: str, model_options: str, device: str) -> None:
     the current folder.
     """
     from hear_transformers import catalogue
+    from hear_transformers.embedding.devices import pick_device
 
     search_working_folder()
     options = parse_object("--model-options", model_options, '{"layer": 8}')
@@ -227,6 +228,6 @@ def validate(model: str, weights: str, model_options: str, device: str) -> None:
         catalogue.check_names(module.rpartition(".")[2], options)
     from hear_transformers.harness import contract
 
-    for finding in contract.check_module(module, weights, options, catalogue.pick_device(device)):
+    for finding in contract.check_module(module, weights, options, pick_device(device)):
         click.echo(finding)
     click.echo("Looks good!")

@@ -93,6 +93,7 @@ def train_command(
     from hear_transformers import catalogue
 
     family, variant = catalogue.resolve_own(model, variant)
+    from hear_transformers.embedding.devices import pick_device
     from hear_transformers.training.loop import Processes
     from hear_transformers.training.train import SKIPPED, Options, Training
 
@@ -106,7 +107,7 @@ def train_command(
         progress=sys.stderr.isatty(),
         **given,
     )
-    processes = Processes.join(catalogue.pick_device(device))
+    processes = Processes.join(pick_device(device))
     try:
         training = Training(options, processes)
         if processes.rank == 0:

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 PACKAGE = __package__
 
-DEVICES = ("cuda", "mps", "cpu")
-"""Types of devices, in the order that "auto" prefers."""
-
 ALL = "all"
 """Name of every model, or of every variant of a family."""
 
@@ -220,6 +217,8 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     >>> model.embed_scenes(torch.rand(2, 3 * model.sample_rate) - 0.5).shape
     torch.Size([2, 384])
     """
+    from .embedding.devices import pick_device
+
     place = pick_device(device)
     chosen = dict(options or {})
     own, variant = resolve(name, chosen.get("variant"))
@@ -229,7 +228,7 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     batch_size = chosen.pop("batch_size", None)
     compiled = chosen.pop("compile", False)
     check_names(own, chosen)
-    model: Embedder = family(own).load_model(path, **chosen).to(place)
+    model: Embedder = family(own).load_model(path, **chosen, device=place)
     model.batch_size = None if batch_size == "auto" else batch_size
     if compiled:
         model.compile_trunk()
@@ -257,26 +256,6 @@ def _load_foreign(name: str, path: str, device: torch.device, options: Mapping[s
             f"they are for {_families()}"
         )
     return ExternalModel(name, path, device)
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of a name, the fastest for "auto"; raise OptionError if it cannot be used."""
-    import torch
-
-    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    known = [kind for kind in DEVICES if usable[kind]]
-    if name == "auto":
-        return torch.device(known[0])
-    try:
-        device = torch.device(name)
-        if device.type not in known:
-            raise RuntimeError("not there")
-        torch.zeros(1, device=device)  # raises if the number of the device is too high
-    except RuntimeError as error:
-        near = similar(name, ["auto", *known])
-        asked = f"; did you mean {near[0]}?" if near else ""
-        raise OptionError(f"device={name!r} cannot be used here; choose auto or {', '.join(known)}{asked}") from error
-    return device
 
 
 # Descriptions

@@ -135,10 +135,11 @@ def extras() -> list[Row]:
 
 
 def devices() -> list[Row]:
-    """Return PyTorch's devices, and whether they compute."""
+    """Return PyTorch's devices, whether they compute, and whether low precision pays there."""
     import torch
 
-    rows: list[Row] = [{"name": "cpu", "about": f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"}]
+    threads = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    rows: list[Row] = [{"name": "cpu", "about": threads} | _low_precision("cpu")]
     with warnings.catch_warnings(record=True) as caught:  # a driver too old for PyTorch is no more than a warning
         warnings.simplefilter("always")
         n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -146,10 +147,26 @@ def devices() -> list[Row]:
     for i in range(n_cuda):
         card = torch.cuda.get_device_properties(i)
         about = f"{card.name}, {card.total_memory / 1e9:.0f} GB, compute capability {card.major}.{card.minor}"
-        rows.append({"name": f"cuda:{i}", "about": about, "bytes": card.total_memory} | _computes(f"cuda:{i}"))
+        rows.append({"name": f"cuda:{i}", "about": about, "bytes": card.total_memory} | _works(f"cuda:{i}"))
     if torch.backends.mps.is_available():
-        rows.append({"name": "mps", "about": platform.machine()} | _computes("mps"))
+        rows.append({"name": "mps", "about": platform.machine()} | _works("mps"))
     return rows
+
+
+def _works(device: str) -> Row:
+    return _computes(device) or _low_precision(device)
+
+
+def _low_precision(device: str) -> Row:
+    """Return what the precision "auto" is on a device, and how many times as long as float32 bfloat16 takes."""
+    import torch
+
+    from .embedding.precision import AUTO, resolve, slowdown
+
+    return {
+        "auto": resolve(AUTO, torch.device(device)),
+        "bfloat16_times_as_long": slowdown("bfloat16", torch.device(device))._asdict(),
+    }
 
 
 def _computes(device: str) -> Row:

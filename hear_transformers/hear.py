@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from .checkpoints import state_dicts
 from .checkpoints.loading import published_file, read_checkpoint, with_classes_of
 from .checkpoints.trained import read_trained
+from .embedding.devices import pick_device
 from .embedding.embedder import Embedder
 from .embedding.options import choose, shortened
 from .files import sha256_of
@@ -85,7 +88,10 @@ class Loader:
         hop_ms: float | None = None,
         window_ms: float | Sequence[float] | None = None,
         framing: str | None = None,
+        segment: float | None = None,
+        overlap: float | None = None,
         precision: str = "float32",
+        device: str | torch.device = "cpu",
         pretrained: bool = True,
     ) -> Embedder:
         """Load one variant and choose what is read from it; None leaves the variant's own choice.
@@ -106,12 +112,17 @@ class Loader:
             the length of the chunks
         framing : "windowed" or "native", see `Embedder`; None is the variant's own choice, or windowed where the layers
             or the pooling chosen have no frames
-        precision : of the network: "float32", "bfloat16" or "float16"; results are always float32
+        segment : instead of hop, window and framing: timestamps are those of segments of this length in s, 0-3, 3-6,
+            ...; each is embedded like a clip of its own. Their timestamp is their centre
+        overlap : of two segments that follow each other, in s; None is 0
+        precision : of the network: "float32", "bfloat16", "float16", "tf32" (CUDA only), or "auto": bfloat16 where
+            the device has instructions for it, else float32. Results are always float32
+        device : "cpu", as HEAR has it; "cuda", "cuda:1", "mps"; "auto" for the fastest there is
         pretrained : False loads seeded random weights, for tests and for training from scratch
 
         Returns
         -------
-        model : on the CPU; move it with ``.to(device)``
+        model : on the device; ``.to(device)`` moves it
 
         Raises
         ------
@@ -125,7 +136,9 @@ class Loader:
         >>> model.scene_embedding_size
         768
         """
-        family = self.family
+        family, place = self.family, pick_device(device)
+        times: dict[str, Any] = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
+        times |= {"segment": segment, "overlap": overlap}
         file = Path(path) if os.fspath(path) else None
         trained = None if file is None else read_trained(family, file, variant)
         name, row = (trained.name, trained.variant) if trained else variant_of(family, variant)
@@ -133,8 +146,9 @@ class Loader:
         def build(row: Variant) -> Embedder:
             trunk = random_trunk(family, row)
             row = shortened(row, trunk)
-            chosen = choose(row, trunk, layer=layer, pool=pool, hop_ms=hop_ms, window_ms=window_ms, framing=framing)
-            return Embedder(trunk, chosen, name=(family.name, name), precision=precision)
+            chosen = choose(row, trunk, layer=layer, pool=pool, **times)
+            model = Embedder(trunk, chosen, name=(family.name, name), precision=precision, device=place)
+            return model.to(place)
 
         model = build(row)  # the options are checked before a file is fetched for them
         if trained and file:

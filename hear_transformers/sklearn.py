@@ -57,7 +57,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
     layer : 8, -1, "features", "mel", or a list of these; None for the variant's default
     pool : of a layer into a vector: "mean", "max", "meanmax", ...; None for the variant's default, or "mean" with a
         layer
-    precision : of the network, "float32", "bfloat16" or "float16"
+    precision : of the network, "float32", "bfloat16", "float16", "tf32" or "auto"
     device : "auto", or a name of PyTorch ("cuda:1")
     batch_size : windows per forward pass; None for the model's default
     sampling_rate : of waveforms, in Hz; not needed for files
@@ -184,12 +184,11 @@ def load(
 ) -> Embedder:
     """Load a model once; another version, the modification time and size of the weights' file, is loaded again."""
     family, variant = catalogue.resolve_own(model, variant)
-    place = catalogue.pick_device(device)
     chosen = dict(options)
     if chosen.get("layer") == ALL_LAYERS:
         trunk = catalogue.family(family).load_model(weights, variant).trunk
         chosen["layer"] = list(trunk.layers)
-    return catalogue.family(family).load_model(weights, variant, **chosen).to(place)
+    return catalogue.family(family).load_model(weights, variant, **chosen, device=device)
 
 
 def clips_of(X: Any) -> Iterable[Any]:

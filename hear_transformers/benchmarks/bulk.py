@@ -27,8 +27,8 @@ from ..audio.workers import default_workers
 from ..bulk.extract import extract
 from ..bulk.sources import Source, find_sources
 from ..embedding.embedder import Embedder
-from ..embedding.forward import PRECISIONS
 from ..embedding.pipeline import Clip, embed
+from ..embedding.precision import PRECISIONS
 
 THROUGHPUT_MODELS = ("tiny", "panns/cnn10", "passt/base")
 
@@ -290,7 +290,7 @@ def precision_rows(name: str, **options: Any) -> Iterator[list[str]]:
     clips = loudness * torch.randn(len(loudness), 2 * exact.sample_rate, generator=generator)
     expected = exact.embed_scenes(clips)
     for precision in PRECISIONS:
-        if precision != "float32":
+        if PRECISIONS[precision] != torch.float32:  # "tf32" is the same but on CUDA
             found = load_named(name, precision=precision, **options).embed_scenes(clips)
             if not found.isfinite().all():
                 yield [name, precision, "overflows", "overflows"]

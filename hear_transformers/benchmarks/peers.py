@@ -29,7 +29,7 @@ from .. import ast, hear, mast, panns, passt
 from ..embedding import options
 from ..embedding.embedder import Embedder
 from ..embedding.external import silenced
-from ..embedding.forward import PRECISIONS
+from ..embedding.precision import PRECISIONS
 from ..networks import counting
 from ..networks.family import random_trunk
 

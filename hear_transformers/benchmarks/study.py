@@ -18,7 +18,7 @@ from typing import Any
 import click
 import torch
 
-from .. import catalogue
+from ..embedding.devices import pick_device
 from ..networks import counting
 from ..training.curves import EPOCHS
 from ..training.loop import Processes
@@ -131,7 +131,7 @@ class Study:
             seed=self.seed,
             progress=True,
         )
-        return Training(options, Processes(0, 1, catalogue.pick_device("auto")))
+        return Training(options, Processes(0, 1, pick_device("auto")))
 
     def score(self, system: SmallVariant, name: str, fold: int) -> tuple[float, int]:
         """Train on the other folds, and return the accuracy after the last epoch and the number of clips."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -64,7 +63,6 @@ class Content:
     layer : which they are of, None if unknown
     columns : positions in an embedding, None for all
     dtype : one of `DTYPES`
-    window_ms : audio that an embedding along time sees, NaN if unknown
     separate : other layers go into other outputs
     """
 
@@ -72,7 +70,6 @@ class Content:
     layer: str | None = None
     columns: slice | list[int] | None = None
     dtype: str = DTYPES[0]
-    window_ms: float = math.nan
     separate: bool = False
 
 

@@ -148,17 +148,16 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str) -> l
     stored_as = {} if dtype == DTYPES[0] else {"dtype": dtype}
     made_by = {key: value for key, value in model.provenance().items() if key not in SETTINGS_OF_OTHERS[kind]}
     settings = {"embedding": kind, **made_by, **stored_as}
-    window_ms = model.longest_window_ms(timestamps=timestamps)
     columns = model.columns(timestamps=timestamps)
     if not apart:
-        return [Content(settings, ",".join(columns) or None, dtype=dtype, window_ms=window_ms)]
+        return [Content(settings, ",".join(columns) or None, dtype=dtype)]
     if not model.layers:
         raise OptionError("separate layers need a model of this package; the HEAR API does not tell layers apart")
     contents = []
     for layer in model.layers:
         places = _as_slice(columns_of(columns, layer, model.layers))
         others = {*model.layers} - {layer}
-        contents.append(Content(_without(settings, others), layer, places, dtype, window_ms, separate=True))
+        contents.append(Content(_without(settings, others), layer, places, dtype, separate=True))
     return contents
 
 

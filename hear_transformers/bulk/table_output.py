@@ -196,8 +196,8 @@ def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path)
         starts, ends, centres = np.array([start]), np.array([end]), np.array([np.nan])
     else:
         centres = start + embedded.times_ms / 1000.0
-        half = content.window_ms / 2000.0
-        starts, ends = np.clip(centres - half, start, end), np.clip(centres + half, start, end)
+        assert embedded.spans_ms is not None
+        starts, ends = (start + each / 1000.0 for each in embedded.spans_ms)
     # Bytes of a name that are not UTF-8 are written \udcff.
     name = str(source.path).encode("utf-8", "backslashreplace").decode()
     files = np.full(len(embeddings), name, object)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,9 @@ from ..errors import OptionError, unknown
 from ..networks.family import Readout, Variant
 from ..networks.trunk import Trunk
 from . import encode as encoding
-from .forward import WindowEmbedder
-from .framing import FRAMINGS, ClipReader, Framing, Scenes
+from .forward import CPU, WindowEmbedder
+from .framing import FRAMINGS, SEGMENTS, ClipReader, Framing, Scenes, Segments
+from .windows import range_ms
 
 
 class Embedder(WindowEmbedder):
@@ -25,7 +27,8 @@ class Embedder(WindowEmbedder):
 
     Timestamps come in two framings. ``windowed`` cuts one window around each timestamp, so `Readout.window_ms` is the
     exact receptive field (Koutini et al., 2211.13956). ``native`` runs the network once over half-overlapping chunks
-    and interpolates its own time axis: 10 to 100 times cheaper.
+    and interpolates its own time axis: 10 to 100 times cheaper. Or there is one embedding for each of the segments that
+    follow each other, as many applications in bioacoustics have it, see `framing.Segments`.
 
     Scenes and timestamps are computed from blocks of audio as they arrive: memory does not grow with duration.
     Parameters and further attributes are those of `WindowEmbedder`.
@@ -50,8 +53,16 @@ class Embedder(WindowEmbedder):
     (torch.Size([2, 31, 192]), [0.0, 100.0, 200.0])
     """
 
-    def __init__(self, trunk: Trunk, variant: Variant, *, name: tuple[str, str], precision: str = "float32") -> None:
-        super().__init__(trunk, variant, name=name, precision=precision)
+    def __init__(
+        self,
+        trunk: Trunk,
+        variant: Variant,
+        *,
+        name: tuple[str, str],
+        precision: str = "float32",
+        device: torch.device = CPU,
+    ) -> None:
+        super().__init__(trunk, variant, name=name, precision=precision, device=device)
         self.weights_sha256: str | None = None
         self.labels: tuple[str, ...] | None = None
         self.multi_label = True
@@ -62,11 +73,15 @@ class Embedder(WindowEmbedder):
 
     def _framing_of(self, variant: Variant) -> Framing:
         """Return the framing of a variant's timestamps; raise OptionError if the network cannot serve it."""
-        if variant.framing not in FRAMINGS:
+        if variant.framing not in {*FRAMINGS, SEGMENTS}:
             raise unknown("framing", variant.framing, FRAMINGS)
-        shortest_hop = 1000.0 / self.sample_rate
-        if not (math.isfinite(variant.hop_ms) and variant.hop_ms >= shortest_hop):
-            raise OptionError(f"hop_ms={variant.hop_ms} is too short; give at least one sample, {shortest_hop} ms")
+        if not (math.isfinite(variant.hop_ms) and variant.hop_ms >= 1000.0 / self.sample_rate):
+            fault = "no length of time" if variant.hop_ms == math.inf else "too short"
+            raise OptionError(
+                f"hop_ms={variant.hop_ms} is {fault}; give {range_ms(1, None, self.sample_rate)}, a sample"
+            )
+        if variant.framing == SEGMENTS:
+            return Segments.of(self, variant)
         return FRAMINGS[variant.framing].of(self, variant.timestamps, variant.hop_ms)
 
     # What an embedding consists of
@@ -99,9 +114,19 @@ class Embedder(WindowEmbedder):
                 first = last
         return places
 
-    def longest_window_ms(self, *, timestamps: bool = False) -> float:
-        """Return the length of the longest window that an embedding is read from, in ms."""
-        return max(readout.window_ms for readout in self._readouts(timestamps))
+    def spans_ms(self, times_ms: np.ndarray, end_ms: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the audio that embeddings along time are read from begins and ends.
+
+        Parameters
+        ----------
+        times_ms : (times,) centres of all embeddings of a clip, from its start, in ms
+        end_ms : of the clip
+
+        Returns
+        -------
+        starts_ms, ends_ms : (times,) float64 each, within the clip
+        """
+        return self._along_time.spans_ms(times_ms, end_ms)
 
     def provenance(self) -> dict[str, Any]:
         """Describe what makes the embeddings, ready for JSON."""
@@ -121,21 +146,24 @@ class Embedder(WindowEmbedder):
 
     # Clips
 
-    def reader(self, *, timestamps: bool) -> ClipReader:
-        """Return what reads clips, see `packing.Reader`."""
+    def reader(self, *, timestamps: bool, batch_size: int | None = None) -> ClipReader:
+        """Return what reads clips, see `packing.Reader`; a batch size of None is that of the model."""
         self.eval()
-        return ClipReader(self, self._along_time if timestamps else self._scenes)
+        return ClipReader(self, self._along_time if timestamps else self._scenes, batch_size)
 
     def _blocks(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         return (check_waveforms(block).to(self.device, torch.float32) for block in blocks)
 
     @torch.no_grad()
-    def stream_timestamps(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream_timestamps(
+        self, blocks: Iterable[Tensor], *, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Embed clips along time as their audio arrives, in memory that does not grow with their duration.
 
         Parameters
         ----------
         blocks : (clips, samples) tensors that follow each other in time, any length each
+        batch_size : windows per forward pass; None for that of the model
 
         Yields
         ------
@@ -146,12 +174,12 @@ class Embedder(WindowEmbedder):
         ------
         AudioError : no samples, or samples that are not finite
         """
-        for result in self.reader(timestamps=True).stream(self._blocks(blocks)):
+        for result in self.reader(timestamps=True, batch_size=batch_size).stream(self._blocks(blocks)):
             assert result.times_ms is not None
             yield result.embedding, result.times_ms
 
     @torch.no_grad()
-    def stream_scene(self, blocks: Iterable[Tensor]) -> Tensor:
+    def stream_scene(self, blocks: Iterable[Tensor], *, batch_size: int | None = None) -> Tensor:
         """Embed whole clips as their audio arrives, in memory that does not grow with their duration.
 
         A clip of up to one window is read in one pass; the embedding of a longer one is the mean over windows centred
@@ -160,6 +188,7 @@ class Embedder(WindowEmbedder):
         Parameters
         ----------
         blocks : (clips, samples) tensors that follow each other in time, any length each
+        batch_size : windows per forward pass; None for that of the model
 
         Returns
         -------
@@ -169,7 +198,7 @@ class Embedder(WindowEmbedder):
         ------
         AudioError : no samples, or samples that are not finite
         """
-        (result,) = self.reader(timestamps=False).stream(self._blocks(blocks))
+        (result,) = self.reader(timestamps=False, batch_size=batch_size).stream(self._blocks(blocks))
         return result.embedding.to(self.device)
 
     def embed_timestamps(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:

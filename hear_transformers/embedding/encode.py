@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..audio.clips import Clip
 from ..audio.inputs import InputReader, Sound, as_inputs, name_of
-from ..errors import HearTransformersError, OptionError
+from ..errors import HearTransformersError
 from .pipeline import Embedded, Model, embed
 
 SHORTEST_NORM = 1e-12
@@ -139,21 +139,6 @@ def _normalise(embeddings: np.ndarray) -> None:
     embeddings /= np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), SHORTEST_NORM)
 
 
-@contextlib.contextmanager
-def _batches_of(model: Model, batch_size: int | None) -> Iterator[None]:
-    """Set the batch size of a model until the block ends; None leaves it as it is."""
-    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
-        raise OptionError(
-            f"batch_size={batch_size!r}: give a whole number from 1 on, or None for the model's own choice"
-        )
-    before = model.batch_size
-    model.batch_size = before if batch_size is None else batch_size
-    try:
-        yield
-    finally:
-        model.batch_size = before
-
-
 def _hides_bar(show_progress_bar: bool | None) -> bool:
     if show_progress_bar is not None:
         return not show_progress_bar
@@ -185,13 +170,13 @@ class _Encoding:
         """Yield the embeddings of the inputs, in order."""
         with (
             tempfile.TemporaryDirectory(prefix="hear_transformers-") as scratch,
-            _batches_of(model, batch_size),
             tqdm(total=self.total, unit="clip", disable=_hides_bar(show_progress_bar), file=sys.stderr) as bar,
         ):
             reading = InputReader(model.sample_rate, sampling_rate, Path(scratch))
             clips = self._clips(reading)
             # Closed after an error: workers end now, not when its traceback is forgotten.
-            with contextlib.closing(embed(model, clips, timestamps=timestamps, workers=workers)) as results:
+            results = embed(model, clips, timestamps=timestamps, workers=workers, batch_size=batch_size)
+            with contextlib.closing(results):
                 yield self._checked(results, reading, bar)
 
     def _clips(self, reading: InputReader) -> Iterator[Clip]:

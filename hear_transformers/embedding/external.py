@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,13 +83,13 @@ class ExternalModel:
         """Return no positions: the HEAR API does not say which numbers are of which layer."""
         return {}
 
-    def longest_window_ms(self, *, timestamps: bool = False) -> float:
+    def spans_ms(self, times_ms: np.ndarray, end_ms: float) -> tuple[np.ndarray, np.ndarray]:
         """Return NaN: the HEAR API does not say what an embedding sees."""
-        return math.nan
+        return np.full_like(times_ms, math.nan), np.full_like(times_ms, math.nan)
 
-    def reader(self, *, timestamps: bool) -> Reader:
+    def reader(self, *, timestamps: bool, batch_size: int | None = None) -> Reader:
         """Return what reads whole clips, see `packing.Reader`."""
-        return _WholeClips(self, timestamps=timestamps)
+        return _WholeClips(self, timestamps=timestamps, batch_size=batch_size)
 
     @torch.no_grad()
     def embed_scenes(self, waveforms: Tensor) -> Tensor:
@@ -103,11 +104,13 @@ class ExternalModel:
             embeddings, times_ms = self.module.get_timestamp_embeddings(waveforms.to(self.device), self.model)
         return embeddings, times_ms[0]
 
-    def stream_scene(self, blocks: Iterable[Tensor]) -> Tensor:
+    def stream_scene(self, blocks: Iterable[Tensor], *, batch_size: int | None = None) -> Tensor:
         """Embed one clip from blocks, which are joined: the HEAR API knows whole clips only."""
         return self.embed_scenes(torch.cat(list(blocks), 1))
 
-    def stream_timestamps(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream_timestamps(
+        self, blocks: Iterable[Tensor], *, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Embed one clip along time from blocks, see `stream_scene`."""
         yield self.embed_timestamps(torch.cat(list(blocks), 1))
 
@@ -122,8 +125,9 @@ class _WholeClips:
 
     device = torch.device("cpu")  # such a model fetches its clips itself
 
-    def __init__(self, model: ExternalModel, *, timestamps: bool) -> None:
+    def __init__(self, model: ExternalModel, *, timestamps: bool, batch_size: int | None) -> None:
         self.model = model
+        self.batch_size = batch_size
         self.timestamps = timestamps
 
     def plan(self, n_samples: int) -> Plan:
@@ -135,7 +139,7 @@ class _WholeClips:
 
     def batch_size_for(self, key: BatchKey) -> int:
         """Return how many clips are embedded at once."""
-        return self.model.batch_size or max(1, int(STACK_SECONDS * self.model.sample_rate / key[1]))
+        return self.batch_size or self.model.batch_size or max(1, int(STACK_SECONDS * self.model.sample_rate / key[1]))
 
     def read(self, key: BatchKey, parts: Sequence[tuple[Buffer, Tensor]]) -> Rows:
         """Embed equally long clips."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -18,8 +19,11 @@ from ..networks.layer_table import axes_of
 from ..networks.trunk import TimeAxis, Trunk
 from . import windows
 from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
+from .precision import PRECISIONS, computing, resolve, warn_if_slow
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU = torch.device("cpu")
+
+_WARNING = threading.Lock()
 
 BATCH_SECONDS = {"cpu": 20.0}
 """Audio per forward pass by type of device unless `WindowEmbedder.batch_size` is set: enough rows for the speed of
@@ -38,7 +42,8 @@ class WindowEmbedder(nn.Module):
     trunk : the network
     variant : its front end, and what is read from it
     name : of the family and the variant, for provenance and messages
-    precision : of the network, a key of `PRECISIONS`; front end and results are always float32
+    precision : of the network, a key of `PRECISIONS`, or "auto"; front end and results are always float32
+    device : that the network is for, which "auto" chooses by, see `precision.resolve`
 
     Attributes
     ----------
@@ -47,21 +52,27 @@ class WindowEmbedder(nn.Module):
         out, and what fits is kept
     """
 
-    def __init__(self, trunk: Trunk, variant: Variant, *, name: tuple[str, str], precision: str = "float32") -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        variant: Variant,
+        *,
+        name: tuple[str, str],
+        precision: str = "float32",
+        device: torch.device = CPU,
+    ) -> None:
         super().__init__()
-        if precision not in PRECISIONS:
-            raise unknown("precision", precision, PRECISIONS)
         self.trunk = trunk
         self.frontend = variant.frontend.build()
         self.variant = variant
         self.name = name
-        self.precision = precision
+        self.precision = resolve(precision, device)
         self.sample_rate = variant.frontend.sample_rate
         self.batch_size: int | None = None
         self._limit_samples = math.inf  # largest batch known to fit, set by running out of memory
-        self._has_warned = False
-        if precision != "float32":
-            _cast_matrices(trunk, PRECISIONS[precision])
+        self._topics: set[str] = set()  # what has been warned of, or need not be
+        if PRECISIONS[self.precision] != torch.float32:
+            _cast_matrices(trunk, PRECISIONS[self.precision])
         self.eval()
 
     def compile_trunk(self, backend: str = "inductor") -> None:
@@ -119,12 +130,11 @@ class WindowEmbedder(nn.Module):
 
     def check_window(self, window_ms: float, shortest: int) -> None:
         """Raise OptionError if a window is shorter than `shortest` samples or longer than the network takes."""
-        ms = 1000.0 / self.sample_rate
         longest = math.inf if self.max_samples is None else self.max_samples
         if not (math.isfinite(window_ms) and shortest <= windows.samples_of(window_ms, self.sample_rate) <= longest):
             raise OptionError(
                 f"window_ms={window_ms} is outside what {'/'.join(self.name)} takes; "
-                f"choose {shortest * ms:g} to {longest * ms:g} ms"
+                f"choose {windows.range_ms(shortest, self.max_samples, self.sample_rate)}"
             )
 
     @torch.no_grad()
@@ -141,7 +151,8 @@ class WindowEmbedder(nn.Module):
 
     def _taps(self, waveforms: Tensor, layers: Collection[str], fill_frames: int = 0) -> dict[str, Tensor]:
         """Run front end and network: (batch, samples) -> one float32 tensor per layer, see `Trunk.forward`."""
-        frames = self.frontend(waveforms)  # (batch, n_mels, frames), or (batch, samples) of a waveform
+        with computing("float32", waveforms.device):
+            frames = self.frontend(waveforms)  # (batch, n_mels, frames), or (batch, samples) of a waveform
         taps = {}
         if self.variant.frontend.has_mel:
             taps["mel"] = frames.transpose(1, 2).unsqueeze(2)  # (batch, time, 1, n_mels): a mel band is a feature
@@ -149,8 +160,7 @@ class WindowEmbedder(nn.Module):
         if wanted:
             missing = max(0, fill_frames - frames.shape[-1])
             frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
-            dtype = PRECISIONS[self.precision]
-            with torch.autocast(frames.device.type, dtype, enabled=dtype != torch.float32):
+            with computing(self.precision, frames.device):
                 taps.update(self.trunk(frames, wanted))
         return {layer: taps[layer].float() for layer in layers}
 
@@ -179,17 +189,17 @@ class WindowEmbedder(nn.Module):
 
     # Many windows
 
-    def batch_size_for(self, length: int, readout: Readout) -> int:
-        """Return the batch size for windows of `length` samples."""
-        return self._limit(self._processed(length, readout))
+    def batch_size_for(self, length: int, readout: Readout, wanted: int | None = None) -> int:
+        """Return the batch size for windows of `length` samples: `wanted` or that of the model, or what fits."""
+        return self._limit(self._processed(length, readout), wanted)
 
     def _processed(self, length: int, readout: Readout) -> int:
         """Return the samples processed per window, padding included."""
         return max(length, self.variant.frontend.n_samples(readout.fill_frames))
 
-    def _limit(self, processed: int) -> int:
+    def _limit(self, processed: int, wanted: int | None) -> int:
         seconds = BATCH_SECONDS.get(self.device.type, BATCH_SECONDS_ELSEWHERE)
-        wanted = self.batch_size or int(seconds * self.sample_rate / processed)
+        wanted = wanted or self.batch_size or int(seconds * self.sample_rate / processed)
         return max(1, min(wanted, int(min(self._limit_samples, 2**62) // processed)))
 
     def run_batched(
@@ -199,6 +209,7 @@ class WindowEmbedder(nn.Module):
         readout: Readout,
         cut: Callable[[int, int], Tensor],
         read: Callable[[Tensor, Readout], Read],
+        wanted: int | None = None,
     ) -> Iterator[Read]:
         """Compute windows batch by batch; a batch that does not fit into memory is halved, and what fits is kept.
 
@@ -209,32 +220,46 @@ class WindowEmbedder(nn.Module):
         readout : what is read of them
         cut : returns the windows `first` to `last`: (last - first, length)
         read : `read` or `read_frames`, or what calls them
+        wanted : batch size; None for that of the model
         """
+        self._warn_if_slow()
         processed = self._processed(length, readout)
         first = 0
         is_halved = False
         while first < total:
-            last = min(first + self._limit(processed), total)
+            last = min(first + self._limit(processed, wanted), total)
             try:
                 with torch.no_grad():
                     result = read(cut(first, last), readout)
             except (RuntimeError, MemoryError) as error:
                 if last - first == 1 or not is_out_of_memory(error):
                     raise
-                self._limit_samples = (last - first) * processed // 2
+                # Another thread may have found out that even less fits.
+                self._limit_samples = min(self._limit_samples, (last - first) * processed // 2)
                 is_halved = True
                 continue
             if is_halved:
-                self._warn_of_smaller_batch(self._limit(processed))
+                self._warn_of_smaller_batch(wanted or self.batch_size, self._limit(processed, wanted))
             yield result
             first = last
 
-    def _warn_of_smaller_batch(self, batch_size: int) -> None:
+    def _warn_if_slow(self) -> None:
+        """Warn once if the device is slow in this precision."""
+        if self._is_new(self.device.type):
+            warn_if_slow(self.precision, self.device)
+
+    def _is_new(self, topic: str) -> bool:
+        """Return True the first time, in whichever thread."""
+        with _WARNING:
+            is_new = topic not in self._topics
+            self._topics.add(topic)
+            return is_new
+
+    def _warn_of_smaller_batch(self, wanted: int | None, batch_size: int) -> None:
         """Warn once that the batch size asked for does not fit."""
-        if self.batch_size is not None and not self._has_warned:
-            self._has_warned = True
+        if wanted is not None and self._is_new("batch_size"):
             warnings.warn(
-                f"batch_size={self.batch_size} does not fit into the memory of {self.device}; "
+                f"batch_size={wanted} does not fit into the memory of {self.device}; "
                 f"{batch_size} windows go through {'/'.join(self.name)} at once instead",
                 HearTransformersWarning,
                 stacklevel=2,

@@ -11,8 +11,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,12 +24,16 @@ from ..networks.layer_table import axes_of
 from .forward import WindowEmbedder
 from .packing import BatchKey, Plan, Result, Rows, WindowSet
 from .pooling import POOLS
-from .windows import Buffer, Chunks, TimeGrid, TokenTrack, samples_of
+from .windows import Buffer, Chunks, TimeGrid, TokenTrack, exact, range_ms, samples_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 NO_SAMPLES = "the waveform has 0 samples; give at least 1"
+
+LEAST_SHARE = 0.1
+"""Share of a segment that the last one must have, so that the few ms by which recordings and MP3 files exceed their
+nominal length make no row of their own. Ours; BirdNET drops what is shorter than a third, opensoundscape every rest."""
 
 VECTORS = "vectors"
 """Key of `Rows` where a window is read as one vector; where it is read by frame the keys are layers."""
@@ -73,6 +79,17 @@ class Framing(ABC):
     @abstractmethod
     def needed_from(self) -> int:
         """Return the first sample that later windows need."""
+
+    def spans_ms(self, times_ms: np.ndarray, end_ms: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the audio of embeddings along time begins and ends: the longest window around each, (times,).
+
+        Parameters
+        ----------
+        times_ms : (times,) of all embeddings of a clip
+        end_ms : of the clip
+        """
+        half = max(readout.window_ms for readout in self.readouts) / 2
+        return np.clip(times_ms - half, 0.0, end_ms), np.clip(times_ms + half, 0.0, end_ms)
 
 
 @dataclass
@@ -179,6 +196,131 @@ class Scenes(Framing):
         return self.windows.needed_from()
 
 
+class Span(NamedTuple):
+    """The part of a clip from sample `start` to before sample `stop`."""
+
+    start: int
+    stop: int
+
+
+@dataclass
+class Segments(Framing):
+    """One embedding for each of the segments that follow each other, of its own audio as if it were a clip.
+
+    The last one ends with the clip, however long it is; a rest that is too short for one of its own, `least`, belongs
+    to the segment before it. So every sample is in a segment, and no segment has any other. A segment longer than a
+    window of scenes is the mean over windows that lie evenly in it.
+
+    Parameters
+    ----------
+    hop_ms : distance between the beginnings of two segments, in ms
+    sample_rate : in Hz
+    length : of a segment, in samples, rounded up, as beginnings are rounded down: no sample lies between two
+    least : samples that the last one must have
+    window, window_hop : longest window, and distance of two in a longer segment, in samples
+    shortest : samples that a window must have; only a clip that is shorter as a whole is mirrored
+    """
+
+    hop_ms: float
+    sample_rate: int
+    length: int
+    least: int
+    window: int
+    window_hop: int
+    shortest: int
+    step: Fraction = field(init=False)  # hop in samples
+    next: int = field(default=0, init=False)  # segment
+    spans: list[Span] = field(default_factory=list, init=False)  # of the last cuts
+    has_odd_end: bool = field(default=False, init=False)  # the last of them has another length
+
+    def __post_init__(self) -> None:
+        self.step = exact(self.hop_ms) * self.sample_rate / 1000
+
+    @classmethod
+    def of(cls, model: WindowEmbedder, variant: Variant) -> Self:
+        """Return the framing of a variant's timestamps; raise OptionError if the model cannot serve it."""
+        (readout,), rate = variant.timestamps, model.sample_rate
+        longest = min(variant.scene.window_ms, readout.window_ms)
+        shortest = model.min_samples_for(readout)
+        length = -samples_of(-readout.window_ms, rate)
+        if length < shortest:
+            raise OptionError(
+                f"segment={readout.window_ms / 1000:g} s is shorter than {'/'.join(model.name)} takes; "
+                f"give {range_ms(shortest, None, rate)}"
+            )
+        if readout.pool == "unroll":
+            raise OptionError("pool='unroll' needs windows of one length, and the last segment has another")
+        model.check_readout(replace(readout, window_ms=longest))
+        window = min(-samples_of(-longest, rate), model.max_samples or length)
+        least = max(shortest, math.ceil(LEAST_SHARE * length))
+        window_hop = samples_of(variant.scene_hop_ms, rate)
+        return cls((readout,), variant.hop_ms, rate, length, least, window, window_hop, shortest)
+
+    def cuts(self, stop: int, n_samples: int | None) -> list[WindowSet]:
+        """Return the windows of the next segments, see `Framing.cuts`."""
+        self.spans = []
+        while (span := self._span(self.next, stop, n_samples)) is not None:
+            self.spans.append(span)
+            self.next += 1
+            if span.stop == n_samples:
+                break
+        self.has_odd_end = bool(self.spans) and self.spans[-1].stop - self.spans[-1].start != self.length
+        regular, odd = self._parted(self.spans)
+        return [self._windows(spans) for spans in (regular, odd) if spans]
+
+    def _span(self, index: int, stop: int, n_samples: int | None) -> Span | None:
+        """Return a segment; None if there is none, or if what is to come may change it."""
+        start, following = self._start(index), self._start(index + 1)
+        end = start + self.length
+        if n_samples is None:
+            return Span(start, end) if stop >= max(end, following + self.least) else None
+        if index and self._start(index - 1) + self.length >= n_samples:
+            return None
+        return Span(start, min(end, n_samples) if n_samples - following >= self.least else n_samples)
+
+    def _start(self, index: int) -> int:
+        return index * self.step.numerator // self.step.denominator
+
+    def _parted(self, spans: Sequence[Span]) -> tuple[Sequence[Span], Sequence[Span]]:
+        """Split segments into those of the usual length, and the last one if it has another."""
+        return (spans[:-1], spans[-1:]) if self.has_odd_end else (spans, ())
+
+    def _windows(self, spans: Sequence[Span]) -> WindowSet:
+        """Return the windows of segments of one length: one each, or evenly spread from their start to their end."""
+        length = spans[0].stop - spans[0].start
+        window = min(length, self.window)
+        n_hops = math.ceil((length - window) / self.window_hop)
+        offsets = [i * (length - window) // n_hops for i in range(n_hops + 1)] if n_hops else [0]
+        starts = [span.start + offset for span in spans for offset in offsets]
+        return WindowSet(0, max(window, self.shortest), torch.tensor(starts, dtype=torch.int64))
+
+    def join(self, rows: Sequence[Rows]) -> Result | None:
+        """Average the windows of each segment, see `Framing.join`."""
+        if not rows:
+            return None
+        parts = [spans for spans in self._parted(self.spans) if spans]
+        vectors = [
+            # (segments * windows, ..., size) -> (segments, ..., size)
+            of_set[VECTORS].unflatten(0, (len(spans), -1)).mean(1)
+            for spans, of_set in zip(parts, rows, strict=True)
+        ]
+        first = self.next - len(self.spans)
+        starts_ms = TimeGrid(self.hop_ms, self.sample_rate).times_ms(first, self.next)
+        lengths_ms = torch.full_like(starts_ms, self.readouts[0].window_ms)
+        if self.has_odd_end:
+            lengths_ms[-1] = 1000.0 * self.spans[-1].stop / self.sample_rate - starts_ms[-1]
+        return Result(torch.cat(vectors), starts_ms + lengths_ms / 2)
+
+    def needed_from(self) -> int:
+        """Return the first sample of the next segment."""
+        return self._start(self.next)
+
+    def spans_ms(self, times_ms: np.ndarray, end_ms: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return where segments begin and end, see `Framing.spans_ms`."""
+        starts = np.arange(len(times_ms)) * self.hop_ms
+        return starts, np.minimum(2 * times_ms - starts, end_ms)
+
+
 class Axis(NamedTuple):
     """The tokens of a layer in time: distance of two, and centre of a chunk's first, in samples."""
 
@@ -274,6 +416,9 @@ class Native(Framing):
 FRAMINGS: dict[str, type[Windowed] | type[Native]] = {"windowed": Windowed, "native": Native}
 """Framings of embeddings along time by name."""
 
+SEGMENTS = "segments"
+"""Framing of a variant whose user asked for segments."""
+
 
 def _axes(model: WindowEmbedder, readout: Readout) -> dict[str, Axis]:
     """Return the time axes of a readout's layers in samples; raise OptionError if it cannot be read by frame."""
@@ -305,10 +450,12 @@ class ClipReader:
     ----------
     model : the network
     framing : at the start of a clip
+    batch_size : windows per forward pass; None for that of the model
     """
 
-    def __init__(self, model: WindowEmbedder, framing: Framing) -> None:
+    def __init__(self, model: WindowEmbedder, framing: Framing, batch_size: int | None = None) -> None:
         self.model = model
+        self.batch_size = batch_size
         self.device = model.device
         self.framing = framing
 
@@ -322,7 +469,7 @@ class ClipReader:
     def batch_size_for(self, key: BatchKey) -> int:
         """Return how many windows of a kind go through the network at once."""
         level, length = key
-        return self.model.batch_size_for(length, self.framing.readouts[level])
+        return self.model.batch_size_for(length, self.framing.readouts[level], self.batch_size)
 
     def read(self, key: BatchKey, parts: Sequence[tuple[Buffer, Tensor]]) -> Rows:
         """Read windows of one kind, see `packing.Reader`."""
@@ -340,7 +487,8 @@ class ClipReader:
             return torch.stack(views)  # (windows, length)
 
         total = sum(len(starts) for _, starts in parts)
-        batches = list(self.model.run_batched(total, length, self.framing.readouts[level], cut, self._read_batch))
+        readout = self.framing.readouts[level]
+        batches = list(self.model.run_batched(total, length, readout, cut, self._read_batch, self.batch_size))
         return {name: torch.cat([rows[name] for rows in batches]) for name in batches[0]}
 
     def _read_batch(self, waveforms: Tensor, readout: Readout) -> Rows:

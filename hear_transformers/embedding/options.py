@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, SupportsFloat
 
+from ..errors import OptionError
 from ..networks.family import Readout, Variant
 from ..networks.frontend import FrameSpec
 from ..networks.layer_names import Layer, parse_layers
 from ..networks.layer_table import axes_of, layer_table
 from ..networks.trunk import Trunk
+from .framing import SEGMENTS
 from .pooling import POOLS
+from .windows import exact
 
 
 def shortened(variant: Variant, trunk: Trunk) -> Variant:
@@ -39,6 +43,8 @@ def choose(
     hop_ms: float | None = None,
     window_ms: float | Sequence[float] | None = None,
     framing: str | None = None,
+    segment: float | None = None,
+    overlap: float | None = None,
 ) -> Variant:
     """Apply a user's choices to a variant.
 
@@ -47,6 +53,10 @@ def choose(
     Where neither the user nor the network leaves frames to read, as with a vector such as "features", timestamps are
     windowed.
     """
+    if segment is None and overlap is not None:
+        raise OptionError(f"overlap={overlap!r} is that of segments; give segment, their length in s, too")
+    if framing == SEGMENTS:
+        raise OptionError(f"framing={framing!r} goes by another name; give segment, their length in s")
     changes: dict[str, Any] = {}
     if layer is not None:
         changes["layers"] = parse_layers(
@@ -55,13 +65,17 @@ def choose(
         changes["pool"] = "mean"
     if pool is not None:
         changes["pool"] = pool
+    if segment is not None:
+        others = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
+        variant = replace(variant, scene=replace(variant.scene, **changes))
+        return in_segments(variant, segment, 0.0 if overlap is None else overlap, others)
     levels = [readout for readout in variant.timestamps if readout.layers != ("mel",)]
-    lengths = [window_ms] if isinstance(window_ms, (int, float)) else list(window_ms or ())
+    lengths = [] if window_ms is None else numbers("window_ms", window_ms)
     if framing is None:
         readable = len(lengths) < 2 and has_frames(replace(levels[0], **changes), trunk, variant.frontend)
         framing = variant.framing if readable else "windowed"
     if lengths:
-        timestamps = tuple(replace(levels[0], window_ms=float(length)) for length in lengths)
+        timestamps = tuple(replace(levels[0], window_ms=length) for length in lengths)
     elif framing == "native":
         timestamps = (replace(levels[0], window_ms=variant.scene.window_ms),)
     else:
@@ -74,9 +88,49 @@ def choose(
         variant,
         scene=replace(variant.scene, **changes),
         timestamps=tuple(changed(readout) for readout in timestamps),
-        hop_ms=variant.hop_ms if hop_ms is None else float(hop_ms),
+        hop_ms=variant.hop_ms if hop_ms is None else number("hop_ms", hop_ms),
         framing=framing,
     )
+
+
+def in_segments(variant: Variant, segment: float, overlap: float, others: Mapping[str, Any]) -> Variant:
+    """Return a variant whose timestamps are segments, read like scenes.
+
+    Parameters
+    ----------
+    variant : with the readout of scenes
+    segment : length of each in s
+    overlap : of two that follow each other, in s
+    others : options that say where timestamps lie too, by name
+
+    Raises
+    ------
+    OptionError : one of the others is given, or the lengths make no sense
+    """
+    given = [f"{name}={value!r}" for name, value in others.items() if value is not None]
+    if given:
+        raise OptionError(f"segment={segment!r} and {', '.join(given)}: segments have times of their own; give either")
+    length, shared = number("segment", segment), number("overlap", overlap)
+    if not (math.isfinite(length) and length > 0):
+        raise OptionError(f"segment={segment!r} is no length; give seconds above 0")
+    if not 0 <= shared < length:
+        raise OptionError(f"overlap={overlap!r} is not shorter than a segment; give seconds from 0 to below {length:g}")
+    hop_ms, segment_ms = float(1000 * (exact(length) - exact(shared))), float(1000 * exact(length))
+    readout = replace(variant.scene, window_ms=segment_ms)
+    return replace(variant, timestamps=(readout,), hop_ms=hop_ms, framing=SEGMENTS)
+
+
+def number(name: str, value: Any) -> float:
+    """Return the value of an option as a number; raise OptionError if it is none, such as a text."""
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        raise OptionError(f"{name}={value!r} is not a number")
+    return float(value)
+
+
+def numbers(name: str, value: Any) -> list[float]:
+    """Return the value of an option as a list of one or several numbers, see `number`."""
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    return [number(name, each) for each in (value if several else [value])]
 
 
 def has_frames(readout: Readout, trunk: Trunk, spec: FrameSpec) -> bool:

@@ -29,7 +29,7 @@ class WindowSet(NamedTuple):
     ----------
     level : index of the readout
     length : of each, in samples
-    starts : (windows,) int64, first sample of each, ascending; may lie outside the clip
+    starts : (windows,) int64, first sample of each; may lie outside the clip
     """
 
     level: int

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..audio.clips import Blocks, Clip, Loaded, ReadOptions
 from ..audio.workers import load
-from ..errors import HearTransformersError
+from ..errors import HearTransformersError, OptionError
 from .packing import Packed, Packer, Reader
 
 __all__ = ["Clip", "Embedded", "Model", "embed", "finite"]
@@ -31,7 +31,12 @@ PENDING_SECONDS = 640.0
 WAITING_BYTES = 2**28
 """Embeddings that wait in memory for those of clips before them."""
 
-HINTS = {"float32": "", "bfloat16": "; try float32", "float16": ", which ends at 65504; choose bfloat16 or float32"}
+HINTS = {
+    "float32": "",
+    "tf32": "",
+    "bfloat16": "; try float32",
+    "float16": ", which ends at 65504; choose bfloat16 or float32",
+}
 """What to do about numbers that are not finite."""
 
 
@@ -59,16 +64,18 @@ class Model(Protocol):
     def columns(self, *, timestamps: bool = False) -> dict[str, list[int]]:
         """Return the positions of each layer in an embedding; empty if the model does not say."""
 
-    def longest_window_ms(self, *, timestamps: bool = False) -> float:
-        """Return the length of the longest window that an embedding is read from, in ms; NaN if nobody knows."""
+    def spans_ms(self, times_ms: np.ndarray, end_ms: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the audio of all embeddings along time of a clip begins and ends; NaN if nobody knows."""
 
-    def reader(self, *, timestamps: bool) -> Reader:
-        """Return what reads whole clips."""
+    def reader(self, *, timestamps: bool, batch_size: int | None = None) -> Reader:
+        """Return what reads whole clips; None leaves the batch size to the model."""
 
-    def stream_scene(self, blocks: Iterable[Tensor]) -> Tensor:
+    def stream_scene(self, blocks: Iterable[Tensor], *, batch_size: int | None = None) -> Tensor:
         """Embed one clip: blocks of (1, samples) -> (1, size)."""
 
-    def stream_timestamps(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream_timestamps(
+        self, blocks: Iterable[Tensor], *, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Embed one clip along time: blocks of (1, samples) -> pieces of (1, times, size), (times,) ms."""
 
     def provenance(self) -> dict[str, Any]:
@@ -84,6 +91,7 @@ class Embedded:
     index : which clip, from 0
     embedding : (size,) float32 of a scene, or (times, size); None if the clip failed or is known
     times_ms : (times,) float64, from the start of the clip; None for a scene
+    spans_ms : where the audio of each embedding along time begins and ends, two of (times,) float64; None for a scene
     seconds : duration of its audio
     sha256 : of the file, empty for a waveform or where hashes are not asked for
     error : why it failed
@@ -92,6 +100,7 @@ class Embedded:
     index: int
     embedding: np.ndarray | None = None
     times_ms: np.ndarray | None = None
+    spans_ms: tuple[np.ndarray, np.ndarray] | None = None
     seconds: float = 0.0
     sha256: str = ""
     error: Exception | None = None
@@ -105,6 +114,7 @@ def embed(
     hashes: bool = False,
     scratch: Path | None = None,
     workers: int = 0,
+    batch_size: int | None = None,
 ) -> Generator[Embedded, None, None]:
     """Embed clips.
 
@@ -119,31 +129,44 @@ def embed(
     hashes : whether the sha256 of every file is wanted
     scratch : folder where embeddings along time of long clips wait, on the disk; None: where the system keeps such
     workers : processes that decode, resample and hash while this one computes, see `workers.default_workers`; 0: none
+    batch_size : windows per forward pass; None leaves it to the model
 
     Yields
     ------
     embedded : of every clip, in order; neither that nor the numbers depend on workers and batches
+
+    Raises
+    ------
+    OptionError : the batch size is not a whole number from 1 on
     """
-    run = _Pipeline(model, timestamps=timestamps, scratch=scratch)
-    options = ReadOptions(model.sample_rate, LONG_SECONDS, hashes)
-    with contextlib.closing(load(clips, options, workers)) as loads:
-        for loaded in loads:
-            yield from run.take(loaded)
-        yield from run.finish()
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise OptionError(
+            f"batch_size={batch_size!r}: give a whole number from 1 on, or None for the model's own choice"
+        )
+    run = _Pipeline(model, timestamps=timestamps, scratch=scratch, batch_size=batch_size)
+    return run.embed(clips, ReadOptions(model.sample_rate, LONG_SECONDS, hashes), workers)
 
 
 class _Pipeline:
-    """Embeds loaded clips, and yields their embeddings in order."""
+    """Embeds clips, and yields their embeddings in order."""
 
-    def __init__(self, model: Model, *, timestamps: bool, scratch: Path | None) -> None:
+    def __init__(self, model: Model, *, timestamps: bool, scratch: Path | None, batch_size: int | None) -> None:
         self.model = model
+        self.batch_size = batch_size
         self.timestamps = timestamps
         self.scratch = scratch
-        self.packer = Packer(model.reader(timestamps=timestamps))
+        self.packer = Packer(model.reader(timestamps=timestamps, batch_size=batch_size))
         self.shorts: dict[int, Embedded] = {}  # what is known of the clips that wait in the packer
         self.done: dict[int, Embedded] = {}  # what waits for a clip before it
         self.done_bytes = 0
         self.next = 0
+
+    def embed(self, clips: Iterable[Clip], options: ReadOptions, workers: int) -> Generator[Embedded, None, None]:
+        """Embed all clips."""
+        with contextlib.closing(load(clips, options, workers)) as loads:
+            for loaded in loads:
+                yield from self.take(loaded)
+            yield from self.finish()
 
     def take(self, loaded: Loaded) -> Iterator[Embedded]:
         """Embed a clip at once if it is long, else pack it; yield what is finished and next in order."""
@@ -164,7 +187,7 @@ class _Pipeline:
         """Return True if too much audio is waiting, or too many embeddings wait for a clip before them."""
         longest = max((length for _, length in self.packer.queues), default=0)
         # A batch size that was asked for is reached, whatever it takes.
-        batch = (self.model.batch_size or 0) * longest
+        batch = (self.batch_size or self.model.batch_size or 0) * longest
         if self.packer.n_samples > max(PENDING_SECONDS * self.model.sample_rate, 2 * batch):
             return True
         return bool(self.shorts) and self.done_bytes > WAITING_BYTES
@@ -187,7 +210,8 @@ class _Pipeline:
         except Exception as error:
             return replace(embedded, error=error, seconds=0.0)
         times_ms = packed.result.times_ms
-        return replace(embedded, embedding=embedding, times_ms=None if times_ms is None else times_ms.numpy())
+        embedded = replace(embedded, embedding=embedding)
+        return embedded if times_ms is None else self._timed(embedded, times_ms.numpy())
 
     def _keep(self, embedded: Embedded) -> None:
         self.done[embedded.index] = embedded
@@ -219,17 +243,23 @@ class _Pipeline:
                 yield block[None]
 
         if not self.timestamps:
-            scene = finite(self.model.stream_scene(counted()), self.model.precision)[0]
+            scenes = self.model.stream_scene(counted(), batch_size=self.batch_size)
+            scene = finite(scenes, self.model.precision)[0]
             return replace(embedded, embedding=scene, seconds=n_samples / self.model.sample_rate)
         times_ms = []
         with tempfile.TemporaryFile(dir=self.scratch) as scratch:
-            for embeddings, centres_ms in self.model.stream_timestamps(counted()):
+            for embeddings, centres_ms in self.model.stream_timestamps(counted(), batch_size=self.batch_size):
                 scratch.write(finite(embeddings, self.model.precision).tobytes())
                 times_ms.append(centres_ms.cpu().double().numpy())
             scratch.flush()
             times = np.concatenate(times_ms)
             rows = np.memmap(scratch, np.float32, "r").reshape(len(times), -1)
-        return replace(embedded, embedding=rows, times_ms=times, seconds=n_samples / self.model.sample_rate)
+        return self._timed(replace(embedded, embedding=rows, seconds=n_samples / self.model.sample_rate), times)
+
+    def _timed(self, embedded: Embedded, times_ms: np.ndarray) -> Embedded:
+        """Return a clip with the times of its embeddings."""
+        spans_ms = self.model.spans_ms(times_ms, 1000.0 * embedded.seconds)
+        return replace(embedded, times_ms=times_ms, spans_ms=spans_ms)
 
 
 def _held_bytes(embedded: Embedded) -> int:

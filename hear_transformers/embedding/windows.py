@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -12,14 +12,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def samples_of(duration_ms: float, sample_rate: int) -> int:
+def samples_of(duration_ms: float | Fraction, sample_rate: int) -> int:
     """Convert ms to whole samples, rounded down as the authors of PaSST do."""
-    return int(_exact(duration_ms) * sample_rate / 1000)
+    return math.floor(exact(duration_ms) * sample_rate / 1000)
 
 
-def _exact(value: float) -> Fraction:
-    # Through the shortest decimal, so that 0.1 means one tenth and 33.3 means 333 / 10.
-    return Fraction(repr(float(value)))
+def range_ms(shortest: int, longest: int | None, sample_rate: int) -> str:
+    """Describe lengths in samples in ms, rounded so that the numbers named are allowed: "70.1 to 10050 ms"."""
+    least = _rounded(Fraction(1000 * shortest, sample_rate), math.ceil)
+    if longest is None:
+        return f"at least {least} ms"
+    return f"{least} to {_rounded(Fraction(1000 * longest, sample_rate), math.floor)} ms"
+
+
+def _rounded(value: Fraction, to_whole: Callable[[Fraction], int]) -> str:
+    digits = 1 if value >= 1 else 4  # a sample at 192 kHz is 0.0052 ms
+    return f"{to_whole(value * 10**digits) / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
+
+
+def exact(value: float | Fraction) -> Fraction:
+    """Return the shortest decimal of a number, so that 0.1 means one tenth and 33.3 means 333 / 10."""
+    return value if isinstance(value, Fraction) else Fraction(repr(float(value)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +52,14 @@ class TimeGrid:
         """Count the centres from 0 to `n_samples`, both ends included; 0 if `n_samples` is negative."""
         if n_samples < 0:
             return 0
-        return math.floor(Fraction(1000 * n_samples, self.sample_rate) / _exact(self.hop_ms)) + 1
+        return math.floor(Fraction(1000 * n_samples, self.sample_rate) / exact(self.hop_ms)) + 1
 
     def centre(self, index: int) -> int:
         """Return the sample nearest to the centre `index`.
 
         The centre is rounded, the hop never is: at 44.1 kHz a rounded 25 ms hop drifts 25 ms in 37 minutes.
         """
-        return math.floor(index * _exact(self.hop_ms) * self.sample_rate / 1000 + Fraction(1, 2))
+        return math.floor(index * exact(self.hop_ms) * self.sample_rate / 1000 + Fraction(1, 2))
 
     def centres(self, first: int, last: int) -> Tensor:
         """Return the centres ``first .. last - 1`` in samples: (last - first,) int64."""

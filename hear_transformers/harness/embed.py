@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from .. import FAMILIES, catalogue
 from ..audio.workers import default_workers
+from ..embedding.devices import pick_device
 from ..embedding.embedder import Embedder, columns_of
 from ..embedding.external import ExternalModel
 from ..embedding.pipeline import Clip, Embedded, Model, embed
@@ -92,7 +93,7 @@ def load_with_parts(
     if module.removeprefix("hear_transformers.") not in FAMILIES:
         if layers is not None or batch_size is not None:
             raise OptionError(f"layers and batch_size are for {', '.join(FAMILIES)}; the HEAR API of {module} has none")
-        model: Model = ExternalModel(module, weights, catalogue.pick_device(device), options)
+        model: Model = ExternalModel(module, weights, pick_device(device), options)
         return model, [Part(folder_name(module, options))]
     if layers is not None and "layer" in options:
         raise OptionError(f"layers={layers!r} and layer={options['layer']!r}: give one of them")

@@ -23,6 +23,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from ..embedding.precision import computing, multiplying, resolve, warn_if_slow
 from ..errors import TrainingError
 from ..files import atomic
 from .curves import Curves
@@ -142,6 +143,8 @@ class TrainingRun:
         self.n_steps = recipe.epochs * steps_per_epoch
         self.seed = seed
         self.processes = processes
+        self.precision = resolve(recipe.precision, processes.device)
+        warn_if_slow(self.precision, processes.device)
         self.settings = settings
         self.optimiser = build_optimiser(objective, recipe, fresh)
         self.average = Average(objective.trunk, recipe)
@@ -198,9 +201,10 @@ class TrainingRun:
             group["lr"] = group[FACTOR] * learning_rate_at(self.recipe, self.step, self.steps_per_epoch)
         self.model.train()
         self.optimiser.zero_grad()
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            losses = self.model(batch)
-        torch.stack(list(losses.values())).sum().backward()
+        with multiplying(self.precision):
+            with computing(self.precision, self.processes.device):
+                losses = self.model(batch)
+            torch.stack(list(losses.values())).sum().backward()
         if self.recipe.gradient_norm is not None:
             nn.utils.clip_grad_norm_(self.objective.parameters(), self.recipe.gradient_norm)
         self.optimiser.step()

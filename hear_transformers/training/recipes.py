@@ -139,7 +139,8 @@ class Recipe:
     decay_from, decay_to : epochs between which "linear" decay takes place
     floor : last factor of "cosine" and "linear"
     gradient_norm : gradients are clipped to this norm; None for no limit
-    precision : "bfloat16" for autocast of the network, or "float32"
+    precision : of the network, forward and back: "bfloat16" for autocast, "float32", "tf32"; "auto" for bfloat16 where
+        the device has instructions for it, else float32, see `embedding.precision`
     average : of the weights, used for validation and as the result: "none"; "ema", exponential; "epochs", the mean
         over some epochs
     ema_decay : of an exponential average, per step
@@ -177,7 +178,9 @@ class Recipe:
     decay_to: float = checked(NOT_NEGATIVE, default=0.0)
     floor: float = checked(SHARE, default=0.0)
     gradient_norm: float | None = checked(or_none(POSITIVE), default=None)
-    precision: Literal["bfloat16", "float32"] = checked(one_of("bfloat16", "float32"), default="float32")
+    precision: Literal["bfloat16", "float32", "tf32", "auto"] = checked(
+        one_of("bfloat16", "float32", "tf32", "auto"), default="auto"
+    )
     average: Literal["none", "ema", "epochs"] = checked(one_of("none", "ema", "epochs"), default="none")
     ema_decay: float = checked(INSIDE, default=0.999)
     average_from: int = checked(whole_from(1), default=1)
@@ -279,7 +282,7 @@ AST_AUDIOSET_BALANCED = Recipe(
     decay="milestones",
     milestones=(10, 15, 20),  # every 5 epochs from 10 on; theirs would continue at 25, when training ends
     gamma=0.5,
-    precision="bfloat16",  # theirs is float16
+    precision="auto",  # theirs is float16
     average="epochs",
     average_from=6,  # to the last, 25
     mixups=(WAVEFORM_MIXUP,),
@@ -306,7 +309,7 @@ AST_ESC50 = Recipe(
     decay="milestones",
     milestones=tuple(range(5, 20)),  # every epoch from 5 on
     gamma=0.85,
-    precision="bfloat16",  # theirs is float16
+    precision="auto",  # theirs is float16
     seconds=5.0,  # of every clip of ESC-50
     masks=(Mask(axis="frequency", widest=24, value=0.0), Mask(axis="time", widest=96, value=0.0)),
 )
@@ -324,7 +327,7 @@ PASST_AUDIOSET = Recipe(
     decay_from=50.0,
     decay_to=100.0,
     floor=0.01,
-    precision="bfloat16",  # theirs is float16
+    precision="auto",  # theirs is float16
     average="epochs",
     average_from=50,
     average_every=5,
@@ -346,6 +349,7 @@ PANNS_AUDIOSET = Recipe(
     batch_size=32,
     learning_rate=1e-3,
     amsgrad=True,
+    precision="float32",
     balance=0.01,  # theirs goes round the classes; the offset is AST's
     epoch_clips=32 * 60_000,
     mixups=(Mixup(of="mels", alpha=1.0),),
@@ -382,7 +386,7 @@ MAST = Recipe(
     warm_up_epochs=5.0,  # ours; for as many epochs as AudioSet's recipes have
     decay="cosine",
     gradient_norm=1.0,  # CLIP_GRAD_L2NORM
-    precision="bfloat16",  # ours
+    precision="auto",  # ours
     balance=0.01,
     mixups=(WAVEFORM_MIXUP,),
     masks=AST_MASKS,
@@ -399,6 +403,7 @@ EFFICIENTAT_ESC50 = Recipe(
     decay_from=10.0,
     decay_to=75.0,  # over 65 epochs
     floor=0.01,
+    precision="float32",
     seconds=5.0,  # of every clip of ESC-50
     gain_db=12.0,
     shift_samples=50,
@@ -417,7 +422,7 @@ FINE_TUNE = Recipe(
     warm_up_epochs=1.0,
     decay="cosine",
     gradient_norm=1.0,
-    precision="bfloat16",
+    precision="auto",
     mixups=(WAVEFORM_MIXUP,),
     masks=(Mask(axis="frequency", widest=16), Mask(axis="time", widest=32)),
 )

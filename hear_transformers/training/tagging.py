@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..embedding.precision import computing, resolve
 from ..errors import TrainingError
 from ..networks.family import Variant
 from ..networks.frontend import MelSpec
@@ -74,8 +75,8 @@ class Tagging(Objective):
 
     @torch.no_grad()
     def _frames(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the network's input from a batch, in 32 bits: frames, targets, weights."""
-        with torch.autocast(batch.waveforms.device.type, enabled=False):
+        """Compute the network's input from a batch, in float32: frames, targets, weights."""
+        with computing("float32", batch.waveforms.device):
             clips = batch.waveforms, batch.targets, batch.weights
             waveforms, targets, weights = augment.waveforms(*clips, batch.draws, self.recipe)
             frames = self._pad(self.frontend(waveforms), batch.lengths)
@@ -94,7 +95,7 @@ class Tagging(Objective):
     def logits(self, network: nn.Module, batch: Batch) -> Tensor:
         """Tag a batch with `trunk` or an average of it, without augmentation: -> (clips, classes) float32."""
         frames, _, _ = self._frames(batch)
-        with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+        with computing(resolve(self.recipe.precision, frames.device), frames.device):
             return network(frames, ["logits"])["logits"].float()
 
 

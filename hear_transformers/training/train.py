@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,11 +14,12 @@ from torch import nn
 
 from .. import catalogue
 from ..checkpoints import state_dicts
+from ..embedding.precision import AUTO, resolve
 from ..errors import OptionError, TrainingError
 from ..files import sha256_of
 from ..networks.family import Family
 from . import augment, data, initialisation, loop, manifest, tagging
-from .recipes import Recipe
+from .recipes import Recipe, with_changes
 
 SKIPPED = "skipped.txt"
 SETTINGS = "settings.json"
@@ -75,7 +77,7 @@ class Training:
     def __init__(self, options: Options, processes: loop.Processes) -> None:
         self.options = options
         self.processes = processes
-        recipe = options.recipe
+        self.recipe = recipe = with_changes(options.recipe, precision=self._precision())
         self.family: Family = catalogue.family(options.family).FAMILY
         self.variant_name = options.variant or next(iter(self.family.variants))
         self.train, self.valid = manifest.read_pair(options.train, options.valid, options.classes)
@@ -102,8 +104,16 @@ class Training:
         )
         self.skipped: set[str] = set()
 
+    def _precision(self) -> str:
+        """Return the recipe's precision; what "auto" chose is kept where the run is resumed, on whatever machine."""
+        precision = resolve(self.options.recipe.precision, self.processes.device)
+        if self.options.recipe.precision == AUTO and (self.options.out / loop.CHECKPOINT).exists():
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # it is compared with the checkpoint's
+                precision = json.loads((self.options.out / SETTINGS).read_text())["precision"]
+        return precision
+
     def _order(self) -> data.Order:
-        recipe = self.options.recipe
+        recipe = self.recipe
         if recipe.batch_size % self.processes.count:
             raise OptionError(
                 f"batch_size={recipe.batch_size} is no multiple of {self.processes.count} processes; choose one that is"
@@ -120,7 +130,7 @@ class Training:
 
     def describe(self) -> list[str]:
         """Describe the run in a few lines of text."""
-        options, recipe = self.options, self.options.recipe
+        options, recipe = self.options, self.recipe
         n_parameters = sum(parameter.numel() for parameter in self.objective.trunk.parameters())
         start = f"from {options.source}" if options.source else "from random weights"
         lines = [
@@ -128,7 +138,8 @@ class Training:
             f"{len(self.train):,} clips to train on, {len(self.valid):,} to validate, "
             f"{len(self.train.classes)} classes, {'several labels' if self.multi_label else 'one label'} a clip",
             f"{recipe.epochs} epochs of {self.run.steps_per_epoch} steps of {recipe.batch_size} clips of "
-            f"{self.n_samples / self.sample_rate:g} s, {recipe.optimiser} at {recipe.learning_rate:g}",
+            f"{self.n_samples / self.sample_rate:g} s, {recipe.optimiser} at {recipe.learning_rate:g}, "
+            f"in {recipe.precision}",
         ]
         if options.source and self.fresh:
             lines.append(f"reinitialised: {', '.join(self.fresh)}")
@@ -143,6 +154,7 @@ class Training:
             "network": json.dumps(dict(options.network)),
             "from": options.source,
             "recipe": json.dumps(asdict(options.recipe)),
+            "precision": self.recipe.precision,
             "classes": list(self.train.classes),
             "multi_label": self.multi_label,
             "seed": options.seed,
@@ -177,7 +189,7 @@ class Training:
             sample_rate=self.sample_rate,
             n_samples=self.n_samples,
             seed=self.options.seed,
-            draw=partial(augment.draw, self.options.recipe, n_mels=n_mels, n_frames=n_frames),
+            draw=partial(augment.draw, self.recipe, n_mels=n_mels, n_frames=n_frames),
             **self._loading(),
         )
         for batch in source:
@@ -186,7 +198,7 @@ class Training:
 
     def validation_batches(self) -> Iterator[tuple[Any, data.Batch]]:
         """Yield this process's rows of the validation set, batch by batch."""
-        size = max(1, self.options.recipe.batch_size // self.processes.count)
+        size = max(1, self.recipe.batch_size // self.processes.count)
         source = data.validation_batches(
             self.valid, size, sample_rate=self.sample_rate, n_samples=self.n_samples, **self._loading()
         )

@@ -15,6 +15,7 @@ import torch
 from hear_transformers import doctor
 from hear_transformers.audio import reading
 from hear_transformers.checkpoints import published, store
+from hear_transformers.embedding import precision
 from hear_transformers.errors import AudioError
 
 
@@ -56,6 +57,18 @@ def test_versions_are_those_that_are_installed():
     versions = {row["name"]: row["version"] for row in doctor.versions()}
     assert versions["torch"] == importlib.metadata.version("torch")
     assert versions["libsndfile"].count(".") == 2
+
+
+def test_processor_has_the_precision_that_pays(run, monkeypatch):
+    for name, auto, factors in (("no", "float32", (6.25, 36.1)), ("yes", "bfloat16", (0.5, 0.4))):
+        monkeypatch.setattr(precision, "has_instructions", lambda *_, name=name: name == "yes")
+        monkeypatch.setattr(precision, "slowdown", lambda *_, factors=factors: precision.Slowdown(*factors))
+        row = doctor.devices()[0]
+        assert (row["name"], row["auto"]) == ("cpu", auto)
+        assert tuple(row["bfloat16_times_as_long"].values()) == factors
+        words = " ".join(run().stdout.split())
+        linear, conv = (f"{factor:.1f}" for factor in factors)
+        assert f"precision auto is {auto}; bfloat16 takes {linear} (linear), {conv} (conv) times as long" in words
 
 
 def test_every_decoder_is_tried():

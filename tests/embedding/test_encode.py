@@ -1,10 +1,15 @@
 """`Embedder.encode`: whatever holds a sound -> embeddings in memory."""
 
+import contextlib
 import io
 import logging
 import sys
 import tempfile
+import threading
+import warnings
 import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +18,7 @@ import pytest
 import soundfile
 import torch
 
+from hear_transformers import efficientat
 from hear_transformers.audio import reading
 from hear_transformers.embedding import encode, pipeline
 from hear_transformers.embedding.pipeline import Embedded
@@ -202,22 +208,88 @@ def test_an_embedding_of_zeros_stays_zero(small_model, monkeypatch):
     assert not small_model.encode(mono(), sampling_rate=32_000, normalize_embeddings=True).any()
 
 
-def test_the_batch_size_is_for_one_call(small_model, monkeypatch):
-    sizes = []
+@contextlib.contextmanager
+def batches_seen(model) -> Iterator[dict[str, list[int]]]:
+    """Note the sizes of batches by the name of the thread that they go through the network in."""
+    seen: dict[str, list[int]] = {}
 
-    def embed(model, clips, **options):
-        sizes.append(model.batch_size)
-        return pipeline_embed(model, clips, **options)
+    def note(_, inputs):
+        seen.setdefault(threading.current_thread().name, []).append(len(inputs[0]))
 
-    pipeline_embed = pipeline.embed
-    monkeypatch.setattr(encode, "embed", embed)
-    clips = [mono(), mono() / 2]
-    rows = small_model.encode(clips, sampling_rate=32_000, batch_size=1)
-    np.testing.assert_allclose(rows, small_model.encode(clips, sampling_rate=32_000), atol=1e-5)
+    handle = model.trunk.register_forward_pre_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def test_the_batch_size_is_for_one_call(small_model):
+    clips = [mono()] * 4
+    rows = small_model.encode(clips, sampling_rate=32_000)
+    for given, expected in ((1, [1, 1, 1, 1]), (3, [3, 1]), (None, [4])):
+        with batches_seen(small_model) as seen:
+            again = small_model.encode(clips, sampling_rate=32_000, batch_size=given)
+        assert list(seen.values()) == [expected]
+        np.testing.assert_allclose(again, rows, atol=1e-5)
     with pytest.raises(AudioError):
         small_model.encode("lost.wav", batch_size=3)
-    assert sizes == [1, None, 3]
     assert small_model.batch_size is None
+
+
+@pytest.mark.parametrize("along_time", [False, True])
+def test_the_batch_size_of_a_long_file_is_for_one_call(small_model, monkeypatch, along_time):
+    monkeypatch.setattr(pipeline, "LONG_SECONDS", 1.0)
+    encode_it = small_model.encode_timestamps if along_time else small_model.encode
+    with batches_seen(small_model) as seen:
+        encode_it(tone(2.0 if along_time else 25.0), sampling_rate=32_000, batch_size=2)
+    assert max(max(sizes) for sizes in seen.values()) == 2
+
+
+def test_threads_keep_their_own_batch_sizes(small_model):
+    clips = [mono()] * 6
+    expected = small_model.encode(clips, sampling_rate=32_000)
+    found, errors = {}, []
+
+    def work(size: int | None) -> None:
+        try:
+            for _ in range(5):
+                found[size] = small_model.encode(clips, sampling_rate=32_000, batch_size=size)
+        except Exception as error:
+            errors.append(error)
+
+    sizes = {"one": 1, "two": 2, "four": 4, "own": None}
+    threads = [threading.Thread(target=work, args=[size], name=name) for name, size in sizes.items()]
+    with batches_seen(small_model) as seen:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not errors
+    assert seen == {"one": [1] * 30, "two": [2] * 15, "four": [4, 2] * 5, "own": [6] * 5}
+    for rows in found.values():
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
+    assert small_model.batch_size is None
+
+
+def test_threads_that_run_out_of_memory_agree_on_what_fits(monkeypatch):
+    model = efficientat.load_model(variant="mn01_as", pretrained=False)
+    read = model.read
+
+    def cramped(waveforms, readout):
+        if len(waveforms) > 3:
+            raise torch.OutOfMemoryError("no")
+        return read(waveforms, readout)
+
+    monkeypatch.setattr(model, "read", cramped)
+    clips = [mono()] * 20
+    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(4) as pool:
+        warnings.simplefilter("always")
+        rows = list(pool.map(lambda n: model.encode(clips, sampling_rate=32_000, batch_size=n), [20, 17, 9, 5]))
+    for each in rows:
+        np.testing.assert_allclose(each, rows[0], atol=1e-5)
+    assert model.batch_size_for(len(mono()), model.variant.scene, 100) <= 3
+    (warning,) = caught
+    assert "does not fit into the memory of cpu" in str(warning.message)
 
 
 def test_workers_change_nothing(small_model, audio_file):

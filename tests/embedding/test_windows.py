@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hear_transformers.embedding.windows import Buffer, Chunks, TimeGrid, TokenTrack, reflect, samples_of
+from hear_transformers.embedding.windows import Buffer, Chunks, TimeGrid, TokenTrack, range_ms, reflect, samples_of
 
 RATES = st.sampled_from([16_000, 22_050, 32_000, 44_100, 48_000])
 HOPS = st.floats(0.5, 1_000.0).map(lambda hop: round(hop, 3))
@@ -16,6 +16,29 @@ def test_centres_do_not_drift_in_an_hour():
     last = grid.count(44_100 * 3_600) - 1
     assert grid.times_ms(last, last + 1).item() == 3_600_000.0
     assert grid.centre(last) == 44_100 * 3_600
+
+
+@pytest.mark.parametrize(
+    ("shortest", "longest", "rate", "text"),
+    [
+        (2_241, None, 32_000, "at least 70.1 ms"),  # 70.03125
+        (514, None, 32_000, "at least 16.1 ms"),  # 16.0625
+        (400, 160_240, 16_000, "25 to 10015 ms"),
+        (4_801, 321_601, 32_000, "150.1 to 10050 ms"),
+        (1, None, 44_100, "at least 0.0227 ms"),
+        (1, 31, 32_000, "0.0313 to 0.9687 ms"),
+        (3, 192_000_001, 16_000, "0.1875 to 12000000 ms"),
+    ],
+)
+def test_lengths_are_rounded_in_words(shortest, longest, rate, text):
+    assert range_ms(shortest, longest, rate) == text
+
+
+@given(st.integers(1, 10**7), st.integers(0, 10**7), RATES)
+def test_lengths_that_are_named_are_allowed(shortest, more, rate):
+    least, most = range_ms(shortest, shortest + more, rate).removesuffix(" ms").split(" to ")
+    assert samples_of(float(least), rate) >= shortest
+    assert samples_of(float(most), rate) <= shortest + more
 
 
 def test_a_tenth_of_a_millisecond_means_a_tenth():

@@ -22,6 +22,7 @@ from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 
 from hear_transformers import ast, atgnn, passt
+from hear_transformers.embedding import precision
 from hear_transformers.training import tagging
 from hear_transformers.training.data import Batch
 from hear_transformers.training.loop import Processes
@@ -209,6 +210,23 @@ def test_a_run_leaves_curves_settings_and_networks(sounds: Path, tmp_path: Path)
     ]
     assert "12 clips to train on, 6 to validate, 3 classes, one label a clip" in result.stderr
     assert result.stdout.splitlines()[1] == str(tmp_path / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["float32", "bfloat16"])
+def test_a_resumed_run_keeps_what_auto_chose(sounds: Path, tmp_path: Path, monkeypatch, first: str) -> None:
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[first]
+    auto = ["--set", 'precision="auto"']
+    for chosen, epochs in ((first, 2), (other, 2)):
+        monkeypatch.setattr(precision, "has_instructions", lambda name, _, chosen=chosen: name == chosen)
+        monkeypatch.setattr(precision, "slowdown", lambda *_: precision.Slowdown(1.0, 1.0))
+        result = trained(sounds, tmp_path, *auto, epochs=epochs)
+        assert result.stderr.count(f", in {first}\n") == 1
+        assert json.loads((tmp_path / "settings.json").read_text())["precision"] == first
+    (tmp_path / "settings.json").unlink()
+    refused = CliRunner().invoke(main, arguments(sounds, tmp_path, *auto, epochs=2))
+    assert refused.exit_code != 0
+    assert "other settings (precision)" in refused.stderr
 
 
 @pytest.mark.slow

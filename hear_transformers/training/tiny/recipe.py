@@ -56,5 +56,5 @@ class TinyRecipe:
             warm_up_steps=self.warm_up,
             decay="cosine",
             gradient_norm=self.gradient_norm,
-            precision="bfloat16",
+            precision="auto",
         )
