@@ -50,7 +50,8 @@ Examples:
 
 Running the same command again resumes an interrupted run: outputs of the same settings and the same audio are skipped,
 outputs of changed audio are replaced, and outputs of other settings are kept, with a warning. With --labels, skipped
-files are embedded again to print theirs. failures.jsonl, next to the outputs, lists what failed in the last run.
+files are embedded again to print theirs. failures.jsonl, next to the outputs, lists what failed in the last run,
+warnings.jsonl what is to be known of the audio that was embedded.
 
 \b
 Exit codes:
@@ -279,12 +280,12 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "tags": None if outcome.tags is None else [tag._asdict() for tag in outcome.tags],
         "error": outcome.message if failed else None,
-        "warning": None if failed else outcome.message or None,
+        "warning": "; ".join(filter(None, ["" if failed else outcome.message, *outcome.warnings])) or None,
     }
 
 
 def summarise(report: Report, dtype: str) -> None:
-    """Print what was written, and warnings about outputs that were kept."""
+    """Print what was written, and warnings about outputs that were kept and audio that is not what its file says."""
     if len(report.written) <= FEW_FILES:
         for outcome in report.written:
             click.echo(one_line(f"{outcome.source} -> {outcome.output}  {outcome.shape} {dtype}"))
@@ -293,9 +294,16 @@ def summarise(report: Report, dtype: str) -> None:
         click.echo(one_line(f"Warning: {message}"), err=True)
     if len(messages) > FEW_WARNINGS:
         click.echo(f"Warning: {len(messages) - FEW_WARNINGS} more outputs were kept", err=True)
+    warned = [outcome for outcome in (*report.written, *report.skipped, *report.failed) if outcome.warnings]
+    for outcome in warned[:FEW_WARNINGS]:
+        click.echo(one_line(f"Warning: {'; '.join(outcome.warnings)}"), err=True)
+    if len(warned) > FEW_WARNINGS:
+        click.echo(f"Warning: {len(warned) - FEW_WARNINGS} more files have warnings", err=True)
     parts = [f"{len(report.written)} written"]
     if report.skipped:
         parts.append(f"{len(report.skipped)} skipped, outputs exist (--overwrite replaces them)")
     if report.failed:
         parts.append(f"{len(report.failed)} failed")
+    if warned:
+        parts.append(f"{len(warned)} with warnings, see warnings.jsonl")
     click.echo(", ".join(parts))

@@ -38,4 +38,4 @@ class DiskFullError(HearTransformersError):
 
 
 class HearTransformersWarning(UserWarning):
-    """The work continues, though not exactly as asked: with a smaller batch, or fewer processes."""
+    """The work continues, though not exactly as asked, or on audio that is not what its file says."""

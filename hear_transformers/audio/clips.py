@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -53,6 +53,7 @@ class Loaded:
     blocks : of a long clip
     sha256 : of the file, empty unless asked for
     error : why it failed
+    warnings : about the audio, each naming the file; those of a long clip come while its blocks are taken
     """
 
     index: int
@@ -60,6 +61,7 @@ class Loaded:
     blocks: Blocks | None = None
     sha256: str = ""
     error: Exception | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +88,22 @@ class ReadOptions:
 def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
     """Read one clip in this process: its waveform if it is short, else blocks that are not decoded yet."""
     sha256 = ""
+    warnings: list[str] = []
     try:
         if clip.path is None:
-            waveform: Tensor | None = next(blocks_of(clip, options))
+            waveform: Tensor | None = next(blocks_of(clip, options, warnings))
         else:
-            with AudioFile(clip.path) as file:
+            with AudioFile(clip.path, warn=warnings.append) as file:
                 sha256 = file.sha256() if options.hashes or clip.skip_sha256 else ""
                 if sha256 and sha256 == clip.skip_sha256:
                     return Loaded(index, sha256=sha256)
                 waveform = _short_waveform(file, clip, options)
         if waveform is None or len(waveform) > options.max_samples:
-            return Loaded(index, blocks=blocks_of(clip, options), sha256=sha256)
-        return Loaded(index, waveform, sha256=sha256)
+            warnings = []  # it is decoded from its start again
+            return Loaded(index, blocks=blocks_of(clip, options, warnings), sha256=sha256, warnings=warnings)
+        return Loaded(index, waveform, sha256=sha256, warnings=warnings)
     except Exception as error:
-        return Loaded(index, sha256=sha256, error=error)
+        return Loaded(index, sha256=sha256, error=error, warnings=warnings)
 
 
 def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> Tensor | None:
@@ -119,12 +123,12 @@ def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> Tensor
     return torch.cat(held)
 
 
-def blocks_of(clip: Clip, options: ReadOptions) -> Blocks:
-    """Decode a clip block by block, in this process."""
+def blocks_of(clip: Clip, options: ReadOptions, warnings: list[str]) -> Blocks:
+    """Decode a clip block by block, in this process; warnings about it are added to a list."""
     if clip.waveform is not None:
         yield check_waveforms(clip.waveform[None])[0]
     elif clip.path is not None:
-        with AudioFile(clip.path) as file:
+        with AudioFile(clip.path, warn=warnings.append) as file:
             yield from _decoded(file, clip, options)
     else:
         raise OptionError("a clip is a file or a waveform; this one is neither")

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from ..errors import AudioError, OptionError
+from ..errors import AudioError, HearTransformersWarning, OptionError
 from ..files import digest_of
 from . import containers, ffmpeg, sndfile
 
@@ -73,6 +74,11 @@ class Decoder(Protocol):
         """Return True if a file that ended after `n_frames` should hold more."""
 
 
+def warn_user(message: str) -> None:
+    """Issue a HearTransformersWarning."""
+    warnings.warn(message, HearTransformersWarning, stacklevel=2)
+
+
 class AudioFile:
     """A sound in a file, which is opened once; each method reads from its start, one at a time.
 
@@ -80,6 +86,7 @@ class AudioFile:
     ----------
     path : any file that libsndfile decodes: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ...; with PyAV also MP4, AAC,
         WebM, WMA, video, ...
+    warn : called with every warning about the file, which names it, once for each
 
     Attributes
     ----------
@@ -104,9 +111,11 @@ class AudioFile:
     >>> folder.cleanup()
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, warn: Callable[[str], None] = warn_user) -> None:
         self.path = Path(path)
         self._is_busy = False
+        self._on_warning = warn
+        self._warned: set[str] = set()
         with self._errors():
             if self.path.is_dir():
                 raise AudioError(f"{self.path}: is a folder, expected an audio file")
@@ -127,6 +136,12 @@ class AudioFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _warn(self, text: str) -> None:
+        """Pass on a warning about the file, each text once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self._on_warning(f"{self.path}: {text}")
 
     @functools.cached_property
     def seconds(self) -> float | None:

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..errors import HearTransformersError
 from ..labels import Tag, check_logits, tags_of
 from . import journal
 from .formats import ExistingOutput
-from .journal import Failures, is_disk_full
+from .journal import Failures, Warnings, is_disk_full
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
 from .sources import Source
 from .table_output import TableOfParts
@@ -44,6 +44,7 @@ class Outcome:
     message : why it failed, or how the settings of an output that is kept differ; else empty
     start, end : of the part of the file, in s
     error : class of the exception, empty if none
+    warnings : about the audio, each naming the file
     """
 
     source: str
@@ -56,11 +57,15 @@ class Outcome:
     start: float = 0.0
     end: float = math.inf
     error: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def as_part(self) -> dict[str, Any]:
+        """Return which part of which file it is, ready for JSON."""
+        return {"file": self.source, "start": self.start, "end": None if self.end == math.inf else self.end}
 
     def as_failure(self) -> dict[str, Any]:
         """Return its line in the list of failures."""
-        end = None if self.end == math.inf else self.end
-        return {"file": self.source, "start": self.start, "end": end, "error": self.error, "reason": self.message}
+        return {**self.as_part(), "error": self.error, "reason": self.message}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,7 @@ def extract(
     jobs, failed = jobs_of(sources, destination)
     contents = contents_of(model, timestamps=timestamps, apart=options.separate_layers, dtype=options.dtype)
     failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
+    warnings = Warnings(destination.folder / f"warnings{options.shard.suffix}.jsonl")
     outcomes: list[Outcome] = []
     with journal.disk_full_as_error(destination.folder), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(destination.folder))
@@ -138,6 +144,8 @@ def extract(
             outcomes.append(outcome)
             if outcome.status == "failed":
                 failures.add(outcome.as_failure())
+            if outcome.status != "skipped" or outcome.warnings:
+                warnings.replace(outcome.as_part(), outcome.warnings)
             on_outcome(outcome)
             if outcome.status == "failed" and fail_fast:
                 break
@@ -203,7 +211,7 @@ class _Run:
         if isinstance(embedded.error, OSError) and is_disk_full(embedded.error):
             raise embedded.error
         if embedded.error is not None:
-            return _failure(job, embedded.error)
+            return _failure(job, embedded.error, embedded.warnings)
         if embedded.embedding is None:
             return self._skipped(job, pending.existing)
         try:
@@ -212,21 +220,26 @@ class _Run:
             existing = [_if_unchanged(each, job, embedded.sha256, path) for each in pending.existing]
             missing = [output for output, each in zip(self.outputs, existing, strict=True) if each is None]
             if not missing:
-                return self._skipped(job, existing, tags)
+                return self._skipped(job, existing, tags, embedded.warnings)
             shapes = [output.write(job, embedded) for output in missing]
         except OSError as error:
             if is_disk_full(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
                 raise  # the next would fail too, or the part that is spoiled holds others
-            return _failure(job, error)
+            return _failure(job, error, embedded.warnings)
         except HearTransformersError as error:
-            return _failure(job, error)
-        return self._outcome(job, "written", shape=shapes[0], seconds=embedded.seconds, tags=tags)
+            return _failure(job, error, embedded.warnings)
+        told = {"tags": tags, "warnings": embedded.warnings}
+        return self._outcome(job, "written", shape=shapes[0], seconds=embedded.seconds, **told)
 
     def _skipped(
-        self, job: Source, existing: Iterable[ExistingOutput | None], tags: tuple[Tag, ...] | None = None
+        self,
+        job: Source,
+        existing: Iterable[ExistingOutput | None],
+        tags: tuple[Tag, ...] | None = None,
+        warnings: tuple[str, ...] = (),
     ) -> Outcome:
         mismatch = next((each.mismatch for each in existing if each and each.mismatch), "")
-        return self._outcome(job, "skipped", tags=tags, message=mismatch)
+        return self._outcome(job, "skipped", tags=tags, message=mismatch, warnings=warnings)
 
     def _outcome(self, job: Source, status: str, **rest: Any) -> Outcome:
         return Outcome(str(job.path), status, self.outputs[0].path(job), start=job.start, end=job.end, **rest)
@@ -241,11 +254,12 @@ def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, pat
     return ExistingOutput(f"{path} is kept, but was made from {existing.file}; use overwrite to replace it")
 
 
-def _failure(source: Source, error: Exception | None) -> Outcome:
+def _failure(source: Source, error: Exception | None, warnings: tuple[str, ...] = ()) -> Outcome:
     path = str(source.path)
     reason = str(error) if isinstance(error, HearTransformersError) else f"{type(error).__name__}: {error}"
     message = reason if path in reason else f"{path}: {reason}"
-    return Outcome(path, "failed", message=message, start=source.start, end=source.end, error=type(error).__name__)
+    failed = Outcome(path, "failed", message=message, start=source.start, end=source.end)
+    return replace(failed, error=type(error).__name__, warnings=warnings)
 
 
 def _in_background(

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -15,11 +16,17 @@ from tqdm import tqdm
 
 from ..audio.clips import Clip
 from ..audio.inputs import InputReader, Sound, as_inputs, name_of
-from ..errors import HearTransformersError, OptionError
+from ..errors import HearTransformersError, HearTransformersWarning, OptionError
 from .pipeline import Embedded, Model, embed
 
 SHORTEST_NORM = 1e-12
 """Least norm that vectors are divided by, so that zeros stay zeros, as in `torch.nn.functional.normalize`."""
+
+
+FEW_WARNINGS = 3
+"""Inputs that are warned of one by one; more are counted, and logged."""
+
+LOG = logging.getLogger("hear_transformers")
 
 
 class Timestamps(NamedTuple):
@@ -169,6 +176,7 @@ class _Encoding:
         self.one = one
         self.total = len(inputs) if isinstance(inputs, Sized) else None
         self.names: dict[int, str] = {}  # of the inputs in the works
+        self.n_warned = 0  # inputs with warnings
         self.failure: HearTransformersError | None = None
 
     @contextlib.contextmanager
@@ -209,22 +217,47 @@ class _Encoding:
         """Yield embeddings; raise the error of an input."""
         for embedded in results:
             content = reading.forget(embedded.index)
+            self._warn(embedded, content)
             if embedded.error is not None:
                 raise self._named(embedded.index, embedded.error, content)
             del self.names[embedded.index]
             bar.update()
             yield embedded
+        self._warn_of_others()
         if self.failure is not None:
             raise self.failure
 
+    def _warn(self, embedded: Embedded, content: Path | None) -> None:
+        """Warn of an input, or log that where many were warned of."""
+        self.n_warned += bool(embedded.warnings)
+        for warning in embedded.warnings:
+            message = self._message(embedded.index, warning, content)
+            if self.n_warned > FEW_WARNINGS:
+                LOG.info("%s", message)
+            else:
+                _warn(message)
+
     def _named(self, index: int, error: Exception, content: Path | None = None) -> HearTransformersError:
-        """Return an error that names the input, also instead of the file that held its content."""
+        """Return an error that names the input."""
         kind, message = HearTransformersError, f"{type(error).__name__}: {error}"
         if isinstance(error, HearTransformersError):
             kind, message = type(error), str(error)
+        named = kind(self._message(index, message, content))
+        named.__cause__ = error
+        return named
+
+    def _message(self, index: int, message: str, content: Path | None) -> str:
+        """Return a message that names the input, also instead of the file that held its content."""
         name = self.names[index]
         message = message.replace(str(content), name) if content else message
         which = "" if self.one else f"input {index}: "
-        named = kind(f"{which}{message if name in message else f'{name}: {message}'}")
-        named.__cause__ = error
-        return named
+        return f"{which}{message if name in message else f'{name}: {message}'}"
+
+    def _warn_of_others(self) -> None:
+        if self.n_warned > FEW_WARNINGS:
+            _warn(f"{self.n_warned - FEW_WARNINGS} more inputs have warnings; the logger {LOG.name} has them at INFO")
+
+
+def _warn(message: str) -> None:
+    # The line of the user: behind this one, those of the run, and `encode`.
+    warnings.warn(message, HearTransformersWarning, stacklevel=6)

@@ -87,6 +87,7 @@ class Embedded:
     seconds : duration of its audio
     sha256 : of the file, empty for a waveform or where hashes are not asked for
     error : why it failed
+    warnings : about its audio, each naming the file
     """
 
     index: int
@@ -95,6 +96,7 @@ class Embedded:
     seconds: float = 0.0
     sha256: str = ""
     error: Exception | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def embed(
@@ -147,9 +149,10 @@ class _Pipeline:
 
     def take(self, loaded: Loaded) -> Iterator[Embedded]:
         """Embed a clip at once if it is long, else pack it; yield what is finished and next in order."""
-        embedded = Embedded(loaded.index, sha256=loaded.sha256, error=loaded.error)
+        embedded = Embedded(loaded.index, sha256=loaded.sha256, error=loaded.error, warnings=tuple(loaded.warnings))
         if loaded.blocks is not None:
-            self._keep(self._try_long(embedded, loaded.blocks))
+            embedded = self._try_long(embedded, loaded.blocks)
+            self._keep(replace(embedded, warnings=tuple(loaded.warnings)))
         elif loaded.waveform is None:
             self._keep(embedded)
         else:
