@@ -141,15 +141,17 @@ def main(
 ) -> None:
     """Compute embeddings of audio files, from any layer of a network, for whole files or along time.
 
-    INPUT is an audio file, a folder (searched for audio, with its subfolders), a pattern in quotes, or - for a list of
-    paths on stdin.
+    INPUT is an audio file, a folder (searched for audio, with its subfolders), a pattern in quotes, an address such as
+    https://example.org/a.wav or s3://bucket/a.wav, or - for a list of them on stdin.
     """
     # Imported here because PyTorch takes seconds and --help must not.
     from hear_transformers import catalogue
     from hear_transformers.audio import workers
     from hear_transformers.bulk import extract
+    from hear_transformers.files import local_path
 
-    stored = output_options(Path(out), options)
+    place = local_path(out, "outputs")
+    stored = output_options(place, options)
     timestamps = wants_timestamps(scene, options)
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
     given = {name: value for name, value in options.items() if value is not None}
@@ -160,7 +162,7 @@ def main(
         report = extract.extract(
             embedder,
             found,
-            Path(out),
+            place,
             stored,
             timestamps=timestamps,
             n_labels=n_labels,
@@ -194,7 +196,7 @@ def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
     listed = map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
-    found = each_once([*find_sources(inputs, listed), *(read_manifest(Path(manifest)) if manifest else ())])
+    found = each_once([*find_sources(inputs, listed), *(read_manifest(manifest) if manifest else ())])
     if not found:
         raise click.UsageError("nothing to embed: the list on stdin is empty")
     return found

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError, OptionError
+from ..files import Address
 from .reading import AudioFile, check_waveforms
 
 Blocks = Generator[Tensor, None, None]
@@ -29,13 +30,13 @@ class Clip:
 
     Attributes
     ----------
-    path : of the file; None for a waveform
+    path : of the file, or its address; None for a waveform
     start, end : of the part, in s
     waveform : (samples,) float32 at the model's sample rate
     skip_sha256 : content of this sha256 is embedded already, and so is not decoded; empty for none
     """
 
-    path: Path | None = None
+    path: Path | Address | None = None
     start: float = 0.0
     end: float = math.inf
     waveform: Tensor | None = None
@@ -73,11 +74,13 @@ class ReadOptions:
     sample_rate : in Hz
     long_seconds : clips longer than this are not held in memory
     hashes : whether to hash every file
+    scratch : folder for copies of what lies at addresses, see `addresses.fetch`
     """
 
     sample_rate: int
     long_seconds: float
     hashes: bool
+    scratch: Path | None = None
 
     @property
     def max_samples(self) -> int:
@@ -93,7 +96,7 @@ def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
         if clip.path is None:
             waveform: Tensor | None = next(blocks_of(clip, options, warnings))
         else:
-            with AudioFile(clip.path, warn=warnings.append) as file:
+            with AudioFile(clip.path, scratch=options.scratch, warn=warnings.append) as file:
                 sha256 = file.sha256() if options.hashes or clip.skip_sha256 else ""
                 if sha256 and sha256 == clip.skip_sha256:
                     return Loaded(index, sha256=sha256)
@@ -128,7 +131,7 @@ def blocks_of(clip: Clip, options: ReadOptions, warnings: list[str]) -> Blocks:
     if clip.waveform is not None:
         yield check_waveforms(clip.waveform[None])[0]
     elif clip.path is not None:
-        with AudioFile(clip.path, warn=warnings.append) as file:
+        with AudioFile(clip.path, scratch=options.scratch, warn=warnings.append) as file:
             yield from _decoded(file, clip, options)
     else:
         raise OptionError("a clip is a file or a waveform; this one is neither")

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError, HearTransformersWarning, OptionError
-from ..files import digest_of
-from . import containers, ffmpeg, sndfile
+from ..files import Address, digest_of, place_of
+from . import addresses, containers, ffmpeg, sndfile
 
 LOUDEST = 1e6
 """Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
@@ -85,7 +85,8 @@ class AudioFile:
     Parameters
     ----------
     path : any file that libsndfile decodes: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ...; with PyAV also MP4, AAC,
-        WebM, WMA, video, ...
+        WebM, WMA, video, ...; or an address, see `files.place_of`, of which a copy is made
+    scratch : folder of such copies, see `addresses.fetch`
     warn : called with every warning about the file, which names it, once for each
 
     Attributes
@@ -111,21 +112,25 @@ class AudioFile:
     >>> folder.cleanup()
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, warn: Callable[[str], None] = warn_user) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | os.PathLike[str], *, scratch: Path | None = None, warn: Callable[[str], None] = warn_user
+    ) -> None:
+        self.path = place_of(path)
+        self._copy = addresses.fetch(self.path, scratch) if isinstance(self.path, Address) else None
+        self._local = self._copy.path if self._copy else Path(self.path)
         self._is_busy = False
         self._on_warning = warn
         self._warned: set[str] = set()
         with self._errors():
-            if self.path.is_dir():
+            if self._local.is_dir():
                 raise AudioError(f"{self.path}: is a folder, expected an audio file")
-            if not self.path.is_file():  # to open a pipe would block until somebody writes to it
-                raise AudioError(f"{self.path}: {'not a regular' if self.path.exists() else 'no such'} file")
-            self.n_bytes = self.path.stat().st_size
+            if not self._local.is_file():  # to open a pipe would block until somebody writes to it
+                raise AudioError(f"{self.path}: {'not a regular' if self._local.exists() else 'no such'} file")
+            self.n_bytes = self._local.stat().st_size
             if self.n_bytes == 0:
                 raise AudioError(f"{self.path}: the file is empty (0 bytes)")
             # libsndfile reads by the descriptor, and would not notice what Python holds in a buffer.
-            self._file = self.path.open("rb", buffering=0)
+            self._file = self._local.open("rb", buffering=0)
 
     def __enter__(self) -> AudioFile:
         return self
@@ -160,7 +165,7 @@ class AudioFile:
         """Return the sha256 of the content in hexadecimal; that of an unchanged file is computed once per process."""
         with self._errors():
             status = os.fstat(self._file.fileno())
-            version = (os.fspath(self.path), status.st_size, status.st_mtime_ns)
+            version = (os.fspath(self._local), status.st_size, status.st_mtime_ns)
             if version not in _HASHES:
                 if len(_HASHES) >= HASHES_KEPT:
                     _HASHES.clear()
@@ -260,14 +265,18 @@ class AudioFile:
     def _opened(self) -> contextlib.AbstractContextManager[Decoder]:
         container = containers.recognise(self._file)
         if container is None:
-            return sndfile.opened(self._file, self.path)
-        return ffmpeg.opened(self._file, self.path, container)
+            return sndfile.opened(self._file, self._local)
+        return ffmpeg.opened(self._file, self._local, container)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Re-raise the system's errors as AudioError."""
+        """Re-raise the system's errors as AudioError; name an address instead of its copy."""
         try:
             yield
+        except AudioError as error:
+            if self._copy is None:
+                raise
+            raise AudioError(str(error).replace(str(self._local), str(self.path))) from error
         except OSError as error:
             raise AudioError(f"{self.path}: cannot be read ({error.strerror})") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -249,7 +248,7 @@ def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, pat
     """Return the existing output of a job, None if its audio changed, so that it is replaced."""
     if existing is None or not existing.sha256 or existing.sha256 == sha256:
         return existing
-    if existing.file == os.path.abspath(job.path):
+    if existing.file == job.file:
         return None
     return ExistingOutput(f"{path} is kept, but was made from {existing.file}; use overwrite to replace it")
 

@@ -199,7 +199,8 @@ class _Encoding:
             reading = InputReader(model.sample_rate, sampling_rate, Path(scratch))
             clips = self._clips(reading)
             # Closed after an error: workers end now, not when its traceback is forgotten.
-            with contextlib.closing(embed(model, clips, timestamps=timestamps, workers=workers)) as results:
+            embedded = embed(model, clips, timestamps=timestamps, scratch=Path(scratch), workers=workers)
+            with contextlib.closing(embedded) as results:
                 yield self._checked(results, reading, bar)
 
     def _clips(self, reading: InputReader) -> Iterator[Clip]:
