@@ -23,9 +23,7 @@ from torch import Tensor
 from ..errors import AudioError, HearTransformersWarning, OptionError
 from ..files import Address, digest_of, place_of
 from . import addresses, containers, ffmpeg, sndfile
-
-LOUDEST = 1e6
-"""Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
+from .levels import LOUDEST, Levels, check_channel, scale_warning
 
 SUFFIXES = tuple(sorted({*sndfile.SUFFIXES, *ffmpeg.SUFFIXES}))
 """Names of audio files in folders. A file named by the user may have any suffix: its content says what it is."""
@@ -86,6 +84,7 @@ class AudioFile:
     ----------
     path : any file that libsndfile decodes: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ...; with PyAV also MP4, AAC,
         WebM, WMA, video, ...; or an address, see `files.place_of`, of which a copy is made
+    channel : to read, from 1; None for the mean of all
     scratch : folder of such copies, see `addresses.fetch`
     warn : called with every warning about the file, which names it, once for each
 
@@ -95,8 +94,8 @@ class AudioFile:
 
     Raises
     ------
-    AudioError : the file is missing, not a regular file, empty, or must not be read; when decoded, it is not audio, cut
-        short, holds no samples, or a sample is NaN, infinite or absurd
+    AudioError : the file is missing, not a regular file, empty, or must not be read; when decoded, it is not audio, lacks
+        the channel, is cut short, holds no samples, or a sample is NaN, infinite or absurd
     OptionError : blocks of this file are neither all taken nor closed
 
     Examples
@@ -113,11 +112,17 @@ class AudioFile:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, scratch: Path | None = None, warn: Callable[[str], None] = warn_user
+        self,
+        path: str | os.PathLike[str],
+        *,
+        channel: int | None = None,
+        scratch: Path | None = None,
+        warn: Callable[[str], None] = warn_user,
     ) -> None:
         self.path = place_of(path)
         self._copy = addresses.fetch(self.path, scratch) if isinstance(self.path, Address) else None
         self._local = self._copy.path if self._copy else Path(self.path)
+        self._levels = Levels(channel)
         self._is_busy = False
         self._on_warning = warn
         self._warned: set[str] = set()
@@ -148,11 +153,21 @@ class AudioFile:
             self._warned.add(text)
             self._on_warning(f"{self.path}: {text}")
 
+    def _warn_of_levels(self) -> None:
+        for text in self._levels.warnings():
+            self._warn(text)
+
     @functools.cached_property
     def seconds(self) -> float | None:
         """Duration in s that the header claims, None if it claims none; raises AudioError if this is not audio."""
         with self._decoder() as decoder:
             return decoder.seconds()
+
+    @functools.cached_property
+    def channels(self) -> int:
+        """Number of channels; raises AudioError if this is not audio."""
+        with self._decoder() as decoder:
+            return decoder.channels
 
     def duration(self) -> float:
         """Return the duration in s: from the header, or by decoding, which may end too early, where that is unknown."""
@@ -194,18 +209,23 @@ class AudioFile:
         ------
         waveform : (samples,) float32, at least one sample, nominally in [-1, 1]; channels are averaged
         """
-        with self._decoder() as decoder:
-            resampler = _resampler(decoder.samplerate, sample_rate)
+        with self._decoder() as decoder, contextlib.ExitStack() as at_the_end:
+            # Also if not all blocks are taken.
+            at_the_end.callback(self._warn_of_levels)
+            rate = decoder.samplerate
+            resampler = _resampler(rate, sample_rate)
             n_frames = n_samples = 0
             mono = np.zeros(0, np.float32)
             for mono in self._mono(decoder, block_seconds):
                 n_frames += len(mono)
                 samples = resampler(mono, False)
+                self._levels.compare(mono, rate, samples, sample_rate)
                 n_samples += len(samples)
                 if len(samples):
                     yield torch.from_numpy(samples)
             self._check_complete(decoder, n_frames)
             samples = resampler(np.zeros(0, np.float32), True)
+            self._levels.compare(mono[:0], rate, samples, sample_rate)
             if len(samples):
                 yield torch.from_numpy(samples)
             elif not n_samples:
@@ -241,7 +261,10 @@ class AudioFile:
             skipped_frames, skipped = (periods * each // periods_per_second for each in (rate, sample_rate))
             last_frame = math.ceil(((first + n_samples) / sample_rate + margin) * rate)
             mono = self._mono_between(decoder, skipped_frames, last_frame)
-        samples = _resampler(rate, sample_rate)(mono, True)[first - skipped :][:n_samples]
+        resampled = _resampler(rate, sample_rate)(mono, True)
+        self._levels.compare(mono, rate, resampled, sample_rate)
+        self._warn_of_levels()
+        samples = resampled[first - skipped :][:n_samples]
         if not len(samples) and first:
             raise AudioError(f"{self.path}: ends before {start:.3f} s, where an excerpt was to begin")
         # A copy, since a view would keep the margins in memory.
@@ -258,6 +281,7 @@ class AudioFile:
                 rate = decoder.samplerate
                 if rate not in SAMPLE_RATES:
                     raise AudioError(f"{self.path}: the header claims a sample rate of {rate} Hz; it is damaged")
+                self._levels = Levels(self._levels.channel)
                 yield decoder
         finally:
             self._is_busy = False
@@ -287,17 +311,15 @@ class AudioFile:
         # libsndfile fills what a file leaves of a block with zeros, which would take as long as decoding a short one.
         size = max(1, min(int(block_seconds * decoder.samplerate), BLOCK_VALUES // decoder.channels, decoder.frames))
         n_frames = first
-        while len(frames := decoder.decode(min(size, last - n_frames))):
-            usable = np.abs(frames) <= LOUDEST  # False for NaN too
-            if not usable.all():
-                frame, channel = np.argwhere(~usable)[0]
+        while len(decoded := decoder.decode(min(size, last - n_frames))):
+            frames = self._levels.pick(decoded)
+            peak = float(np.abs(frames).max())
+            if not peak <= LOUDEST:  # False for NaN too
+                frame, channel = np.argwhere(~(np.abs(frames) <= LOUDEST))[0]
                 place_s = (n_frames + frame) / decoder.samplerate
-                raise AudioError(
-                    f"{self.path}: sample {frames[frame, channel]:g} at {place_s:.3f} s; "
-                    f"expected finite numbers, nominally in [-1, 1], never beyond {LOUDEST:g}"
-                )
+                raise AudioError(f"{self.path}: {absurd(frames[frame, channel], f'at {place_s:.3f} s')}")
             n_frames += len(frames)
-            yield frames.mean(1)  # (frames, channels) -> (frames,)
+            yield self._levels.mean(frames, peak)
 
     def _mono_between(self, decoder: Decoder, first: int, last: int) -> np.ndarray:
         """Decode frames `first` to `last`, fewer if the file ends before: (frames,) float32, channels averaged."""
@@ -332,6 +354,15 @@ def _resampler(rate: int, sample_rate: int) -> Callable[[np.ndarray, bool], np.n
         return lambda samples, _: samples
     stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
     return stream.resample_chunk
+
+
+def absurd(sample: float, place: str) -> str:
+    """Return what is wrong with a sample that is refused; `place` is where it lies."""
+    advice = scale_warning(abs(sample), -math.inf)
+    return (
+        f"sample {sample:g} {place}; expected finite numbers, nominally in [-1, 1], never beyond {LOUDEST:g}"
+        + (f": {advice}" if advice else "")
+    )
 
 
 def resample(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
