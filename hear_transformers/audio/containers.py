@@ -25,18 +25,22 @@ MOST_SAMPLES = 8
 
 
 def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
-    """Check the boxes of an MP4: the outermost must be whole, and tables of samples must not outgrow the file.
-
-    FFmpeg makes 35 bytes in memory for every sample that a table claims, whether or not the file could hold it.
-    """
-    inner, claimed = [], 0
-    for kind, body, end in _boxes(file, 0, n_bytes):
+    """Check the boxes of an MP4: the outermost must be whole."""
+    for kind, _, end in _boxes(file, 0, n_bytes):
         if kind not in ISO_BOXES:
             break  # bytes that some program appended
         if end > n_bytes:
             return f"cut short: {n_bytes} bytes of {end}"
-        if kind in ISO_NESTED:
-            inner.append((body, end))
+    return ""
+
+
+def iso_excess(file: BinaryIO, n_bytes: int) -> str:
+    """Check the boxes of an MP4: tables of samples must not outgrow the file.
+
+    FFmpeg makes 35 bytes in memory for every sample that a table claims, whether or not the file could hold it.
+    """
+    inner = [(body, min(end, n_bytes)) for kind, body, end in _boxes(file, 0, n_bytes) if kind in ISO_NESTED]
+    claimed = 0
     while inner:
         for kind, body, end in _boxes(file, *inner.pop()):
             if kind in ISO_NESTED:
@@ -131,6 +135,7 @@ class Container:
     start : pattern of the first bytes, in which a dot is any byte
     flaw : (file, size in bytes) -> what is wrong with the sizes of the outermost parts, empty if nothing is
     claims_duration : whether the header holds the duration; else FFmpeg estimates it
+    excess : (file, size in bytes) -> what it claims that no file of this size holds, empty if nothing
     """
 
     name: str
@@ -138,11 +143,12 @@ class Container:
     start: bytes
     flaw: Callable[[BinaryIO, int], str] = lambda file, n_bytes: ""
     claims_duration: bool = False
+    excess: Callable[[BinaryIO, int], str] = lambda file, n_bytes: ""
 
 
 CONTAINERS = (
     # A box named so at byte 4; files of QuickTime may lack ftyp (ISO/IEC 14496-12, section 4.3; QuickTime File Format).
-    Container("MP4, M4A or MOV", "mov", rb".{4}(?:ftyp|moov|mdat|wide|free|skip|pnot)", iso_flaw, True),
+    Container("MP4, M4A or MOV", "mov", rb".{4}(?:ftyp|moov|mdat|wide|free|skip|pnot)", iso_flaw, True, iso_excess),
     Container("Matroska or WebM", "matroska", re.escape(EBML_HEADER), partial(_sizes_flaw, _ebml_size), True),
     # Twelve bits of sync, layer 0, and the first three bytes are the same in the next frame (ISO/IEC 14496-3, 1.A.2.2).
     Container("AAC (ADTS)", "aac", rb"(\xff[\xf0\xf1\xf8\xf9].).{4,8188}?\1"),

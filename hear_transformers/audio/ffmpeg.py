@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,13 +64,17 @@ class FFmpegDecoder:
     ----------
     samplerate, channels : of the first samples; other channels later are averaged
     frames : number of frames, unknown before the end is reached
+    notes : none
+    damage : what is wrong with the file, empty if nothing is, as far as it was decoded
     """
 
-    def __init__(self, path: Path, media: Any, container: Container) -> None:
+    notes: Sequence[str] = ()
+
+    def __init__(self, path: Path, media: Any, container: Container, damage: str) -> None:
         stream = media.streams.best("audio")
         if stream is None or stream.codec_context is None:
             wrong = "no audio stream" if stream is None else "an audio stream that FFmpeg has no decoder for"
-            raise AudioError(f"{path}: {container.name} with {wrong}")
+            raise AudioError(f"{path}: {container.name} with {wrong}{f', {damage}' if damage else ''}")
         self.path = path
         self.media = media
         self.stream = stream
@@ -80,6 +83,7 @@ class FFmpegDecoder:
         self.claims_duration = container.claims_duration
         self.samplerate, self.channels = stream.codec_context.sample_rate, 1
         self.frames = UNKNOWN_FRAMES
+        self.damage = damage
         self._position = 0
         self._end_s = self._audio_end_s = 0.0
         self._started = False
@@ -118,20 +122,22 @@ class FFmpegDecoder:
             return None
         return float(stream.duration * stream.time_base)
 
-    def is_cut_short(self, n_frames: int) -> bool:
-        """Return True if a file whose end was reached should hold more, by the duration in its header."""
-        if not self.claims_duration or self.frames == UNKNOWN_FRAMES:
-            return False
+    def flaw(self, n_frames: int) -> str:
+        """Return what is wrong with the file, the duration in its header if that is not reached at the end."""
+        if self.damage or not self.claims_duration or self.frames == UNKNOWN_FRAMES:
+            return self.damage
         stream = self.stream
         if stream.duration and stream.start_time is not None:
-            return self._audio_end_s < float(stream.duration * stream.time_base) - CLEARLY_SECONDS
-        return self._end_s < (self.media.duration or 0) / MICROSECONDS - CLEARLY_SECONDS
+            is_cut = self._audio_end_s < float(stream.duration * stream.time_base) - CLEARLY_SECONDS
+        else:
+            is_cut = self._end_s < (self.media.duration or 0) / MICROSECONDS - CLEARLY_SECONDS
+        return "cut short" if is_cut else ""
 
     def _without_padding(self) -> Iterator[np.ndarray]:
         """Decode as many samples as the header of an MP4 counts, or all if far more show that it is wrong."""
         held: list[np.ndarray] = []
         count = 0
-        for piece in self._decoded():
+        for piece in self._up_to_damage():
             seconds = self.seconds()
             n_claimed = UNKNOWN_FRAMES if seconds is None else round(seconds * self.samplerate)
             held.append(piece)
@@ -142,6 +148,15 @@ class FFmpegDecoder:
         if held:
             yield np.concatenate(held)[: n_claimed - count]
 
+    def _up_to_damage(self) -> Iterator[np.ndarray]:
+        """Decode up to the end, or to where FFmpeg finds damage."""
+        import av
+
+        try:
+            yield from self._decoded()
+        except av.error.FFmpegError as error:
+            self.damage = f"damaged: {error.strerror}"
+
     def _decoded(self) -> Iterator[np.ndarray]:
         """Decode packet by packet, and yield (frames, channels) float32."""
         # Of all streams: they are read anyway, and show where the file ends.
@@ -149,7 +164,8 @@ class FFmpegDecoder:
             is_audio = packet.stream.index == self.stream.index
             # In these containers, a packet of sound or picture is corrupt if it ends behind the end of the file.
             if packet.is_corrupt and (is_audio or self.claims_duration):
-                raise AudioError(f"{self.path}: damaged or cut short at {self._audio_end_s:.3f} s")
+                self.damage = self.damage or "damaged or cut short"
+                return
             if packet.pts is not None:
                 end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 self._end_s = max(self._end_s, end_s)
@@ -221,7 +237,7 @@ class _File:
 
 
 @contextlib.contextmanager
-def opened(file: BinaryIO, path: Path, container: Container) -> Iterator[FFmpegDecoder]:
+def opened(file: BinaryIO, path: Path, n_bytes: int, container: Container) -> Iterator[FFmpegDecoder]:
     """Open a decoder at the start of a file; whatever FFmpeg raises, then or later, becomes an AudioError."""
     try:
         import av
@@ -230,16 +246,18 @@ def opened(file: BinaryIO, path: Path, container: Container) -> Iterator[FFmpegD
             f"{path}: {container.name} needs PyAV, which is not installed; "
             "run: python -m pip install 'hear_transformers[av]'"
         ) from error
-    if flaw := container.flaw(file, os.fstat(file.fileno()).st_size):
-        raise AudioError(f"{path}: {flaw}; copy or download it again")
+    if excess := container.excess(file, n_bytes):
+        raise AudioError(f"{path}: {excess}; copy or download it again")
+    damage = container.flaw(file, n_bytes)
     file.seek(0)
     try:
         options = {"codec_whitelist": _audio_decoders()}
         source = _File(file)
         with av.open(source, format=container.demuxer, metadata_errors="replace", container_options=options) as media:
-            yield FFmpegDecoder(path, media, container)
+            yield FFmpegDecoder(path, media, container, damage)
     except av.error.FFmpegError as error:
-        raise AudioError(f"{path}: {container.name} that is damaged, or not for FFmpeg ({error.strerror})") from error
+        wrong = damage or "damaged, or not for FFmpeg"
+        raise AudioError(f"{path}: {container.name} that is {wrong} ({error.strerror})") from error
 
 
 @functools.cache

@@ -42,11 +42,11 @@ def parse_channel(channel: int | str) -> int | str:
     raise OptionError(f"channel={channel!r} is unknown; choose 1 for the first, 2, ..., {MIX} for their mean, or {EACH}")
 
 
-def check_channel(channel: int | None, n_channels: int) -> None:
-    """Raise AudioError if a sound lacks a channel."""
+def check_channel(channel: int | None, n_channels: int, name: object) -> None:
+    """Raise AudioError if a sound of some name lacks a channel."""
     if channel is not None and channel > n_channels:
-        there = "1 channel" if n_channels == 1 else f"{n_channels} channels"
-        raise AudioError(f"has {there}, and channel {channel} was asked for; choose 1 to {n_channels}, or {MIX}")
+        held = f"1 to {n_channels}" if n_channels > 1 else "1"
+        raise AudioError(f"{name}: channel {channel} was asked for, it has {held}; choose one of these, or {MIX}")
 
 
 def scale_warning(peak: float, least: float) -> str | None:

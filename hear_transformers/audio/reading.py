@@ -11,7 +11,7 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +39,9 @@ RESAMPLING_MARGIN = 128
 """Samples, at the lower of both rates, that soxr's HQ filter reads on either side of an excerpt: from 100 on, the
 result is that of the whole file up to float32's rounding."""
 
+ADVICE = "copy or download it again, or take what is there with --keep-damaged, in Python keep_damaged=True"
+"""What to do about a damaged file."""
+
 HASHES_KEPT = 256
 """Hashes kept per process, since a manifest may list many parts of one file."""
 
@@ -53,11 +56,13 @@ class Decoder(Protocol):
     samplerate : in Hz
     channels : number of channels
     frames : number of frames in the file, `sndfile.UNKNOWN_FRAMES` or more if unknown
+    notes : what a user is to be warned of
     """
 
     samplerate: int
     channels: int
     frames: int
+    notes: Sequence[str]
 
     def decode(self, n_frames: int) -> np.ndarray:
         """Decode the next frames, fewer at the end: (frames, channels) float32."""
@@ -68,8 +73,8 @@ class Decoder(Protocol):
     def seconds(self) -> float | None:
         """Return the duration in the header, None if it is unknown."""
 
-    def is_cut_short(self, n_frames: int) -> bool:
-        """Return True if a file that ended after `n_frames` should hold more."""
+    def flaw(self, n_frames: int) -> str:
+        """Return what is wrong with a file that ended after `n_frames`, empty if nothing is."""
 
 
 def warn_user(message: str) -> None:
@@ -85,7 +90,8 @@ class AudioFile:
     path : any file that libsndfile decodes: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ...; with PyAV also MP4, AAC,
         WebM, WMA, video, ...; or an address, see `files.place_of`, of which a copy is made
     channel : to read, from 1; None for the mean of all
-    scratch : folder of such copies, see `addresses.fetch`
+    keep_damaged : take what there is of a damaged file, with a warning
+    scratch : folder of copies, see `addresses.fetch`
     warn : called with every warning about the file, which names it, once for each
 
     Attributes
@@ -116,6 +122,7 @@ class AudioFile:
         path: str | os.PathLike[str],
         *,
         channel: int | None = None,
+        keep_damaged: bool = False,
         scratch: Path | None = None,
         warn: Callable[[str], None] = warn_user,
     ) -> None:
@@ -123,6 +130,7 @@ class AudioFile:
         self._copy = addresses.fetch(self.path, scratch) if isinstance(self.path, Address) else None
         self._local = self._copy.path if self._copy else Path(self.path)
         self._levels = Levels(channel)
+        self.keep_damaged = keep_damaged
         self._is_busy = False
         self._on_warning = warn
         self._warned: set[str] = set()
@@ -170,7 +178,7 @@ class AudioFile:
             return decoder.channels
 
     def duration(self) -> float:
-        """Return the duration in s: from the header, or by decoding, which may end too early, where that is unknown."""
+        """Return the duration in s: from the header, or by decoding where that does not know it."""
         if self.seconds is not None:
             return self.seconds
         with self._decoder() as decoder:
@@ -195,10 +203,9 @@ class AudioFile:
     def blocks(self, sample_rate: int, block_seconds: float = BLOCK_SECONDS) -> Iterator[Tensor]:
         """Read the file block by block; the blocks joined are the same whatever their length.
 
-        A file that ends before its header says so is refused. The header of an MP3 does not know, so an MP3 is decoded
-        as far as it goes; that of an Ogg file does not either, but its last page must be marked as the last one.
-        `ffmpeg` lists what goes unnoticed in the files that it decodes. A clip too short for one sample at the new rate
-        becomes one sample, its mean.
+        All audio of the file is read, whatever its header counts; see `surveys` for what makes it damaged. Such a
+        file is refused, or with `keep_damaged` read up to there. `ffmpeg` lists what goes unnoticed in the files that
+        it decodes. A clip too short for one sample at the new rate becomes one sample, its mean.
 
         Parameters
         ----------
@@ -281,7 +288,10 @@ class AudioFile:
                 rate = decoder.samplerate
                 if rate not in SAMPLE_RATES:
                     raise AudioError(f"{self.path}: the header claims a sample rate of {rate} Hz; it is damaged")
+                check_channel(self._levels.channel, decoder.channels, self.path)
                 self._levels = Levels(self._levels.channel)
+                for note in decoder.notes:
+                    self._warn(note)
                 yield decoder
         finally:
             self._is_busy = False
@@ -289,8 +299,8 @@ class AudioFile:
     def _opened(self) -> contextlib.AbstractContextManager[Decoder]:
         container = containers.recognise(self._file)
         if container is None:
-            return sndfile.opened(self._file, self._local)
-        return ffmpeg.opened(self._file, self._local, container)
+            return sndfile.opened(self._file, self._local, self.n_bytes)
+        return ffmpeg.opened(self._file, self._local, self.n_bytes, container)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -334,10 +344,13 @@ class AudioFile:
         return mono
 
     def _check_complete(self, decoder: Decoder, n_frames: int) -> None:
-        """Raise AudioError if fewer frames were decoded than the file should hold, or none at all."""
-        if decoder.is_cut_short(n_frames):
-            place_s = n_frames / decoder.samplerate
-            raise AudioError(f"{self.path}: cut short after {place_s:.3f} s; copy or download it again")
+        """Raise AudioError, or warn, if fewer frames were decoded than there were or should be; none are an error."""
+        if flaw := decoder.flaw(n_frames):
+            place = f" after {n_frames / decoder.samplerate:.3f} s" if n_frames < sndfile.UNKNOWN_FRAMES else ""
+            kind, colon, detail = flaw.partition(": ")
+            if not self.keep_damaged:
+                raise AudioError(f"{self.path}: {kind}{place}{colon}{detail}; {ADVICE}")
+            self._warn(f"{kind}{place}{colon}{detail}; what is there was taken")
         if n_frames == 0:
             raise AudioError(f"{self.path}: 0 samples; expected at least 1")
 
