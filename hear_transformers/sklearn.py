@@ -11,6 +11,7 @@ import numpy as np
 
 from . import FAMILIES, catalogue
 from .audio.inputs import as_inputs
+from .audio.levels import EACH, MIX
 from .embedding.embedder import Embedder
 from .errors import OptionError
 from .networks.layer_table import Layer
@@ -48,6 +49,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
     device : "auto", or a name of PyTorch ("cuda:1")
     batch_size : windows per forward pass; None for the model's default
     sampling_rate : of waveforms, in Hz; not needed for files
+    channel : 1 for the first, 2, ...; "mix" for the mean of all
     num_workers : processes that decode files; 0 decodes in this one
 
     Examples
@@ -71,6 +73,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         device: str = "auto",
         batch_size: int | None = None,
         sampling_rate: float | None = None,
+        channel: int | str = MIX,
         num_workers: int = 0,
     ) -> None:
         self.model = model
@@ -82,6 +85,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.device = device
         self.batch_size = batch_size
         self.sampling_rate = sampling_rate
+        self.channel = channel
         self.num_workers = num_workers
 
     def fit(self, X: Any, y: Any = None) -> AudioEmbedder:
@@ -110,8 +114,14 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         AudioError : a clip cannot be read, or is not audio; the message says which
         OptionError : a parameter is unknown to the model, or `X` is of another kind
         """
+        if self.channel == EACH:
+            raise OptionError(f"channel={EACH!r} gives several rows a clip; choose 1, 2, ... or {MIX}")
         return self._embedder().encode(
-            clips_of(X), sampling_rate=self.sampling_rate, batch_size=self.batch_size, num_workers=self.num_workers
+            clips_of(X),
+            sampling_rate=self.sampling_rate,
+            channel=self.channel,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

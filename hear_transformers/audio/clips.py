@@ -34,6 +34,8 @@ class Clip:
     start, end : of the part, in s
     waveform : (samples,) float32 at the model's sample rate
     skip_sha256 : content of this sha256 is embedded already, and so is not decoded; empty for none
+    channel : of the file, from 1; None for the mean of all
+    warnings : about the waveform
     """
 
     path: Path | Address | None = None
@@ -41,6 +43,8 @@ class Clip:
     end: float = math.inf
     waveform: Tensor | None = None
     skip_sha256: str = ""
+    channel: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +95,27 @@ class ReadOptions:
 def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
     """Read one clip in this process: its waveform if it is short, else blocks that are not decoded yet."""
     sha256 = ""
-    warnings: list[str] = []
+    warnings = list(clip.warnings)
     try:
         if clip.path is None:
             waveform: Tensor | None = next(blocks_of(clip, options, warnings))
         else:
-            with AudioFile(clip.path, scratch=options.scratch, warn=warnings.append) as file:
+            with _opened(clip, options, warnings) as file:
                 sha256 = file.sha256() if options.hashes or clip.skip_sha256 else ""
                 if sha256 and sha256 == clip.skip_sha256:
                     return Loaded(index, sha256=sha256)
                 waveform = _short_waveform(file, clip, options)
         if waveform is None or len(waveform) > options.max_samples:
-            warnings = []  # it is decoded from its start again
+            warnings = list(clip.warnings)  # it is decoded from its start again
             return Loaded(index, blocks=blocks_of(clip, options, warnings), sha256=sha256, warnings=warnings)
         return Loaded(index, waveform, sha256=sha256, warnings=warnings)
     except Exception as error:
         return Loaded(index, sha256=sha256, error=error, warnings=warnings)
+
+
+def _opened(clip: Clip, options: ReadOptions, warnings: list[str]) -> AudioFile:
+    assert clip.path is not None
+    return AudioFile(clip.path, channel=clip.channel, scratch=options.scratch, warn=warnings.append)
 
 
 def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> Tensor | None:
@@ -131,7 +140,7 @@ def blocks_of(clip: Clip, options: ReadOptions, warnings: list[str]) -> Blocks:
     if clip.waveform is not None:
         yield check_waveforms(clip.waveform[None])[0]
     elif clip.path is not None:
-        with AudioFile(clip.path, scratch=options.scratch, warn=warnings.append) as file:
+        with _opened(clip, options, warnings) as file:
             yield from _decoded(file, clip, options)
     else:
         raise OptionError("a clip is a file or a waveform; this one is neither")

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError, OptionError
-from ..files import place_of
+from ..files import Address, place_of
 from . import addresses, reading
 from .clips import Clip
+from .levels import EACH, LOUDEST, Levels, absurd, check_channel, parse_channel
 
 
 @runtime_checkable
@@ -112,26 +113,28 @@ class InputReader:
     ----------
     sample_rate : of the clips' waveforms, in Hz
     sampling_rate : of arrays without one of their own, in Hz; None if each must have one
+    channel : to read, see `levels.parse_channel`
     scratch : folder where contents of files are written
     """
 
-    def __init__(self, sample_rate: int, sampling_rate: float | None, scratch: Path) -> None:
+    def __init__(self, sample_rate: int, sampling_rate: float | None, channel: int | str, scratch: Path) -> None:
         self.sample_rate = sample_rate
         self.sampling_rate = sampling_rate
+        self.channel = parse_channel(channel)
         self.scratch = scratch
         self.contents: dict[int, Path] = {}  # files written to `scratch`, by the number of the input
 
-    def clip(self, index: int, sound: Any) -> Clip:
-        """Turn one input into a clip.
+    def clips(self, index: int, sound: Any) -> list[Clip]:
+        """Turn one input into a clip, or one for each channel.
 
         Raises
         ------
-        AudioError : an array is not a waveform
+        AudioError : an array is not a waveform, or a file cannot be read
         OptionError : its sample rate is missing or impossible, or the input is of another kind
         """
         sound = _plain(sound)
         if isinstance(sound, (str, os.PathLike)):
-            return Clip(place_of(sound))
+            return self._of_file(place_of(sound))
         if isinstance(sound, (np.ndarray, Tensor)):
             return self._of_array(sound)
         if isinstance(sound, Mapping):
@@ -141,14 +144,12 @@ class InputReader:
             return self._of_samples(samples.data, samples.sample_rate)
         return self._of_content(index, sound)
 
-    def forget(self, index: int) -> Path | None:
-        """Remove the file written for an input; return its path, None if there was none."""
-        path = self.contents.pop(index, None)
-        if path is not None:
+    def forget(self, index: int) -> None:
+        """Remove the file written for an input, if there is one."""
+        if path := self.contents.pop(index, None):
             path.unlink(missing_ok=True)
-        return path
 
-    def _of_content(self, index: int, content: Any, name: str = "") -> Clip:
+    def _of_content(self, index: int, content: Any, name: str = "") -> list[Clip]:
         """Write the content of a file to the disk, where a decoder finds it; `name` is that of the file."""
         name = name or str(getattr(content, "name", ""))
         path = self.contents[index] = self.scratch / f"{index}{PurePath(name).suffix}"  # which may help to decode it
@@ -166,9 +167,9 @@ class InputReader:
             raise OptionError(f"a waveform is an array, such as numpy.asarray(list) of numbers; {EXPECTED}")
         else:
             raise OptionError(EXPECTED)
-        return Clip(path)
+        return self._of_file(path)
 
-    def _of_array(self, array: np.ndarray | Tensor) -> Clip:
+    def _of_array(self, array: np.ndarray | Tensor) -> list[Clip]:
         if array.ndim != 1:
             raise AudioError(
                 "a bare array is one mono waveform, (samples,), since two axes could be clips or channels; "
@@ -176,7 +177,7 @@ class InputReader:
             )
         return self._of_samples(array, self.sampling_rate)
 
-    def _of_mapping(self, index: int, sound: Mapping[str, Any]) -> Clip:
+    def _of_mapping(self, index: int, sound: Mapping[str, Any]) -> list[Clip]:
         if sound.get("array") is not None:
             array = sound["array"]
             array = array if isinstance(array, (np.ndarray, Tensor)) else np.asarray(array)
@@ -184,12 +185,30 @@ class InputReader:
         if sound.get("bytes") is not None:
             return self._of_content(index, sound["bytes"], str(sound.get("path") or ""))
         if isinstance(sound.get("path"), (str, os.PathLike)):
-            return Clip(place_of(sound["path"]))
+            return self._of_file(place_of(sound["path"]))
         raise OptionError(f"it holds no sound, or columns of several; {EXPECTED}: give that column, or row['audio']")
 
-    def _of_samples(self, array: np.ndarray | Tensor, sampling_rate: float | None) -> Clip:
+    def _of_samples(self, array: np.ndarray | Tensor, sampling_rate: float | None) -> list[Clip]:
         rate = check_sample_rate(sampling_rate)
-        return Clip(waveform=torch.from_numpy(reading.resample(to_mono(array), rate, self.sample_rate)))
+        n_channels = len(array) if array.ndim == 2 else 1
+        return [self._of_channel(array, rate, channel) for channel in self._channels(n_channels)]
+
+    def _of_channel(self, array: np.ndarray | Tensor, rate: int, channel: int | None) -> Clip:
+        levels = Levels(channel)
+        mono = to_mono(array, levels)
+        waveform = reading.resample(mono, rate, self.sample_rate)
+        levels.compare(mono, rate, waveform, self.sample_rate)
+        return Clip(waveform=torch.from_numpy(waveform), warnings=tuple(levels.warnings()))
+
+    def _of_file(self, path: Path | Address) -> list[Clip]:
+        n_channels = reading.channels_of(path, self.scratch) if self.channel == EACH else 1
+        return [Clip(path, channel=channel) for channel in self._channels(n_channels)]
+
+    def _channels(self, n_channels: int) -> list[int | None]:
+        """Return the channels to read of a sound that has some number of them."""
+        if self.channel == EACH:
+            return list(range(1, n_channels + 1))
+        return [self.channel if isinstance(self.channel, int) else None]
 
 
 def _copy(file: OpenFile, path: Path) -> None:
@@ -244,14 +263,15 @@ def check_sample_rate(sampling_rate: Any) -> int:
     return rate
 
 
-def to_mono(array: np.ndarray | Tensor) -> np.ndarray:
-    """Check samples and average channels: (samples,) or (channels, samples) -> (samples,) float32, a copy.
+def to_mono(array: np.ndarray | Tensor, levels: Levels) -> np.ndarray:
+    """Check samples, and choose or average channels: (samples,) or (channels, samples) -> (samples,) float32, a copy.
 
     A copy, since a clip waits for others of its length, and its array may be used again meanwhile.
 
     Raises
     ------
-    AudioError : another shape, no samples, integers, or samples that are NaN, infinite or absurd
+    AudioError : another shape, no samples, integers, samples that are NaN, infinite or absurd, or the channel of
+        `levels` is missing
     """
     if not (array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"):
         raise AudioError(f"samples are {array.dtype}; expected floating point in [-1, 1]: divide by the full scale")
@@ -259,15 +279,15 @@ def to_mono(array: np.ndarray | Tensor) -> np.ndarray:
         raise AudioError(f"the array has the shape {tuple(array.shape)}; expected (samples,) or (channels, samples)")
     if 0 in array.shape:
         raise AudioError("0 samples; expected at least 1")
+    check_channel(levels.channel, 1 if array.ndim == 1 else len(array), "an array")
     samples = array.detach().cpu().float().numpy() if isinstance(array, Tensor) else array
     with np.errstate(over="ignore"):  # what overflows is absurd, and refused as such
         # Channels last, as they are in a file: so the sum of many is the same to the last bit.
-        samples = np.array(samples.T, np.float32, order="C")  # (samples,) or (samples, channels)
-    usable = np.abs(samples) <= reading.LOUDEST  # False for NaN too
-    if not usable.all():
-        place = np.argwhere(~usable)[0]
-        raise AudioError(
-            f"sample {place[0]} is {samples[tuple(place)]:g}; expected finite numbers, nominally in [-1, 1], never "
-            f"beyond {reading.LOUDEST:g}"
-        )
-    return samples if samples.ndim == 1 else samples.mean(1)
+        samples = np.array(np.atleast_2d(samples).T, np.float32, order="C")  # (samples, channels)
+    samples = levels.pick(samples)
+    peak = float(np.abs(samples).max())
+    if not peak <= LOUDEST:  # False for NaN too
+        place, channel = np.argwhere(~(np.abs(samples) <= LOUDEST))[0]
+        sample = samples[place, channel]
+        raise AudioError(absurd(f"sample {place} is {sample:g}", sample))
+    return levels.mean(samples, peak)

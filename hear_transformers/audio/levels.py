@@ -39,7 +39,9 @@ def parse_channel(channel: int | str) -> int | str:
     text = str(channel)
     if isinstance(channel, (int, str)) and text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
-    raise OptionError(f"channel={channel!r} is unknown; choose 1 for the first, 2, ..., {MIX} for their mean, or {EACH}")
+    raise OptionError(
+        f"channel={channel!r} is unknown; choose 1 for the first, 2, ..., {MIX} for their mean, or {EACH}"
+    )
 
 
 def check_channel(channel: int | None, n_channels: int, name: object) -> None:
@@ -58,6 +60,13 @@ def scale_warning(peak: float, least: float) -> str | None:
         return f"{beyond}; unsigned ones of 8 bits become (x - 128) / 128"
     bits = next((bits for bits in WIDTHS if peak <= 2.0 ** (bits - 1)), WIDTHS[-1])
     return f"{beyond}; divide those of {bits} bits by {2 ** (bits - 1)}"
+
+
+def absurd(what: str, sample: float) -> str:
+    """Return the error of a sample that is refused; `what` names it and its place."""
+    advice = scale_warning(abs(sample), -math.inf)
+    reason = f"; {advice}" if advice else ""
+    return f"{what}; expected finite numbers, nominally in [-1, 1], never beyond {LOUDEST:g}{reason}"
 
 
 class Levels:

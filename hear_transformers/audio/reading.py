@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import AudioError, HearTransformersWarning, OptionError
 from ..files import Address, digest_of, place_of
 from . import addresses, containers, ffmpeg, sndfile
-from .levels import LOUDEST, Levels, check_channel, scale_warning
+from .levels import LOUDEST, Levels, absurd, check_channel, scale_warning
 
 SUFFIXES = tuple(sorted({*sndfile.SUFFIXES, *ffmpeg.SUFFIXES}))
 """Names of audio files in folders. A file named by the user may have any suffix: its content says what it is."""
@@ -100,8 +100,8 @@ class AudioFile:
 
     Raises
     ------
-    AudioError : the file is missing, not a regular file, empty, or must not be read; when decoded, it is not audio, lacks
-        the channel, is cut short, holds no samples, or a sample is NaN, infinite or absurd
+    AudioError : the file is missing, not a regular file, empty, or must not be read; when decoded, it is not audio, cut
+        short, lacks the channel or samples, or a sample is NaN, infinite or absurd
     OptionError : blocks of this file are neither all taken nor closed
 
     Examples
@@ -326,8 +326,8 @@ class AudioFile:
             peak = float(np.abs(frames).max())
             if not peak <= LOUDEST:  # False for NaN too
                 frame, channel = np.argwhere(~(np.abs(frames) <= LOUDEST))[0]
-                place_s = (n_frames + frame) / decoder.samplerate
-                raise AudioError(f"{self.path}: {absurd(frames[frame, channel], f'at {place_s:.3f} s')}")
+                sample, place_s = frames[frame, channel], (n_frames + frame) / decoder.samplerate
+                raise AudioError(absurd(f"{self.path}: sample {sample:g} at {place_s:.3f} s", sample))
             n_frames += len(frames)
             yield self._levels.mean(frames, peak)
 
@@ -361,21 +361,18 @@ def read(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
         return file.read(sample_rate)
 
 
+def channels_of(path: str | os.PathLike[str], scratch: Path | None = None) -> int:
+    """Return the number of channels of a file, without a warning about it; see `AudioFile`."""
+    with AudioFile(path, scratch=scratch, warn=lambda warning: None) as file:
+        return file.channels
+
+
 def _resampler(rate: int, sample_rate: int) -> Callable[[np.ndarray, bool], np.ndarray]:
     """Make the function (next samples, whether they are the last) -> samples that are ready."""
     if rate == sample_rate:
         return lambda samples, _: samples
     stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
     return stream.resample_chunk
-
-
-def absurd(sample: float, place: str) -> str:
-    """Return what is wrong with a sample that is refused; `place` is where it lies."""
-    advice = scale_warning(abs(sample), -math.inf)
-    return (
-        f"sample {sample:g} {place}; expected finite numbers, nominally in [-1, 1], never beyond {LOUDEST:g}"
-        + (f": {advice}" if advice else "")
-    )
 
 
 def resample(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
@@ -394,8 +391,8 @@ def resample(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     return samples if len(samples) else waveform.mean(keepdims=True)
 
 
-def check_waveforms(waveforms: Tensor) -> Tensor:
-    """Return waveforms unchanged if they are audio.
+def check_waveforms(waveforms: Tensor, warn: Callable[[str], None] = lambda warning: None) -> Tensor:
+    """Return waveforms unchanged if they are audio; `warn` is called if their scale is that of integers.
 
     Raises
     ------
@@ -406,6 +403,11 @@ def check_waveforms(waveforms: Tensor) -> Tensor:
             f"expected floating-point waveforms of shape (clips, samples), got {waveforms.dtype} of shape "
             f"{tuple(waveforms.shape)}; a single clip is waveform[None], integers are divided by their full scale"
         )
-    if waveforms.numel() and not torch.stack(waveforms.aminmax()).abs().max() <= LOUDEST:  # also False for NaN
-        raise AudioError(f"the waveform holds NaN, Inf or values beyond {LOUDEST:g}; expected [-1, 1]")
+    if waveforms.numel():
+        least, most = torch.stack(waveforms.aminmax()).tolist()
+        peak = max(-least, most)
+        if not peak <= LOUDEST:  # False for NaN too
+            raise AudioError(absurd("the waveform holds NaN, Inf or values that are too large", peak))
+        if warning := scale_warning(peak, least):
+            warn(warning)
     return waveforms

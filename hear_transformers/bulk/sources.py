@@ -8,11 +8,11 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..audio.reading import SUFFIXES
+from ..audio.reading import SUFFIXES, channels_of
 from ..errors import AudioError, OptionError
 from ..files import Address, place_of
 
@@ -31,6 +31,7 @@ class Source:
         relative to the output folder, in a table a unique name
     error : why there is no file to read, None if there may be one
     start, end : of the part of the file, in s
+    channel : of the file, from 1, where its channels are sources of their own
     """
 
     path: Path | Address
@@ -38,14 +39,18 @@ class Source:
     error: AudioError | None = None
     start: float = 0.0
     end: float = math.inf
+    channel: int | None = None
 
     @property
     def segment(self) -> str:
-        """The part of the file, in ms: "1500-3000"; empty for the whole file."""
-        if (self.start, self.end) == (0.0, math.inf):
-            return ""
-        start, end = (f"{1000.0 * seconds:.12g}" for seconds in (self.start, self.end))
-        return f"{start}-{'end' if end == 'inf' else end}"
+        """The part of the file, in ms, and its channel: "1500-3000.ch2"; empty for all of it."""
+        parts = []
+        if (self.start, self.end) != (0.0, math.inf):
+            start, end = (f"{1000.0 * seconds:.12g}" for seconds in (self.start, self.end))
+            parts.append(f"{start}-{'end' if end == 'inf' else end}")
+        if self.channel is not None:
+            parts.append(f"ch{self.channel}")
+        return ".".join(parts)
 
     @property
     def key(self) -> str:
@@ -55,7 +60,8 @@ class Source:
     def audio(self, sha256: str) -> dict[str, Any]:
         """Return what an output records of its audio: file and its sha256, start and end in s, None for the end."""
         end = None if self.end == math.inf else self.end
-        return {"file": self.file, "sha256": sha256, "start": self.start, "end": end}
+        channel = {} if self.channel is None else {"channel": self.channel}
+        return {"file": self.file, "sha256": sha256, "start": self.start, "end": end, **channel}
 
     @property
     def file(self) -> str:
@@ -108,6 +114,23 @@ def each_once(sources: Iterable[Source]) -> list[Source]:
     for source in sources:
         found.setdefault(source.place, source)
     return list(found.values())
+
+
+def each_channel(sources: Iterable[Source]) -> list[Source]:
+    """Return a source for each channel of each file, which is opened for its number of channels."""
+    found = []
+    counts: dict[str, int] = {}
+    for source in sources:
+        try:
+            if source.error is None and source.file not in counts:
+                counts[source.file] = channels_of(source.path)
+        except AudioError as error:
+            source = replace(source, error=error)
+        if source.error is not None:
+            found.append(source)
+        else:
+            found += [replace(source, channel=i) for i in range(1, counts[source.file] + 1)]
+    return found
 
 
 def _expand(entry: str) -> Iterator[Source]:
@@ -189,8 +212,9 @@ with all folders below the common folder of the sources."""
 def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     """Name the output of every source, below the output folder; no two are the same.
 
-    `clip.wav` becomes `clip.npz`, and its part from 1.5 to 3 s `clip.1500-3000.npz`. If another output has that name,
-    it becomes `clip.wav.npz`; if that is taken too, it keeps the folders in which the sources differ.
+    `clip.wav` becomes `clip.npz`, its part from 1.5 to 3 s `clip.1500-3000.npz`, its second channel `clip.ch2.npz`. If
+    another output has that name, it becomes `clip.wav.npz`; if that is taken too, it keeps the folders in which the
+    sources differ.
 
     Raises
     ------
