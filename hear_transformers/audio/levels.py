@@ -51,10 +51,13 @@ def check_channel(channel: int | None, n_channels: int, name: object) -> None:
         raise AudioError(f"{name}: channel {channel} was asked for, it has {held}; choose one of these, or {MIX}")
 
 
-def scale_warning(peak: float, least: float) -> str | None:
-    """Return what to do about samples between `least` and a magnitude of `peak`, None for those of audio."""
+def scale_warning(least: float, most: float) -> str | None:
+    """Return what to do about samples between two numbers, None for those of audio."""
+    peak = max(-least, most)
     if not MOST_OF_AUDIO < peak < math.inf:
         return None
+    if most <= 0.0:
+        return "all samples lie far below 0, like levels in dB, which are no waveform; embed the audio itself"
     beyond = "samples lie far beyond [-1, 1], like integers that were not divided by their full scale"
     if least >= 0.0 and peak <= 255.0:
         return f"{beyond}; unsigned ones of 8 bits become (x - 128) / 128"
@@ -64,7 +67,7 @@ def scale_warning(peak: float, least: float) -> str | None:
 
 def absurd(what: str, sample: float) -> str:
     """Return the error of a sample that is refused; `what` names it and its place."""
-    advice = scale_warning(abs(sample), -math.inf)
+    advice = scale_warning(-abs(sample), abs(sample))
     reason = f"; {advice}" if advice else ""
     return f"{what}; expected finite numbers, nominally in [-1, 1], never beyond {LOUDEST:g}{reason}"
 
@@ -79,8 +82,7 @@ class Levels:
 
     def __init__(self, channel: int | None = None) -> None:
         self.channel = channel
-        self.peak = 0.0
-        self.least = math.inf
+        self.least, self.most = math.inf, -math.inf  # of samples in blocks that are too loud for audio
         self.channel_energies = np.zeros(0)  # (channels,)
         self.mean_energy = 0.0
         self.seen = self.heard = 0.0  # energy before and after resampling, in units of power times s
@@ -92,9 +94,8 @@ class Levels:
 
     def mean(self, frames: np.ndarray, peak: float) -> np.ndarray:
         """Average channels that were picked, whose largest magnitude is `peak`: (frames, channels) -> (frames,)."""
-        self.peak = max(self.peak, peak)
         if peak > MOST_OF_AUDIO:
-            self.least = min(self.least, float(frames.min()))
+            self.least, self.most = min(self.least, float(frames.min())), max(self.most, float(frames.max()))
         mono: np.ndarray = frames.mean(1)
         if frames.shape[1] > 1:
             energies = np.array([np.dot(column, column) for column in frames.T], np.float64)
@@ -111,7 +112,7 @@ class Levels:
 
     def warnings(self) -> Iterator[str]:
         """Yield what is certain and worth knowing."""
-        if warning := scale_warning(self.peak, self.least):
+        if warning := scale_warning(self.least, self.most):
             yield warning
         if len(self.channel_energies):
             yield from self._of_channels()

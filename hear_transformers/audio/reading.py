@@ -408,6 +408,6 @@ def check_waveforms(waveforms: Tensor, warn: Callable[[str], None] = lambda warn
         peak = max(-least, most)
         if not peak <= LOUDEST:  # False for NaN too
             raise AudioError(absurd("the waveform holds NaN, Inf or values that are too large", peak))
-        if warning := scale_warning(peak, least):
+        if warning := scale_warning(least, most):
             warn(warning)
     return waveforms

@@ -63,7 +63,8 @@ def encode(
     model : what embeds
     inputs : one `Sound`, or several. A bare array is mono, since two axes could be clips or channels: clips are
         ``list(array)``, channels go into a dict, where they are averaged like those of a file. Arrays are resampled
-        like files
+        like files. A file that is open is one input, read from where it stands to its end and then set back. A name may
+        be an address, see `files.place_of`
     sampling_rate : of bare arrays, in Hz; a file and a dict say their own
     channel : 1 for the first channel of each input, 2, ...; "mix" for the mean of all; "each" for an embedding of each
     batch_size : windows per forward pass; None leaves it to `Embedder.batch_size`
