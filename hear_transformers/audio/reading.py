@@ -23,6 +23,7 @@ from torch import Tensor
 from ..errors import AudioError, HearTransformersWarning, OptionError
 from ..files import digest_of
 from . import containers, ffmpeg, sndfile
+from .surveys import survey
 
 LOUDEST = 1e6
 """Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
@@ -267,11 +268,31 @@ class AudioFile:
         finally:
             self._is_busy = False
 
-    def _opened(self) -> contextlib.AbstractContextManager[Decoder]:
-        container = containers.recognise(self._file)
-        if container is None:
-            return sndfile.opened(self._file, self.path, self.n_bytes)
-        return ffmpeg.opened(self._file, self.path, self.n_bytes, container)
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Decoder]:
+        """Open the decoder that the content asks for; what libsndfile refuses is offered to FFmpeg."""
+        file, path, n_bytes = self._file, self.path, self.n_bytes
+        container = containers.recognise(file)
+        with contextlib.ExitStack() as stack:
+            if container is not None:
+                yield stack.enter_context(ffmpeg.opened(file, path, n_bytes, container))
+                return
+            found = survey(file, n_bytes, path.suffix.lower())
+            try:
+                decoder: Decoder = stack.enter_context(sndfile.opened(file, path, n_bytes, found))
+            except sndfile.RefusedError as refusal:
+                other = containers.recognise(file, containers.OTHERS)
+                if other is None:
+                    raise
+                try:
+                    decoder = stack.enter_context(ffmpeg.opened(file, path, n_bytes, other, found))
+                except ffmpeg.MissingError as error:
+                    raise AudioError(f"{refusal}; FFmpeg may know it, run: {ffmpeg.INSTALL}") from error
+                except AudioError as error:
+                    raise refusal from error
+                if decoder.is_empty:
+                    raise
+            yield decoder
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -50,6 +50,7 @@ def survey(file: BinaryIO, n_bytes: int, suffix: str = "") -> Survey:
         notes=tuple(dict.fromkeys(note for each in surveys for note in each.notes)),
         damage=next((each.damage for each in surveys if each.damage), ""),
         is_counted=surveys[-1].is_counted,
+        is_exact=all(each.is_exact for each in surveys),
     )
 
 
