@@ -49,6 +49,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
     batch_size : windows per forward pass; None for the model's default
     sampling_rate : of waveforms, in Hz; not needed for files
     num_workers : processes that decode files; 0 decodes in this one
+    keep_damaged : take what there is of files that are cut short or damaged, with a warning, instead of an error
 
     Examples
     --------
@@ -72,6 +73,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         batch_size: int | None = None,
         sampling_rate: float | None = None,
         num_workers: int = 0,
+        keep_damaged: bool = False,
     ) -> None:
         self.model = model
         self.variant = variant
@@ -83,6 +85,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.batch_size = batch_size
         self.sampling_rate = sampling_rate
         self.num_workers = num_workers
+        self.keep_damaged = keep_damaged
 
     def fit(self, X: Any, y: Any = None) -> AudioEmbedder:
         """Return the estimator itself; raise OptionError if `transform` does not take `X`."""
@@ -111,7 +114,11 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         OptionError : a parameter is unknown to the model, or `X` is of another kind
         """
         return self._embedder().encode(
-            clips_of(X), sampling_rate=self.sampling_rate, batch_size=self.batch_size, num_workers=self.num_workers
+            clips_of(X),
+            sampling_rate=self.sampling_rate,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            keep_damaged=self.keep_damaged,
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

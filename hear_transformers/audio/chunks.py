@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from . import mpeg
 from .containers import UNKNOWN_BYTES
-from .views import Piece, Survey, bytes_at, is_other, miscounted, patched
+from .views import MOST_TIMES, Piece, Survey, bytes_at, is_other, miscounted, patched
 
 MISCOUNTED_BYTES = 512
 """Recorders count the header as samples, or up to the end of a sector of the card: that has 512 bytes."""
@@ -129,6 +129,7 @@ def _end(file: BinaryIO, found: Samples, n_bytes: int) -> tuple[int, str, tuple[
     stop = found.start + found.claimed
     if stop > n_bytes:
         is_whole = found.outer in (n_bytes, n_bytes + found.claimed % 2)
+        is_whole &= found.claimed <= MOST_TIMES * (n_bytes - found.start)
         is_whole |= stop - n_bytes <= MISCOUNTED_BYTES and (n_bytes - found.start) % found.align == 0
         return n_bytes, "" if is_whole else "cut short", (), None
     # Sizes beyond 4 GB lack their upper bits.

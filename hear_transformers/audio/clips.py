@@ -73,11 +73,13 @@ class ReadOptions:
     sample_rate : in Hz
     long_seconds : clips longer than this are not held in memory
     hashes : whether to hash every file
+    keep_damaged : take what there is of damaged files
     """
 
     sample_rate: int
     long_seconds: float
     hashes: bool
+    keep_damaged: bool = False
 
     @property
     def max_samples(self) -> int:
@@ -93,7 +95,7 @@ def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
         if clip.path is None:
             waveform: Tensor | None = next(blocks_of(clip, options, warnings))
         else:
-            with AudioFile(clip.path, warn=warnings.append) as file:
+            with AudioFile(clip.path, keep_damaged=options.keep_damaged, warn=warnings.append) as file:
                 sha256 = file.sha256() if options.hashes or clip.skip_sha256 else ""
                 if sha256 and sha256 == clip.skip_sha256:
                     return Loaded(index, sha256=sha256)
@@ -128,7 +130,7 @@ def blocks_of(clip: Clip, options: ReadOptions, warnings: list[str]) -> Blocks:
     if clip.waveform is not None:
         yield check_waveforms(clip.waveform[None])[0]
     elif clip.path is not None:
-        with AudioFile(clip.path, warn=warnings.append) as file:
+        with AudioFile(clip.path, keep_damaged=options.keep_damaged, warn=warnings.append) as file:
             yield from _decoded(file, clip, options)
     else:
         raise OptionError("a clip is a file or a waveform; this one is neither")

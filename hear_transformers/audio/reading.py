@@ -45,6 +45,9 @@ result is that of the whole file up to float32's rounding."""
 ADVICE = "copy or download it again, or take what is there with --keep-damaged, in Python keep_damaged=True"
 """What to do about a damaged file."""
 
+TAKEN = "what is there was taken"
+"""How the warning about a damaged file that was kept ends."""
+
 HASHES_KEPT = 256
 """Hashes kept per process, since a manifest may list many parts of one file."""
 
@@ -340,14 +343,19 @@ class AudioFile:
             kind, colon, detail = flaw.partition(": ")
             if not self.keep_damaged:
                 raise AudioError(f"{self.path}: {kind}{place}{colon}{detail}; {ADVICE}")
-            self._warn(f"{kind}{place}{colon}{detail}; what is there was taken")
+            self._warn(f"{kind}{place}{colon}{detail}; {TAKEN}")
         if n_frames == 0:
             raise AudioError(f"{self.path}: 0 samples; expected at least 1")
 
 
-def read(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
+def is_of_damage(warning: str) -> bool:
+    """Return True for the warning about a damaged file that was kept."""
+    return warning.endswith(TAKEN)
+
+
+def read(path: str | os.PathLike[str], sample_rate: int, *, keep_damaged: bool = False) -> Tensor:
     """Read one audio file as a mono waveform: (samples,) float32 at `sample_rate` in Hz; see `AudioFile.blocks`."""
-    with AudioFile(path) as file:
+    with AudioFile(path, keep_damaged=keep_damaged) as file:
         return file.read(sample_rate)
 
 

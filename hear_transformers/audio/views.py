@@ -40,6 +40,10 @@ class Survey:
     following: int | None = None
 
 
+MOST_TIMES = 100
+"""A header that counts more times the audio that is there is no recorder's fault, whatever else speaks for that."""
+
+
 def miscounted(claimed: float, found: float) -> str:
     """Return the warning about a header that counts other seconds than there are."""
     return f"the header counts {claimed:.7g} s of audio, {found:.7g} s are there"

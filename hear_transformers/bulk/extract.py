@@ -94,6 +94,7 @@ def extract(
     timestamps: bool = False,
     n_labels: int = 0,
     fail_fast: bool = False,
+    keep_damaged: bool = False,
     workers: int = 0,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
@@ -113,6 +114,8 @@ def extract(
     n_labels : labels per file, see `labels.top_tags`; if not 0, files with an existing output are embedded again for
         their labels, and the output is kept
     fail_fast : stop at the first failure
+    keep_damaged : take what there is of damaged files, with a warning; their outputs are those of other settings for a
+        run that does not
     workers : processes that read audio, see `pipeline.embed`
     on_outcome : called as soon as a source is finished
 
@@ -136,7 +139,7 @@ def extract(
         outputs = [destination.output(content, scratch) for content in contents]
         for output in outputs:
             stack.enter_context(output)
-        run = _Run(model, outputs, n_labels)
+        run = _Run(model, outputs, n_labels, keep_damaged=keep_damaged)
         embedded = run.embed(jobs, timestamps=timestamps, scratch=scratch, workers=workers)
         # Closed here, whatever happens, so that no worker outlives an interruption.
         stack.enter_context(contextlib.closing(embedded))
@@ -170,10 +173,11 @@ class _PendingJob:
 class _Run:
     """Decides what is embedded and what is written."""
 
-    def __init__(self, model: Model, outputs: Sequence[Output], n_labels: int) -> None:
+    def __init__(self, model: Model, outputs: Sequence[Output], n_labels: int, *, keep_damaged: bool) -> None:
         self.model = model
         self.outputs = outputs
         self.n_labels = n_labels
+        self.keep_damaged = keep_damaged
 
     def embed(
         self, jobs: Iterable[Source], *, timestamps: bool, scratch: Path, workers: int
@@ -187,7 +191,8 @@ class _Run:
             else:
                 pending.append(prepared)
         clips = (each.clip for each in pending)
-        embeddings = embed(self.model, clips, timestamps=timestamps, hashes=True, scratch=scratch, workers=workers)
+        reading: dict[str, Any] = {"hashes": True, "keep_damaged": self.keep_damaged, "workers": workers}
+        embeddings = embed(self.model, clips, timestamps=timestamps, scratch=scratch, **reading)
         outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
             yield from outcomes
@@ -195,7 +200,7 @@ class _Run:
     def prepare(self, job: Source) -> _PendingJob | Outcome:
         """Look up the existing outputs of a job; return its outcome if there is nothing to embed."""
         try:
-            existing = tuple(output.existing(job) for output in self.outputs)
+            existing = tuple(self._existing(output, job) for output in self.outputs)
         except HearTransformersError as error:
             return _failure(job, error)
         if not self.n_labels and all(each and not each.sha256 for each in existing):
@@ -204,6 +209,16 @@ class _Run:
         hashes = {each.sha256 if each else "" for each in existing if each is None or each.sha256}
         known = hashes.pop() if len(hashes) == 1 and not self.n_labels else ""
         return _PendingJob(job, Clip(job.path, job.start, job.end, skip_sha256=known), existing)
+
+    def _existing(self, output: Output, job: Source) -> ExistingOutput | None:
+        """Return the existing output of a job; one of damaged audio is of other settings unless such is kept."""
+        existing = output.existing(job)
+        if existing is None or not existing.is_damaged or self.keep_damaged:
+            return existing
+        return ExistingOutput(
+            f"{output.path(job)} is kept, but holds what was there of a damaged file (keep_damaged); use overwrite to "
+            "replace it"
+        )
 
     def complete(self, pending: _PendingJob, embedded: Embedded) -> Outcome:
         """Write an embedding to the outputs that lack it; return the outcome of its source."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..audio.reading import SUFFIXES
+from ..audio.reading import SUFFIXES, is_of_damage
+from ..embedding.pipeline import Embedded
 from ..errors import AudioError, OptionError
 
 STDIN = "-"
@@ -54,6 +55,14 @@ class Source:
         """Return what an output records of its audio: file and its sha256, start and end in s, None for the end."""
         end = None if self.end == math.inf else self.end
         return {"file": os.path.abspath(self.path), "sha256": sha256, "start": self.start, "end": end}
+
+    def audio_of(self, embedded: Embedded) -> dict[str, Any]:
+        """Return what an output records of audio that was embedded: of some also warnings, duration in s and damage."""
+        record = self.audio(embedded.sha256)
+        if embedded.warnings:
+            record |= {"seconds": embedded.seconds, "warnings": list(embedded.warnings)}
+            record |= {"damaged": any(map(is_of_damage, embedded.warnings))}
+        return record
 
     @property
     def place(self) -> tuple[str, float, float]:

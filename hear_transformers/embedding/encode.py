@@ -51,6 +51,7 @@ def encode(
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
     normalize_embeddings: bool = False,
+    keep_damaged: bool = False,
 ) -> np.ndarray:
     """Embed files and arrays, one vector each; any duration, any sample rate, in the order given.
 
@@ -67,6 +68,7 @@ def encode(
     num_workers : processes that decode files; 0 decodes in this one
     show_progress_bar : on stderr; None shows it on a terminal where the logger "hear_transformers" is at INFO or DEBUG
     normalize_embeddings : scale every vector to length 1
+    keep_damaged : take what there is of files that are cut short or damaged, with a warning, instead of an error
 
     Returns
     -------
@@ -80,7 +82,7 @@ def encode(
     """
     one, inputs = as_inputs(inputs)
     row = np.dtype((np.float32, (model.scene_embedding_size,)))
-    run = _Encoding(inputs, one=one)
+    run = _Encoding(inputs, one=one, keep_damaged=keep_damaged)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=False) as embedded:
         embeddings = np.fromiter((each.embedding for each in embedded), row, -1 if run.total is None else run.total)
     if normalize_embeddings:
@@ -98,6 +100,7 @@ def encode_timestamps(  # type: ignore[overload-overlap]  # a str is a Sound and
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
     normalize_embeddings: bool = False,
+    keep_damaged: bool = False,
 ) -> Timestamps: ...
 
 
@@ -111,6 +114,7 @@ def encode_timestamps(
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
     normalize_embeddings: bool = False,
+    keep_damaged: bool = False,
 ) -> list[Timestamps]: ...
 
 
@@ -123,6 +127,7 @@ def encode_timestamps(
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
     normalize_embeddings: bool = False,
+    keep_damaged: bool = False,
 ) -> Timestamps | list[Timestamps]:
     """Embed files and arrays along time; all arguments and errors are those of `encode`.
 
@@ -132,7 +137,7 @@ def encode_timestamps(
         list of such pairs of several, in order
     """
     one, inputs = as_inputs(inputs)
-    run = _Encoding(inputs, one=one)
+    run = _Encoding(inputs, one=one, keep_damaged=keep_damaged)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=True) as embedded:
         # Copies, since the embeddings of a long file are on the disk.
         results = [Timestamps(np.array(each.embedding), np.array(each.times_ms)) for each in embedded]
@@ -171,9 +176,10 @@ def _hides_bar(show_progress_bar: bool | None) -> bool:
 class _Encoding:
     """One call: turns inputs into clips as the pipeline asks for them, and raises the first error in their order."""
 
-    def __init__(self, inputs: Iterable[Any], *, one: bool) -> None:
+    def __init__(self, inputs: Iterable[Any], *, one: bool, keep_damaged: bool) -> None:
         self.inputs = inputs
         self.one = one
+        self.keep_damaged = keep_damaged
         self.total = len(inputs) if isinstance(inputs, Sized) else None
         self.names: dict[int, str] = {}  # of the inputs in the works
         self.n_warned = 0  # inputs with warnings
@@ -199,7 +205,8 @@ class _Encoding:
             reading = InputReader(model.sample_rate, sampling_rate, Path(scratch))
             clips = self._clips(reading)
             # Closed after an error: workers end now, not when its traceback is forgotten.
-            with contextlib.closing(embed(model, clips, timestamps=timestamps, workers=workers)) as results:
+            options: dict[str, Any] = {"timestamps": timestamps, "keep_damaged": self.keep_damaged}
+            with contextlib.closing(embed(model, clips, **options, workers=workers)) as results:
                 yield self._checked(results, reading, bar)
 
     def _clips(self, reading: InputReader) -> Iterator[Clip]:
