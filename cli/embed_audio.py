@@ -121,6 +121,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--separate-layers", "--layers-apart", is_flag=True, help="Each layer in a folder of its own: layer=4.")
 @click.option("--shard", default="0/1", callback=fraction, metavar="I/N", help="Embed part I of N only: 0/8 to 7/8.")
 @click.option("--overwrite", is_flag=True, help="Overwrite existing outputs.")
+@click.option("--keep-damaged", is_flag=True, help="Take what is there of files cut short or damaged, with a warning.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
 @click.option("--labels", is_flag=True, help="Print the likeliest classes, AudioSet's or yours; needs --layer logits.")
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"Labels per file.  [default: {TOP_K}]")
@@ -139,6 +140,7 @@ def main(
     num_workers: int | None,
     out: str,
     fail_fast: bool,
+    keep_damaged: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -175,6 +177,7 @@ def main(
             timestamps=timestamps,
             n_labels=n_labels,
             fail_fast=fail_fast,
+            keep_damaged=keep_damaged,
             workers=workers.default_workers(len(found)) if num_workers is None else num_workers,
             on_outcome=progress.show,
         )

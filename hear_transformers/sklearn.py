@@ -51,6 +51,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
     sampling_rate : of waveforms, in Hz; not needed for files
     channel : 1 for the first, 2, ...; "mix" for the mean of all
     num_workers : processes that decode files; 0 decodes in this one
+    keep_damaged : take what there is of files that are cut short or damaged, with a warning, instead of an error
 
     Examples
     --------
@@ -75,6 +76,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         sampling_rate: float | None = None,
         channel: int | str = MIX,
         num_workers: int = 0,
+        keep_damaged: bool = False,
     ) -> None:
         self.model = model
         self.variant = variant
@@ -87,6 +89,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.sampling_rate = sampling_rate
         self.channel = channel
         self.num_workers = num_workers
+        self.keep_damaged = keep_damaged
 
     def fit(self, X: Any, y: Any = None) -> AudioEmbedder:
         """Return the estimator itself; raise OptionError if `transform` does not take `X`."""
@@ -122,6 +125,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
             channel=self.channel,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
+            keep_damaged=self.keep_damaged,
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

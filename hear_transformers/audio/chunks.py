@@ -10,10 +10,15 @@ from typing import BinaryIO
 
 from . import mpeg
 from .containers import UNKNOWN_BYTES
-from .views import Piece, Survey, bytes_at, is_other, miscounted, patched
+from .views import MOST_TIMES, Piece, Survey, bytes_at, is_other, miscounted, patched
 
 MISCOUNTED_BYTES = 512
 """Recorders count the header as samples, or up to the end of a sector of the card: that has 512 bytes."""
+
+UNKNOWN = 2**62
+"""Sizes of 64 bits from here on count nothing."""
+
+BUFFER_BYTES = 2**20
 
 MOST_CHUNKS = 10_000
 """Chunks that are looked at; a file has a few."""
@@ -106,21 +111,25 @@ def survey(file: BinaryIO, begin: int, n_bytes: int) -> Survey | None:
         return None
     end, damage, notes, following = _end(file, found, n_bytes)
     length = (end - found.start) // found.align * found.align
-    claimed = length if found.claimed is None else found.claimed
+    claimed = length if found.claimed is None or found.claimed >= UNKNOWN else found.claimed
     if not damage and abs(claimed - length) >= found.align:
         notes = (miscounted(claimed / found.rate, length / found.rate), *notes)
-    # libsndfile reads what there is of a chunk that claims too much.
-    is_plain = begin == 0 and following is None and (found.claimed is None or claimed >= length)
+    is_plain = begin == 0 and following is None and (found.claimed is None or abs(found.claimed - length) < found.align)
     return Survey((found.mended(found.start + length),), is_plain, notes, damage, is_counted=False, following=following)
 
 
 def _end(file: BinaryIO, found: Samples, n_bytes: int) -> tuple[int, str, tuple[str, ...], int | None]:
     """Return where the audio ends, what is wrong there, warnings, and where another file follows."""
-    if found.claimed is None:
+    if not found.claimed or found.claimed >= UNKNOWN:
+        following = _next_wav(file, found.start, n_bytes)
+        if following is not None:
+            return following, "", (), following
+    if found.claimed is None or found.claimed >= UNKNOWN:
         return n_bytes, "", (), None
     stop = found.start + found.claimed
     if stop > n_bytes:
-        is_whole = found.outer is not None and abs(found.outer - n_bytes) <= 1
+        is_whole = found.outer in (n_bytes, n_bytes + found.claimed % 2)
+        is_whole &= found.claimed <= MOST_TIMES * (n_bytes - found.start)
         is_whole |= stop - n_bytes <= MISCOUNTED_BYTES and (n_bytes - found.start) % found.align == 0
         return n_bytes, "" if is_whole else "cut short", (), None
     # Sizes beyond 4 GB lack their upper bits.
@@ -128,7 +137,7 @@ def _end(file: BinaryIO, found: Samples, n_bytes: int) -> tuple[int, str, tuple[
         behind = _behind_chunks(file, found.layout, end, n_bytes)
         if behind >= n_bytes:
             return end, "", (), None
-        if (end == stop or behind > end) and any(bytes_at(file, behind, 4) == start[:4] for start, _ in READERS):
+        if (end == stop or behind > end) and bytes_at(file, behind, 4) in FILES:
             return end, "", (), behind
         if behind > end + 1 or (end == stop and found.claimed and is_other(file, behind, n_bytes)):
             return end, "", (), None
@@ -137,6 +146,17 @@ def _end(file: BinaryIO, found: Samples, n_bytes: int) -> tuple[int, str, tuple[
     if not found.claimed or is_inside or rest >= BEHIND_SECONDS * found.rate:
         return n_bytes, "", (), None
     return stop, "", (f"{rest} bytes behind the end of its audio are not read",), None
+
+
+def _next_wav(file: BinaryIO, position: int, n_bytes: int) -> int | None:
+    """Return where another WAV file begins behind one that does not say where it ends."""
+    while position + 16 <= n_bytes:
+        buffer = bytes_at(file, position, min(BUFFER_BYTES, n_bytes - position))
+        place = buffer.find(b"WAVEfmt ", 8)
+        if place >= 0 and buffer[place - 8 : place - 4] == b"RIFF":
+            return position + place - 8
+        position += max(1, len(buffer) - 16)
+    return None
 
 
 def _behind_chunks(file: BinaryIO, layout: Layout | None, position: int, n_bytes: int) -> int:
@@ -148,7 +168,9 @@ def _behind_chunks(file: BinaryIO, layout: Layout | None, position: int, n_bytes
         for _ in range(MOST_CHUNKS):
             name, content, size = layout.chunk(file, end)
             after = content + layout.padded(size)
-            is_chunk = name in KNOWN_CHUNKS or (len(name) == 4 and name.isascii() and name.decode().isprintable())
+            is_chunk = name not in FILES and (
+                name in KNOWN_CHUNKS or (len(name) == 4 and name.isascii() and name.decode().isprintable())
+            )
             if end + layout.header > n_bytes or not is_chunk or size < 0:
                 break
             if after > n_bytes + layout.padding:
@@ -183,9 +205,8 @@ def _riff(file: BinaryIO, begin: int, n_bytes: int) -> Samples | Survey | None:
         return None
     if sizes is not None:
         claimed_outer, size = sizes[0], (sizes[1] if size == 0xFFFFFFFF else size)
-    limit = 2**62 if sizes is not None else UNKNOWN_BYTES
-    outer = begin + 8 + claimed_outer if 0 < claimed_outer < limit else None
-    claimed = size if size < limit else None
+    outer = begin + 8 + claimed_outer if 0 < claimed_outer < (UNKNOWN if large else UNKNOWN_BYTES) else None
+    claimed = size if size < UNKNOWN_BYTES or sizes is not None else None
     if form.tag == MP3_IN_WAV:
         end = n_bytes if claimed is None else min(n_bytes, content + claimed)
         return mpeg.survey(file, content, end, inside=True)
@@ -256,8 +277,7 @@ def _wave64(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
         sizes = {begin + 16: layout.pack(end - begin), content - 8: layout.pack(end - content + layout.header)}
         return patched(range(begin, end), sizes)
 
-    claimed = size if size < 2**62 else None
-    return Samples(content, claimed, begin + outer if outer else None, form.align, form.rate, layout, mended)
+    return Samples(content, max(0, size), begin + outer if outer else None, form.align, form.rate, layout, mended)
 
 
 # AIFF, AU, CAF
@@ -347,3 +367,5 @@ READERS: tuple[tuple[bytes, Callable[[BinaryIO, int, int], Samples | Survey | No
     (b".snd", _au), (b"dns.", _au), (b"caff", _caf),
 )  # fmt: skip
 """Readers of headers by the first bytes of the file."""
+
+FILES = frozenset(start for start, _ in READERS)

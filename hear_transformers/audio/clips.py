@@ -79,12 +79,14 @@ class ReadOptions:
     long_seconds : clips longer than this are not held in memory
     hashes : whether to hash every file
     scratch : folder for copies of what lies at addresses, see `addresses.fetch`
+    keep_damaged : take what there is of damaged files
     """
 
     sample_rate: int
     long_seconds: float
     hashes: bool
     scratch: Path | None = None
+    keep_damaged: bool = False
 
     @property
     def max_samples(self) -> int:
@@ -115,7 +117,13 @@ def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
 
 def _opened(clip: Clip, options: ReadOptions, warnings: list[str]) -> AudioFile:
     assert clip.path is not None
-    return AudioFile(clip.path, channel=clip.channel, scratch=options.scratch, warn=warnings.append)
+    return AudioFile(
+        clip.path,
+        channel=clip.channel,
+        keep_damaged=options.keep_damaged,
+        scratch=options.scratch,
+        warn=warnings.append,
+    )
 
 
 def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> Tensor | None:

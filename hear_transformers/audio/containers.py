@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -124,6 +124,17 @@ def _riff_size(head: bytes) -> int:
     return 8 + size if head[:4] == b"RIFF" and head[8:11] == b"AVI" and 0 < size < UNKNOWN_BYTES else 0
 
 
+def tta_excess(file: BinaryIO, n_bytes: int) -> str:
+    """Check the header of a TTA file: FFmpeg makes an entry in memory for every frame that it claims.
+
+    A frame of 256 / 245 s has four bytes in a table behind the header (TTA format description, "Seek table").
+    """
+    file.seek(10)
+    rate, n_samples = struct.unpack("<II", file.read(8).ljust(8, b"\0"))
+    n_frames = n_samples // max(1, 256 * rate // 245)
+    return f"damaged: it claims {n_frames} frames in {n_bytes} bytes" if 4 * n_frames > n_bytes else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """A kind of file that FFmpeg decodes.
@@ -169,9 +180,35 @@ CONTAINERS = (
 )  # fmt: skip
 """Files for FFmpeg; all others are for libsndfile."""
 
+OTHERS = (
+    Container("WAV", "wav", rb"(?:RIFF|RIFX|RF64|BW64).{4}WAVE"),
+    Container("Wave64", "w64", rb"riff\x2e\x91\xcf\x11"),
+    Container("Ogg", "ogg", rb"OggS\x00"),
+    Container("AIFF", "aiff", rb"FORM.{4}AIF[FC]"),
+    Container("AU", "au", rb"\.snd"),
+    Container("CAF", "caf", rb"caff"),
+    Container("FLAC", "flac", rb"fLaC"),
+    Container("VOC", "voc", rb"Creative Voice File\x1a"),
+    # Sync word, and the version in the first five bits of byte 5 (ETSI TS 102 366, 5.3 and E.1.3.1).
+    Container("AC-3", "ac3", rb"\x0bw...[\x00-\x57]"),
+    Container("E-AC-3", "eac3", rb"\x0bw...[\x58-\x87]"),
+    # Sync word in words of 16 or 14 bits, of both orders (ETSI TS 102 114, 5.3.1).
+    Container("DTS", "dts", rb"\x7f\xfe\x80\x01|\xfe\x7f\x01\x80|\x1f\xff\xe8\x00|\xff\x1f\x00\xe8|dX %"),
+    # Major sync behind four bytes of the access unit (Dolby TrueHD high-level bitstream description, 4.1).
+    Container("TrueHD", "truehd", rb".{4}\xf8ro\xba"),
+    Container("MLP", "mlp", rb".{4}\xf8ro\xbb"),
+    Container("TTA", "tta", rb"TTA[12]", excess=tta_excess),
+    # DSF File Format Specification 1.01, "DSD chunk".
+    Container("DSF", "dsf", rb"DSD \x1c"),
+    # Eleven bits of sync (ISO/IEC 14496-3, 1.7.2).
+    Container("AAC (LOAS)", "loas", rb"V[\xe0-\xff]."),
+    Container("MPEG audio", "mp3", rb"\xff[\xe2-\xff]"),
+)  # fmt: skip
+"""Files that FFmpeg is offered once libsndfile refused them: codecs that it does not know, or formats."""
 
-def recognise(file: BinaryIO) -> Container | None:
-    """Return which of `CONTAINERS` a file is, None if none of them; a tag ID3v2 in front does not count."""
+
+def recognise(file: BinaryIO, among: Sequence[Container] = CONTAINERS) -> Container | None:
+    """Return which of some containers a file is, None if none of them; a tag ID3v2 in front does not count."""
     file.seek(0)
     head = file.read(HEAD_BYTES)
     if head[:3] == b"ID3" and len(head) >= 10:
@@ -179,4 +216,4 @@ def recognise(file: BinaryIO) -> Container | None:
         size = sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
         file.seek(10 + size)
         head = file.read(HEAD_BYTES)
-    return next((container for container in CONTAINERS if re.match(container.start, head, re.DOTALL)), None)
+    return next((container for container in among if re.match(container.start, head, re.DOTALL)), None)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,10 +27,12 @@ import numpy as np
 from ..errors import AudioError
 from .containers import Container
 from .sndfile import UNKNOWN_FRAMES
+from .views import Survey, View
 
 SUFFIXES = (
-    ".3g2", ".3gp", ".aac", ".amr", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv",
-    ".mov", ".mp4", ".mpeg", ".mpg", ".vob", ".weba", ".webm", ".wma", ".wmv", ".wv",
+    ".3g2", ".3gp", ".aac", ".ac3", ".amr", ".asf", ".avi", ".dsf", ".dts", ".eac3", ".ec3", ".f4v", ".flv", ".m2ts",
+    ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".spx", ".tta", ".vob", ".weba", ".webm",
+    ".wma", ".wmv", ".wv",
 )  # fmt: skip
 """Names of such files in folders, but not .ts and .mts, which are mostly programs."""
 
@@ -57,6 +60,13 @@ MICROSECONDS = 1e6
 """Microseconds per second: the unit of FFmpeg's duration of a file (AV_TIME_BASE)."""
 
 
+INSTALL = "python -m pip install 'hear_transformers[av]'"
+
+
+class MissingError(AudioError):
+    """PyAV is not installed."""
+
+
 class FFmpegDecoder:
     """Decodes the best audio stream of a file, forward only.
 
@@ -64,17 +74,16 @@ class FFmpegDecoder:
     ----------
     samplerate, channels : of the first samples; other channels later are averaged
     frames : number of frames, unknown before the end is reached
-    notes : none
+    notes : what a user is to be warned of
     damage : what is wrong with the file, empty if nothing is, as far as it was decoded
+    is_empty : nothing could be decoded at all
     """
 
-    notes: Sequence[str] = ()
-
-    def __init__(self, path: Path, media: Any, container: Container, damage: str) -> None:
+    def __init__(self, path: Path, media: Any, container: Container, found: Survey) -> None:
         stream = media.streams.best("audio")
         if stream is None or stream.codec_context is None:
             wrong = "no audio stream" if stream is None else "an audio stream that FFmpeg has no decoder for"
-            raise AudioError(f"{path}: {container.name} with {wrong}{f', {damage}' if damage else ''}")
+            raise AudioError(f"{path}: {container.name} with {wrong}{f', {found.damage}' if found.damage else ''}")
         self.path = path
         self.media = media
         self.stream = stream
@@ -83,13 +92,15 @@ class FFmpegDecoder:
         self.claims_duration = container.claims_duration
         self.samplerate, self.channels = stream.codec_context.sample_rate, 1
         self.frames = UNKNOWN_FRAMES
-        self.damage = damage
+        self.notes: Sequence[str] = found.notes
+        self.damage = found.damage
         self._position = 0
         self._end_s = self._audio_end_s = 0.0
         self._started = False
         self._pieces = self._without_padding()
         # By the first samples, since HE-AAC may claim half its sample rate in the header.
         self._rest = next(self._pieces, np.zeros((0, 1), np.float32))
+        self.is_empty = not len(self._rest)
 
     def decode(self, n_frames: int) -> np.ndarray:
         """Decode the next frames, fewer at the end: (frames, channels) float32."""
@@ -225,38 +236,41 @@ def as_float(samples: np.ndarray) -> np.ndarray:
 class _File:
     """The file as FFmpeg reads it: already open, so that its name is never taken for an address."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: View) -> None:
         self.read, self.tell, self.file = file.read, file.tell, file
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Seek; return an error code if that fails, since PyAV would print an exception."""
-        try:
-            return self.file.seek(offset, whence)
-        except (OSError, ValueError, OverflowError):
+        """Seek; return an error code where that is impossible, since PyAV would print an exception."""
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END) or (whence == os.SEEK_SET and offset < 0):
             return INVALID_ARGUMENT
+        return self.file.seek(offset, whence)
 
 
 @contextlib.contextmanager
-def opened(file: BinaryIO, path: Path, n_bytes: int, container: Container) -> Iterator[FFmpegDecoder]:
-    """Open a decoder at the start of a file; whatever FFmpeg raises, then or later, becomes an AudioError."""
+def opened(
+    file: BinaryIO, path: Path, n_bytes: int, container: Container, found: Survey | None = None
+) -> Iterator[FFmpegDecoder]:
+    """Open a decoder at the start of a file; whatever FFmpeg raises, then or later, becomes an AudioError.
+
+    Parameters
+    ----------
+    found : what a survey found out about the file, if it is one of `containers.OTHERS`
+    """
     try:
         import av
     except ImportError as error:  # an optional dependency
-        raise AudioError(
-            f"{path}: {container.name} needs PyAV, which is not installed; "
-            "run: python -m pip install 'hear_transformers[av]'"
-        ) from error
+        raise MissingError(f"{path}: {container.name} needs PyAV, which is not installed; run: {INSTALL}") from error
     if excess := container.excess(file, n_bytes):
         raise AudioError(f"{path}: {excess}; copy or download it again")
-    damage = container.flaw(file, n_bytes)
-    file.seek(0)
+    found = found or Survey(damage=container.flaw(file, n_bytes))
+    is_mended = len(found.streams) == 1 and not found.is_plain
+    source = _File(View(file, found.streams[0] if is_mended else [range(n_bytes)]))
     try:
         options = {"codec_whitelist": _audio_decoders()}
-        source = _File(file)
         with av.open(source, format=container.demuxer, metadata_errors="replace", container_options=options) as media:
-            yield FFmpegDecoder(path, media, container, damage)
+            yield FFmpegDecoder(path, media, container, found)
     except av.error.FFmpegError as error:
-        wrong = damage or "damaged, or not for FFmpeg"
+        wrong = found.damage or "damaged, or not for FFmpeg"
         raise AudioError(f"{path}: {container.name} that is {wrong} ({error.strerror})") from error
 
 

@@ -113,12 +113,14 @@ class Stream:
         return self.header is not None and self.header.n_bytes > there
 
     def pieces(self) -> tuple[Piece, ...]:
-        """Return its frames behind a header with the right count."""
+        """Return its frames behind a header with the right counts."""
         count = struct.pack(">I", self.frames)
+        n_bytes = struct.pack(">I", min(self.end - self.begin - sum(map(len, self.gaps)), 2**32 - 1))
         header, body = self.header, self.header_end or self.begin
         pieces: list[Piece] = []
         if header is not None and header.count_at is not None and header.name != b"VBRI":
-            pieces += [range(self.begin, header.count_at), count, range(header.count_at + 4, body)]
+            counts = count + n_bytes if header.n_bytes else count
+            pieces += [range(self.begin, header.count_at), counts, range(header.count_at + len(counts), body)]
         elif self.form.kind[1] == 3:
             pieces.append(self._new_header(count))
         for gap in self.gaps:
@@ -165,11 +167,12 @@ def survey(file: BinaryIO, begin: int, n_bytes: int, *, inside: bool = False) ->
         notes.append("its last frame is incomplete: there may have been more")
     if n_lost:
         notes.append(f"{n_lost} bytes between its frames are no MP3 and were left out")
-    is_right = first.count in (first.frames, first.frames + 1)
+    is_right = all(stream.count in (stream.frames, stream.frames + 1) for stream in streams)
     is_plain = len(streams) == 1 and begin == 0 and not inside and not n_lost and (is_right or first.header is None)
+    is_plain = is_plain and (first.header is None or abs(n_bytes - first.begin - first.header.n_bytes) < n_bytes // 200)
     least = 0 if is_right else first.frames * first.form.samples
     pieces = tuple(stream.pieces() for stream in streams)
-    return Survey(pieces, is_plain, tuple(notes), damage, is_counted=False, least_frames=least)
+    return Survey(pieces, is_plain, tuple(notes), damage, False, is_right, least)
 
 
 def _miscounted(streams: list[Stream]) -> list[str]:

@@ -24,6 +24,7 @@ from ..errors import AudioError, HearTransformersWarning, OptionError
 from ..files import Address, digest_of, place_of
 from . import addresses, containers, ffmpeg, sndfile
 from .levels import LOUDEST, Levels, absurd, check_channel, scale_warning
+from .surveys import survey
 
 SUFFIXES = tuple(sorted({*sndfile.SUFFIXES, *ffmpeg.SUFFIXES}))
 """Names of audio files in folders. A file named by the user may have any suffix: its content says what it is."""
@@ -41,6 +42,9 @@ result is that of the whole file up to float32's rounding."""
 
 ADVICE = "copy or download it again, or take what is there with --keep-damaged, in Python keep_damaged=True"
 """What to do about a damaged file."""
+
+TAKEN = "what is there was taken"
+"""How the warning about a damaged file that was kept ends."""
 
 HASHES_KEPT = 256
 """Hashes kept per process, since a manifest may list many parts of one file."""
@@ -296,11 +300,31 @@ class AudioFile:
         finally:
             self._is_busy = False
 
-    def _opened(self) -> contextlib.AbstractContextManager[Decoder]:
-        container = containers.recognise(self._file)
-        if container is None:
-            return sndfile.opened(self._file, self._local, self.n_bytes)
-        return ffmpeg.opened(self._file, self._local, self.n_bytes, container)
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Decoder]:
+        """Open the decoder that the content asks for; what libsndfile refuses is offered to FFmpeg."""
+        file, path, n_bytes = self._file, self._local, self.n_bytes
+        container = containers.recognise(file)
+        with contextlib.ExitStack() as stack:
+            if container is not None:
+                yield stack.enter_context(ffmpeg.opened(file, path, n_bytes, container))
+                return
+            found = survey(file, n_bytes, path.suffix.lower())
+            try:
+                decoder: Decoder = stack.enter_context(sndfile.opened(file, path, n_bytes, found))
+            except sndfile.RefusedError as refusal:
+                other = containers.recognise(file, containers.OTHERS)
+                if other is None:
+                    raise
+                try:
+                    decoder = stack.enter_context(ffmpeg.opened(file, path, n_bytes, other, found))
+                except ffmpeg.MissingError as error:
+                    raise AudioError(f"{refusal}; FFmpeg may know it, run: {ffmpeg.INSTALL}") from error
+                except AudioError as error:
+                    raise refusal from error
+                if decoder.is_empty:
+                    raise
+            yield decoder
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -350,20 +374,25 @@ class AudioFile:
             kind, colon, detail = flaw.partition(": ")
             if not self.keep_damaged:
                 raise AudioError(f"{self.path}: {kind}{place}{colon}{detail}; {ADVICE}")
-            self._warn(f"{kind}{place}{colon}{detail}; what is there was taken")
+            self._warn(f"{kind}{place}{colon}{detail}; {TAKEN}")
         if n_frames == 0:
             raise AudioError(f"{self.path}: 0 samples; expected at least 1")
 
 
-def read(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
+def is_of_damage(warning: str) -> bool:
+    """Return True for the warning about a damaged file that was kept."""
+    return warning.endswith(TAKEN)
+
+
+def read(path: str | os.PathLike[str], sample_rate: int, *, keep_damaged: bool = False) -> Tensor:
     """Read one audio file as a mono waveform: (samples,) float32 at `sample_rate` in Hz; see `AudioFile.blocks`."""
-    with AudioFile(path) as file:
+    with AudioFile(path, keep_damaged=keep_damaged) as file:
         return file.read(sample_rate)
 
 
 def channels_of(path: str | os.PathLike[str], scratch: Path | None = None) -> int:
     """Return the number of channels of a file, without a warning about it; see `AudioFile`."""
-    with AudioFile(path, scratch=scratch, warn=lambda warning: None) as file:
+    with AudioFile(path, keep_damaged=True, scratch=scratch, warn=lambda warning: None) as file:
         return file.channels
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import soundfile
 
 from ..errors import AudioError
-from .surveys import survey
 from .views import Piece, Survey, View
 
 SUFFIXES = (
@@ -37,6 +36,10 @@ SKIPPED_FRAMES = 2**16
 
 FOUND_FRAMES = 64
 """Where decoding fails, what comes before is decoded again in blocks of this many frames, up to there."""
+
+
+class RefusedError(AudioError):
+    """libsndfile does not recognise a file, or does not know its codec."""
 
 
 class Stream(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
@@ -164,10 +167,9 @@ class SndfileDecoder:
 
     def seconds(self) -> float | None:
         """Return the duration, None if it is unknown."""
-        if self.damage or self.frames >= UNKNOWN_FRAMES:
+        if self.damage or self.frames >= UNKNOWN_FRAMES or not self.survey.is_exact:
             return None
-        # Without its header, the length of an MP3 is a guess.
-        return (self.survey.least_frames or self.frames) / self.samplerate
+        return self.frames / self.samplerate
 
     def flaw(self, n_frames: int) -> str:
         """Return what is wrong with a file that ended after `n_frames`, empty if nothing is."""
@@ -177,21 +179,29 @@ class SndfileDecoder:
 
 
 @contextlib.contextmanager
-def opened(file: BinaryIO, path: Path, n_bytes: int) -> Iterator[SndfileDecoder]:
-    """Open a decoder at the start of an unbuffered file; whatever libsndfile raises becomes an AudioError."""
+def opened(file: BinaryIO, path: Path, n_bytes: int, found: Survey) -> Iterator[SndfileDecoder]:
+    """Open a decoder of what was found in a file; whatever libsndfile raises becomes an AudioError.
+
+    Raises
+    ------
+    RefusedError : on entering: it is not for libsndfile
+    """
     if path.suffix.lower() == ".raw":
         raise AudioError(f"{path}: raw samples have no header that says their rate and format; convert it to WAV")
-    found = survey(file, n_bytes, path.suffix.lower())
     try:
-        with contextlib.closing(_decoder(file, path, n_bytes, found)) as decoder:
-            if decoder.stream.format == "RAW":  # libsndfile went by the name: .au, .snd, .vox, .gsm
-                raise AudioError(f"{path}: not audio, or raw samples without a header; convert it to WAV")
-            yield decoder
+        decoder = _decoder(file, path, n_bytes, found)
     except soundfile.SoundFileError as error:
-        raise AudioError(
+        raise RefusedError(
             f"{path}: not audio that libsndfile can decode, or damaged ({_reason(error)}); "
             "expected WAV, FLAC, Ogg, Opus, MP3, AIFF or the like"
         ) from error
+    with contextlib.closing(decoder):
+        if decoder.stream.format == "RAW":  # libsndfile went by the name: .au, .snd, .vox, .gsm
+            raise RefusedError(f"{path}: not audio, or raw samples without a header; convert it to WAV")
+        try:
+            yield decoder
+        except soundfile.SoundFileError as error:
+            raise AudioError(f"{path}: damaged ({_reason(error)}); copy or download it again") from error
 
 
 def _reason(error: soundfile.SoundFileError) -> str:

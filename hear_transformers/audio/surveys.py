@@ -5,8 +5,9 @@ The rule for counts and ends, the same for all formats (`chunks`, `xiph`, `mpeg`
 - More audio than the header counts: all of it is read, with a warning. Bytes behind the counted end are audio unless
   they are something else: chunks of the format, tags, text, zeros, another file.
 - Less than it counts, and the audio is all there was: it is read, with a warning. That it was all is known where
-  something else in the file says so: the size of the outermost chunk, a last frame that is complete. Or as little lacks
-  as a recorder counts too much, `chunks.MISCOUNTED_BYTES` of whole samples.
+  something else in the file says so: the size of the outermost chunk, a last frame that is complete; though not if the
+  header counts `views.MOST_TIMES` as much. Or as little lacks as a recorder counts too much, up to
+  `chunks.MISCOUNTED_BYTES` of whole samples.
 - Less than it counts otherwise, or the end is no audio: the recording is damaged. It is refused, with what there is in
   seconds, or read up to the damage, with a warning, where the user asks for that.
 - Sizes that a program leaves where it cannot know them (0xFFFFFFFF, see `containers.UNKNOWN_BYTES`) count nothing.
@@ -50,6 +51,7 @@ def survey(file: BinaryIO, n_bytes: int, suffix: str = "") -> Survey:
         notes=tuple(dict.fromkeys(note for each in surveys for note in each.notes)),
         damage=next((each.damage for each in surveys if each.damage), ""),
         is_counted=surveys[-1].is_counted,
+        is_exact=all(each.is_exact for each in surveys),
     )
 
 

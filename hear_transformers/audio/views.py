@@ -25,6 +25,7 @@ class Survey:
     notes : what a user is to be warned of
     damage : what is wrong with the end of the audio, empty if it is whole
     is_counted : whether less audio than libsndfile counts is damage
+    is_exact : whether libsndfile counts the frames of each stream exactly
     least_frames : libsndfile finds the same by itself only if it counts as many frames
     following : where another file begins behind this one, None if none does
     """
@@ -34,13 +35,18 @@ class Survey:
     notes: tuple[str, ...] = ()
     damage: str = ""
     is_counted: bool = True
+    is_exact: bool = True
     least_frames: int = 0
     following: int | None = None
 
 
+MOST_TIMES = 100
+"""A header that counts more times the audio that is there is no recorder's fault, whatever else speaks for that."""
+
+
 def miscounted(claimed: float, found: float) -> str:
     """Return the warning about a header that counts other seconds than there are."""
-    return f"the header counts {claimed:.3f} s of audio, {found:.3f} s are there and were read"
+    return f"the header counts {claimed:.7g} s of audio, {found:.7g} s are there"
 
 
 class View:

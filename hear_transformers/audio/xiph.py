@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from .views import Survey, bytes_at, is_other, miscounted, patched
+from .views import MOST_TIMES, Survey, bytes_at, is_other, miscounted, patched
 
 BUFFER_BYTES = 2**20
 
@@ -123,7 +123,8 @@ def flac(file: BinaryIO, begin: int, n_bytes: int) -> Survey | None:
     start, found = last
     damage, notes = "", tuple[str, ...]()
     if found != info.total:
-        damage = "" if _is_whole(file, start, end) else "cut short"
+        is_whole = _is_whole(file, start, end) and info.total <= MOST_TIMES * found
+        damage = "" if is_whole else "cut short"
         if info.total and not damage:
             notes = (miscounted(info.total / info.rate, found / info.rate),)
     is_right = found == info.total or not info.total

@@ -104,6 +104,7 @@ def extract(
     timestamps: bool = False,
     n_labels: int = 0,
     fail_fast: bool = False,
+    keep_damaged: bool = False,
     workers: int = 0,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
@@ -124,6 +125,8 @@ def extract(
     n_labels : labels per file, see `labels.top_tags`; if not 0, files with an existing output are embedded again for
         their labels, and the output is kept
     fail_fast : stop at the first failure
+    keep_damaged : take what there is of damaged files, with a warning; their outputs are those of other settings for a
+        run that does not
     workers : processes that read audio, see `pipeline.embed`
     on_outcome : called as soon as a source is finished
 
@@ -149,7 +152,7 @@ def extract(
         outputs = [destination.output(content, scratch) for content in contents]
         for output in outputs:
             stack.enter_context(output)
-        run = _Run(model, outputs, n_labels, channel)
+        run = _Run(model, outputs, n_labels, channel, keep_damaged=keep_damaged)
         embedded = run.embed(jobs, timestamps=timestamps, scratch=scratch, workers=workers)
         # Closed here, whatever happens, so that no worker outlives an interruption.
         stack.enter_context(contextlib.closing(embedded))
@@ -183,11 +186,14 @@ class _PendingJob:
 class _Run:
     """Decides what is embedded and what is written."""
 
-    def __init__(self, model: Model, outputs: Sequence[Output], n_labels: int, channel: int | None) -> None:
+    def __init__(
+        self, model: Model, outputs: Sequence[Output], n_labels: int, channel: int | None, *, keep_damaged: bool
+    ) -> None:
         self.model = model
         self.outputs = outputs
         self.n_labels = n_labels
         self.channel = channel
+        self.keep_damaged = keep_damaged
 
     def embed(
         self, jobs: Iterable[Source], *, timestamps: bool, scratch: Path, workers: int
@@ -201,7 +207,8 @@ class _Run:
             else:
                 pending.append(prepared)
         clips = (each.clip for each in pending)
-        embeddings = embed(self.model, clips, timestamps=timestamps, hashes=True, scratch=scratch, workers=workers)
+        reading: dict[str, Any] = {"hashes": True, "keep_damaged": self.keep_damaged, "workers": workers}
+        embeddings = embed(self.model, clips, timestamps=timestamps, scratch=scratch, **reading)
         outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
             yield from outcomes
@@ -209,7 +216,7 @@ class _Run:
     def prepare(self, job: Source) -> _PendingJob | Outcome:
         """Look up the existing outputs of a job; return its outcome if there is nothing to embed."""
         try:
-            existing = tuple(output.existing(job) for output in self.outputs)
+            existing = tuple(self._existing(output, job) for output in self.outputs)
         except HearTransformersError as error:
             return _failure(job, error)
         if not self.n_labels and all(each and not each.sha256 for each in existing):
@@ -220,6 +227,16 @@ class _Run:
         channel = self.channel if job.channel is None else job.channel
         clip = Clip(job.path, job.start, job.end, skip_sha256=known, channel=channel)
         return _PendingJob(job, clip, existing)
+
+    def _existing(self, output: Output, job: Source) -> ExistingOutput | None:
+        """Return the existing output of a job; one of damaged audio is of other settings unless such is kept."""
+        existing = output.existing(job)
+        if existing is None or not existing.is_damaged or self.keep_damaged:
+            return existing
+        return ExistingOutput(
+            f"{output.path(job)} is kept, but holds what was there of a damaged file (keep_damaged); use overwrite to "
+            "replace it"
+        )
 
     def complete(self, pending: _PendingJob, embedded: Embedded) -> Outcome:
         """Write an embedding to the outputs that lack it; return the outcome of its source."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..audio.reading import SUFFIXES, channels_of
+from ..audio.reading import SUFFIXES, channels_of, is_of_damage
+from ..embedding.pipeline import Embedded
 from ..errors import AudioError, OptionError
 from ..files import Address, place_of
 
@@ -77,6 +78,14 @@ class Source:
         if "?" in self.path or "::" in self.path:  # what the path does not show
             path = path.with_name(f"{path.name}-{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:8]}")
         return os.path.join(os.sep, path)
+
+    def audio_of(self, embedded: Embedded) -> dict[str, Any]:
+        """Return what an output records of audio that was embedded: of some also warnings, duration in s and damage."""
+        record = self.audio(embedded.sha256)
+        if embedded.warnings:
+            record |= {"seconds": embedded.seconds, "warnings": list(embedded.warnings)}
+            record |= {"damaged": any(map(is_of_damage, embedded.warnings))}
+        return record
 
     @property
     def place(self) -> tuple[str, float, float]:

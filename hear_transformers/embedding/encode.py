@@ -53,6 +53,7 @@ def encode(
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
     normalize_embeddings: bool = False,
+    keep_damaged: bool = False,
 ) -> np.ndarray:
     """Embed files and arrays, one vector each; any duration, any sample rate, in the order given.
 
@@ -71,6 +72,7 @@ def encode(
     num_workers : processes that decode files; 0 decodes in this one
     show_progress_bar : on stderr; None shows it on a terminal where the logger "hear_transformers" is at INFO or DEBUG
     normalize_embeddings : scale every vector to length 1
+    keep_damaged : take what there is of files that are cut short or damaged, with a warning, instead of an error
 
     Returns
     -------
@@ -86,7 +88,7 @@ def encode(
     """
     one, inputs = as_inputs(inputs)
     row = np.dtype((np.float32, (model.scene_embedding_size,)))
-    run = _Encoding(inputs, channel, one=one)
+    run = _Encoding(inputs, channel, one=one, keep_damaged=keep_damaged)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=False) as embedded:
         embeddings = np.fromiter((each.embedding for each in embedded), row, -1 if run.total is None else run.total)
     if normalize_embeddings:
@@ -107,6 +109,7 @@ def encode_timestamps(  # type: ignore[overload-overlap]  # a str is a Sound and
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
     normalize_embeddings: bool = False,
+    keep_damaged: bool = False,
 ) -> Timestamps: ...
 
 
@@ -121,6 +124,7 @@ def encode_timestamps(
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
     normalize_embeddings: bool = False,
+    keep_damaged: bool = False,
 ) -> list[Timestamps]: ...
 
 
@@ -134,6 +138,7 @@ def encode_timestamps(
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
     normalize_embeddings: bool = False,
+    keep_damaged: bool = False,
 ) -> Timestamps | list[Timestamps] | list[list[Timestamps]]:
     """Embed files and arrays along time; all arguments and errors are those of `encode`.
 
@@ -143,7 +148,7 @@ def encode_timestamps(
         list of such pairs of several, in order; with each channel apart a list of such pairs for each input
     """
     one, inputs = as_inputs(inputs)
-    run = _Encoding(inputs, channel, one=one)
+    run = _Encoding(inputs, channel, one=one, keep_damaged=keep_damaged)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=True) as embedded:
         # Copies, since the embeddings of a long file are on the disk.
         results = [Timestamps(np.array(each.embedding), np.array(each.times_ms)) for each in embedded]
@@ -185,10 +190,11 @@ def _hides_bar(show_progress_bar: bool | None) -> bool:
 class _Encoding:
     """One call: turns inputs into clips as the pipeline asks for them, and raises the first error in their order."""
 
-    def __init__(self, inputs: Iterable[Any], channel: int | str, *, one: bool) -> None:
+    def __init__(self, inputs: Iterable[Any], channel: int | str, *, one: bool, keep_damaged: bool) -> None:
         self.inputs = inputs
         self.channel = parse_channel(channel)
         self.one = one
+        self.keep_damaged = keep_damaged
         self.total = len(inputs) if isinstance(inputs, Sized) and self.channel != EACH else None
         self.n_channels = 1  # clips of an input
         self.names: dict[int, str] = {}  # of the inputs in the works
@@ -215,7 +221,8 @@ class _Encoding:
             reading = InputReader(model.sample_rate, sampling_rate, self.channel, Path(scratch))
             clips = self._clips(reading)
             # Closed after an error: workers end now, not when its traceback is forgotten.
-            embedded = embed(model, clips, timestamps=timestamps, scratch=Path(scratch), workers=workers)
+            options: dict[str, Any] = {"timestamps": timestamps, "keep_damaged": self.keep_damaged}
+            embedded = embed(model, clips, **options, scratch=Path(scratch), workers=workers)
             with contextlib.closing(embedded) as results:
                 yield self._checked(results, reading, bar)
 

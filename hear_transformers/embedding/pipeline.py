@@ -105,6 +105,7 @@ def embed(
     *,
     timestamps: bool = False,
     hashes: bool = False,
+    keep_damaged: bool = False,
     scratch: Path | None = None,
     workers: int = 0,
 ) -> Generator[Embedded, None, None]:
@@ -119,6 +120,7 @@ def embed(
     clips : to embed; with workers they are taken in another thread, some before they are needed
     timestamps : embeddings along time instead of one per clip
     hashes : whether the sha256 of every file is wanted
+    keep_damaged : take what there is of damaged files, with a warning, instead of an error
     scratch : folder on the disk where embeddings along time of long clips wait, and copies of audio at addresses are
         kept; None: where the system keeps such
     workers : processes that decode, resample and hash while this one computes, see `workers.default_workers`; 0: none
@@ -128,7 +130,7 @@ def embed(
     embedded : of every clip, in order; neither that nor the numbers depend on workers and batches
     """
     run = _Pipeline(model, timestamps=timestamps, scratch=scratch)
-    options = ReadOptions(model.sample_rate, LONG_SECONDS, hashes, scratch)
+    options = ReadOptions(model.sample_rate, LONG_SECONDS, hashes, scratch, keep_damaged)
     with contextlib.closing(load(clips, options, workers)) as loads:
         for loaded in loads:
             yield from run.take(loaded)
