@@ -52,7 +52,8 @@ Examples:
 
 Running the same command again resumes an interrupted run: outputs of the same settings and the same audio are skipped,
 outputs of changed audio are replaced, and outputs of other settings are kept, with a warning. With --labels, skipped
-files are embedded again to print theirs. failures.jsonl, next to the outputs, lists what failed in the last run.
+files are embedded again to print theirs. failures.jsonl, next to the outputs, lists what failed in the last run,
+warnings.jsonl what is to be known of the audio that was embedded.
 
 \b
 Exit codes:
@@ -111,6 +112,9 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
     "--segment", type=float, metavar="S", help="A vector for each segment of S seconds; implies --timestamps."
 )
 @click.option("--overlap", type=float, metavar="S", help="Seconds that two segments share.  [default: 0]")
+@click.option(
+    "--channel", default="mix", show_default=True, metavar="N", help="1 (the first), 2, ..., mix (mean of all), each."
+)
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
 @click.option(
     "--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16, tf32, auto; results are float32."
@@ -126,6 +130,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--separate-layers", is_flag=True, help="Each layer in a folder of its own: layer=4.")
 @click.option("--shard", default="0/1", callback=fraction, metavar="I/N", help="Embed part I of N only: 0/8 to 7/8.")
 @click.option("--overwrite", is_flag=True, help="Overwrite existing outputs.")
+@click.option("--keep-damaged", is_flag=True, help="Take what is there of files cut short or damaged, with a warning.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
 @click.option("--labels", is_flag=True, help="Print the likeliest classes, AudioSet's or yours; needs --layer logits.")
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"Labels per file.  [default: {TOP_K}]")
@@ -139,18 +144,20 @@ def main(
     model: str | None,
     weights: str | None,
     scene: bool | None,
+    channel: str,
     device: str,
     num_workers: int | None,
     out: str,
     fail_fast: bool,
+    keep_damaged: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Compute embeddings of audio files, from any layer of a network, for whole files or along time.
 
-    INPUT is an audio file, a folder (searched for audio, with its subfolders), a pattern in quotes, or - for a list of
-    paths on stdin.
+    INPUT is an audio file, a folder (searched for audio, with its subfolders), a pattern in quotes, an address such as
+    https://example.org/a.wav or s3://bucket/a.wav, or - for a list of them on stdin.
     """
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
@@ -158,14 +165,19 @@ def main(
 
     # Before PyTorch, which takes seconds; of a file of one's own the layers are not known yet.
     catalogue.check(model, options["variant"], None if weights else options["layer"])
-    from hear_transformers.audio import workers
+    from hear_transformers.audio import levels, workers
     from hear_transformers.bulk import extract
+    from hear_transformers.bulk.sources import each_channel
+    from hear_transformers.files import local_path
 
-    stored = output_options(Path(out), options)
+    place = local_path(out, "outputs")
+    stored = output_options(place, options)
     timestamps = wants_timestamps(scene, options)
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
     given = {name: value for name, value in options.items() if value is not None}
+    heard = levels.parse_channel(channel)
     found = find(inputs, manifest)
+    found = each_channel(found) if heard == levels.EACH else found
     if model is None and options["variant"] is None:
         model = catalogue.family_of_checkpoint(weights or "")
     embedder = catalogue.load(model, weights or "", device, given)
@@ -174,11 +186,13 @@ def main(
         report = extract.extract(
             embedder,
             found,
-            Path(out),
+            place,
             stored,
+            channel=heard if isinstance(heard, int) else None,
             timestamps=timestamps,
             n_labels=n_labels,
             fail_fast=fail_fast,
+            keep_damaged=keep_damaged,
             workers=workers.default_workers(len(found)) if num_workers is None else num_workers,
             on_outcome=progress.show,
         )
@@ -206,7 +220,7 @@ def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
     from hear_transformers.bulk.sources import each_once, find_sources
 
     listed = map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
-    found = each_once([*find_sources(inputs, listed), *(read_manifest(Path(manifest)) if manifest else ())])
+    found = each_once([*find_sources(inputs, listed), *(read_manifest(manifest) if manifest else ())])
     if not found:
         raise click.UsageError("nothing to embed: the list on stdin is empty")
     return found
@@ -286,18 +300,19 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
         "input": outcome.source,
         "start": outcome.start,
         "end": None if outcome.end == math.inf else outcome.end,
+        "channel": outcome.channel,
         "output": None if outcome.output is None else str(outcome.output),
         "status": outcome.status,
         "shape": outcome.shape,
         "seconds": outcome.seconds,
         "tags": None if outcome.tags is None else [tag._asdict() for tag in outcome.tags],
         "error": outcome.message if failed else None,
-        "warning": None if failed else outcome.message or None,
+        "warning": "; ".join(filter(None, ["" if failed else outcome.message, *outcome.warnings])) or None,
     }
 
 
 def summarise(report: Report, dtype: str) -> None:
-    """Print what was written, and warnings about outputs that were kept."""
+    """Print what was written, and warnings about outputs that were kept and audio that is not what its file says."""
     if len(report.written) <= FEW_FILES:
         for outcome in report.written:
             click.echo(one_line(f"{outcome.source} -> {outcome.output}  {outcome.shape} {dtype}"))
@@ -306,9 +321,16 @@ def summarise(report: Report, dtype: str) -> None:
         click.echo(one_line(f"Warning: {message}"), err=True)
     if len(messages) > FEW_WARNINGS:
         click.echo(f"Warning: {len(messages) - FEW_WARNINGS} more outputs were kept", err=True)
+    warned = [outcome for outcome in (*report.written, *report.skipped, *report.failed) if outcome.warnings]
+    for outcome in warned[:FEW_WARNINGS]:
+        click.echo(one_line(f"Warning: {'; '.join(outcome.warnings)}"), err=True)
+    if len(warned) > FEW_WARNINGS:
+        click.echo(f"Warning: {len(warned) - FEW_WARNINGS} more files have warnings", err=True)
     parts = [f"{len(report.written)} written"]
     if report.skipped:
         parts.append(f"{len(report.skipped)} skipped, outputs exist (--overwrite replaces them)")
     if report.failed:
         parts.append(f"{len(report.failed)} failed")
+    if warned:
+        parts.append(f"{len(warned)} with warnings, see warnings.jsonl")
     click.echo(", ".join(parts))

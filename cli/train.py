@@ -13,7 +13,7 @@ from hear_transformers import FAMILIES
 from hear_transformers.errors import OptionError, did_you_mean
 from hear_transformers.training.recipes import RECIPES, Recipe, with_changes
 
-from .failures import guarded
+from .failures import guarded, one_line
 from .parsing import parse_json, parse_object
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -95,7 +95,7 @@ def train_command(
     family, variant = catalogue.resolve_own(model, variant)
     from hear_transformers.embedding.devices import pick_device
     from hear_transformers.training.loop import Processes
-    from hear_transformers.training.train import SKIPPED, Options, Training
+    from hear_transformers.training.train import SKIPPED, WARNED, Options, Training
 
     replaced = {name: given.pop(name) for name in RECIPE_OPTIONS}
     options = Options(
@@ -118,6 +118,9 @@ def train_command(
     if training.skipped:
         plural = "file" if len(training.skipped) == 1 else "files"
         click.echo(f"{len(training.skipped)} {plural} could not be read: {options.out / SKIPPED} names them", err=True)
+    if training.warned:
+        first = one_line(min(training.warned))
+        click.echo(f"Warning: {first} ({len(training.warned)} warnings in {options.out / WARNED})", err=True)
     if processes.rank == 0:
         click.echo(f"{options.out / 'best.safetensors'}: " + ", ".join(f"{name} {best[name]:g}" for name in best))
         click.echo(options.out / "model.safetensors")

@@ -21,6 +21,7 @@ from . import FAMILIES
 from .checkpoints import caches, published, store
 from .checkpoints.published import Checkpoint
 from .errors import OptionError, did_you_mean, similar, unknown
+from .files import local_path
 from .networks.layer_names import LayerRow, parse_layers
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def family_of_checkpoint(path: str) -> str:
     from .checkpoints import state_dicts
 
     default = next(iter(FAMILIES))
-    return state_dicts.read_metadata(path).get("family", default) if path else default
+    return state_dicts.read_metadata(local_path(path, "weights")).get("family", default) if path else default
 
 
 def check(model: str | None, variant: str | None, layer: str | None = None) -> None:

@@ -48,7 +48,7 @@ class DiskFullError(HearTransformersError):
 
 
 class HearTransformersWarning(UserWarning):
-    """The work continues, though not exactly as asked: with a smaller batch, or fewer processes."""
+    """The work continues, though not exactly as asked, or on audio that is not what its file says."""
 
 
 def similar(given: object, choices: Iterable[str], limit: int = 3) -> list[str]:

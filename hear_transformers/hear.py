@@ -19,7 +19,7 @@ from .checkpoints.trained import read_trained
 from .embedding.devices import pick_device
 from .embedding.embedder import Embedder
 from .embedding.options import choose, shortened
-from .files import sha256_of
+from .files import local_path, sha256_of
 from .networks.family import Family, Variant, random_trunk, variant_of
 from .networks.layer_names import Layer
 
@@ -139,7 +139,7 @@ class Loader:
         family, place = self.family, pick_device(device)
         times: dict[str, Any] = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
         times |= {"segment": segment, "overlap": overlap}
-        file = Path(path) if os.fspath(path) else None
+        file = local_path(path, "weights") if os.fspath(path) else None
         trained = None if file is None else read_trained(family, file, variant)
         name, row = (trained.name, trained.variant) if trained else variant_of(family, variant)
 

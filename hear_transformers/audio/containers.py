@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -25,18 +25,22 @@ MOST_SAMPLES = 8
 
 
 def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
-    """Check the boxes of an MP4: the outermost must be whole, and tables of samples must not outgrow the file.
-
-    FFmpeg makes 35 bytes in memory for every sample that a table claims, whether or not the file could hold it.
-    """
-    inner, claimed = [], 0
-    for kind, body, end in _boxes(file, 0, n_bytes):
+    """Check the boxes of an MP4: the outermost must be whole."""
+    for kind, _, end in _boxes(file, 0, n_bytes):
         if kind not in ISO_BOXES:
             break  # bytes that some program appended
         if end > n_bytes:
             return f"cut short: {n_bytes} bytes of {end}"
-        if kind in ISO_NESTED:
-            inner.append((body, end))
+    return ""
+
+
+def iso_excess(file: BinaryIO, n_bytes: int) -> str:
+    """Check the boxes of an MP4: tables of samples must not outgrow the file.
+
+    FFmpeg makes 35 bytes in memory for every sample that a table claims, whether or not the file could hold it.
+    """
+    inner = [(body, min(end, n_bytes)) for kind, body, end in _boxes(file, 0, n_bytes) if kind in ISO_NESTED]
+    claimed = 0
     while inner:
         for kind, body, end in _boxes(file, *inner.pop()):
             if kind in ISO_NESTED:
@@ -120,6 +124,17 @@ def _riff_size(head: bytes) -> int:
     return 8 + size if head[:4] == b"RIFF" and head[8:11] == b"AVI" and 0 < size < UNKNOWN_BYTES else 0
 
 
+def tta_excess(file: BinaryIO, n_bytes: int) -> str:
+    """Check the header of a TTA file: FFmpeg makes an entry in memory for every frame that it claims.
+
+    A frame of 256 / 245 s has four bytes in a table behind the header (TTA format description, "Seek table").
+    """
+    file.seek(10)
+    rate, n_samples = struct.unpack("<II", file.read(8).ljust(8, b"\0"))
+    n_frames = n_samples // max(1, 256 * rate // 245)
+    return f"damaged: it claims {n_frames} frames in {n_bytes} bytes" if 4 * n_frames > n_bytes else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """A kind of file that FFmpeg decodes.
@@ -131,6 +146,7 @@ class Container:
     start : pattern of the first bytes, in which a dot is any byte
     flaw : (file, size in bytes) -> what is wrong with the sizes of the outermost parts, empty if nothing is
     claims_duration : whether the header holds the duration; else FFmpeg estimates it
+    excess : (file, size in bytes) -> what it claims that no file of this size holds, empty if nothing
     """
 
     name: str
@@ -138,11 +154,12 @@ class Container:
     start: bytes
     flaw: Callable[[BinaryIO, int], str] = lambda file, n_bytes: ""
     claims_duration: bool = False
+    excess: Callable[[BinaryIO, int], str] = lambda file, n_bytes: ""
 
 
 CONTAINERS = (
     # A box named so at byte 4; files of QuickTime may lack ftyp (ISO/IEC 14496-12, section 4.3; QuickTime File Format).
-    Container("MP4, M4A or MOV", "mov", rb".{4}(?:ftyp|moov|mdat|wide|free|skip|pnot)", iso_flaw, True),
+    Container("MP4, M4A or MOV", "mov", rb".{4}(?:ftyp|moov|mdat|wide|free|skip|pnot)", iso_flaw, True, iso_excess),
     Container("Matroska or WebM", "matroska", re.escape(EBML_HEADER), partial(_sizes_flaw, _ebml_size), True),
     # Twelve bits of sync, layer 0, and the first three bytes are the same in the next frame (ISO/IEC 14496-3, 1.A.2.2).
     Container("AAC (ADTS)", "aac", rb"(\xff[\xf0\xf1\xf8\xf9].).{4,8188}?\1"),
@@ -163,9 +180,35 @@ CONTAINERS = (
 )  # fmt: skip
 """Files for FFmpeg; all others are for libsndfile."""
 
+OTHERS = (
+    Container("WAV", "wav", rb"(?:RIFF|RIFX|RF64|BW64).{4}WAVE"),
+    Container("Wave64", "w64", rb"riff\x2e\x91\xcf\x11"),
+    Container("Ogg", "ogg", rb"OggS\x00"),
+    Container("AIFF", "aiff", rb"FORM.{4}AIF[FC]"),
+    Container("AU", "au", rb"\.snd"),
+    Container("CAF", "caf", rb"caff"),
+    Container("FLAC", "flac", rb"fLaC"),
+    Container("VOC", "voc", rb"Creative Voice File\x1a"),
+    # Sync word, and the version in the first five bits of byte 5 (ETSI TS 102 366, 5.3 and E.1.3.1).
+    Container("AC-3", "ac3", rb"\x0bw...[\x00-\x57]"),
+    Container("E-AC-3", "eac3", rb"\x0bw...[\x58-\x87]"),
+    # Sync word in words of 16 or 14 bits, of both orders (ETSI TS 102 114, 5.3.1).
+    Container("DTS", "dts", rb"\x7f\xfe\x80\x01|\xfe\x7f\x01\x80|\x1f\xff\xe8\x00|\xff\x1f\x00\xe8|dX %"),
+    # Major sync behind four bytes of the access unit (Dolby TrueHD high-level bitstream description, 4.1).
+    Container("TrueHD", "truehd", rb".{4}\xf8ro\xba"),
+    Container("MLP", "mlp", rb".{4}\xf8ro\xbb"),
+    Container("TTA", "tta", rb"TTA[12]", excess=tta_excess),
+    # DSF File Format Specification 1.01, "DSD chunk".
+    Container("DSF", "dsf", rb"DSD \x1c"),
+    # Eleven bits of sync (ISO/IEC 14496-3, 1.7.2).
+    Container("AAC (LOAS)", "loas", rb"V[\xe0-\xff]."),
+    Container("MPEG audio", "mp3", rb"\xff[\xe2-\xff]"),
+)  # fmt: skip
+"""Files that FFmpeg is offered once libsndfile refused them: codecs that it does not know, or formats."""
 
-def recognise(file: BinaryIO) -> Container | None:
-    """Return which of `CONTAINERS` a file is, None if none of them; a tag ID3v2 in front does not count."""
+
+def recognise(file: BinaryIO, among: Sequence[Container] = CONTAINERS) -> Container | None:
+    """Return which of some containers a file is, None if none of them; a tag ID3v2 in front does not count."""
     file.seek(0)
     head = file.read(HEAD_BYTES)
     if head[:3] == b"ID3" and len(head) >= 10:
@@ -173,4 +216,4 @@ def recognise(file: BinaryIO) -> Container | None:
         size = sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
         file.seek(10 + size)
         head = file.read(HEAD_BYTES)
-    return next((container for container in CONTAINERS if re.match(container.start, head, re.DOTALL)), None)
+    return next((container for container in among if re.match(container.start, head, re.DOTALL)), None)

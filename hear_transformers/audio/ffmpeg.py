@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,10 +27,12 @@ import numpy as np
 from ..errors import AudioError
 from .containers import Container
 from .sndfile import UNKNOWN_FRAMES
+from .views import Survey, View
 
 SUFFIXES = (
-    ".3g2", ".3gp", ".aac", ".amr", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv",
-    ".mov", ".mp4", ".mpeg", ".mpg", ".vob", ".weba", ".webm", ".wma", ".wmv", ".wv",
+    ".3g2", ".3gp", ".aac", ".ac3", ".amr", ".asf", ".avi", ".dsf", ".dts", ".eac3", ".ec3", ".f4v", ".flv", ".m2ts",
+    ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".spx", ".tta", ".vob", ".weba", ".webm",
+    ".wma", ".wmv", ".wv",
 )  # fmt: skip
 """Names of such files in folders, but not .ts and .mts, which are mostly programs."""
 
@@ -58,6 +60,13 @@ MICROSECONDS = 1e6
 """Microseconds per second: the unit of FFmpeg's duration of a file (AV_TIME_BASE)."""
 
 
+INSTALL = "python -m pip install 'hear_transformers[av]'"
+
+
+class MissingError(AudioError):
+    """PyAV is not installed."""
+
+
 class FFmpegDecoder:
     """Decodes the best audio stream of a file, forward only.
 
@@ -65,13 +74,16 @@ class FFmpegDecoder:
     ----------
     samplerate, channels : of the first samples; other channels later are averaged
     frames : number of frames, unknown before the end is reached
+    notes : what a user is to be warned of
+    damage : what is wrong with the file, empty if nothing is, as far as it was decoded
+    is_empty : nothing could be decoded at all
     """
 
-    def __init__(self, path: Path, media: Any, container: Container) -> None:
+    def __init__(self, path: Path, media: Any, container: Container, found: Survey) -> None:
         stream = media.streams.best("audio")
         if stream is None or stream.codec_context is None:
             wrong = "no audio stream" if stream is None else "an audio stream that FFmpeg has no decoder for"
-            raise AudioError(f"{path}: {container.name} with {wrong}")
+            raise AudioError(f"{path}: {container.name} with {wrong}{f', {found.damage}' if found.damage else ''}")
         self.path = path
         self.media = media
         self.stream = stream
@@ -80,12 +92,15 @@ class FFmpegDecoder:
         self.claims_duration = container.claims_duration
         self.samplerate, self.channels = stream.codec_context.sample_rate, 1
         self.frames = UNKNOWN_FRAMES
+        self.notes: Sequence[str] = found.notes
+        self.damage = found.damage
         self._position = 0
         self._end_s = self._audio_end_s = 0.0
         self._started = False
         self._pieces = self._without_padding()
         # By the first samples, since HE-AAC may claim half its sample rate in the header.
         self._rest = next(self._pieces, np.zeros((0, 1), np.float32))
+        self.is_empty = not len(self._rest)
 
     def decode(self, n_frames: int) -> np.ndarray:
         """Decode the next frames, fewer at the end: (frames, channels) float32."""
@@ -118,20 +133,22 @@ class FFmpegDecoder:
             return None
         return float(stream.duration * stream.time_base)
 
-    def is_cut_short(self, n_frames: int) -> bool:
-        """Return True if a file whose end was reached should hold more, by the duration in its header."""
-        if not self.claims_duration or self.frames == UNKNOWN_FRAMES:
-            return False
+    def flaw(self, n_frames: int) -> str:
+        """Return what is wrong with the file, the duration in its header if that is not reached at the end."""
+        if self.damage or not self.claims_duration or self.frames == UNKNOWN_FRAMES:
+            return self.damage
         stream = self.stream
         if stream.duration and stream.start_time is not None:
-            return self._audio_end_s < float(stream.duration * stream.time_base) - CLEARLY_SECONDS
-        return self._end_s < (self.media.duration or 0) / MICROSECONDS - CLEARLY_SECONDS
+            is_cut = self._audio_end_s < float(stream.duration * stream.time_base) - CLEARLY_SECONDS
+        else:
+            is_cut = self._end_s < (self.media.duration or 0) / MICROSECONDS - CLEARLY_SECONDS
+        return "cut short" if is_cut else ""
 
     def _without_padding(self) -> Iterator[np.ndarray]:
         """Decode as many samples as the header of an MP4 counts, or all if far more show that it is wrong."""
         held: list[np.ndarray] = []
         count = 0
-        for piece in self._decoded():
+        for piece in self._up_to_damage():
             seconds = self.seconds()
             n_claimed = UNKNOWN_FRAMES if seconds is None else round(seconds * self.samplerate)
             held.append(piece)
@@ -142,6 +159,15 @@ class FFmpegDecoder:
         if held:
             yield np.concatenate(held)[: n_claimed - count]
 
+    def _up_to_damage(self) -> Iterator[np.ndarray]:
+        """Decode up to the end, or to where FFmpeg finds damage."""
+        import av
+
+        try:
+            yield from self._decoded()
+        except av.error.FFmpegError as error:
+            self.damage = f"damaged: {error.strerror}"
+
     def _decoded(self) -> Iterator[np.ndarray]:
         """Decode packet by packet, and yield (frames, channels) float32."""
         # Of all streams: they are read anyway, and show where the file ends.
@@ -149,7 +175,8 @@ class FFmpegDecoder:
             is_audio = packet.stream.index == self.stream.index
             # In these containers, a packet of sound or picture is corrupt if it ends behind the end of the file.
             if packet.is_corrupt and (is_audio or self.claims_duration):
-                raise AudioError(f"{self.path}: damaged or cut short at {self._audio_end_s:.3f} s")
+                self.damage = self.damage or "damaged or cut short"
+                return
             if packet.pts is not None:
                 end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 self._end_s = max(self._end_s, end_s)
@@ -209,37 +236,42 @@ def as_float(samples: np.ndarray) -> np.ndarray:
 class _File:
     """The file as FFmpeg reads it: already open, so that its name is never taken for an address."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: View) -> None:
         self.read, self.tell, self.file = file.read, file.tell, file
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Seek; return an error code if that fails, since PyAV would print an exception."""
-        try:
-            return self.file.seek(offset, whence)
-        except (OSError, ValueError, OverflowError):
+        """Seek; return an error code where that is impossible, since PyAV would print an exception."""
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END) or (whence == os.SEEK_SET and offset < 0):
             return INVALID_ARGUMENT
+        return self.file.seek(offset, whence)
 
 
 @contextlib.contextmanager
-def opened(file: BinaryIO, path: Path, container: Container) -> Iterator[FFmpegDecoder]:
-    """Open a decoder at the start of a file; whatever FFmpeg raises, then or later, becomes an AudioError."""
+def opened(
+    file: BinaryIO, path: Path, n_bytes: int, container: Container, found: Survey | None = None
+) -> Iterator[FFmpegDecoder]:
+    """Open a decoder at the start of a file; whatever FFmpeg raises, then or later, becomes an AudioError.
+
+    Parameters
+    ----------
+    found : what a survey found out about the file, if it is one of `containers.OTHERS`
+    """
     try:
         import av
     except ImportError as error:  # an optional dependency
-        raise AudioError(
-            f"{path}: {container.name} needs PyAV, which is not installed; "
-            "run: python -m pip install 'hear_transformers[av]'"
-        ) from error
-    if flaw := container.flaw(file, os.fstat(file.fileno()).st_size):
-        raise AudioError(f"{path}: {flaw}; copy or download it again")
-    file.seek(0)
+        raise MissingError(f"{path}: {container.name} needs PyAV, which is not installed; run: {INSTALL}") from error
+    if excess := container.excess(file, n_bytes):
+        raise AudioError(f"{path}: {excess}; copy or download it again")
+    found = found or Survey(damage=container.flaw(file, n_bytes))
+    is_mended = len(found.streams) == 1 and not found.is_plain
+    source = _File(View(file, found.streams[0] if is_mended else [range(n_bytes)]))
     try:
         options = {"codec_whitelist": _audio_decoders()}
-        source = _File(file)
         with av.open(source, format=container.demuxer, metadata_errors="replace", container_options=options) as media:
-            yield FFmpegDecoder(path, media, container)
+            yield FFmpegDecoder(path, media, container, found)
     except av.error.FFmpegError as error:
-        raise AudioError(f"{path}: {container.name} that is damaged, or not for FFmpeg ({error.strerror})") from error
+        wrong = found.damage or "damaged, or not for FFmpeg"
+        raise AudioError(f"{path}: {container.name} that is {wrong} ({error.strerror})") from error
 
 
 @functools.cache

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +14,7 @@ import numpy as np
 import soundfile
 
 from ..errors import AudioError
-from .containers import UNKNOWN_BYTES
+from .views import Piece, Survey, View
 
 SUFFIXES = (
     ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".flac", ".ircam", ".mp1", ".mp2", ".mp3", ".mpc", ".nist",
@@ -26,28 +27,35 @@ mostly hold matrices and features."""
 UNKNOWN_FRAMES = 2**62
 """Lengths from here on mean that the header does not know it: libsndfile returns 2^63 - 1 for such a FLAC file."""
 
-OGG_PAGE = 65_307
-"""Largest page of an Ogg file in bytes (RFC 3533, section 6)."""
-
 UNRECOGNISED = 1
 """libsndfile's error "Format not recognised" (SF_ERR_UNRECOGNISED_FORMAT)."""
 
 
-class SndfileDecoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
-    """Decodes forward only.
+SKIPPED_FRAMES = 2**16
+"""Frames decoded at once before those."""
+
+FOUND_FRAMES = 64
+"""Where decoding fails, what comes before is decoded again in blocks of this many frames, up to there."""
+
+
+class RefusedError(AudioError):
+    """libsndfile does not recognise a file, or does not know its codec."""
+
+
+class Stream(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
+    """Decodes one stream, forward only.
 
     soundfile seeks after every read, to where it already is, which fails in a FLAC file of unknown length, and trusts
     the length in the header when it allocates. It does neither where a file cannot be sought.
 
     Parameters
     ----------
-    opened : the file for libsndfile, by its name or a descriptor, which is closed in the end
-    file : the same file for us
+    opened : the file for libsndfile, by its name, a descriptor, which is closed in the end, or a view of it
     """
 
-    def __init__(self, opened: bytes | str | int, file: BinaryIO) -> None:
+    def __init__(self, opened: bytes | str | int | View) -> None:
         super().__init__(opened)
-        self.source = file
+        self.view = opened if isinstance(opened, View) else None
 
     def seekable(self) -> bool:
         """Return False, which keeps soundfile from seeking."""
@@ -56,83 +64,180 @@ class SndfileDecoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is
     def decode(self, n_frames: int) -> np.ndarray:
         """Decode the next frames, fewer at the end: (frames, channels) float32."""
         frames: np.ndarray = self.read(n_frames, dtype="float32", always_2d=True)
+        if self.view is not None and self.view.error is not None:
+            raise self.view.error
         return frames
+
+
+class SndfileDecoder:
+    """Decodes the streams of a file one after the other, forward only.
+
+    Parameters
+    ----------
+    openers : open each stream
+    survey : what was found out about the file
+    path : for messages
+
+    Attributes
+    ----------
+    samplerate, channels : of the first stream; other channels later are averaged
+    frames : number of frames, `UNKNOWN_FRAMES` or more if unknown
+    notes : what a user is to be warned of
+    damage : what is wrong with the audio, empty if nothing is, as far as it was decoded
+    """
+
+    def __init__(self, openers: Sequence[Callable[[], Stream]], survey: Survey, path: Path) -> None:
+        self.openers = openers
+        self.survey = survey
+        self.path = path
+        self.notes: Sequence[str] = survey.notes
+        self.damage = survey.damage
+        self.is_over = False  # since the audio is damaged here
+        self.number, self.stream = 0, openers[0]()
+        self.samplerate, self.channels = self.stream.samplerate, self.stream.channels
+        self.position = 0  # in the stream
+        self.lengths = [self.stream.frames, *map(self._length, openers[1:])]
+        self.frames = sum(self.lengths)
+
+    def _length(self, opener: Callable[[], Stream]) -> int:
+        """Return the frames of a stream behind the first one, which must have the same sample rate."""
+        with opener() as stream:
+            if stream.samplerate != self.samplerate:
+                raise AudioError(
+                    f"{self.path}: the sample rate changes from {self.samplerate} to {stream.samplerate} Hz; "
+                    "convert it to WAV, or split it"
+                )
+            return int(stream.frames)
+
+    def close(self) -> None:
+        """Close the stream that is open."""
+        self.stream.close()
+
+    def decode(self, n_frames: int) -> np.ndarray:
+        """Decode the next frames, fewer at the end of a stream, none at that of the last: (frames, channels) float32.
+
+        Decoding ends at the first damage.
+        """
+        while not len(frames := self._decode(n_frames)) and not self.is_over and self.number + 1 < len(self.openers):
+            self._open(self.number + 1)
+        if frames.shape[1] == self.channels:
+            return frames
+        return np.repeat(frames.mean(1, keepdims=True), self.channels, axis=1)  # (frames, 1) -> (frames, channels)
+
+    def _open(self, number: int) -> None:
+        self.stream.close()
+        self.number, self.position, self.stream = number, 0, self.openers[number]()
+
+    def _decode(self, n_frames: int) -> np.ndarray:
+        """Decode the next frames of the stream that is open."""
+        if self.is_over:
+            return np.zeros((0, self.channels), np.float32)
+        try:
+            frames = self.stream.decode(n_frames)
+        except soundfile.SoundFileError as error:
+            self.damage = f"damaged: {_reason(error)}"
+            frames = self._up_to_damage(n_frames)
+        self.position += len(frames)
+        return frames
+
+    def _up_to_damage(self, n_frames: int) -> np.ndarray:
+        """Decode what comes before an error in the next frames: soundfile keeps nothing of these."""
+        self.is_over = True
+        position = self.position
+        self._open(self.number)
+        parts = [np.zeros((0, self.stream.channels), np.float32)]
+        with contextlib.suppress(soundfile.SoundFileError):
+            while position > 0 and len(frames := self.stream.decode(min(position, SKIPPED_FRAMES))):
+                position -= len(frames)
+            while n_frames > 0 and len(frames := self.stream.decode(min(n_frames, FOUND_FRAMES))):
+                parts.append(frames)
+                n_frames -= len(frames)
+        return np.concatenate(parts)
 
     def skip(self, n_frames: int) -> None:
         """Go from the beginning to a frame that the file holds."""
-        self.seek(n_frames)
+        number = 0
+        while number + 1 < len(self.lengths) and n_frames >= self.lengths[number]:
+            n_frames -= self.lengths[number]
+            number += 1
+        if number:
+            self._open(number)
+        self.stream.seek(n_frames)
+        self.position = n_frames
 
     def seconds(self) -> float | None:
-        """Return the duration in the header, None if unknown; an MP3's may be a guess, and far too long."""
-        if self.frames >= UNKNOWN_FRAMES or (self._is_mp3() and not self._reaches(self.frames)):
+        """Return the duration, None if it is unknown."""
+        if self.damage or self.frames >= UNKNOWN_FRAMES or not self.survey.is_exact:
             return None
         return self.frames / self.samplerate
 
-    def _is_mp3(self) -> bool:
-        """Return True for an MP3, in a WAV file perhaps: its length may be a guess."""
-        return self.subtype.startswith("MPEG_LAYER")
-
-    def _reaches(self, n_frames: int) -> bool:
-        try:
-            self.seek(max(0, n_frames - 1))
-            return len(self.read(1)) == 1
-        except soundfile.SoundFileError:
-            return False
-
-    def is_cut_short(self, n_frames: int) -> bool:
-        """Return True if a file that ended after `n_frames` should hold more; nothing is decoded after this."""
-        known = not self._is_mp3() and self.frames < UNKNOWN_FRAMES
-        return (known and n_frames < self.frames) or self._lacks_bytes() or self._lacks_end()
-
-    def _lacks_bytes(self) -> bool:
-        """Return True if a header claims more bytes than there are: libsndfile logs that and reads what there is."""
-        # Of WAV and CAF, AIFF, AU, W64, RF64, in this order. The size of all of a WAV is often wrong in whole files.
-        claim = r"(?m)^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
-        claims = re.findall(claim, self.extra_info)
-        return any(int(actual) < int(claimed) < UNKNOWN_BYTES for claimed, actual in claims)
-
-    def _lacks_end(self) -> bool:
-        """Return True for an Ogg file unless its last page is complete and carries the flag "end of stream"."""
-        self.source.seek(0)
-        if self.source.read(4) != b"OggS":
-            return False
-        self.source.seek(-min(OGG_PAGE, os.fstat(self.source.fileno()).st_size), os.SEEK_END)
-        tail = self.source.read()
-        page = tail[tail.rfind(b"OggS") :]
-        # Bytes of a page header: 5 flags, 26 number of segments, from 27 on their lengths (RFC 3533, section 6).
-        complete = len(page) > 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
-        return not (complete and page[5] & 4)
+    def flaw(self, n_frames: int) -> str:
+        """Return what is wrong with a file that ended after `n_frames`, empty if nothing is."""
+        if self.damage or not self.survey.is_counted:
+            return self.damage
+        return "cut short" if n_frames < self.frames < UNKNOWN_FRAMES else ""
 
 
 @contextlib.contextmanager
-def opened(file: BinaryIO, path: Path) -> Iterator[SndfileDecoder]:
-    """Open a decoder at the start of an unbuffered file; whatever libsndfile raises becomes an AudioError."""
+def opened(file: BinaryIO, path: Path, n_bytes: int, found: Survey) -> Iterator[SndfileDecoder]:
+    """Open a decoder of what was found in a file; whatever libsndfile raises becomes an AudioError.
+
+    Raises
+    ------
+    RefusedError : on entering: it is not for libsndfile
+    """
     if path.suffix.lower() == ".raw":
         raise AudioError(f"{path}: raw samples have no header that says their rate and format; convert it to WAV")
     try:
-        with _decoder(file, path) as decoder:
-            if decoder.format == "RAW":  # libsndfile went by the name: .au, .snd, .vox, .gsm
-                raise AudioError(f"{path}: not audio, or raw samples without a header; convert it to WAV")
-            yield decoder
+        decoder = _decoder(file, path, n_bytes, found)
     except soundfile.SoundFileError as error:
-        reason = str(error).rpartition(": ")[2].rstrip(".")
-        raise AudioError(
-            f"{path}: not audio that libsndfile can decode, or damaged ({reason}); "
+        raise RefusedError(
+            f"{path}: not audio that libsndfile can decode, or damaged ({_reason(error)}); "
             "expected WAV, FLAC, Ogg, Opus, MP3, AIFF or the like"
         ) from error
+    with contextlib.closing(decoder):
+        if decoder.stream.format == "RAW":  # libsndfile went by the name: .au, .snd, .vox, .gsm
+            raise RefusedError(f"{path}: not audio, or raw samples without a header; convert it to WAV")
+        try:
+            yield decoder
+        except soundfile.SoundFileError as error:
+            raise AudioError(f"{path}: damaged ({_reason(error)}); copy or download it again") from error
 
 
-def _decoder(file: BinaryIO, path: Path) -> SndfileDecoder:
+def _reason(error: soundfile.SoundFileError) -> str:
+    """Return the words of libsndfile."""
+    return str(error).rpartition(": ")[2].rstrip(".")
+
+
+def _decoder(file: BinaryIO, path: Path, n_bytes: int, found: Survey) -> SndfileDecoder:
+    """Open a file as it is, or the streams that were found in it where libsndfile would not find the same."""
+    if found.is_plain:
+        decoder = SndfileDecoder([functools.partial(_whole, file, path, n_bytes)], found, path)
+        if decoder.frames >= found.least_frames:
+            return decoder
+        decoder.close()
+    return SndfileDecoder([functools.partial(_part, file, pieces) for pieces in found.streams], found, path)
+
+
+def _part(file: BinaryIO, pieces: Sequence[Piece]) -> Stream:
+    """Open a part of a file."""
+    return Stream(View(file, pieces))
+
+
+def _whole(file: BinaryIO, path: Path, n_bytes: int) -> Stream:
     """Open by the descriptor, and by the name if libsndfile does not recognise the content: it then goes by the suffix.
 
-    An MP3 behind other bytes is found so. On Windows, a descriptor of Python's may mean nothing to libsndfile.
+    On Windows, a descriptor of Python's may mean nothing to libsndfile. A file that is not one of the system's, or that
+    has a buffer, is read by its methods.
     """
+    if not isinstance(file, io.FileIO):
+        return Stream(View(file, [range(n_bytes)]))
     if os.name != "posix":
-        return SndfileDecoder(os.fspath(path), file)
+        return Stream(os.fspath(path))
     file.seek(0)
     try:
-        return SndfileDecoder(os.dup(file.fileno()), file)
+        return Stream(os.dup(file.fileno()))
     except soundfile.LibsndfileError as error:
         if error.code != UNRECOGNISED:
             raise
-    return SndfileDecoder(os.fsencode(path), file)  # soundfile would encode the name, and fail where it is not text
+    return Stream(os.fsencode(path))  # soundfile would encode the name, and fail where it is not text

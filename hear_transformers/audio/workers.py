@@ -294,7 +294,8 @@ class _Pool:
         row, n_samples, loaded = answer
         request = worker.requests.popleft()
         if n_samples == LONG:
-            blocks = ahead(blocks_of(request.clip, self.options), len, self.options.max_samples)
+            decoded = blocks_of(request.clip, self.options, loaded.warnings)
+            blocks = ahead(decoded, len, self.options.max_samples)
             loaded = replace(loaded, blocks=blocks)
         elif n_samples:
             loaded = replace(loaded, waveform=torch.from_numpy(worker.memory[row, :n_samples].copy()))
@@ -375,7 +376,8 @@ def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], opti
             n_samples = _n_samples(loaded) if loaded.blocks is None else LONG
             if loaded.waveform is not None:
                 rows[row, :n_samples] = loaded.waveform.numpy()
-            answer = Loaded(index, sha256=loaded.sha256, error=_sendable(loaded.error))
+            error = _sendable(loaded.error)
+            answer = Loaded(index, sha256=loaded.sha256, error=error, warnings=loaded.warnings)
             pipe.send((row, n_samples, answer))
 
 

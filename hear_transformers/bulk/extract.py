@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ..audio.levels import EACH, MIX
 from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError
 from ..labels import Tag, check_logits, tags_of
 from . import journal
 from .formats import ExistingOutput
-from .journal import Failures, is_disk_full
+from .journal import Failures, Warnings, is_disk_full
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
 from .sources import Source
 from .table_output import TableOfParts
@@ -44,6 +44,8 @@ class Outcome:
     message : why it failed, or how the settings of an output that is kept differ; else empty
     start, end : of the part of the file, in s
     error : class of the exception, empty if none
+    warnings : about the audio, each naming the file
+    channel : of the source, see there
     """
 
     source: str
@@ -56,11 +58,22 @@ class Outcome:
     start: float = 0.0
     end: float = math.inf
     error: str = ""
+    warnings: tuple[str, ...] = ()
+    channel: int | None = None
+
+    def as_part(self) -> dict[str, Any]:
+        """Return which part of which file it is, ready for JSON."""
+        channel = {} if self.channel is None else {"channel": self.channel}
+        return {
+            "file": self.source,
+            "start": self.start,
+            "end": None if self.end == math.inf else self.end,
+            **channel,
+        }
 
     def as_failure(self) -> dict[str, Any]:
         """Return its line in the list of failures."""
-        end = None if self.end == math.inf else self.end
-        return {"file": self.source, "start": self.start, "end": end, "error": self.error, "reason": self.message}
+        return {**self.as_part(), "error": self.error, "reason": self.message}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +87,9 @@ class Report:
     @staticmethod
     def of(outcomes: Iterable[Outcome], sources: Iterable[Source]) -> Report:
         """Sort outcomes by status, and in the order of the sources."""
-        order = {(str(source.path), source.start, source.end): i for i, source in enumerate(sources)}
-        ordered = sorted(outcomes, key=lambda outcome: order[outcome.source, outcome.start, outcome.end])
+        places = ((str(source.path), source.start, source.end, source.channel) for source in sources)
+        order = {place: i for i, place in enumerate(places)}
+        ordered = sorted(outcomes, key=lambda each: order[each.source, each.start, each.end, each.channel])
         statuses = ("written", "skipped", "failed")
         return Report(*([each for each in ordered if each.status == status] for status in statuses))
 
@@ -86,9 +100,11 @@ def extract(
     out: Path,
     options: OutputOptions = DEFAULTS,
     *,
+    channel: int | None = None,
     timestamps: bool = False,
     n_labels: int = 0,
     fail_fast: bool = False,
+    keep_damaged: bool = False,
     workers: int = 0,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
@@ -104,10 +120,13 @@ def extract(
     sources : from `sources.find_sources` or `manifest.read_manifest`
     out : folder of the outputs, or the one output, named with the suffix of its format
     options : how embeddings are stored
+    channel : of every file, from 1; None for the mean of all, or that of the source, see `sources.each_channel`
     timestamps : embeddings along time instead of one per file
     n_labels : labels per file, see `labels.top_tags`; if not 0, files with an existing output are embedded again for
         their labels, and the output is kept
     fail_fast : stop at the first failure
+    keep_damaged : take what there is of damaged files, with a warning; their outputs are those of other settings for a
+        run that does not
     workers : processes that read audio, see `pipeline.embed`
     on_outcome : called as soon as a source is finished
 
@@ -122,15 +141,18 @@ def extract(
         check_logits(model, timestamps=timestamps)
     destination = Destination.of(out, options)
     jobs, failed = jobs_of(sources, destination)
-    contents = contents_of(model, timestamps=timestamps, apart=options.separate_layers, dtype=options.dtype)
+    heard = channel or (EACH if any(source.channel for source in sources) else MIX)
+    apart, dtype = options.separate_layers, options.dtype
+    contents = contents_of(model, timestamps=timestamps, apart=apart, dtype=dtype, channel=heard)
     failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
+    warnings = Warnings(destination.folder / f"warnings{options.shard.suffix}.jsonl")
     outcomes: list[Outcome] = []
     with journal.disk_full_as_error(destination.folder), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(destination.folder))
         outputs = [destination.output(content, scratch) for content in contents]
         for output in outputs:
             stack.enter_context(output)
-        run = _Run(model, outputs, n_labels)
+        run = _Run(model, outputs, n_labels, channel, keep_damaged=keep_damaged)
         embedded = run.embed(jobs, timestamps=timestamps, scratch=scratch, workers=workers)
         # Closed here, whatever happens, so that no worker outlives an interruption.
         stack.enter_context(contextlib.closing(embedded))
@@ -138,6 +160,8 @@ def extract(
             outcomes.append(outcome)
             if outcome.status == "failed":
                 failures.add(outcome.as_failure())
+            if outcome.status != "skipped" or outcome.warnings:
+                warnings.replace(outcome.as_part(), outcome.warnings)
             on_outcome(outcome)
             if outcome.status == "failed" and fail_fast:
                 break
@@ -162,10 +186,14 @@ class _PendingJob:
 class _Run:
     """Decides what is embedded and what is written."""
 
-    def __init__(self, model: Model, outputs: Sequence[Output], n_labels: int) -> None:
+    def __init__(
+        self, model: Model, outputs: Sequence[Output], n_labels: int, channel: int | None, *, keep_damaged: bool
+    ) -> None:
         self.model = model
         self.outputs = outputs
         self.n_labels = n_labels
+        self.channel = channel
+        self.keep_damaged = keep_damaged
 
     def embed(
         self, jobs: Iterable[Source], *, timestamps: bool, scratch: Path, workers: int
@@ -179,7 +207,8 @@ class _Run:
             else:
                 pending.append(prepared)
         clips = (each.clip for each in pending)
-        embeddings = embed(self.model, clips, timestamps=timestamps, hashes=True, scratch=scratch, workers=workers)
+        reading: dict[str, Any] = {"hashes": True, "keep_damaged": self.keep_damaged, "workers": workers}
+        embeddings = embed(self.model, clips, timestamps=timestamps, scratch=scratch, **reading)
         outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
             yield from outcomes
@@ -187,7 +216,7 @@ class _Run:
     def prepare(self, job: Source) -> _PendingJob | Outcome:
         """Look up the existing outputs of a job; return its outcome if there is nothing to embed."""
         try:
-            existing = tuple(output.existing(job) for output in self.outputs)
+            existing = tuple(self._existing(output, job) for output in self.outputs)
         except HearTransformersError as error:
             return _failure(job, error)
         if not self.n_labels and all(each and not each.sha256 for each in existing):
@@ -195,7 +224,19 @@ class _Run:
         # If an output is missing, or two were made from different audio, it is embedded in any case.
         hashes = {each.sha256 if each else "" for each in existing if each is None or each.sha256}
         known = hashes.pop() if len(hashes) == 1 and not self.n_labels else ""
-        return _PendingJob(job, Clip(job.path, job.start, job.end, skip_sha256=known), existing)
+        channel = self.channel if job.channel is None else job.channel
+        clip = Clip(job.path, job.start, job.end, skip_sha256=known, channel=channel)
+        return _PendingJob(job, clip, existing)
+
+    def _existing(self, output: Output, job: Source) -> ExistingOutput | None:
+        """Return the existing output of a job; one of damaged audio is of other settings unless such is kept."""
+        existing = output.existing(job)
+        if existing is None or not existing.is_damaged or self.keep_damaged:
+            return existing
+        return ExistingOutput(
+            f"{output.path(job)} is kept, but holds what was there of a damaged file (keep_damaged); use overwrite to "
+            "replace it"
+        )
 
     def complete(self, pending: _PendingJob, embedded: Embedded) -> Outcome:
         """Write an embedding to the outputs that lack it; return the outcome of its source."""
@@ -203,7 +244,7 @@ class _Run:
         if isinstance(embedded.error, OSError) and is_disk_full(embedded.error):
             raise embedded.error
         if embedded.error is not None:
-            return _failure(job, embedded.error)
+            return _failure(job, embedded.error, embedded.warnings)
         if embedded.embedding is None:
             return self._skipped(job, pending.existing)
         try:
@@ -212,40 +253,47 @@ class _Run:
             existing = [_if_unchanged(each, job, embedded.sha256, path) for each in pending.existing]
             missing = [output for output, each in zip(self.outputs, existing, strict=True) if each is None]
             if not missing:
-                return self._skipped(job, existing, tags)
+                return self._skipped(job, existing, tags, embedded.warnings)
             shapes = [output.write(job, embedded) for output in missing]
         except OSError as error:
             if is_disk_full(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
                 raise  # the next would fail too, or the part that is spoiled holds others
-            return _failure(job, error)
+            return _failure(job, error, embedded.warnings)
         except HearTransformersError as error:
-            return _failure(job, error)
-        return self._outcome(job, "written", shape=shapes[0], seconds=embedded.seconds, tags=tags)
+            return _failure(job, error, embedded.warnings)
+        told = {"tags": tags, "warnings": embedded.warnings}
+        return self._outcome(job, "written", shape=shapes[0], seconds=embedded.seconds, **told)
 
     def _skipped(
-        self, job: Source, existing: Iterable[ExistingOutput | None], tags: tuple[Tag, ...] | None = None
+        self,
+        job: Source,
+        existing: Iterable[ExistingOutput | None],
+        tags: tuple[Tag, ...] | None = None,
+        warnings: tuple[str, ...] = (),
     ) -> Outcome:
         mismatch = next((each.mismatch for each in existing if each and each.mismatch), "")
-        return self._outcome(job, "skipped", tags=tags, message=mismatch)
+        return self._outcome(job, "skipped", tags=tags, message=mismatch, warnings=warnings)
 
     def _outcome(self, job: Source, status: str, **rest: Any) -> Outcome:
-        return Outcome(str(job.path), status, self.outputs[0].path(job), start=job.start, end=job.end, **rest)
+        place: dict[str, Any] = {"start": job.start, "end": job.end, "channel": job.channel}
+        return Outcome(str(job.path), status, self.outputs[0].path(job), **place, **rest)
 
 
 def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, path: Path) -> ExistingOutput | None:
     """Return the existing output of a job, None if its audio changed, so that it is replaced."""
     if existing is None or not existing.sha256 or existing.sha256 == sha256:
         return existing
-    if existing.file == os.path.abspath(job.path):
+    if existing.file == job.file:
         return None
     return ExistingOutput(f"{path} is kept, but was made from {existing.file}; use overwrite to replace it")
 
 
-def _failure(source: Source, error: Exception | None) -> Outcome:
+def _failure(source: Source, error: Exception | None, warnings: tuple[str, ...] = ()) -> Outcome:
     path = str(source.path)
     reason = str(error) if isinstance(error, HearTransformersError) else f"{type(error).__name__}: {error}"
     message = reason if path in reason else f"{path}: {reason}"
-    return Outcome(path, "failed", message=message, start=source.start, end=source.end, error=type(error).__name__)
+    failed = Outcome(path, "failed", message=message, start=source.start, end=source.end, channel=source.channel)
+    return replace(failed, error=type(error).__name__, warnings=warnings)
 
 
 def _in_background(

@@ -72,7 +72,8 @@ class FolderOfFiles:
         wanted = job.audio(sha256="")
         if (audio.get("start"), audio.get("end")) != (wanted["start"], wanted["end"]):
             return ExistingOutput(f"{path} is kept, but is of another part of a file; use overwrite to replace it")
-        return ExistingOutput(sha256=str(audio.get("sha256", "")), file=str(audio.get("file", "")))
+        known = {"sha256": str(audio.get("sha256", "")), "file": str(audio.get("file", ""))}
+        return ExistingOutput(**known, is_damaged=bool(audio.get("damaged")))
 
     def write(self, job: Source, embedded: Embedded) -> tuple[int, ...]:
         """Write the output of a job; return the shape of the embedding."""
@@ -80,7 +81,7 @@ class FolderOfFiles:
         arrays = {"embedding": stored(embedded.embedding, self.content.dtype, self.content.columns, self.scratch)}
         if embedded.times_ms is not None:
             arrays["timestamps"] = 1000.0 * job.start + embedded.times_ms
-        self.format.write(self.path(job), arrays, job.audio(embedded.sha256), self.scratch)
+        self.format.write(self.path(job), arrays, job.audio_of(embedded), self.scratch)
         return arrays["embedding"].shape
 
     def finish(self, jobs: Iterable[Source]) -> None:

@@ -46,11 +46,13 @@ class ExistingOutput:
     mismatch : how its settings differ from the current ones; empty if they are equal
     sha256 : of the audio it was made from, empty if unknown
     file : absolute path of that audio
+    is_damaged : that was damaged, and taken up to there
     """
 
     mismatch: str = ""
     sha256: str = ""
     file: str = ""
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

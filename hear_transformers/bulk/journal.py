@@ -1,6 +1,7 @@
 """What makes a run resumable: the journal of a table, folders for unfinished files, locks, the list of failures.
 
     OUT/failures.jsonl             inputs that failed in the last run, one per line; absent if none failed
+    OUT/warnings.jsonl             what is to be known of audio that was embedded, one per line; absent if nothing is
     OUT/.embed-audio/
         RUN.lock, RUN/             of a run in progress: its unfinished files
         TABLE/journal.jsonl, ...   of a table: a line for every source in it, and its finished parts
@@ -18,7 +19,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,10 @@ def exclusive(folder: Path, table: Path) -> Iterator[None]:
         lock.release()
 
 
+LISTS = {"failures": {"file", "error", "reason"}, "warnings": {"file", "warning"}}
+"""Keys that tell our lists from files of somebody else."""
+
+
 class Failures:
     """The list of failures, rewritten by every run: a JSON object per line, ``file, start, end, error, reason``.
 
@@ -180,21 +186,61 @@ class Failures:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if _is_list(path):
+        if _is_list(path, "failures"):
             path.unlink()
 
     def add(self, failure: Mapping[str, Any]) -> None:
         """Append a failure."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write(json.dumps(failure).encode() + b"\n")
+        _append(self.path, [failure])
 
 
-def _is_list(path: Path) -> bool:
-    """Return True if a file is a list of failures, and not something else of that name."""
+class Warnings:
+    """The list of warnings: a JSON object per line, ``file, start, end, warning``.
+
+    Of sources that are not embedded again, the lines of earlier runs stay. The file exists only if there are any.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}  # by part
+        if _is_list(path, "warnings"):
+            with contextlib.suppress(ValueError):  # a line that a killed run left incomplete
+                for line in map(json.loads, path.read_bytes().splitlines()):
+                    self.lines.setdefault(self._key(line), []).append(line)
+
+    def replace(self, part: Mapping[str, Any], warnings: Iterable[str]) -> None:
+        """Replace the warnings about a part of a file, which has the keys ``file, start, end``."""
+        if self.lines.pop(self._key(part), None):
+            with atomic(self.path) as file:
+                file.writelines(map(_encoded, chain.from_iterable(self.lines.values())))
+            if not self.lines:
+                self.path.unlink()
+        lines = [{**part, "warning": warning} for warning in warnings]
+        if lines:
+            self.lines[self._key(part)] = lines
+            _append(self.path, lines)
+
+    @staticmethod
+    def _key(line: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(line.get(name) for name in ("file", "start", "end"))
+
+
+def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append lines of JSON to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(b"".join(map(_encoded, lines)))
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def _is_list(path: Path, name: str) -> bool:
+    """Return True if a file is one of `LISTS`, and not something else of that name."""
     try:
         with path.open("rb") as file:
             first = json.loads(file.readline())
     except (OSError, ValueError):
         return False
-    return isinstance(first, dict) and {"file", "error", "reason"} <= first.keys()
+    return isinstance(first, dict) and first.keys() >= LISTS[name]

@@ -94,7 +94,9 @@ class TableOfParts:
         if self.mismatch:
             return ExistingOutput(self.mismatch)
         line = self.journal.lines.get(job.key)
-        return ExistingOutput(sha256=line["sha256"], file=line["file"]) if line else None
+        if not line:
+            return None
+        return ExistingOutput(sha256=line["sha256"], file=line["file"], is_damaged=bool(line.get("damaged")))
 
     def write(self, job: Source, embedded: Embedded) -> tuple[int, ...]:
         """Add the rows of a job to a part; return the shape of the embedding."""
@@ -105,7 +107,7 @@ class TableOfParts:
         self.add(rows)
         n_rows = len(rows["embedding"])
         place = {"part": self.identity, "first": self.n_rows, "rows": n_rows}
-        self.waiting[job.key] = {**job.audio(embedded.sha256), **place}
+        self.waiting[job.key] = {**job.audio_of(embedded), **place}
         self.n_rows += n_rows
         if self.n_rows >= PART_ROWS or time.monotonic() - self.began > PART_SECONDS:
             self._close_part()
@@ -201,4 +203,12 @@ def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path)
     # Bytes of a name that are not UTF-8 are written \udcff.
     name = str(source.path).encode("utf-8", "backslashreplace").decode()
     files = np.full(len(embeddings), name, object)
-    return {"file": files, "start": starts, "end": ends, "time_ms": 1000.0 * centres, "embedding": embeddings}
+    channel = {} if source.channel is None else {"channel": np.full(len(embeddings), source.channel, np.int64)}
+    return {
+        "file": files,
+        **channel,
+        "start": starts,
+        "end": ends,
+        "time_ms": 1000.0 * centres,
+        "embedding": embeddings,
+    }

@@ -23,6 +23,9 @@ from .embedder import Embedder
 MOST_BYTES = 2**30
 """Embeddings in memory: 26,000 clips of all layers of AST's base network."""
 
+HEARD = ("channel", "keep_damaged")
+"""Options of `Embedder.encode` that decide which audio of an input is embedded."""
+
 
 class Cache(Protocol):
     """Embeddings by settings and clip, both as hashes."""
@@ -119,7 +122,8 @@ def encode_once(
     -------
     embeddings : (sounds, scene_embedding_size) float32
     """
-    settings = hashlib.sha256(json.dumps(model.provenance(), sort_keys=True).encode()).hexdigest()
+    made_by = {**model.provenance(), **{name: options.get(name) for name in HEARD}}
+    settings = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
     keys = [content_hash(sound, sampling_rate) or f"input {i}" for i, sound in enumerate(sounds)]
     with cache.lock(settings):
         rows = {key: cache.get(settings, key) for key in dict.fromkeys(keys)}

@@ -95,6 +95,7 @@ class Embedded:
     seconds : duration of its audio
     sha256 : of the file, empty for a waveform or where hashes are not asked for
     error : why it failed
+    warnings : about its audio, each naming the file
     """
 
     index: int
@@ -104,6 +105,7 @@ class Embedded:
     seconds: float = 0.0
     sha256: str = ""
     error: Exception | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def embed(
@@ -112,6 +114,7 @@ def embed(
     *,
     timestamps: bool = False,
     hashes: bool = False,
+    keep_damaged: bool = False,
     scratch: Path | None = None,
     workers: int = 0,
     batch_size: int | None = None,
@@ -127,7 +130,9 @@ def embed(
     clips : to embed; with workers they are taken in another thread, some before they are needed
     timestamps : embeddings along time instead of one per clip
     hashes : whether the sha256 of every file is wanted
-    scratch : folder where embeddings along time of long clips wait, on the disk; None: where the system keeps such
+    keep_damaged : take what there is of damaged files, with a warning, instead of an error
+    scratch : folder on the disk where embeddings along time of long clips wait, and copies of audio at addresses are
+        kept; None: where the system keeps such
     workers : processes that decode, resample and hash while this one computes, see `workers.default_workers`; 0: none
     batch_size : windows per forward pass; None leaves it to the model
 
@@ -144,7 +149,7 @@ def embed(
             f"batch_size={batch_size!r}: give a whole number from 1 on, or None for the model's own choice"
         )
     run = _Pipeline(model, timestamps=timestamps, scratch=scratch, batch_size=batch_size)
-    return run.embed(clips, ReadOptions(model.sample_rate, LONG_SECONDS, hashes), workers)
+    return run.embed(clips, ReadOptions(model.sample_rate, LONG_SECONDS, hashes, scratch, keep_damaged), workers)
 
 
 class _Pipeline:
@@ -170,9 +175,10 @@ class _Pipeline:
 
     def take(self, loaded: Loaded) -> Iterator[Embedded]:
         """Embed a clip at once if it is long, else pack it; yield what is finished and next in order."""
-        embedded = Embedded(loaded.index, sha256=loaded.sha256, error=loaded.error)
+        embedded = Embedded(loaded.index, sha256=loaded.sha256, error=loaded.error, warnings=tuple(loaded.warnings))
         if loaded.blocks is not None:
-            self._keep(self._try_long(embedded, loaded.blocks))
+            embedded = self._try_long(embedded, loaded.blocks)
+            self._keep(replace(embedded, warnings=tuple(loaded.warnings)))
         elif loaded.waveform is None:
             self._keep(embedded)
         else:

@@ -21,7 +21,7 @@ from ..networks.family import Family
 from . import augment, data, initialisation, loop, manifest, tagging
 from .recipes import Recipe, with_changes
 
-SKIPPED = "skipped.txt"
+SKIPPED, WARNED = "skipped.txt", "warnings.txt"
 SETTINGS = "settings.json"
 
 
@@ -103,6 +103,7 @@ class Training:
             fresh=tuple(f"trunk.{name}" for name in self.fresh) if options.source else (),
         )
         self.skipped: set[str] = set()
+        self.warned: set[str] = set()
 
     def _precision(self) -> str:
         """Return the recipe's precision; what "auto" chose is kept where the run is resumed, on whatever machine."""
@@ -193,7 +194,7 @@ class Training:
             **self._loading(),
         )
         for batch in source:
-            self._skip(batch)
+            self._log(batch)
             yield batch.to(self.processes.device)
 
     def validation_batches(self) -> Iterator[tuple[Any, data.Batch]]:
@@ -203,7 +204,7 @@ class Training:
             self.valid, size, sample_rate=self.sample_rate, n_samples=self.n_samples, **self._loading()
         )
         for rows, batch in source:
-            self._skip(batch)
+            self._log(batch)
             yield rows, batch
 
     def _loading(self) -> dict[str, Any]:
@@ -213,13 +214,14 @@ class Training:
             "pin_memory": self.processes.device.type == "cuda",
         }
 
-    def _skip(self, batch: data.Batch) -> None:
-        """Log the clips of a batch that could not be read, each once."""
-        new = [failure for failure in batch.failures if failure not in self.skipped]
-        if new:
-            self.skipped.update(new)
-            with (self.options.out / SKIPPED).open("a") as file:
-                file.writelines(f"{failure}\n" for failure in new)
+    def _log(self, batch: data.Batch) -> None:
+        """Log the clips of a batch that could not be read, and warnings about others, each once."""
+        logs = ((SKIPPED, batch.failures, self.skipped), (WARNED, batch.warnings, self.warned))
+        for name, messages, known in logs:
+            if new := [message for message in messages if message not in known]:
+                known.update(new)
+                with (self.options.out / name).open("a") as file:
+                    file.writelines(f"{message}\n" for message in new)
         if not batch.weights.any():
             raise TrainingError(f"none of the {len(batch.weights)} clips of a batch could be read: {batch.failures[0]}")
 

@@ -14,6 +14,7 @@ from hear_transformers.bulk import journal
 from hear_transformers.bulk.journal import (
     Failures,
     Journal,
+    Warnings,
     digest,
     disk_full_as_error,
     exclusive,
@@ -127,6 +128,26 @@ def test_a_file_of_somebody_else_with_that_name_is_kept(tmp_path, theirs):
     path.write_text(theirs)
     Failures(path)
     assert path.read_text() == theirs
+
+
+WARNING = {"file": "a.wav", "start": 0.0, "end": None}
+
+
+def test_warnings_stay_until_their_source_is_embedded_again(tmp_path):
+    path = tmp_path / "out" / "warnings.jsonl"
+    first = Warnings(path)
+    first.replace(WARNING, ["a.wav: one", "a.wav: two"])
+    first.replace({**WARNING, "start": 1.0}, ["a.wav: one"])
+    first.replace({**WARNING, "file": "b.wav"}, [])
+    Warnings(path)
+    texts = [json.loads(line)["warning"] for line in path.read_text().splitlines()]
+    assert texts == ["a.wav: one", "a.wav: two", "a.wav: one"]
+    Warnings(path).replace(WARNING, ["a.wav: three"])
+    assert [json.loads(line)["warning"][-5:] for line in path.read_text().splitlines()] == [": one", "three"]
+    second = Warnings(path)
+    for start in (0.0, 1.0):
+        second.replace({**WARNING, "start": start}, [])
+    assert not path.exists()
 
 
 def test_a_full_disk_says_how_to_go_on(tmp_path):
