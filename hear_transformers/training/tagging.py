@@ -16,21 +16,11 @@ from ..networks.family import Variant
 from ..networks.frontend import MelSpec
 from ..networks.trunk import Trunk
 from . import augment
+from .clip_length import frames_of
 from .curves import VALID_LOSS
 from .data import Batch
 from .loop import Objective, Processes
 from .recipes import Recipe
-
-LONGEST_SECONDS = 10.24
-"""Longest clip, that of AudioSet, for networks that take any length; a recipe may choose another."""
-
-
-def clip_samples(variant: Variant, trunk: Trunk, recipe: Recipe) -> int:
-    """Return the clip length in samples: the recipe's, or the window of the variant's scenes."""
-    seconds = variant.scene.window_ms / 1000.0
-    if trunk.max_frames is None:
-        seconds = min(seconds, LONGEST_SECONDS)
-    return round((recipe.seconds or seconds) * variant.frontend.sample_rate)
 
 
 class Tagging(Objective):
@@ -49,9 +39,9 @@ class Tagging(Objective):
     def __init__(self, trunk: Trunk, variant: Variant, recipe: Recipe, *, multi_label: bool) -> None:
         super().__init__()
         self.trunk = trunk
+        self.variant = variant
         self.spec = variant.frontend
         self.frontend = self.spec.build()
-        self.fill_frames = variant.scene.fill_frames
         self.recipe = recipe
         self.multi_label = multi_label
 
@@ -64,7 +54,7 @@ class Tagging(Objective):
     def mel_shape(self, n_samples: int) -> tuple[int, int]:
         """Return the (bands, frames) that the network reads of a clip; 0 bands if it reads the waveform."""
         n_mels = self.spec.n_mels if isinstance(self.spec, MelSpec) else 0
-        return n_mels, max(self.spec.n_frames(n_samples), self.fill_frames)
+        return n_mels, frames_of(self.variant, n_samples)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the loss of each clip: (clips, classes), targets from 0 to 1 -> (clips,)."""
@@ -83,9 +73,10 @@ class Tagging(Objective):
 
     def _pad(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Pad clips after the end of their audio, as `Embedder` does for networks whose authors do."""
-        if not self.fill_frames:
+        fill_frames = self.variant.scene.fill_frames
+        if not fill_frames:
             return frames
-        frames = F.pad(frames, (0, max(0, self.fill_frames - frames.shape[2])))
+        frames = F.pad(frames, (0, max(0, fill_frames - frames.shape[2])))
         ends = torch.tensor([self.spec.n_frames(length) for length in lengths.tolist()], device=frames.device)
         is_padding = torch.arange(frames.shape[2], device=frames.device) >= ends.unsqueeze(1)  # (clips, frames)
         return frames.masked_fill(is_padding.unsqueeze(1), self.spec.padding)

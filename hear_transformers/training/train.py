@@ -15,8 +15,8 @@ from .. import catalogue
 from ..checkpoints import state_dicts
 from ..errors import OptionError, TrainingError
 from ..files import sha256_of
-from ..networks.family import Family
-from . import augment, data, initialisation, loop, manifest, tagging
+from ..networks.family import Family, variant_of
+from . import augment, clip_length, data, initialisation, loop, manifest, tagging
 from .recipes import Recipe
 
 SKIPPED = "skipped.txt"
@@ -77,19 +77,19 @@ class Training:
         self.processes = processes
         recipe = options.recipe
         self.family: Family = catalogue.family(options.family).FAMILY
-        self.variant_name = options.variant or next(iter(self.family.variants))
+        self.variant_name, _ = variant_of(self.family, options.variant)
+        network = {**recipe.network, **options.network}
+        size = max(1, recipe.batch_size // processes.count)
+        self.variant, self.n_samples = clip_length.plan_clips(self.family, self.variant_name, recipe, network, size)
+        self.sample_rate = self.variant.frontend.sample_rate
         self.train, self.valid = manifest.read_pair(options.train, options.valid, options.classes)
         self.multi_label = self.train.is_multi_label if options.multi_label is None else options.multi_label
         if not self.multi_label and (self.train.is_multi_label or self.valid.is_multi_label):
             raise TrainingError("some clips have several labels, or none; train with multi_label")
-        network = {**recipe.network, **options.network}
         trunk, self.fresh = initialisation.init_from(
             self.family, self.variant_name, options.source, n_classes=len(self.train.classes), network=network
         )
-        variant = self.family.variants[self.variant_name]
-        self.sample_rate = variant.frontend.sample_rate
-        self.n_samples = tagging.clip_samples(variant, trunk, recipe)
-        self.objective = tagging.Tagging(trunk, variant, recipe, multi_label=self.multi_label)
+        self.objective = tagging.Tagging(trunk, self.variant, recipe, multi_label=self.multi_label)
         self.order = self._order()
         self.run = loop.TrainingRun(
             self.objective,

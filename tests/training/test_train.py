@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 
 from hear_transformers import ast, atgnn, passt
-from hear_transformers.training import tagging
+from hear_transformers.training import clip_length, tagging
 from hear_transformers.training.data import Batch
 from hear_transformers.training.loop import Processes
 from hear_transformers.training.recipes import RECIPES
@@ -97,18 +97,16 @@ def replace_batch(batch: Batch, waveforms: torch.Tensor) -> Batch:
     return Batch(waveforms, batch.lengths, batch.targets, batch.weights, batch.draws, batch.failures)
 
 
-@pytest.mark.slow
 def test_clips_are_as_long_as_the_recipe_or_the_variant_says() -> None:
-    def seconds(family, variant: str, recipe=PLAIN) -> float:
-        row = family.VARIANTS[variant]
-        with torch.device("meta"):
-            trunk = family.FAMILY.network(**row.network)
-        return tagging.clip_samples(row, trunk, recipe) / row.frontend.sample_rate
+    def seconds(family, variant: str, recipe=PLAIN, **network) -> float:
+        row, n_samples = clip_length.plan_clips(family.FAMILY, variant, recipe, network, 2)
+        return n_samples / row.frontend.sample_rate
 
     assert seconds(passt, "base") == 10
     assert seconds(passt, "base20sec") == 20
-    assert seconds(atgnn, "pyr_t") == tagging.LONGEST_SECONDS
-    assert seconds(atgnn, "pyr_t", replace(PLAIN, seconds=3.0)) == 3
+    assert seconds(passt, "base", time_positions=49) == pytest.approx(5.05)
+    assert seconds(atgnn, "pyr_t_encoder") == clip_length.LONGEST_SECONDS
+    assert seconds(atgnn, "pyr_t_encoder", replace(PLAIN, seconds=3.0)) == 3
 
 
 # Scores
