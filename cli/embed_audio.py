@@ -85,7 +85,10 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.command(epilog=EXAMPLES)
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option(
-    "--manifest", metavar="FILE", help="List of files: .txt, or .csv or .parquet with columns path, start, end."
+    "--manifest", metavar="FILE", help="List of files: .txt, or .csv, .tsv or .parquet with columns path, start, end."
+)
+@click.option(
+    "--columns", metavar="NAME=COLUMN,...", help="Which columns hold these: path=filename, or path=audio/{ytid}.wav."
 )
 @click.option(
     "--model",
@@ -127,6 +130,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 def main(
     inputs: tuple[str, ...],
     manifest: str | None,
+    columns: str | None,
     model: str | None,
     weights: str | None,
     scene: bool | None,
@@ -152,7 +156,7 @@ def main(
     timestamps = wants_timestamps(scene, options)
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
     given = {name: value for name, value in options.items() if value is not None}
-    found = find(inputs, manifest)
+    found = find(inputs, manifest, columns)
     embedder = catalogue.load(model or catalogue.family_of_checkpoint(weights or ""), weights or "", device, given)
     total = len(found) // stored.shard.count
     with Progress(total, quiet=quiet, as_json=as_json) as progress, resumable(stored.overwrite):
@@ -185,15 +189,23 @@ def output_options(out: Path, options: dict[str, Any]) -> OutputOptions:
     )
 
 
-def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
+def find(inputs: tuple[str, ...], manifest: str | None, columns: str | None) -> list[Source]:
     """Find the sources to embed."""
     from hear_transformers.bulk.manifest import read_manifest
+    from hear_transformers.bulk.rows import parse_columns
     from hear_transformers.bulk.sources import each_once, find_sources
 
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
+    if columns is not None and manifest is None:
+        raise click.UsageError("--columns says what the columns of a list hold; give --manifest, or leave it out")
     listed = map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
-    found = each_once([*find_sources(inputs, listed), *(read_manifest(Path(manifest)) if manifest else ())])
+    found = each_once(
+        [
+            *find_sources(inputs, listed),
+            *(read_manifest(Path(manifest), parse_columns(columns or "")) if manifest else ()),
+        ]
+    )
     if not found:
         raise click.UsageError("nothing to embed: the list on stdin is empty")
     return found

@@ -30,8 +30,20 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 @click.command("train", epilog=f"Recipes: {', '.join(RECIPES)}.")
 @click.option("--family", type=click.Choice(list(FAMILIES)), required=True, help="Family of networks.")
 @click.option("--variant", metavar="NAME", help="Variant, see `hear-transformers list`.  [default: the family's first]")
-@click.option("--train", type=FILE, required=True, help="Manifest of the training clips.")
-@click.option("--valid", type=FILE, required=True, help="Manifest of the validation clips.")
+@click.option("--train", type=click.Path(path_type=Path), required=True, help="Table of clips, or folder of classes.")
+@click.option(
+    "--valid",
+    required=True,
+    metavar="FILE|FRACTION|COLUMN=VALUE",
+    help="The same to validate on; or a part of --train: 0.1 for a tenth of its files, fold=4 for rows of a column.",
+)
+@click.option(
+    "--columns",
+    default="",
+    metavar="NAME=COLUMN,...",
+    help="What the columns hold, such as path=filename,labels=category,start=onset; or path=audio/{ytid}.wav.",
+)
+@click.option("--label-separator", default=";", show_default=True, metavar="TEXT", help="Between the labels of a clip.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the run; an interrupted run there is resumed.")
 @click.option("--recipe", metavar="NAME", help="Recipe, see below.  [default: fine_tune with --from, else scratch]")
 @click.option(
@@ -65,18 +77,28 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 )
 @guarded
 def train_command(
-    recipe: str | None, changes: tuple[str, ...], network: str, classes: Path | None, device: str, **given: Any
+    recipe: str | None,
+    changes: tuple[str, ...],
+    network: str,
+    classes: Path | None,
+    columns: str,
+    label_separator: str,
+    device: str,
+    **given: Any,
 ) -> None:
     """Train or fine-tune a network on labelled audio.
 
-    Manifests are CSV files with the columns path,labels and optionally start,end (s); several labels are separated by
-    semicolons. The output is best.safetensors and model.safetensors (the last epoch), which load_model(path) and
+    Clips are listed in a table (.csv, .tsv, .txt or .parquet) with the columns path,labels and optionally start,end
+    (s), or in others that --columns names; paths are relative to the table. Or they lie in folders that are named after
+    their classes. The output is best.safetensors and model.safetensors (the last epoch), which load_model(path) and
     embed-audio --weights read, and the training curves. Running the same command again resumes an interrupted run.
 
     On several GPUs: torchrun --nproc-per-node N --no-python hear-transformers train ...
     """
     from hear_transformers import catalogue
+    from hear_transformers.bulk.rows import parse_columns
     from hear_transformers.training.loop import Processes
+    from hear_transformers.training.manifest import Layout
     from hear_transformers.training.train import SKIPPED, Options, Training
 
     replaced = {name: given.pop(name) for name in RECIPE_OPTIONS}
@@ -84,6 +106,7 @@ def train_command(
         recipe=choose_recipe(recipe or ("fine_tune" if given["source"] else "scratch"), replaced, changes),
         network=parse_object("--network", network, '{"depth": 4}'),
         classes=read_classes(classes),
+        layout=Layout(columns=parse_columns(columns), separator=label_separator),
         progress=sys.stderr.isatty(),
         **given,
     )

@@ -29,8 +29,8 @@ def plan_clips(
     Parameters
     ----------
     family, name : of the network and its variant
-    recipe : `Recipe.seconds` is the length; None for the window of the variant's scenes, or what a network takes that is
-        shorter
+    recipe : `Recipe.seconds` is the length; None for the window of the variant's scenes, or the longest that a smaller
+        network takes
     network : arguments of the network in training that differ from the variant's
     n_clips : that a process trains on at once
 

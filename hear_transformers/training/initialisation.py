@@ -93,7 +93,8 @@ def defaults_of(family: Family, *kinds: type[Trunk]) -> dict[str, Any]:
     kinds : classes of its networks, where `Family.network` is a function that passes on what it does not know
     """
     values = {key: value for row in family.variants.values() for key, value in row.network.items()}
-    for kind in (family.network, *kinds):
+    networks: list[Any] = [family.network, *kinds]
+    for kind in networks:
         builders: list[Callable[..., Any]] = [kind]
         if isinstance(kind, type):
             builders = [base for base in kind.__mro__ if issubclass(base, Trunk)]

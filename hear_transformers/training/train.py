@@ -14,7 +14,6 @@ from torch import nn
 from .. import catalogue
 from ..checkpoints import state_dicts
 from ..errors import OptionError, TrainingError
-from ..files import sha256_of
 from ..networks.family import Family, variant_of
 from . import augment, clip_length, data, initialisation, loop, manifest, tagging
 from .recipes import Recipe
@@ -30,9 +29,11 @@ class Options:
     Attributes
     ----------
     family, variant : of the network; None for the family's first variant
-    train, valid : manifests, see `manifest.read_labelled`
+    train : table or folder of the clips, see `manifest.read_labelled`
+    valid : the same for validation, or which part of `train` it is, see `manifest.read_pair`
     out : folder of the run; an interrupted run there is resumed
     recipe : of the training
+    layout : of the tables
     source : weights to start from, see `initialisation.init_from`
     network : constructor arguments of the network that replace the variant's and the recipe's
     classes : all names in order, None for those of the training manifest
@@ -45,10 +46,11 @@ class Options:
 
     family: str
     train: Path
-    valid: Path
+    valid: Path | str
     out: Path
     recipe: Recipe
     variant: str | None = None
+    layout: manifest.Layout = field(default_factory=manifest.Layout)
     source: str = ""
     network: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
@@ -82,7 +84,9 @@ class Training:
         size = max(1, recipe.batch_size // processes.count)
         self.variant, self.n_samples = clip_length.plan_clips(self.family, self.variant_name, recipe, network, size)
         self.sample_rate = self.variant.frontend.sample_rate
-        self.train, self.valid = manifest.read_pair(options.train, options.valid, options.classes)
+        self.train, self.valid = manifest.read_pair(
+            options.train, options.valid, options.classes, options.layout, seed=options.seed
+        )
         self.multi_label = self.train.is_multi_label if options.multi_label is None else options.multi_label
         if not self.multi_label and (self.train.is_multi_label or self.valid.is_multi_label):
             raise TrainingError("some clips have several labels, or none; train with multi_label")
@@ -146,8 +150,8 @@ class Training:
             "classes": list(self.train.classes),
             "multi_label": self.multi_label,
             "seed": options.seed,
-            "train": sha256_of(options.train),
-            "valid": sha256_of(options.valid),
+            "train": self.train.digest(),
+            "valid": self.valid.digest(),
         }
 
     def fit(self) -> dict[str, float]:

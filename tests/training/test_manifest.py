@@ -88,11 +88,11 @@ HEADER = "path,labels,start,end"
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "the first row must name the columns path and labels.*the file is empty"),
-        (["a.wav,dog"], r"the first row must name the columns.*found 'a\.wav,dog'"),
-        (["path;labels", "a.wav;dog"], "separated by commas; found 'path;labels'"),
-        (["path,labels,fold", "a.wav,dog,1"], "found 'path,labels,fold'"),
-        (["path,labels,path"], "found 'path,labels,path'"),
+        ([], "the file is empty; its first row names the columns path and labels"),
+        (["a.wav,dog"], r"the first row must name the columns path and labels.*found 'a\.wav', 'dog'"),
+        (["path,label", "a.wav,dog"], r"say what they hold: --columns 'path=path,labels=label'$"),
+        (["path,labels,strat,end", "a.wav,dog,1,2"], "'strat' looks like a time and would not be read"),
+        (["path,labels,path"], "'path' is there twice; found 'path', 'labels', 'path'"),
         (["path"], "found 'path'"),
         (["path,labels"], "no rows below the header"),
         (["path,labels", "a.wav,"], "no row has a label"),
@@ -100,7 +100,7 @@ HEADER = "path,labels,start,end"
         (["path,labels", *[",x"] * 9], r"9 rows without a path: line 2, line 3, line 4 and 6 more$"),
         (["path,labels", "a.wav,Male speech, man"], r"1 row with more or fewer cells than the header.*line 2 \(3\)"),
         (["path,labels", "a.wav"], r"1 row with more or fewer cells"),
-        (["path,labels", 'a.wav,"x', "b.wav,y"], "not a CSV"),
+        (["path,labels", 'a.wav,"x', "b.wav,y"], "not a table"),
         (
             [HEADER, "a.wav,x,one,2"],
             r"1 row with a start or end that is not a number of seconds.*line 2 \('one', '2'\)",
