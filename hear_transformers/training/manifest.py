@@ -223,13 +223,16 @@ def parse_part(valid: str | os.PathLike[str]) -> float | tuple[str, str] | None:
     text = os.fspath(valid)
     if os.path.exists(text):
         return None
-    with contextlib.suppress(ValueError):
-        fraction = float(text)
-        if 0 < fraction < 1:
-            return fraction
-        raise OptionError(f"valid={text} is no fraction of the clips; choose one between 0 and 1, such as 0.1")
     column, equals, value = text.partition("=")
-    return (column.strip(), value.strip()) if equals else None
+    if equals:
+        return column.strip(), value.strip()
+    try:
+        fraction = float(text)
+    except ValueError:
+        return None
+    if not 0 < fraction < 1:
+        raise OptionError(f"valid={text} is no fraction of the clips; choose one between 0 and 1, such as 0.1")
+    return fraction
 
 
 def _drawn(clips: Manifest, fraction: float, seed: int, folders: _Folders) -> NDArray[np.bool_]:
@@ -397,7 +400,7 @@ def _rows(source: Path, layout: Layout, folders: _Folders, faults: _Faults, colu
             )
             faults.add(kind, line, os.fsdecode(path))
         else:
-            yield line, path, _labels_in(labels, layout.separator), first, last, "".join(str(cell) for cell in more)
+            yield line, path, _labels_in(labels, layout.separator), first, last, "".join(str(cell).strip() for cell in more)
 
 
 def _labels_in(cell: Any, separator: str) -> list[str]:
