@@ -400,7 +400,14 @@ def _rows(source: Path, layout: Layout, folders: _Folders, faults: _Faults, colu
             )
             faults.add(kind, line, os.fsdecode(path))
         else:
-            yield line, path, _labels_in(labels, layout.separator), first, last, "".join(str(cell).strip() for cell in more)
+            yield (
+                line,
+                path,
+                _labels_in(labels, layout.separator),
+                first,
+                last,
+                "".join(str(cell).strip() for cell in more),
+            )
 
 
 def _labels_in(cell: Any, separator: str) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,6 +90,8 @@ class Tagging(Objective):
 
 def mean_average_precision(targets: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
     """Return the mean average precision over the classes that occur: (clips, classes) each."""
+    from sklearn.metrics import average_precision_score  # of the extra `train`
+
     occurs = targets.any(0)
     return float(np.mean(average_precision_score(targets[:, occurs], scores[:, occurs], average=None)))
 

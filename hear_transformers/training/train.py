@@ -12,11 +12,15 @@ from typing import Any
 from torch import nn
 
 from .. import catalogue
+from ..bulk.tables import import_extra
 from ..checkpoints import state_dicts
 from ..errors import OptionError, TrainingError
 from ..networks.family import Family, variant_of
 from . import augment, clip_length, data, initialisation, loop, manifest, tagging
 from .recipes import Recipe
+
+EXTRA = ("sklearn", "scipy", "matplotlib")
+"""What training needs besides this package: for scores, and for pictures at its end."""
 
 SKIPPED = "skipped.txt"
 SETTINGS = "settings.json"
@@ -75,6 +79,8 @@ class Training:
     """
 
     def __init__(self, options: Options, processes: loop.Processes) -> None:
+        for module in EXTRA:
+            import_extra("training", module, "train")
         self.options = options
         self.processes = processes
         recipe = options.recipe
