@@ -95,6 +95,8 @@ def train_command(
 
     On several GPUs: torchrun --nproc-per-node N --no-python hear-transformers train ...
     """
+    from tqdm import tqdm
+
     from hear_transformers import catalogue
     from hear_transformers.bulk.rows import parse_columns
     from hear_transformers.training.loop import Processes
@@ -108,6 +110,7 @@ def train_command(
         classes=read_classes(classes),
         layout=Layout(columns=parse_columns(columns), separator=label_separator),
         progress=sys.stderr.isatty(),
+        log=lambda line: tqdm.write(line, file=sys.stderr),
         **given,
     )
     processes = Processes.join(catalogue.pick_device(device))

@@ -101,40 +101,49 @@ def accuracy(targets: NDArray[np.float32], scores: NDArray[np.float32]) -> float
     return float(np.mean(scores.argmax(1) == targets.argmax(1)))
 
 
-def make_validation(
-    objective: Tagging, batches: Callable[[], Iterable[tuple[NDArray[np.int64], Batch]]], processes: Processes
-) -> Callable[[nn.Module], dict[str, float]]:
-    """Make the function that scores a network.
+Predictions = tuple[NDArray[np.int64], Tensor, Tensor]
+"""Numbers of the clips that could be read, ascending, (n,); their targets and logits on the CPU, (n, classes)."""
+
+
+def predict(
+    objective: Tagging,
+    batches: Callable[[], Iterable[tuple[NDArray[np.int64], Batch]]],
+    processes: Processes,
+    network: nn.Module,
+) -> Predictions:
+    """Tag a set of clips; called in every process, and returns all of them in each.
 
     Parameters
     ----------
     objective : being trained
-    batches : returns this process's rows of the validation set
+    batches : returns this process's rows of the set
     processes : that share the set
+    network : `trunk`, or an average of it; it is in evaluation mode afterwards
 
-    Returns
-    -------
-    validate : network -> {"mAP": ...} or {"accuracy": ...}, and the loss; in every process
+    Raises
+    ------
+    TrainingError : no clip could be read
     """
+    network.eval()
+    rows, logits, targets = [np.zeros(0, np.int64)], [], []
+    for numbers, batch in batches():
+        is_read = batch.weights.bool()
+        rows.append(numbers[is_read.numpy()])
+        targets.append(batch.targets[is_read])
+        logits.append(objective.logits(network, batch.to(processes.device)).cpu()[is_read])
+    parts = processes.gather((rows, logits, targets))
+    if not any(len(row) for part in parts for row in part[0]):
+        raise TrainingError("none of the validation clips could be read")
+    all_rows = np.concatenate([row for part in parts for row in part[0]])
+    order = np.argsort(all_rows)
+    all_logits = torch.cat([rows for part in parts for rows in part[1]])[order]
+    all_targets = torch.cat([rows for part in parts for rows in part[2]])[order]
+    return all_rows[order], all_targets, all_logits
 
-    def validate(network: nn.Module) -> dict[str, float]:
-        network.eval()
-        rows, logits, targets = [np.zeros(0, np.int64)], [], []
-        for numbers, batch in batches():
-            is_read = batch.weights.bool()
-            rows.append(numbers[is_read.numpy()])
-            targets.append(batch.targets[is_read])
-            logits.append(objective.logits(network, batch.to(processes.device)).cpu()[is_read])
-        parts = processes.gather((rows, logits, targets))
-        if not any(len(row) for part in parts for row in part[0]):
-            raise TrainingError("none of the validation clips could be read")
-        all_rows = np.concatenate([row for part in parts for row in part[0]])
-        order = np.argsort(all_rows)
-        all_logits = torch.cat([rows for part in parts for rows in part[1]])[order]
-        all_targets = torch.cat([rows for part in parts for rows in part[2]])[order]
-        score = mean_average_precision if objective.multi_label else accuracy
-        name = "mAP" if objective.multi_label else "accuracy"
-        loss = objective.losses(all_logits, all_targets).mean().item()
-        return {name: score(all_targets.numpy(), all_logits.numpy()), VALID_LOSS: loss}
 
-    return validate
+def score(objective: Tagging, predictions: Predictions) -> dict[str, float]:
+    """Return {"mAP": ...}, or {"accuracy": ...} where clips have one label, and the loss."""
+    _, targets, logits = predictions
+    main, name = (mean_average_precision, "mAP") if objective.multi_label else (accuracy, "accuracy")
+    loss = objective.losses(logits, targets).mean().item()
+    return {name: main(targets.numpy(), logits.numpy()), VALID_LOSS: loss}

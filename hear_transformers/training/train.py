@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,16 +14,22 @@ from typing import Any
 from torch import nn
 
 from .. import catalogue
+from ..bulk.journal import disk_full_as_error
 from ..bulk.tables import import_extra
 from ..checkpoints import state_dicts
 from ..errors import OptionError, TrainingError
+from ..files import atomic
 from ..networks.family import Family, variant_of
-from . import augment, clip_length, data, initialisation, loop, manifest, tagging
+from . import augment, clip_length, data, initialisation, loop, manifest, results, tagging
 from .recipes import Recipe
 
 EXTRA = ("sklearn", "scipy", "matplotlib")
 """What training needs besides this package: for scores, and for pictures at its end."""
 
+ENOUGH = 0.8
+"""Fraction of a clip that the longest audio fills, above which nothing is said."""
+
+BEST = "best.safetensors"
 SKIPPED = "skipped.txt"
 SETTINGS = "settings.json"
 
@@ -46,6 +54,7 @@ class Options:
     workers : decoding processes per training process
     checkpoint_seconds : work that a killed run may lose, in s
     progress : True to show a bar
+    log : called with lines of text on the way, see `loop.fit`
     """
 
     family: str
@@ -63,6 +72,7 @@ class Options:
     workers: int = 0
     checkpoint_seconds: float = loop.CHECKPOINT_SECONDS
     progress: bool = False
+    log: Callable[[str], None] | None = None
 
 
 class Training:
@@ -128,21 +138,55 @@ class Training:
             len(self.train), recipe.batch_size, self.options.seed, weights=weights, epoch_clips=recipe.epoch_clips
         )
 
+    @property
+    def name(self) -> str:
+        """Family and variant."""
+        return f"{self.options.family}/{self.variant_name}"
+
+    @property
+    def _start(self) -> str:
+        return f"from {self.options.source}" if self.options.source else "from random weights"
+
+    @property
+    def data_in_words(self) -> str:
+        """Number of clips and classes."""
+        return (
+            f"{len(self.train):,} clips to train on, {len(self.valid):,} to validate, "
+            f"{len(self.train.classes)} classes, {'several labels' if self.multi_label else 'one label'} a clip"
+        )
+
     def describe(self) -> list[str]:
         """Describe the run in a few lines of text."""
         options, recipe = self.options, self.options.recipe
         n_parameters = sum(parameter.numel() for parameter in self.objective.trunk.parameters())
-        start = f"from {options.source}" if options.source else "from random weights"
+        limits = clip_length.describe_limits(
+            self.variant.frontend, *clip_length.clip_limits(self.variant, self.objective.trunk)
+        )
         lines = [
-            f"{options.family}/{self.variant_name}: {n_parameters:,} parameters, {start}",
-            f"{len(self.train):,} clips to train on, {len(self.valid):,} to validate, "
-            f"{len(self.train.classes)} classes, {'several labels' if self.multi_label else 'one label'} a clip",
+            f"{self.name}: {n_parameters:,} parameters, {self._start}",
+            self.data_in_words,
             f"{recipe.epochs} epochs of {self.run.steps_per_epoch} steps of {recipe.batch_size} clips of "
-            f"{self.n_samples / self.sample_rate:g} s, {recipe.optimiser} at {recipe.learning_rate:g}",
+            f"{self.n_samples / self.sample_rate:g} s (the network takes {limits}), {recipe.optimiser} at "
+            f"{recipe.learning_rate:g}",
+            *self._advice(),
         ]
         if options.source and self.fresh:
             lines.append(f"reinitialised: {', '.join(self.fresh)}")
         return lines
+
+    def _advice(self) -> list[str]:
+        """Return a line if the network would mostly train on the silence behind short clips."""
+        shortest, _ = clip_length.clip_limits(self.variant, self.objective.trunk)
+        longest = data.longest_of_some(self.train)
+        n_samples = max(shortest, round(longest * self.sample_rate))
+        share = clip_length.frames_of(self.variant, n_samples) / clip_length.frames_of(self.variant, self.n_samples)
+        if not longest or share > ENOUGH:
+            return []
+        enough = math.ceil(10 * n_samples / self.sample_rate) / 10
+        return [
+            f"the longest of {data.N_LOOKED_AT} clips looked at lasts {longest:.3g} s, what follows is silence: "
+            f"--seconds {enough:g} would spare {100 * (1 - share):.0f} % of the work"
+        ]
 
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the results of the run, ready for JSON."""
@@ -161,21 +205,48 @@ class Training:
         }
 
     def fit(self) -> dict[str, float]:
-        """Train to the end and return the scores of the best epoch."""
+        """Train to the end, write what the best network predicts, and return its scores.
+
+        Raises
+        ------
+        TrainingError : see `loop.fit`
+        DiskFullError : the disk of the outputs is full
+        """
         options = self.options
         options.out.mkdir(parents=True, exist_ok=True)
-        if self.processes.rank == 0 and not (options.out / loop.CHECKPOINT).exists():
-            (options.out / SETTINGS).write_text(json.dumps(self.settings(), indent=2) + "\n")
-        loop.fit(
-            self.run,
-            self.batches,
-            options.out,
-            validate=tagging.make_validation(self.objective, self.validation_batches, self.processes),
-            keep=self.keep,
-            checkpoint_seconds=options.checkpoint_seconds,
-            progress=options.progress,
-        )
+        with disk_full_as_error(options.out):
+            if self.processes.rank == 0 and not (options.out / loop.CHECKPOINT).exists():
+                with atomic(options.out / SETTINGS) as file:
+                    file.write(json.dumps(self.settings(), indent=2).encode() + b"\n")
+            loop.fit(
+                self.run,
+                self.batches,
+                options.out,
+                validate=lambda network: tagging.score(self.objective, self._predictions(network)),
+                keep=self.keep,
+                checkpoint_seconds=options.checkpoint_seconds,
+                progress=options.progress,
+                log=options.log,
+                title=f"{self.name} {self._start}: {self.data_in_words}",
+            )
+            self._write_results()
         return self.run.best
+
+    def _predictions(self, network: nn.Module) -> tagging.Predictions:
+        return tagging.predict(self.objective, self.validation_batches, self.processes, network)
+
+    def _write_results(self) -> None:
+        """Write what the best network says of the validation set, see `results`; in every process."""
+        best = self.options.out / BEST
+        # From the first process, which has written it and may be the only one that sees the folder.
+        states = self.processes.gather(state_dicts.read_state_dict(best) if self.processes.rank == 0 else None)[0]
+        network = copy.deepcopy(self.objective.trunk)
+        state_dicts.load_into(network, states, best)
+        rows, targets, logits = self._predictions(network)
+        if self.processes.rank == 0:
+            results.write_results(
+                self.options.out, self.valid, rows, targets.numpy(), logits.numpy(), multi_label=self.multi_label
+            )
 
     def batches(self, steps: range) -> Iterator[data.Batch]:
         """Yield this process's part of the batches of some steps, on the device."""
