@@ -14,7 +14,7 @@ from hear_transformers.errors import OptionError
 from hear_transformers.training.recipes import RECIPES, Recipe, with_changes
 
 from .failures import guarded
-from .parsing import parse_json, parse_object
+from .parsing import parse_changes
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -61,10 +61,15 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
     "--set",
     "changes",
     multiple=True,
-    metavar="NAME=JSON",
-    help="Other values of the recipe: masks=[]; may be repeated.",
+    metavar="NAME=VALUE",
+    help="Other values of the recipe, JSON or a word: masks=[], precision=float32; may be repeated.",
 )
-@click.option("--network", default="{}", metavar="JSON", help="Changes to the network, such as '{\"depth\": 4}'.")
+@click.option(
+    "--network",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Changes to the network, such as depth=4, or '{\"depth\": 4}'; may be repeated.",
+)
 @click.option("--classes", type=FILE, help="Text file with one class per line.  [default: the classes in --train]")
 @click.option("--multi-label/--single-label", default=None, help="Several labels per clip.  [default: as in --train]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random draws.")
@@ -79,7 +84,7 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 def train_command(
     recipe: str | None,
     changes: tuple[str, ...],
-    network: str,
+    network: tuple[str, ...],
     classes: Path | None,
     columns: str,
     label_separator: str,
@@ -106,7 +111,7 @@ def train_command(
     replaced = {name: given.pop(name) for name in RECIPE_OPTIONS}
     options = Options(
         recipe=choose_recipe(recipe or ("fine_tune" if given["source"] else "scratch"), replaced, changes),
-        network=parse_object("--network", network, '{"depth": 4}'),
+        network=parse_changes("--network", network),
         classes=read_classes(classes),
         layout=Layout(columns=parse_columns(columns), separator=label_separator),
         progress=sys.stderr.isatty(),
@@ -134,10 +139,7 @@ def choose_recipe(name: str, replaced: dict[str, Any], changes: tuple[str, ...])
     if name not in RECIPES:
         raise OptionError(f"--recipe {name} is unknown; choose one of {', '.join(RECIPES)}")
     values = {key: value for key, value in replaced.items() if value is not None}
-    for change in changes:
-        key, _, value = change.partition("=")
-        values[key.replace("-", "_")] = parse_json(f"--set {key}", value)
-    return with_changes(RECIPES[name], **values)
+    return with_changes(RECIPES[name], **(values | parse_changes("--set", changes)))
 
 
 def read_classes(path: Path | None) -> tuple[str, ...] | None:

@@ -9,9 +9,10 @@ HearTransformersError
 
 HearTransformersWarning: the work continues, though not exactly as asked.
 
-Every message names what was given, what is allowed, and what to do; `unknown` makes it for a word that is none of several.
+Every message names what was given, what is allowed, and what to do; `unknown` makes it for an unknown word.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -51,30 +52,38 @@ class HearTransformersWarning(UserWarning):
 
 
 def similar(given: object, choices: Iterable[str], limit: int = 3) -> list[str]:
-    """Return the words that resemble what was given, the nearest first: the same letters, or the same beginning."""
+    """Return the words that resemble what was given, the nearest first.
+
+    They have most of its letters, or begin with it, or, if there are none of these, begin with its first letters:
+    "mn10_as" for "mn99".
+    """
     text = str(given).casefold()
     folded = {choice.casefold(): choice for choice in choices}
     if text.lstrip("-").isdecimal():  # "99" is not meant to be "9"
         return []
     near = get_close_matches(text, folded, limit, LIKENESS)
-    starts = [word for word in folded if text and word.startswith(text) and word not in near]
-    return [folded[word] for word in (near + starts)[:limit]]
+    stem = re.match(r"[^\W\d]*", text)
+    for start in (text, stem[0] if stem and not near else ""):
+        near += [word for word in folded if len(start) > 1 and word.startswith(start) and word not in near]
+    return [folded[word] for word in near[:limit]]
 
 
 def did_you_mean(given: object, choices: Iterable[str], *, of: str = "choose one of", more: str = "") -> str:
-    """Return the end of a message about an unknown word: "did you mean mean? choose one of mean, max".
+    """Return the end of a message about an unknown word: "choose one of mean, max; did you mean mean?".
 
     Parameters
     ----------
     given : the unknown word
     choices : the known ones
     of : what stands before the list of them
-    more : where all of them are listed, "hear-transformers list passt"; without it they are listed here
+    more : what lists all of them, "hear-transformers list passt"; without it they are listed here
     """
     known = list(choices)
     near = similar(given, known)
-    asked = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{asked}{more} lists all {len(known)}" if more and len(known) > FEW else f"{asked}{of} {', '.join(known)}"
+    asked = f"did you mean {' or '.join(near)}?" if near else ""
+    if more and len(known) > FEW:
+        return f"{asked} {more} lists all {len(known)}".strip()
+    return f"{of} {', '.join(known)}{asked and f'; {asked}'}"
 
 
 def unknown(name: str, given: object, choices: Iterable[str], *, to: str = "", more: str = "") -> OptionError:

@@ -96,9 +96,11 @@ class Training:
         recipe = options.recipe
         self.family: Family = catalogue.family(options.family).FAMILY
         self.variant_name, _ = variant_of(self.family, options.variant)
-        network = {**recipe.network, **options.network}
+        self.network = {**recipe.network, **options.network}
         size = max(1, recipe.batch_size // processes.count)
-        self.variant, self.n_samples = clip_length.plan_clips(self.family, self.variant_name, recipe, network, size)
+        self.variant, self.n_samples = clip_length.plan_clips(
+            self.family, self.variant_name, recipe, self.network, size
+        )
         self.sample_rate = self.variant.frontend.sample_rate
         self.train, self.valid = manifest.read_pair(
             options.train, options.valid, options.classes, options.layout, seed=options.seed
@@ -107,7 +109,7 @@ class Training:
         if not self.multi_label and (self.train.is_multi_label or self.valid.is_multi_label):
             raise TrainingError("some clips have several labels, or none; train with multi_label")
         trunk, self.fresh = initialisation.init_from(
-            self.family, self.variant_name, options.source, n_classes=len(self.train.classes), network=network
+            self.family, self.variant_name, options.source, n_classes=len(self.train.classes), network=self.network
         )
         self.objective = tagging.Tagging(trunk, self.variant, recipe, multi_label=self.multi_label)
         self.order = self._order()
@@ -227,7 +229,7 @@ class Training:
                 checkpoint_seconds=options.checkpoint_seconds,
                 progress=options.progress,
                 log=options.log,
-                title=f"{self.name} {self._start}: {self.data_in_words}",
+                title=f"{self.name} {self._start}; {self.train.source.name}: {self.data_in_words}",
             )
             self._write_results()
         return self.run.best
@@ -297,7 +299,7 @@ class Training:
         metadata = {
             "family": self.options.family,
             "variant": self.variant_name,
-            "network": json.dumps({**self.options.network, "n_classes": len(self.train.classes)}),
+            "network": json.dumps({**self.network, "n_classes": len(self.train.classes)}),
             "labels": json.dumps(self.train.classes),
             "multi_label": json.dumps(self.multi_label),
             "step": str(self.run.step),
