@@ -88,7 +88,10 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.command(epilog=EXAMPLES)
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option(
-    "--manifest", metavar="FILE", help="List of files: .txt, or .csv or .parquet with columns path, start, end."
+    "--manifest", metavar="FILE", help="List of files: .txt, or .csv, .tsv or .parquet with columns path, start, end."
+)
+@click.option(
+    "--columns", metavar="NAME=COLUMN,...", help="Which columns hold these: path=filename, or path=audio/{ytid}.wav."
 )
 @click.option(
     "--model",
@@ -141,6 +144,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 def main(
     inputs: tuple[str, ...],
     manifest: str | None,
+    columns: str | None,
     model: str | None,
     weights: str | None,
     scene: bool | None,
@@ -176,7 +180,7 @@ def main(
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
     given = {name: value for name, value in options.items() if value is not None}
     heard = levels.parse_channel(channel)
-    found = find(inputs, manifest)
+    found = find(inputs, manifest, columns)
     found = each_channel(found) if heard == levels.EACH else found
     if model is None and options["variant"] is None:
         model = catalogue.family_of_checkpoint(weights or "")
@@ -214,13 +218,17 @@ def output_options(out: Path, options: dict[str, Any]) -> OutputOptions:
     )
 
 
-def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
+def find(inputs: tuple[str, ...], manifest: str | None, columns: str | None) -> list[Source]:
     """Find the sources to embed."""
     from hear_transformers.bulk.manifest import read_manifest
+    from hear_transformers.bulk.rows import parse_columns
     from hear_transformers.bulk.sources import each_once, find_sources
 
+    if columns is not None and manifest is None:
+        raise click.UsageError("--columns says what the columns of a list hold; give --manifest, or leave it out")
     listed = map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
-    found = each_once([*find_sources(inputs, listed), *(read_manifest(manifest) if manifest else ())])
+    of_list = read_manifest(manifest, parse_columns(columns or "")) if manifest else ()
+    found = each_once([*find_sources(inputs, listed), *of_list])
     if not found:
         raise click.UsageError("nothing to embed: the list on stdin is empty")
     return found

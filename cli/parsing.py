@@ -1,8 +1,10 @@
-"""Parsing of options: JSON, counts."""
+"""Parsing of options: JSON, words, counts."""
 
 from __future__ import annotations
 
+import ast
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -16,6 +18,33 @@ def parse_json(option: str, text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise OptionError(f"{option}: {text!r} is not JSON ({error})") from error
+
+
+def parse_value(option: str, text: str) -> Any:
+    """Parse JSON or a literal of Python, 1e-4, false, None or (0.9, 0.95); other words stand for themselves."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            if text.lstrip()[:1] in tuple("[{(\"'"):
+                raise OptionError(f"{option}: {text!r} is neither a word nor JSON ({error})") from error
+    return text
+
+
+def parse_changes(option: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Parse changes by name: NAME=VALUE each, or a JSON object of several."""
+    changes: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if text.lstrip().startswith("{"):
+            changes |= parse_object(option, text, '{"depth": 4}')
+        elif equals and name.strip():
+            changes[name.strip().replace("-", "_")] = parse_value(f"{option} {name}", value)
+        else:
+            raise OptionError(f"{option} {text}: give NAME=VALUE, such as depth=4")
+    return changes
 
 
 def parse_object(option: str, text: str, example: str) -> dict[str, Any]:

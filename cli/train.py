@@ -14,7 +14,7 @@ from hear_transformers.errors import OptionError, did_you_mean
 from hear_transformers.training.recipes import RECIPES, Recipe, with_changes
 
 from .failures import guarded, one_line
-from .parsing import parse_json, parse_object
+from .parsing import parse_changes
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -30,8 +30,20 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 @click.command("train", epilog=f"Recipes: {', '.join(RECIPES)}.")
 @click.option("--model", metavar="NAME", help=f"{', '.join(FAMILIES)}, or a variant of one.  [default: --variant's]")
 @click.option("--variant", metavar="NAME", help="Variant, see `hear-transformers list`.  [default: the family's first]")
-@click.option("--train", type=FILE, required=True, help="Manifest of the training clips.")
-@click.option("--valid", type=FILE, required=True, help="Manifest of the validation clips.")
+@click.option("--train", type=click.Path(path_type=Path), required=True, help="Table of clips, or folder of classes.")
+@click.option(
+    "--valid",
+    required=True,
+    metavar="FILE|FRACTION|COLUMN=VALUE",
+    help="The same to validate on; or a part of --train: 0.1 for a tenth of its files, fold=4 for rows of a column.",
+)
+@click.option(
+    "--columns",
+    default="",
+    metavar="NAME=COLUMN,...",
+    help="What the columns hold, such as path=filename,labels=category,start=onset; or path=audio/{ytid}.wav.",
+)
+@click.option("--label-separator", default=";", show_default=True, metavar="TEXT", help="Between the labels of a clip.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the run; an interrupted run there is resumed.")
 @click.option("--recipe", metavar="NAME", help="Recipe, see below.  [default: fine_tune with --from, else scratch]")
 @click.option(
@@ -49,10 +61,15 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
     "--set",
     "changes",
     multiple=True,
-    metavar="NAME=JSON",
-    help="Other values of the recipe: masks=[]; may be repeated.",
+    metavar="NAME=VALUE",
+    help="Other values of the recipe, JSON or a word: masks=[], precision=float32; may be repeated.",
 )
-@click.option("--network", default="{}", metavar="JSON", help="Changes to the network, such as '{\"depth\": 4}'.")
+@click.option(
+    "--network",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Changes to the network, such as depth=4, or '{\"depth\": 4}'; may be repeated.",
+)
 @click.option("--classes", type=FILE, help="Text file with one class per line.  [default: the classes in --train]")
 @click.option("--multi-label/--single-label", default=None, help="Several labels per clip.  [default: as in --train]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random draws.")
@@ -75,26 +92,33 @@ def train_command(
     variant: str | None,
     recipe: str | None,
     changes: tuple[str, ...],
-    network: str,
+    network: tuple[str, ...],
     classes: Path | None,
+    columns: str,
+    label_separator: str,
     device: str,
     **given: Any,
 ) -> None:
     """Train or fine-tune a network on labelled audio.
 
-    Manifests are CSV files with the columns path,labels and optionally start,end (s); several labels are separated by
-    semicolons. The output is best.safetensors and model.safetensors (the last epoch), which load_model(path) and
+    Clips are listed in a table (.csv, .tsv, .txt or .parquet) with the columns path,labels and optionally start,end
+    (s), or in others that --columns names; paths are relative to the table. Or they lie in folders that are named after
+    their classes. The output is best.safetensors and model.safetensors (the last epoch), which load_model(path) and
     embed-audio --weights read, and the training curves. Running the same command again resumes an interrupted run.
 
     On several GPUs: torchrun --nproc-per-node N --no-python hear-transformers train ...
     """
     if model is None and variant is None:
         raise click.UsageError("no model to train; give --model, a family or a variant of `hear-transformers list`")
+    from tqdm import tqdm
+
     from hear_transformers import catalogue
+    from hear_transformers.bulk.rows import parse_columns
 
     family, variant = catalogue.resolve_own(model, variant)
     from hear_transformers.embedding.devices import pick_device
     from hear_transformers.training.loop import Processes
+    from hear_transformers.training.manifest import Layout
     from hear_transformers.training.train import SKIPPED, WARNED, Options, Training
 
     replaced = {name: given.pop(name) for name in RECIPE_OPTIONS}
@@ -102,9 +126,11 @@ def train_command(
         family=family,
         variant=variant,
         recipe=choose_recipe(recipe or ("fine_tune" if given["source"] else "scratch"), replaced, changes),
-        network=parse_object("--network", network, '{"depth": 4}'),
+        network=parse_changes("--network", network),
         classes=read_classes(classes),
+        layout=Layout(columns=parse_columns(columns), separator=label_separator),
         progress=sys.stderr.isatty(),
+        log=lambda line: tqdm.write(line, file=sys.stderr),
         **given,
     )
     processes = Processes.join(pick_device(device))
@@ -131,10 +157,7 @@ def choose_recipe(name: str, replaced: dict[str, Any], changes: tuple[str, ...])
     if name not in RECIPES:
         raise OptionError(f"--recipe {name} is unknown; {did_you_mean(name, RECIPES)}")
     values = {key: value for key, value in replaced.items() if value is not None}
-    for change in changes:
-        key, _, value = change.partition("=")
-        values[key.replace("-", "_")] = parse_json(f"--set {key}", value)
-    return with_changes(RECIPES[name], **values)
+    return with_changes(RECIPES[name], **(values | parse_changes("--set", changes)))
 
 
 def read_classes(path: Path | None) -> tuple[str, ...] | None:

@@ -54,9 +54,11 @@ class PaSST(DeiT):
         In training a clip shorter than the table is placed at random in it, as in the authors' code, so that all of it
         learns.
         """
-        n_beyond = self.time_new_pos_embed.shape[3] - n_time
-        first = int(torch.randint(n_beyond + 1, ())) if self.training else 0
-        of_time = self.time_new_pos_embed[..., first : first + n_time]
+        table = self.time_new_pos_embed
+        of_time = table[..., :n_time]
+        if self.training:
+            first = torch.randint(table.shape[3] - n_time + 1, ())
+            of_time = table.index_select(3, (first + torch.arange(n_time)).to(table.device))
         of_patches = self.freq_new_pos_embed + of_time  # (1, dim, freq, time)
         return self.new_pos_embed, of_patches.permute(0, 2, 3, 1)  # (1, freq, time, dim)
 

@@ -1,48 +1,52 @@
 """A list of files, or of parts of them, stored in a file -> sources.
 
-txt      one path per line
-csv      with a header; columns ``path`` and optionally ``start`` and ``end`` in s, others are ignored
-parquet  a table with the same columns
+txt       one path per line
+csv, tsv  a table, see `rows`; columns ``path`` and optionally ``start`` and ``end`` in s, others are ignored
+parquet   a table with the same columns
 
-Paths are relative to the folder of the list, addresses stay as they are. It may be the manifest of a training run, see
-`training.manifest`.
+A table that is called .txt, as those of Raven, is read as one. Paths are relative to the folder of the list, addresses
+stay as they are. It may be the manifest of a training run, see `training.manifest`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from ..errors import AudioError, OptionError
 from ..files import Address, local_path, place_of
-from .csv_rows import found_header, parse_seconds, read_csv
+from .rows import Table, open_text, parse_seconds
 from .sources import Source, each_once
-from .tables import import_extra
 
-COLUMNS = ("path", "start", "end")
+SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
+
+NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
 
 
-def read_manifest(path: str | os.PathLike[str]) -> list[Source]:
+def read_manifest(path: str | os.PathLike[str], columns: Mapping[str, str] = NO_COLUMNS) -> list[Source]:
     """Read a list of files; what it names twice is returned once.
 
     Parameters
     ----------
-    path : of the list: .txt, .csv or .parquet
+    path : of the list, see `SUFFIXES`
+    columns : "path", "start", "end" -> the column that holds it, see `rows.Table`; empty if they have these names
 
     Raises
     ------
-    OptionError : it cannot be read, has no column ``path``, or a row is wrong, with the number of its line
+    OptionError : it cannot be read, lacks a column, or a row is wrong, with the number of its line
     """
     path = local_path(path, "a manifest")
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise OptionError(f"{path}: a manifest is a list of files that ends in {', '.join(READERS)}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise OptionError(f"{path}: a manifest is a list of files that ends in {', '.join(SUFFIXES)}")
+    table = Table(path=path, required=["path"], columns=columns, encoding_errors="surrogateescape")
     try:
-        sources = each_once(_source(path, place, *cells) for place, *cells in reader(path))
+        is_list = path.suffix.lower() == ".txt" and table.is_list_of_paths()
+        rows = _lines(path) if is_list else _rows(table)
+        sources = each_once(_source(path, place, *cells) for place, *cells in rows)
     except OSError as error:
         raise OptionError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not sources:
@@ -79,49 +83,18 @@ def _seconds(manifest: Path, place: str, cell: Any, default: float) -> float:
 
 def _lines(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
     """Read paths, one per line; they need not be text."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+    with open_text(path, "surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if name := line.rstrip("\r\n"):
                 yield f"line {number}", name, None, None
 
 
-def _csv(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Read the rows of a CSV; paths need not be text."""
+def _rows(table: Table) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Read the rows of a table; paths need not be text."""
 
     def refuse(line: int, n_cells: int, n_columns: int) -> NoReturn:
-        raise OptionError(f"{path}, line {line}: {n_cells} cells, the header has {n_columns}; quote what holds a comma")
+        where = f"{table.path}, line {line}"
+        raise OptionError(f"{where}: {n_cells} cells, the header has {n_columns}; quote what holds the separator")
 
-    check = partial(_check_columns, path)
-    rows = read_csv(path, check, COLUMNS, on_wrong_length=refuse, error=OptionError, encoding_errors="surrogateescape")
-    for line, (name, start, end) in rows:
-        yield f"line {line}", name, start.strip(), end.strip()
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Read the rows of a table."""
-    arrow = import_extra("a manifest in Parquet", "pyarrow.parquet", "parquet")
-    try:
-        file = arrow.parquet.ParquetFile(path)
-    except arrow.ArrowInvalid as error:
-        raise OptionError(f"{path}: not a Parquet table ({error})") from error
-    with file:
-        header = file.schema_arrow.names
-        _check_columns(path, header)
-        batches = file.iter_batches(columns=[column for column in COLUMNS if column in header])
-        for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
-            yield f"row {number}", row["path"], row.get("start"), row.get("end")
-
-
-def _check_columns(path: Path, header: list[str]) -> None:
-    if "path" not in header or len(set(header)) < len(header):
-        raise OptionError(
-            f"{path}: the first row must name the columns, each once: path, optionally start and end; "
-            f"{found_header(header)}"
-        )
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any, Any, Any]]]] = {
-    ".txt": _lines,
-    ".csv": _csv,
-    ".parquet": _parquet,
-}
+    for number, (name, start, end) in table.rows(refuse):
+        yield f"{table.unit} {number}", name, start, end

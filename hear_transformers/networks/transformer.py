@@ -166,6 +166,11 @@ class DeiT(Trunk):
         # The head's LayerNorm has torch's default epsilon, unlike all others.
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, n_classes))
 
+    @property
+    def min_training_frames(self) -> int:
+        """One patch along time more than are dropped."""
+        return PATCH + self.patch_embed.proj.stride[1] * self.patchout[1]
+
     @abstractmethod
     def positions(self, n_freq: int, n_time: int) -> tuple[Tensor, Tensor]:
         """Return the position embeddings of both tokens (1, 2, dim) and of the patches (1, freq, time, dim)."""

@@ -33,6 +33,7 @@ class Trunk(nn.Module):
         "logits"; its `TimeAxis` if it lies along time, None if it is a vector or a grid of something else
     prefix : names of the prefix tokens, ("cls",) or ("cls", "dist"); the vector "8.cls" goes with the grid "8"
     min_frames : fewest frames the network takes
+    min_training_frames : fewest frames it takes in training, where it may drop some
     max_frames : most frames it takes; None if any number
     """
 
@@ -40,6 +41,11 @@ class Trunk(nn.Module):
     prefix: tuple[str, ...] = ()
     min_frames: int = 1
     max_frames: int | None = None
+
+    @property
+    def min_training_frames(self) -> int:
+        """Fewest frames in training: those of the network, unless it drops some."""
+        return self.min_frames
 
     def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run the network only as deep as the wanted layers need.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from ..files import atomic
 
 STEPS, EPOCHS, PICTURE = "steps.csv", "epochs.csv", "curves.png"
 VALID_LOSS = "valid_loss"
@@ -59,19 +63,36 @@ class Curves:
         self.steps = StepLog(folder / STEPS, step)  # epoch, learning rate, losses
         self.epochs = StepLog(folder / EPOCHS, step)  # epoch, scores
 
-    def plot(self) -> None:
-        """Draw losses and scores over epochs."""
+    def plot(self, title: str = "", training: str = "training") -> None:
+        """Draw losses and scores over epochs.
+
+        Parameters
+        ----------
+        title : of the picture
+        training : what the losses of the steps are: augmented clips are harder than those of validation
+        """
         from matplotlib.figure import Figure
 
         steps, epochs = self.steps.columns(), self.epochs.columns()
-        losses = [(steps, name) for name in list(steps)[3:]] + [(epochs, name) for name in epochs if name == VALID_LOSS]
-        scores = [(epochs, name) for name in list(epochs)[2:] if name != VALID_LOSS]
-        figure = Figure(figsize=(10, 3.5), layout="constrained")
-        for axes, title, curves in zip(figure.subplots(1, 2), ("loss", "score"), (losses, scores), strict=True):
-            for table, name in curves:
-                axes.plot(table["epoch"], table[name], label=name, linewidth=1)
-            axes.set(xlabel="epoch", ylabel=title)
+        losses = [(steps, name, f"{name} ({training})") for name in list(steps)[3:]]
+        losses += [(epochs, name, "loss (validation, as it is)") for name in epochs if name == VALID_LOSS]
+        scores = [(epochs, name, f"{name} (validation)") for name in list(epochs)[2:] if name != VALID_LOSS]
+        figure = Figure(figsize=(10, 3.8), layout="constrained")
+        for axes, what, curves in zip(figure.subplots(1, 2), ("loss", "score"), (losses, scores), strict=True):
+            for table, name, label in curves:
+                # A run of one epoch has one score, and a line needs two.
+                axes.plot(table["epoch"], table[name], label=label, linewidth=1, marker="." if table is epochs else "")
+            axes.set(xlabel="epoch", ylabel=what)
             axes.grid(alpha=0.3)
             if curves:
-                axes.legend(frameon=False)
-        figure.savefig(self._folder / PICTURE, dpi=120)
+                axes.legend(frameon=False, fontsize="small")
+        if title:
+            figure.suptitle(title, fontsize="medium", parse_math=False)
+        save(figure, self._folder / PICTURE)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a picture, atomically, and without matplotlib's warnings of letters that its font lacks."""
+    with warnings.catch_warnings(), atomic(path) as file:
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(file, dpi=120, format="png")

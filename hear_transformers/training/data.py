@@ -6,6 +6,7 @@ that of the processes that share it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,6 +32,9 @@ the 10 s that AudioSet's clips last and most networks hear."""
 
 KEPT_BYTES = 2**31
 """Decoded clips in memory, over all processes. All of ESC-50 at 32 kHz takes 1.3 GB."""
+
+N_LOOKED_AT = 50
+"""Clips whose durations are looked up before training: few enough to take no time."""
 
 Draws = dict[str, Tensor]
 Draw = Callable[[np.random.Generator, int], Draws]
@@ -156,6 +160,16 @@ def _refuse_weights(weights: NDArray[np.float64], n_clips: int) -> None:
 def class_balanced(manifest: Manifest, offset: float) -> NDArray[np.float64]:
     """Compute weights of clips, each the sum over its labels of 1 / (clips of the class + offset), or 0: (clips,)."""
     return manifest.sums(1.0 / np.maximum(manifest.counts() + offset, np.finfo(np.float64).tiny))
+
+
+def longest_of_some(manifest: Manifest) -> float:
+    """Return the duration in s of the longest of `N_LOOKED_AT` clips, spread evenly; 0 if none can be read."""
+    longest = 0.0
+    for clip in np.unique(np.linspace(0, len(manifest) - 1, N_LOOKED_AT).astype(int)).tolist():
+        start, end = manifest.span(clip)
+        with contextlib.suppress(AudioError), AudioFile(manifest.path(clip)) as file:
+            longest = max(longest, min(end, file.duration()) - start)
+    return longest
 
 
 def batches(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..checkpoints import state_dicts
 from ..checkpoints.loading import check_family, errors_name_file, fetch_by_name, read_checkpoint
-from ..errors import OptionError
+from ..errors import OptionError, did_you_mean
 from ..networks.family import Family, Variant, random_trunk, variant_of
 from ..networks.trunk import Trunk
 
@@ -43,11 +44,8 @@ def init_from(
     OptionError : the variant, the network or the source is unknown
     WeightsError : the file is missing, damaged, or for another network; only `Family.reinitialised` may be missing
     """
-    _, row = variant_of(family, variant)
-    if not family.classifier or n_classes < 1:
-        raise OptionError(f"n_classes={n_classes} for {family.name}; choose 1 or more, and a family with a classifier")
-    row = replace(row, network={**row.network, **network, "n_classes": n_classes})
-    trunk = _build(family, variant, row)
+    row = row_with(family, variant, network, n_classes=n_classes)
+    trunk = build(family, variant, row)
     if not source:
         return trunk, ["all parameters"]
     file = _file_of(family, variant, source)
@@ -62,12 +60,64 @@ def init_from(
     return trunk, reinitialised
 
 
-def _build(family: Family, name: str, variant: Variant) -> Trunk:
+def row_with(family: Family, variant: str, network: Mapping[str, Any], *, n_classes: int) -> Variant:
+    """Return a row of the table with other arguments of its network, see `init_from`."""
+    _, row = variant_of(family, variant)
+    if not family.classifier or n_classes < 1:
+        raise OptionError(f"n_classes={n_classes} for {family.name}; choose 1 or more, and a family with a classifier")
+    _check_kinds(family, row, network)
+    return replace(row, network={**row.network, **network, "n_classes": n_classes})
+
+
+def build(family: Family, name: str, variant: Variant) -> Trunk:
+    """Build the network of a variant with random weights; raise OptionError if its arguments are wrong."""
     try:
         return random_trunk(family, variant)
-    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+    except Exception as error:  # the errors that arbitrary arguments cause have no common root
+        known = defaults_of(family, type(random_trunk(family, family.variants[name])))
+        for key in variant.network:
+            if key not in known:
+                raise OptionError(
+                    f"{family.name}/{name} has no argument {key}; {did_you_mean(key, known, of='choose from')}"
+                ) from error
         given = ", ".join(f"{key}={value!r}" for key, value in variant.network.items())
         raise OptionError(f"{family.name}/{name} cannot be built with {given}: {error}") from error
+
+
+def defaults_of(family: Family, *kinds: type[Trunk]) -> dict[str, Any]:
+    """Return the arguments of a family's networks, each with a value that it may have.
+
+    Parameters
+    ----------
+    family : whose variants set arguments, and whose networks have others
+    kinds : classes of its networks, where `Family.network` is a function that passes on what it does not know
+    """
+    values = {key: value for row in family.variants.values() for key, value in row.network.items()}
+    networks: list[Any] = [family.network, *kinds]
+    for kind in networks:
+        builders: list[Callable[..., Any]] = [kind]
+        if isinstance(kind, type):
+            builders = [base for base in kind.__mro__ if issubclass(base, Trunk)]
+        for builder in builders:
+            for name, parameter in inspect.signature(builder).parameters.items():
+                if parameter.default is not parameter.empty:
+                    values.setdefault(name, parameter.default)
+    return values
+
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list", list: "a list"}
+"""What an argument of a network is called in an error."""
+
+
+def _check_kinds(family: Family, row: Variant, network: Mapping[str, Any]) -> None:
+    """Raise OptionError if an argument is of another kind than the variant's, before anything is made of it."""
+    if "n_classes" in network:
+        raise OptionError("n_classes is the number of classes in the labels; leave it out of the network's arguments")
+    known = {**defaults_of(family), **row.network}
+    for key, value in network.items():
+        wanted, found = KINDS.get(type(known.get(key))), KINDS.get(type(value))
+        if wanted not in (None, found) and (wanted, found) != (KINDS[float], KINDS[int]):
+            raise OptionError(f"{family.name}: {key}={value!r} is not allowed; give {wanted}, such as {known[key]!r}")
 
 
 def _file_of(family: Family, name: str, source: str) -> Path:

@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ from .recipes import Recipe
 CHECKPOINT = "last.pt"
 CHECKPOINT_SECONDS = 300.0
 """Seconds of work that a killed run may lose."""
+
+PARTS = ".*.part"
+"""Names of files that are being written, see `files.atomic_path`."""
+
+LOG_SECONDS = 30.0
+"""Seconds between lines of text within an epoch."""
 
 REPORT_STEPS = 10
 """Steps between reports of the losses; fetching them waits for the device."""
@@ -165,8 +172,13 @@ class TrainingRun:
     def save(self, path: Path) -> None:
         """Write a checkpoint, atomically."""
         states = {name: part.state_dict() for name, part in self._parts().items()}
-        with atomic(path) as file:
-            torch.save({"settings": self.settings, "step": self.step, "best": self.best, **states}, file)
+        try:
+            with atomic(path) as file:
+                torch.save({"settings": self.settings, "step": self.step, "best": self.best, **states}, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # PyTorch's writer hides why it could not write
+                raise error.__context__ from error
+            raise
 
     def restore(self, path: Path) -> None:
         """Load the state of a checkpoint.
@@ -229,6 +241,8 @@ def fit(
     keep: Callable[[nn.Module, Path], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     progress: bool = False,
+    log: Callable[[str], None] | None = None,
+    title: str = "",
 ) -> None:
     """Take the remaining steps, resuming from the checkpoint in the folder if there is one.
 
@@ -241,6 +255,8 @@ def fit(
     keep : writes a network to a file
     checkpoint_seconds : work that a killed run may lose, in s
     progress : True to show a bar
+    log : called with a line after each epoch; without a bar also every `LOG_SECONDS` within one
+    title : of the picture of the curves
 
     Raises
     ------
@@ -249,7 +265,11 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / CHECKPOINT).exists():
         run.restore(folder / CHECKPOINT)
-    writer = Writer(run, folder, keep, checkpoint_seconds) if run.processes.rank == 0 else None
+    writer = None
+    if run.processes.rank == 0:
+        remove_unfinished(folder)
+        writer = Writer(run, folder, keep, checkpoint_seconds)
+    lines = Lines(run, log if writer else None, within_epochs=not progress)
     losses: list[dict[str, Tensor]] = []
     devices = [run.processes.device] if run.processes.device.type == "cuda" else []
     bar = tqdm(total=run.n_steps, initial=run.step, unit="step", disable=not (progress and writer))
@@ -257,17 +277,76 @@ def fit(
         for batch in batches(range(run.step, run.n_steps)):
             losses.append(run.advance(batch))
             ends_epoch = run.step % run.steps_per_epoch == 0
-            if not ends_epoch and run.step % REPORT_STEPS:
+            if not ends_epoch and run.step % REPORT_STEPS and not lines.is_due():
                 continue
             rows = fetch_losses(run, losses)
             scores = validate(run.network) if validate and ends_epoch else {}
             if writer:
                 writer.report(rows, scores)
+            lines.report(rows, scores)
             bar.set_postfix({name: f"{loss:.3f}" for name, loss in rows[-1].items()} | {"best": run.best})
             bar.update(len(rows))
             losses.clear()
     if writer:
-        writer.finish()
+        writer.finish(title)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files that a killed run was writing."""
+    for part in folder.glob(PARTS):
+        part.unlink(missing_ok=True)
+
+
+class Lines:
+    """Describes a run in lines of text, for logs: one after each epoch, and within a long one.
+
+    Parameters
+    ----------
+    run : at its first step, or resumed
+    log : called with each line; None for no lines
+    within_epochs : True for lines every `LOG_SECONDS`
+    """
+
+    def __init__(self, run: TrainingRun, log: Callable[[str], None] | None, *, within_epochs: bool) -> None:
+        self.run = run
+        self.log = log
+        self.within_epochs = within_epochs
+        self.first_step = run.step
+        self.began = self.logged = time.monotonic()
+        self.rows: list[dict[str, float]] = []  # losses of the epoch
+
+    def is_due(self) -> bool:
+        """Return True if it is time for a line; never where processes would have to agree."""
+        is_late = time.monotonic() - self.logged >= LOG_SECONDS
+        return bool(self.log and self.within_epochs and is_late and self.run.processes.count == 1)
+
+    def report(self, rows: list[dict[str, float]], scores: dict[str, float]) -> None:
+        """Take the losses of the last steps, and the scores of the epoch that they complete, if any; log a line."""
+        run = self.run
+        self.rows += rows
+        ends_epoch = run.step % run.steps_per_epoch == 0
+        is_late = self.within_epochs and time.monotonic() - self.logged >= LOG_SECONDS
+        if self.log and (ends_epoch or is_late):
+            n_before, within = divmod(run.step, run.steps_per_epoch)
+            place = f"epoch {n_before}" if ends_epoch else f"epoch {n_before + 1}"
+            steps = "" if ends_epoch else f", step {within}/{run.steps_per_epoch}"
+            losses = {name: sum(row[name] for row in self.rows) / len(self.rows) for name in self.rows[0]}
+            best = {f"best {name}": value for name, value in run.best.items() if ends_epoch}
+            numbers = scores | best | losses
+            rate = learning_rate_at(run.recipe, run.step - 1, run.steps_per_epoch)
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in {**numbers, "learning rate": rate}.items())
+            self.log(f"{place}/{run.recipe.epochs}{steps}: {shown}, {self._times()}")
+            self.logged = time.monotonic()
+        if ends_epoch:
+            self.rows = []
+
+    def _times(self) -> str:
+        """Return the time since the start and the time left."""
+        run, passed = self.run, time.monotonic() - self.began
+        left = passed / (run.step - self.first_step) * (run.n_steps - run.step)
+        return ", ".join(
+            f"{timedelta(seconds=round(each))} {what}" for each, what in ((passed, "passed"), (left, "left"))
+        )
 
 
 def fetch_losses(run: TrainingRun, losses: list[dict[str, Tensor]]) -> list[dict[str, float]]:
@@ -316,10 +395,11 @@ class Writer:
             run.save(self.folder / CHECKPOINT)
             self.saved = time.monotonic()
 
-    def finish(self) -> None:
+    def finish(self, title: str) -> None:
         """Write the final network, and draw the curves."""
         self._keep("model")
-        self.curves.plot()
+        mixed = " and ".join(mixup.of for mixup in self.run.recipe.mixups)
+        self.curves.plot(title, f"training, mixup of {mixed}" if mixed else "training")
 
     def _keep(self, name: str) -> None:
         if self.keep:

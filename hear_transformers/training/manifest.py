@@ -1,23 +1,29 @@
-"""Labelled clips: a CSV ``path,labels[,start,end]`` -> `Manifest`, with every check that needs no audio."""
+"""Labelled clips -> `Manifest`, with every check that needs no audio.
+
+A source of clips is a table with the columns ``path``, ``labels`` and optionally ``start`` and ``end``, see
+`bulk.rows`, or a folder whose sub-folders are named after the classes.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bulk.csv_rows import found_header, parse_seconds, read_csv
+from ..bulk.rows import Table, parse_seconds
+from ..bulk.sources import find_sources
 from ..errors import OptionError, TrainingError
-
-COLUMNS = ("path", "labels", "start", "end")
 
 SEPARATOR = ";"
 """Between the labels in a cell; names of AudioSet's classes hold commas."""
@@ -25,7 +31,29 @@ SEPARATOR = ";"
 N_SHOWN = 3
 """Bad lines of a kind that a message names."""
 
+N_VALUES = 20
+"""Values of a column that a message names."""
+
 NO_CLASS = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How tables are to be read.
+
+    Attributes
+    ----------
+    columns : "path", "labels", "start", "end" -> the column that holds it, see `bulk.rows.Table`; empty if they have
+        these names
+    separator : between the labels in a cell
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    separator: str = SEPARATOR
+
+    def __post_init__(self) -> None:
+        if not self.separator:
+            raise OptionError("the separator of labels is empty; give the text between two labels in a cell, such as ;")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,10 +62,10 @@ class Manifest:
 
     Attributes
     ----------
-    source : the CSV
+    source : the table or folder
     paths : (clips,) bytes of each audio file, see `path`
     starts, ends : (clips,) of the part of the file, in s; 0 and infinity for the whole file
-    lines : (clips,) number of the line in the CSV, the header being 1
+    lines : (clips,) number of the line in the table, the header being 1, or of the file in the folder
     classes : names
     label_ends : (clips,) where a clip's labels end in `labels`; they begin where those of the clip before end
     labels : (labels,) class numbers, those of a clip all different
@@ -94,53 +122,148 @@ class Manifest:
             target[self.labels_of(clip)] = 1.0
         return targets
 
+    def taken(self, clips: NDArray[np.int64]) -> Manifest:
+        """Return some of the clips, with the same classes."""
+        labels = [self.labels_of(clip) for clip in clips.tolist()]
+        return replace(
+            self,
+            **{name: getattr(self, name)[clips] for name in ("paths", "starts", "ends", "lines")},
+            label_ends=np.cumsum([len(each) for each in labels], dtype=np.int64),
+            labels=np.concatenate([np.zeros(0, np.int32), *labels]),
+        )
+
+    def digest(self) -> str:
+        """Return a hash of the clips, wherever the folder of the table lies."""
+        folder = os.fsencode(self.source if self.source.is_dir() else self.source.parent)
+        names = (b"\n" + b"\n".join(self.paths.tolist())).replace(b"\n" + folder + b"/", b"\n")
+        parts = (self.starts, self.ends, self.label_ends, self.labels)
+        digest = hashlib.sha256(json.dumps(self.classes).encode() + names)
+        for part in parts:
+            digest.update(part.tobytes())
+        return digest.hexdigest()
+
     def spans(self) -> Iterator[tuple[bytes, float, float]]:
         """Return path, start and end of each clip in turn."""
         return zip(self.paths.tolist(), self.starts.tolist(), self.ends.tolist(), strict=True)
 
 
-def read_labelled(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Manifest:
+def read_labelled(
+    path: str | os.PathLike[str], classes: Sequence[str] | None = None, layout: Layout | None = None
+) -> Manifest:
     """Read a manifest and check it, without opening the audio.
 
     Parameters
     ----------
-    path : a CSV in UTF-8, whose first row names its columns in any order: ``path``, relative to the folder of the CSV;
-        ``labels``, separated by ``;``, may be empty; and optionally ``start`` and ``end`` of the clip in the file in s,
-        empty for those of the file
+    path : a table whose columns hold, in any order, ``path``, relative to the folder of the table; ``labels``, may be
+        empty; and optionally ``start`` and ``end`` of the clip in the file in s, empty for those of the file. Other
+        columns are not read. Or a folder whose sub-folders are the labels of the audio in them
     classes : names in the order of the targets; None for all labels that occur, sorted
+    layout : of the table
 
     Raises
     ------
-    TrainingError : the file cannot be read, has other columns, or no clips; or, with line numbers: a row has a wrong
+    TrainingError : the source cannot be read, lacks a column, or has no clips; or, with line numbers: a row has a wrong
         number of cells, no path, a wrong time, a label that is no class; an audio file is missing; two rows are the
         same clip with different labels
     OptionError : `classes` is empty or names a class twice
     """
-    return _read(Path(path), classes, _Folders())
+    return _read(Path(path), classes, layout or Layout(), _Folders())[0]
 
 
 def read_pair(
-    train: str | os.PathLike[str], valid: str | os.PathLike[str], classes: Sequence[str] | None = None
+    train: str | os.PathLike[str],
+    valid: str | os.PathLike[str],
+    classes: Sequence[str] | None = None,
+    layout: Layout | None = None,
+    *,
+    seed: int = 0,
 ) -> tuple[Manifest, Manifest]:
-    """Read the manifests of training and validation, which have the same classes.
+    """Read the clips of training and validation, which have the same classes.
 
     Parameters
     ----------
-    train, valid : see `read_labelled`
+    train : see `read_labelled`
+    valid : the same; or a part of `train`: "0.1" for a tenth of its files, drawn by `seed`, of single labels the same
+        fraction of each class; "fold=4" for the rows whose column ``fold`` is 4
     classes : names in the order of the targets; None for all labels in `train`, sorted
+    layout : of the tables
+    seed : of a random part
 
     Raises
     ------
-    TrainingError : see `read_labelled`; or a class has no clip in `train`, there is only one class, a label in `valid`
+    TrainingError : see `read_labelled`; or a class has no clip to train on, there is only one class, a label in `valid`
         is not in `train`, or a clip of one overlaps one of the other
-    OptionError : `classes` is empty or names a class twice
+    OptionError : `classes` is empty or names a class twice; there is no such part
     """
-    folders = _Folders()
-    training = _read(Path(train), classes, folders)
-    _refuse_empty_classes(training)
-    validation = _read(Path(valid), training.classes, folders)
+    folders, layout = _Folders(), layout or Layout()
+    part = parse_part(valid)
+    column, value = part if isinstance(part, tuple) else ("", "")
+    training, values = _read(Path(train), classes, layout, folders, column)
+    if part is None:
+        _refuse_empty_classes(training)
+        validation, _ = _read(Path(valid), training.classes, layout, folders)
+    else:
+        is_valid = _drawn(training, part, seed, folders) if isinstance(part, float) else values == value
+        if not is_valid.any():
+            found = ", ".join(map(str, np.unique(values)[:N_VALUES]))
+            raise OptionError(f"{training.source}: the column {column} is never {value!r}; choose one of {found}")
+        training, validation = training.taken(np.flatnonzero(~is_valid)), training.taken(np.flatnonzero(is_valid))
+        _refuse_empty_classes(training)
     _refuse_overlap(training, validation, folders)
     return training, validation
+
+
+def parse_part(valid: str | os.PathLike[str]) -> float | tuple[str, str] | None:
+    """Return which part of the training set is for validation: a fraction, or (column, value); None for a file.
+
+    Raises
+    ------
+    OptionError : a number is no fraction
+    """
+    text = os.fspath(valid)
+    if os.path.exists(text):
+        return None
+    column, equals, value = text.partition("=")
+    if equals:
+        return column.strip(), value.strip()
+    try:
+        fraction = float(text)
+    except ValueError:
+        return None
+    if not 0 < fraction < 1:
+        raise OptionError(f"valid={text} is no fraction of the clips; choose one between 0 and 1, such as 0.1")
+    return fraction
+
+
+def _drawn(clips: Manifest, fraction: float, seed: int, folders: _Folders) -> NDArray[np.bool_]:
+    """Draw a fraction of the files for validation, of single labels the same of each class: -> (clips,) True for those.
+
+    All clips of a file go together, and each class keeps a file to train on.
+    """
+    clips_of: dict[bytes, list[int]] = {}
+    for clip, path in enumerate(clips.paths.tolist()):
+        clips_of.setdefault(folders.place(path), []).append(clip)
+    classes_of = [{int(c) for clip in members for c in clips.labels_of(clip)} for members in clips_of.values()]
+    n_files = Counter(label for labels in classes_of for label in labels)
+    strata: dict[int, list[int]] = {}
+    for file, labels in enumerate(classes_of):
+        strata.setdefault(NO_CLASS if clips.is_multi_label else min(labels), []).append(file)
+    is_valid = np.zeros(len(clips), bool)
+    members, rng = list(clips_of.values()), np.random.default_rng(seed)
+    n_seen = n_drawn = 0
+    for _, files in sorted(strata.items()):
+        n_seen += len(files)
+        for file in rng.permutation(files).tolist():
+            if n_drawn < round(fraction * n_seen) and all(n_files[label] > 1 for label in classes_of[file]):
+                n_files.subtract(classes_of[file])
+                is_valid[members[file]] = True
+                n_drawn += 1
+    if not n_drawn:
+        raise TrainingError(
+            f"{clips.source}: {fraction:g} of its {len(members)} files leaves none to validate on, as each class keeps "
+            "one to train on; choose a larger fraction, or add files"
+        )
+    return is_valid
 
 
 @dataclass(slots=True)
@@ -193,17 +316,21 @@ class _Folders(dict[bytes, tuple[bytes, dict[bytes, bool]]]):
         return os.path.join(place, name) if files.get(name) is False else os.path.realpath(path)
 
 
-def _read(source: Path, given: Sequence[str] | None, folders: _Folders) -> Manifest:
-    """Read one manifest, see `read_labelled`."""
+def _read(
+    source: Path, given: Sequence[str] | None, layout: Layout, folders: _Folders, column: str = ""
+) -> tuple[Manifest, NDArray[np.str_]]:
+    """Read one manifest, see `read_labelled`, and the cells of one more column."""
     faults = _Faults(source)
     lines, starts, ends, label_ends, occurring = array("i"), array("d"), array("d"), array("q"), array("i")
     paths: list[bytes] = []
+    values: list[str] = []
     names: dict[str, int] = {}  # labels, numbered in the order in which they occur
-    for line, path, labels, start, end in _rows(source, folders, faults):
+    for line, path, labels, start, end, value in _clips(source, layout, folders, faults, column):
         lines.append(line)
         paths.append(path)
         starts.append(start)
         ends.append(end)
+        values.append(value)
         occurring.extend({names.setdefault(label, len(names)) for label in labels})
         label_ends.append(len(occurring))
     faults.refuse()
@@ -221,41 +348,72 @@ def _read(source: Path, given: Sequence[str] | None, folders: _Folders) -> Manif
         faults.add(kind, lines[clip], repr(by_number[occurring[label]]))
     _check_repetitions(manifest, faults)
     faults.refuse()
-    return manifest
+    return manifest, np.array(values)
 
 
-def _rows(source: Path, folders: _Folders, faults: _Faults) -> Iterator[tuple[int, bytes, list[str], float, float]]:
-    """Yield line, path, labels, start and end of each row; add a fault for each that is wrong."""
+Clip = tuple[int, bytes, list[str], float, float, str]
+"""Line, path, labels, start, end, and the cell of one more column."""
 
-    def check_header(header: list[str]) -> None:
-        if not {"path", "labels"} <= {*header} <= {*COLUMNS} or len({*header}) < len(header):
-            raise TrainingError(
-                f"{source}: the first row must name the columns path and labels, may name start and end, and no other, "
-                f"separated by commas; {found_header(header)}"
-            )
+
+def _clips(source: Path, layout: Layout, folders: _Folders, faults: _Faults, column: str) -> Iterator[Clip]:
+    """Yield the clips of a table or of a folder; add a fault for each that is wrong."""
+    if not source.is_dir():
+        yield from _rows(source, layout, folders, faults, column)
+        return
+    if column or layout.columns:
+        raise OptionError(f"{source}: a folder has no columns; its sub-folders are the labels")
+    for number, each in enumerate(find_sources([os.fspath(source)]), start=1):
+        if each.error:
+            raise TrainingError(str(each.error))
+        label, *below = each.name.parts
+        if below:
+            yield number, os.fsencode(each.path), [label], 0.0, math.inf, ""
+        else:
+            faults.add("that lie in no sub-folder (the sub-folders are the labels)", number, os.fspath(each.path))
+
+
+def _rows(source: Path, layout: Layout, folders: _Folders, faults: _Faults, column: str) -> Iterator[Clip]:
+    """Yield the clips of a table; add a fault for each row that is wrong."""
 
     def add_wrong_length(line: int, n_cells: int, _: int) -> None:
-        faults.add("with more or fewer cells than the header (quote what holds a comma)", line, str(n_cells))
+        faults.add("with more or fewer cells than the header (quote what holds the separator)", line, str(n_cells))
 
-    rows = read_csv(source, check_header, COLUMNS, on_wrong_length=add_wrong_length, error=TrainingError)
-    for line, (name, labels, start, end) in rows:
-        if not name.strip() or "\0" in name:
+    required = ["path", "labels", *([column] if column else [])]
+    table = Table(path=source, required=required, columns=layout.columns, error=TrainingError)
+    for line, (name, labels, *more, start, end) in table.rows(add_wrong_length):
+        if not isinstance(name, str) or not name.strip() or "\0" in name:
             faults.add("without a path", line)
             continue
         path = os.fsencode(os.path.join(os.path.dirname(source), name))
         try:
             first, last = parse_seconds(start, 0.0), parse_seconds(end, math.inf)
-        except ValueError:
+        except (TypeError, ValueError):
             kind = "with a start or end that is not a number of seconds, 0 or more"
             faults.add(kind, line, f"{start!r}, {end!r}")
             continue
         if last <= first:
             faults.add("with an end that is not after the start", line, f"{start or 0} to {end}")
         elif not folders.has_file(path):
-            kind = "with an audio file that is missing (paths are relative to the folder of the CSV)"
+            kind = (
+                "with an audio file that is missing (paths are relative to the folder of the table; columns "
+                "path=folder/{column}.wav adds what names lack)"
+            )
             faults.add(kind, line, os.fsdecode(path))
         else:
-            yield line, path, [label for part in labels.split(SEPARATOR) if (label := part.strip())], first, last
+            yield (
+                line,
+                path,
+                _labels_in(labels, layout.separator),
+                first,
+                last,
+                "".join(str(cell).strip() for cell in more),
+            )
+
+
+def _labels_in(cell: Any, separator: str) -> list[str]:
+    """Return the labels of a cell: of text, a number, nothing, or of a list in Parquet."""
+    parts = cell if isinstance(cell, list) else "" if cell is None else str(cell).split(separator)
+    return [label for part in parts if (label := str(part).strip())]
 
 
 def _class_names(source: Path, given: Sequence[str] | None, found: Iterable[str]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ Rule = tuple[Callable[[Any], bool], str]
 
 def whole_from(least: int) -> Rule:
     """Allow whole numbers from `least`."""
-    return lambda value: isinstance(value, int) and value >= least, f"a whole number of at least {least}"
+    return lambda value: type(value) is int and value >= least, f"a whole number of at least {least}"
 
 
 def one_of(*values: str) -> Rule:
@@ -38,11 +38,16 @@ def or_none(rule: Rule) -> Rule:
     return lambda value: value is None or is_allowed(value), f"{text}, or None"
 
 
-POSITIVE: Rule = (lambda value: 0 < value < math.inf, "a number above 0")
-NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "a number of at least 0")
-SHARE: Rule = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
-FINITE: Rule = (math.isfinite, "a finite number")
-INSIDE: Rule = (lambda value: 0 < value < 1, "a number between 0 and 1")
+def number_where(is_allowed: Callable[[float], bool], text: str) -> Rule:
+    """Allow some numbers, but not True, which Python takes for 1."""
+    return lambda value: not isinstance(value, bool) and is_allowed(value), text
+
+
+POSITIVE = number_where(lambda value: 0 < value < math.inf, "a number above 0")
+NOT_NEGATIVE = number_where(lambda value: 0 <= value < math.inf, "a number of at least 0")
+SHARE = number_where(lambda value: 0 <= value <= 1, "a number from 0 to 1")
+FINITE = number_where(math.isfinite, "a finite number")
+INSIDE = number_where(lambda value: 0 < value < 1, "a number between 0 and 1")
 TRUTH: Rule = (lambda value: isinstance(value, bool), "True or False")
 BETAS: Rule = (lambda pair: len(pair) == 2 and all(0 <= beta < 1 for beta in pair), "two numbers from 0 to below 1")
 MILESTONES: Rule = (lambda epochs: all(one < later for one, later in pairwise([0, *epochs])), "epochs above 0 in order")

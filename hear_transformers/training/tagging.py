@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,21 +16,11 @@ from ..networks.family import Variant
 from ..networks.frontend import MelSpec
 from ..networks.trunk import Trunk
 from . import augment
+from .clip_length import frames_of
 from .curves import VALID_LOSS
 from .data import Batch
 from .loop import Objective, Processes
 from .recipes import Recipe
-
-LONGEST_SECONDS = 10.24
-"""Longest clip, that of AudioSet, for networks that take any length; a recipe may choose another."""
-
-
-def clip_samples(variant: Variant, trunk: Trunk, recipe: Recipe) -> int:
-    """Return the clip length in samples: the recipe's, or the window of the variant's scenes."""
-    seconds = variant.scene.window_ms / 1000.0
-    if trunk.max_frames is None:
-        seconds = min(seconds, LONGEST_SECONDS)
-    return round((recipe.seconds or seconds) * variant.frontend.sample_rate)
 
 
 class Tagging(Objective):
@@ -50,9 +39,9 @@ class Tagging(Objective):
     def __init__(self, trunk: Trunk, variant: Variant, recipe: Recipe, *, multi_label: bool) -> None:
         super().__init__()
         self.trunk = trunk
+        self.variant = variant
         self.spec = variant.frontend
         self.frontend = self.spec.build()
-        self.fill_frames = variant.scene.fill_frames
         self.recipe = recipe
         self.multi_label = multi_label
 
@@ -65,7 +54,7 @@ class Tagging(Objective):
     def mel_shape(self, n_samples: int) -> tuple[int, int]:
         """Return the (bands, frames) that the network reads of a clip; 0 bands if it reads the waveform."""
         n_mels = self.spec.n_mels if isinstance(self.spec, MelSpec) else 0
-        return n_mels, max(self.spec.n_frames(n_samples), self.fill_frames)
+        return n_mels, frames_of(self.variant, n_samples)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the loss of each clip: (clips, classes), targets from 0 to 1 -> (clips,)."""
@@ -84,9 +73,10 @@ class Tagging(Objective):
 
     def _pad(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Pad clips after the end of their audio, as `Embedder` does for networks whose authors do."""
-        if not self.fill_frames:
+        fill_frames = self.variant.scene.fill_frames
+        if not fill_frames:
             return frames
-        frames = F.pad(frames, (0, max(0, self.fill_frames - frames.shape[2])))
+        frames = F.pad(frames, (0, max(0, fill_frames - frames.shape[2])))
         ends = torch.tensor([self.spec.n_frames(length) for length in lengths.tolist()], device=frames.device)
         is_padding = torch.arange(frames.shape[2], device=frames.device) >= ends.unsqueeze(1)  # (clips, frames)
         return frames.masked_fill(is_padding.unsqueeze(1), self.spec.padding)
@@ -101,6 +91,8 @@ class Tagging(Objective):
 
 def mean_average_precision(targets: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
     """Return the mean average precision over the classes that occur: (clips, classes) each."""
+    from sklearn.metrics import average_precision_score  # of the extra `train`
+
     occurs = targets.any(0)
     return float(np.mean(average_precision_score(targets[:, occurs], scores[:, occurs], average=None)))
 
@@ -110,40 +102,49 @@ def accuracy(targets: NDArray[np.float32], scores: NDArray[np.float32]) -> float
     return float(np.mean(scores.argmax(1) == targets.argmax(1)))
 
 
-def make_validation(
-    objective: Tagging, batches: Callable[[], Iterable[tuple[NDArray[np.int64], Batch]]], processes: Processes
-) -> Callable[[nn.Module], dict[str, float]]:
-    """Make the function that scores a network.
+Predictions = tuple[NDArray[np.int64], Tensor, Tensor]
+"""Numbers of the clips that could be read, ascending, (n,); their targets and logits on the CPU, (n, classes)."""
+
+
+def predict(
+    objective: Tagging,
+    batches: Callable[[], Iterable[tuple[NDArray[np.int64], Batch]]],
+    processes: Processes,
+    network: nn.Module,
+) -> Predictions:
+    """Tag a set of clips; called in every process, and returns all of them in each.
 
     Parameters
     ----------
     objective : being trained
-    batches : returns this process's rows of the validation set
+    batches : returns this process's rows of the set
     processes : that share the set
+    network : `trunk`, or an average of it; it is in evaluation mode afterwards
 
-    Returns
-    -------
-    validate : network -> {"mAP": ...} or {"accuracy": ...}, and the loss; in every process
+    Raises
+    ------
+    TrainingError : no clip could be read
     """
+    network.eval()
+    rows, logits, targets = [np.zeros(0, np.int64)], [], []
+    for numbers, batch in batches():
+        is_read = batch.weights.bool()
+        rows.append(numbers[is_read.numpy()])
+        targets.append(batch.targets[is_read])
+        logits.append(objective.logits(network, batch.to(processes.device)).cpu()[is_read])
+    parts = processes.gather((rows, logits, targets))
+    if not any(len(row) for part in parts for row in part[0]):
+        raise TrainingError("none of the validation clips could be read")
+    all_rows = np.concatenate([row for part in parts for row in part[0]])
+    order = np.argsort(all_rows)
+    all_logits = torch.cat([rows for part in parts for rows in part[1]])[order]
+    all_targets = torch.cat([rows for part in parts for rows in part[2]])[order]
+    return all_rows[order], all_targets, all_logits
 
-    def validate(network: nn.Module) -> dict[str, float]:
-        network.eval()
-        rows, logits, targets = [np.zeros(0, np.int64)], [], []
-        for numbers, batch in batches():
-            is_read = batch.weights.bool()
-            rows.append(numbers[is_read.numpy()])
-            targets.append(batch.targets[is_read])
-            logits.append(objective.logits(network, batch.to(processes.device)).cpu()[is_read])
-        parts = processes.gather((rows, logits, targets))
-        if not any(len(row) for part in parts for row in part[0]):
-            raise TrainingError("none of the validation clips could be read")
-        all_rows = np.concatenate([row for part in parts for row in part[0]])
-        order = np.argsort(all_rows)
-        all_logits = torch.cat([rows for part in parts for rows in part[1]])[order]
-        all_targets = torch.cat([rows for part in parts for rows in part[2]])[order]
-        score = mean_average_precision if objective.multi_label else accuracy
-        name = "mAP" if objective.multi_label else "accuracy"
-        loss = objective.losses(all_logits, all_targets).mean().item()
-        return {name: score(all_targets.numpy(), all_logits.numpy()), VALID_LOSS: loss}
 
-    return validate
+def score(objective: Tagging, predictions: Predictions) -> dict[str, float]:
+    """Return {"mAP": ...}, or {"accuracy": ...} where clips have one label, and the loss."""
+    _, targets, logits = predictions
+    main, name = (mean_average_precision, "mAP") if objective.multi_label else (accuracy, "accuracy")
+    loss = objective.losses(logits, targets).mean().item()
+    return {name: main(targets.numpy(), logits.numpy()), VALID_LOSS: loss}

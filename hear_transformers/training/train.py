@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,14 +15,23 @@ from typing import Any
 from torch import nn
 
 from .. import catalogue
+from ..bulk.journal import disk_full_as_error
+from ..bulk.tables import import_extra
 from ..checkpoints import state_dicts
 from ..embedding.precision import AUTO, resolve
 from ..errors import OptionError, TrainingError
-from ..files import sha256_of
-from ..networks.family import Family
-from . import augment, data, initialisation, loop, manifest, tagging
+from ..files import atomic
+from ..networks.family import Family, variant_of
+from . import augment, clip_length, data, initialisation, loop, manifest, results, tagging
 from .recipes import Recipe, with_changes
 
+EXTRA = ("sklearn", "scipy", "matplotlib")
+"""What training needs besides this package: for scores, and for pictures at its end."""
+
+ENOUGH = 0.8
+"""Fraction of a clip that the longest audio fills, above which nothing is said."""
+
+BEST = "best.safetensors"
 SKIPPED, WARNED = "skipped.txt", "warnings.txt"
 SETTINGS = "settings.json"
 
@@ -32,9 +43,11 @@ class Options:
     Attributes
     ----------
     family, variant : of the network; None for the family's first variant
-    train, valid : manifests, see `manifest.read_labelled`
+    train : table or folder of the clips, see `manifest.read_labelled`
+    valid : the same for validation, or which part of `train` it is, see `manifest.read_pair`
     out : folder of the run; an interrupted run there is resumed
     recipe : of the training
+    layout : of the tables
     source : weights to start from, see `initialisation.init_from`
     network : constructor arguments of the network that replace the variant's and the recipe's
     classes : all names in order, None for those of the training manifest
@@ -43,14 +56,16 @@ class Options:
     workers : decoding processes per training process
     checkpoint_seconds : work that a killed run may lose, in s
     progress : True to show a bar
+    log : called with lines of text on the way, see `loop.fit`
     """
 
     family: str
     train: Path
-    valid: Path
+    valid: Path | str
     out: Path
     recipe: Recipe
     variant: str | None = None
+    layout: manifest.Layout = field(default_factory=manifest.Layout)
     source: str = ""
     network: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
@@ -59,6 +74,7 @@ class Options:
     workers: int = 0
     checkpoint_seconds: float = loop.CHECKPOINT_SECONDS
     progress: bool = False
+    log: Callable[[str], None] | None = None
 
 
 class Training:
@@ -75,23 +91,29 @@ class Training:
     """
 
     def __init__(self, options: Options, processes: loop.Processes) -> None:
+        for module in EXTRA:
+            import_extra("training", module, "train")
         self.options = options
         self.processes = processes
         self.recipe = recipe = with_changes(options.recipe, precision=self._precision())
         self.family: Family = catalogue.family(options.family).FAMILY
-        self.variant_name = options.variant or next(iter(self.family.variants))
-        self.train, self.valid = manifest.read_pair(options.train, options.valid, options.classes)
+        self.variant_name, _ = variant_of(self.family, options.variant)
+        self.network = {**recipe.network, **options.network}
+        size = max(1, recipe.batch_size // processes.count)
+        self.variant, self.n_samples = clip_length.plan_clips(
+            self.family, self.variant_name, recipe, self.network, size
+        )
+        self.sample_rate = self.variant.frontend.sample_rate
+        self.train, self.valid = manifest.read_pair(
+            options.train, options.valid, options.classes, options.layout, seed=options.seed
+        )
         self.multi_label = self.train.is_multi_label if options.multi_label is None else options.multi_label
         if not self.multi_label and (self.train.is_multi_label or self.valid.is_multi_label):
             raise TrainingError("some clips have several labels, or none; train with multi_label")
-        network = {**recipe.network, **options.network}
         trunk, self.fresh = initialisation.init_from(
-            self.family, self.variant_name, options.source, n_classes=len(self.train.classes), network=network
+            self.family, self.variant_name, options.source, n_classes=len(self.train.classes), network=self.network
         )
-        variant = self.family.variants[self.variant_name]
-        self.sample_rate = variant.frontend.sample_rate
-        self.n_samples = tagging.clip_samples(variant, trunk, recipe)
-        self.objective = tagging.Tagging(trunk, variant, recipe, multi_label=self.multi_label)
+        self.objective = tagging.Tagging(trunk, self.variant, recipe, multi_label=self.multi_label)
         self.order = self._order()
         self.run = loop.TrainingRun(
             self.objective,
@@ -129,22 +151,55 @@ class Training:
             len(self.train), recipe.batch_size, self.options.seed, weights=weights, epoch_clips=recipe.epoch_clips
         )
 
+    @property
+    def name(self) -> str:
+        """Family and variant."""
+        return f"{self.options.family}/{self.variant_name}"
+
+    @property
+    def _start(self) -> str:
+        return f"from {self.options.source}" if self.options.source else "from random weights"
+
+    @property
+    def data_in_words(self) -> str:
+        """Number of clips and classes."""
+        return (
+            f"{len(self.train):,} clips to train on, {len(self.valid):,} to validate, "
+            f"{len(self.train.classes)} classes, {'several labels' if self.multi_label else 'one label'} a clip"
+        )
+
     def describe(self) -> list[str]:
         """Describe the run in a few lines of text."""
         options, recipe = self.options, self.recipe
         n_parameters = sum(parameter.numel() for parameter in self.objective.trunk.parameters())
-        start = f"from {options.source}" if options.source else "from random weights"
+        limits = clip_length.describe_limits(
+            self.variant.frontend, *clip_length.clip_limits(self.variant, self.objective.trunk)
+        )
         lines = [
-            f"{options.family}/{self.variant_name}: {n_parameters:,} parameters, {start}",
-            f"{len(self.train):,} clips to train on, {len(self.valid):,} to validate, "
-            f"{len(self.train.classes)} classes, {'several labels' if self.multi_label else 'one label'} a clip",
+            f"{self.name}: {n_parameters:,} parameters, {self._start}",
+            self.data_in_words,
             f"{recipe.epochs} epochs of {self.run.steps_per_epoch} steps of {recipe.batch_size} clips of "
-            f"{self.n_samples / self.sample_rate:g} s, {recipe.optimiser} at {recipe.learning_rate:g}, "
-            f"in {recipe.precision}",
+            f"{self.n_samples / self.sample_rate:g} s (the network takes {limits}), {recipe.optimiser} at "
+            f"{recipe.learning_rate:g}, in {recipe.precision}",
+            *self._advice(),
         ]
         if options.source and self.fresh:
             lines.append(f"reinitialised: {', '.join(self.fresh)}")
         return lines
+
+    def _advice(self) -> list[str]:
+        """Return a line if the network would mostly train on the silence behind short clips."""
+        shortest, _ = clip_length.clip_limits(self.variant, self.objective.trunk)
+        longest = data.longest_of_some(self.train)
+        n_samples = max(shortest, round(longest * self.sample_rate))
+        share = clip_length.frames_of(self.variant, n_samples) / clip_length.frames_of(self.variant, self.n_samples)
+        if not longest or share > ENOUGH:
+            return []
+        enough = math.ceil(10 * n_samples / self.sample_rate) / 10
+        return [
+            f"the longest of {data.N_LOOKED_AT} clips looked at lasts {longest:.3g} s, what follows is silence: "
+            f"--seconds {enough:g} would spare {100 * (1 - share):.0f} % of the work"
+        ]
 
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the results of the run, ready for JSON."""
@@ -159,26 +214,53 @@ class Training:
             "classes": list(self.train.classes),
             "multi_label": self.multi_label,
             "seed": options.seed,
-            "train": sha256_of(options.train),
-            "valid": sha256_of(options.valid),
+            "train": self.train.digest(),
+            "valid": self.valid.digest(),
         }
 
     def fit(self) -> dict[str, float]:
-        """Train to the end and return the scores of the best epoch."""
+        """Train to the end, write what the best network predicts, and return its scores.
+
+        Raises
+        ------
+        TrainingError : see `loop.fit`
+        DiskFullError : the disk of the outputs is full
+        """
         options = self.options
         options.out.mkdir(parents=True, exist_ok=True)
-        if self.processes.rank == 0 and not (options.out / loop.CHECKPOINT).exists():
-            (options.out / SETTINGS).write_text(json.dumps(self.settings(), indent=2) + "\n")
-        loop.fit(
-            self.run,
-            self.batches,
-            options.out,
-            validate=tagging.make_validation(self.objective, self.validation_batches, self.processes),
-            keep=self.keep,
-            checkpoint_seconds=options.checkpoint_seconds,
-            progress=options.progress,
-        )
+        with disk_full_as_error(options.out):
+            if self.processes.rank == 0 and not (options.out / loop.CHECKPOINT).exists():
+                with atomic(options.out / SETTINGS) as file:
+                    file.write(json.dumps(self.settings(), indent=2).encode() + b"\n")
+            loop.fit(
+                self.run,
+                self.batches,
+                options.out,
+                validate=lambda network: tagging.score(self.objective, self._predictions(network)),
+                keep=self.keep,
+                checkpoint_seconds=options.checkpoint_seconds,
+                progress=options.progress,
+                log=options.log,
+                title=f"{self.name} {self._start}; {self.train.source.name}: {self.data_in_words}",
+            )
+            self._write_results()
         return self.run.best
+
+    def _predictions(self, network: nn.Module) -> tagging.Predictions:
+        return tagging.predict(self.objective, self.validation_batches, self.processes, network)
+
+    def _write_results(self) -> None:
+        """Write what the best network says of the validation set, see `results`; in every process."""
+        best = self.options.out / BEST
+        # From the first process, which has written it and may be the only one that sees the folder.
+        states = self.processes.gather(state_dicts.read_state_dict(best) if self.processes.rank == 0 else None)[0]
+        network = copy.deepcopy(self.objective.trunk)
+        state_dicts.load_into(network, states, best)
+        rows, targets, logits = self._predictions(network)
+        if self.processes.rank == 0:
+            results.write_results(
+                self.options.out, self.valid, rows, targets.numpy(), logits.numpy(), multi_label=self.multi_label
+            )
 
     def batches(self, steps: range) -> Iterator[data.Batch]:
         """Yield this process's part of the batches of some steps, on the device."""
@@ -230,7 +312,7 @@ class Training:
         metadata = {
             "family": self.options.family,
             "variant": self.variant_name,
-            "network": json.dumps({**self.options.network, "n_classes": len(self.train.classes)}),
+            "network": json.dumps({**self.network, "n_classes": len(self.train.classes)}),
             "labels": json.dumps(self.train.classes),
             "multi_label": json.dumps(self.multi_label),
             "step": str(self.run.step),

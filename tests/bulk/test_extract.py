@@ -664,9 +664,12 @@ def test_a_list_is_read_from_any_of_its_formats(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must name the columns, each once: path, optionally start and end; the file is empty"),
-        ("file,start\na.wav,1\n", r"each once: .*; found 'file,start'"),
-        ("path,start,start\n", "each once: .*; found"),
+        ("", "the file is empty; its first row names the columns path, and may name start and end"),
+        (
+            "file,start\na.wav,1\n",
+            r"must name the columns path.*found 'file', 'start'.*--columns 'path=file', with start",
+        ),
+        ("path,start,start\n", "'start' is there twice; found"),
         ("path\n", "names no files"),
         ("path,start\na.wav,1\nb.wav,soon\n", r"list\.csv, line 3: 'soon' is not a time"),
         ("path,start\na.wav,-1\n", "line 2: '-1' is not a time"),
@@ -674,7 +677,7 @@ def test_a_list_is_read_from_any_of_its_formats(tmp_path):
         ("path,start,end\na.wav,2,1\n", "line 2: the end, 1 s, is not after the start, 2 s"),
         ("path,start\n,1\n", "line 2: '' is not the path of a file"),
         ("path,start\na.wav\n", "line 2: 1 cells, the header has 2"),
-        ('path\n"a.wav\n', "not a CSV"),
+        ('path\n"a.wav\n', "not a table"),
     ],
 )
 def test_a_wrong_list_says_where(tmp_path, text, message):

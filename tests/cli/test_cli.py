@@ -308,7 +308,7 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
         (["--shard=-1/8"], "shard=-1/8 does not exist; shards count from 0"),
         (["--shard=8"], "'8' is not a shard"),
         (["--dtype=float64"], "dtype='float64' is unknown; choose one of float32, float16"),
-        (["--manifest=list.json"], "list.json: a manifest is a list of files that ends in .txt, .csv, .parquet"),
+        (["--manifest=list.json"], "list.json: a manifest is a list of files that ends in .txt, .csv, .tsv, .parquet"),
         (["--manifest=missing.txt"], "missing.txt: cannot be read (No such file or directory)"),
         (["--window-ms=long"], "'long' is not a number in ms"),
         (["--format=csv"], "format='csv' is unknown; choose one of npz"),

@@ -1,9 +1,15 @@
 """The training loop: runs that survive, rates and averages as their recipes say."""
 
+import builtins
+import contextlib
 import csv
+import errno
+import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hear_transformers.errors import TrainingError
+from hear_transformers.files import atomic
+from hear_transformers.training import loop
 from hear_transformers.training.curves import Curves
 from hear_transformers.training.loop import Objective, Processes, TrainingRun, fit, seed_of
 from hear_transformers.training.optimisation import Average, build_optimiser, learning_rate_at
@@ -64,6 +72,107 @@ def rows(path: Path) -> list[dict[str, str]]:
 def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
     for (name, mine), other in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
         assert torch.equal(mine, other), name
+
+
+# Faults of the disk
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+class Faults:
+    """Lets the n-th operation on files below a folder fail, all of those behind it too if the process was killed."""
+
+    def __init__(self, monkeypatch, error: BaseException, at: int) -> None:
+        self.error, self.at, self.count = error, at, 0
+        for owner, name in ((builtins, "open"), (io, "open"), (Path, "replace"), (Path, "unlink"), (Path, "glob")):
+            monkeypatch.setattr(owner, name, partial(self.step, getattr(owner, name)))
+        monkeypatch.setattr(Path, "replace", lambda path, other, step=Path.replace: step(path, other))
+        monkeypatch.setattr(Path, "unlink", lambda path, step=Path.unlink, **options: step(path, **options))
+        monkeypatch.setattr(Path, "glob", lambda path, pattern, step=Path.glob: step(path, pattern))
+
+    def step(self, function, *arguments, **options):
+        self.count += 1
+        if self.count == self.at or (self.count > self.at and isinstance(self.error, KilledError)):
+            raise self.error
+        return function(*arguments, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "error", [KilledError(), OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")]
+)
+def test_a_fault_at_any_operation_loses_no_run_and_leaves_no_unfinished_file(tmp_path: Path, error) -> None:
+    recipe = replace(RECIPE, epochs=1)
+
+    def train(folder: Path) -> TrainingRun:
+        run, score = new_run(recipe, steps_per_epoch=2), {"score": 1.0}
+        fit(run, points, folder, validate=lambda network: score, keep=write_network, checkpoint_seconds=0)
+        return run
+
+    whole = train(tmp_path / "whole")
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    n_faults = 0
+    while True:
+        folder = tmp_path / f"at-{n_faults}"
+        with pytest.MonkeyPatch.context() as patch:
+            faults = Faults(patch, error, n_faults + 1)
+            try:
+                train(folder)
+            except (type(error), KilledError):
+                n_faults += 1
+            else:
+                break
+        assert faults.count > n_faults - 1
+        resumed = train(folder)
+        assert_same(whole.network, resumed.network)
+        assert sorted(path.name for path in folder.iterdir()) == names
+    assert n_faults >= 12
+
+
+def write_network(network: nn.Module, path: Path) -> None:
+    with atomic(path) as file:
+        torch.save(network.state_dict(), file)
+
+
+class FullFile(io.BytesIO):
+    def write(self, data) -> int:
+        if self.tell() + len(data) > 600:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+def test_a_disk_that_fills_up_inside_a_checkpoint_is_called_full(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "atomic", lambda path: contextlib.nullcontext(FullFile()))
+    with pytest.raises(OSError, match="No space left on device"):
+        new_run().save(tmp_path / "last.pt")
+
+
+# Lines for logs
+
+
+def test_each_epoch_and_every_half_minute_has_a_line(tmp_path: Path, monkeypatch) -> None:
+    lines: list[str] = []
+    clock = iter(range(0, 100_000, 7))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    fit(new_run(steps_per_epoch=30), points, tmp_path, validate=lambda network: {"score": 0.5}, log=lines.append)
+    epochs = [line for line in lines if ", step " not in line]
+    assert [line.partition(":")[0] for line in epochs] == ["epoch 1/4", "epoch 2/4", "epoch 3/4", "epoch 4/4"]
+    assert all(
+        re.search("score 0.5, best score 0.5, best epoch 1, square .*, size .*, learning rate", x) for x in epochs
+    )
+    assert epochs[-1].endswith("passed, 0:00:00 left")
+    within = [line for line in lines if ", step " in line]
+    assert len(within) >= 8
+    assert re.fullmatch(r"epoch 1/4, step \d+/30: square .*, learning rate 0.05, 0:0\d:\d\d passed, .* left", within[0])
+
+
+def test_a_bar_leaves_the_epochs_to_the_lines(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "LOG_SECONDS", 0.0)
+    lines: list[str] = []
+    fit(new_run(), points, tmp_path, log=lines.append, progress=True)
+    assert [line[:9] for line in lines] == ["epoch 1/4", "epoch 2/4", "epoch 3/4", "epoch 4/4"]
 
 
 # Interrupting and resuming

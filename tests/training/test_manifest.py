@@ -88,11 +88,11 @@ HEADER = "path,labels,start,end"
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "the first row must name the columns path and labels.*the file is empty"),
-        (["a.wav,dog"], r"the first row must name the columns.*found 'a\.wav,dog'"),
-        (["path;labels", "a.wav;dog"], "separated by commas; found 'path;labels'"),
-        (["path,labels,fold", "a.wav,dog,1"], "found 'path,labels,fold'"),
-        (["path,labels,path"], "found 'path,labels,path'"),
+        ([], "the file is empty; its first row names the columns path and labels"),
+        (["a.wav,dog"], r"the first row must name the columns path and labels.*found 'a\.wav', 'dog'"),
+        (["path,label", "a.wav,dog"], r"say what they hold: --columns 'path=path,labels=label'$"),
+        (["path,labels,strat,end", "a.wav,dog,1,2"], "'strat' looks like a time and would not be read"),
+        (["path,labels,path"], "'path' is there twice; found 'path', 'labels', 'path'"),
         (["path"], "found 'path'"),
         (["path,labels"], "no rows below the header"),
         (["path,labels", "a.wav,"], "no row has a label"),
@@ -100,7 +100,7 @@ HEADER = "path,labels,start,end"
         (["path,labels", *[",x"] * 9], r"9 rows without a path: line 2, line 3, line 4 and 6 more$"),
         (["path,labels", "a.wav,Male speech, man"], r"1 row with more or fewer cells than the header.*line 2 \(3\)"),
         (["path,labels", "a.wav"], r"1 row with more or fewer cells"),
-        (["path,labels", 'a.wav,"x', "b.wav,y"], "not a CSV"),
+        (["path,labels", 'a.wav,"x', "b.wav,y"], "not a table"),
         (
             [HEADER, "a.wav,x,one,2"],
             r"1 row with a start or end that is not a number of seconds.*line 2 \('one', '2'\)",
@@ -215,3 +215,113 @@ def test_only_overlapping_parts_of_a_file_are_refused(write, train_span, valid_s
             manifest.read_pair(train, valid)
     else:
         assert len(manifest.read_pair(train, valid)) == 2
+
+
+# One table, or one folder, for both
+
+
+def table_of(folder, rows, header="path,labels"):
+    for row in rows:
+        (folder / row.partition(",")[0]).touch()
+    path = folder / "all.csv"
+    path.write_text("\n".join([header, *rows, ""]))
+    return path
+
+
+def files(clips):
+    return {clips.path(i).name for i in range(len(clips))}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fraction_of_each_class_is_for_validation(tmp_path, seed):
+    path = table_of(tmp_path, [f"{label}{i}.wav,{label}" for label, n in (("a", 20), ("b", 40)) for i in range(n)])
+    train, valid = manifest.read_pair(path, "0.1", seed=seed)
+    assert (train.counts().tolist(), valid.counts().tolist()) == ([18, 36], [2, 4])
+    assert not files(train) & files(valid)
+    assert files(valid) == files(manifest.read_pair(path, "0.1", seed=seed)[1])
+    assert files(valid) != files(manifest.read_pair(path, "0.1", seed=seed + 1)[1])
+
+
+def test_parts_of_a_file_stay_together_and_each_class_keeps_a_file_to_train_on(tmp_path):
+    rows = [f"{i}.wav,{label},{second},{second + 1}" for i, label in enumerate("aaaabbbbc") for second in range(5)]
+    path = table_of(tmp_path, rows, "path,labels,start,end")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "0.wav")
+    path.write_text(path.read_text() + "link.wav,a,7,8\n")
+    for seed in range(5):
+        train, valid = manifest.read_pair(path, "0.5", seed=seed)
+        assert not {path.name for path in map(train.path, range(len(train)))} & files(valid)
+        assert ("link.wav" in files(valid)) == ("0.wav" in files(valid))
+        assert train.counts().min() >= 1
+        assert valid.counts()[2] == 0
+
+
+@pytest.mark.parametrize("labels", ["a;b", "a", ""])
+def test_clips_of_several_labels_are_split_too(tmp_path, labels):
+    path = table_of(tmp_path, [f"{i}.wav,{labels if i % 2 else 'b;c'}" for i in range(20)])
+    train, valid = manifest.read_pair(path, "0.25")
+    assert (len(train), len(valid)) == (15, 5)
+
+
+def test_a_column_can_name_the_validation_set(tmp_path):
+    path = table_of(tmp_path, [f"{i}.wav,{'xy'[i % 2]}, {i // 4 + 1}" for i in range(12)], "path,labels,fold")
+    train, valid = manifest.read_pair(path, "fold=2")
+    assert files(valid) == {"4.wav", "5.wav", "6.wav", "7.wav"}
+    assert len(train) == 8
+    with pytest.raises(OptionError, match=r"the column fold is never '4'; choose one of 1, 2, 3"):
+        manifest.read_pair(path, "fold=4")
+    with pytest.raises(TrainingError, match="must name the columns path and labels and split"):
+        manifest.read_pair(path, "split=valid")
+
+
+@pytest.mark.parametrize("valid", ["0", "1", "1.5", "-0.1", "nan", "20"])
+def test_a_number_that_is_no_fraction_is_refused(tmp_path, valid):
+    path = table_of(tmp_path, ["a.wav,x", "b.wav,y"])
+    with pytest.raises(OptionError, match="is no fraction of the clips; choose one between 0 and 1"):
+        manifest.read_pair(path, valid)
+
+
+def test_a_fraction_that_leaves_nothing_is_refused(tmp_path):
+    path = table_of(tmp_path, ["a.wav,x", "b.wav,y"])
+    with pytest.raises(TrainingError, match="leaves none to validate on"):
+        manifest.read_pair(path, "0.5")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("dog/1.wav", "dog/deep/2.WAV", "cat/3.flac", "cat/4.wav", "cat/notes.txt", ".git/5.wav"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "train"
+
+
+def test_a_folder_for_each_class_needs_no_table(folder):
+    clips = manifest.read_labelled(folder)
+    assert clips.classes == ("cat", "dog")
+    assert {(clips.path(i).name, *clips.labels_of(i)) for i in range(len(clips))} == {
+        ("1.wav", 1),
+        ("2.WAV", 1),
+        ("3.flac", 0),
+        ("4.wav", 0),
+    }
+    train, valid = manifest.read_pair(folder, "0.5")
+    assert len(train) == len(valid) == 2
+
+
+def test_what_a_folder_cannot_be_is_refused(folder, tmp_path):
+    with pytest.raises(OptionError, match="a folder has no columns"):
+        manifest.read_pair(folder, "fold=1")
+    (folder / "6.wav").touch()
+    with pytest.raises(TrainingError, match=r"1 row that lie in no sub-folder.*6\.wav"):
+        manifest.read_labelled(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingError, match="no audio in this folder"):
+        manifest.read_labelled(tmp_path / "empty")
+
+
+def test_a_moved_table_has_the_same_digest_and_a_changed_one_another(folder, tmp_path):
+    before = manifest.read_labelled(folder).digest()
+    moved = folder.rename(tmp_path / "moved")
+    assert manifest.read_labelled(moved).digest() == before
+    (moved / "cat" / "7.wav").touch()
+    assert manifest.read_labelled(moved).digest() != before

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from hear_transformers import ast, atgnn, passt
 from hear_transformers.embedding import precision
-from hear_transformers.training import tagging
+from hear_transformers.training import clip_length, tagging
 from hear_transformers.training.data import Batch
 from hear_transformers.training.loop import Processes
 from hear_transformers.training.recipes import RECIPES
@@ -98,18 +99,16 @@ def replace_batch(batch: Batch, waveforms: torch.Tensor) -> Batch:
     return Batch(waveforms, batch.lengths, batch.targets, batch.weights, batch.draws, batch.failures)
 
 
-@pytest.mark.slow
 def test_clips_are_as_long_as_the_recipe_or_the_variant_says() -> None:
-    def seconds(family, variant: str, recipe=PLAIN) -> float:
-        row = family.VARIANTS[variant]
-        with torch.device("meta"):
-            trunk = family.FAMILY.network(**row.network)
-        return tagging.clip_samples(row, trunk, recipe) / row.frontend.sample_rate
+    def seconds(family, variant: str, recipe=PLAIN, **network) -> float:
+        row, n_samples = clip_length.plan_clips(family.FAMILY, variant, recipe, network, 2)
+        return n_samples / row.frontend.sample_rate
 
     assert seconds(passt, "base") == 10
     assert seconds(passt, "base20sec") == 20
-    assert seconds(atgnn, "pyr_t") == tagging.LONGEST_SECONDS
-    assert seconds(atgnn, "pyr_t", replace(PLAIN, seconds=3.0)) == 3
+    assert seconds(passt, "base", time_positions=49) == pytest.approx(5.05)
+    assert seconds(atgnn, "pyr_t_encoder") == clip_length.LONGEST_SECONDS
+    assert seconds(atgnn, "pyr_t_encoder", replace(PLAIN, seconds=3.0)) == 3
 
 
 # Scores
@@ -139,9 +138,11 @@ def test_scores_do_not_depend_on_how_the_clips_are_shared() -> None:
             part = [tensor[rows] for tensor in (batch.waveforms, batch.lengths, batch.targets, batch.weights)]
             yield np.array(rows), Batch(*part, {}, [])
 
-    whole = tagging.make_validation(objective, lambda: [(np.arange(5), batch)], alone)
-    shared = tagging.make_validation(objective, parts, alone)
-    assert shared(objective.trunk) == pytest.approx(whole(objective.trunk))
+    whole = tagging.predict(objective, lambda: [(np.arange(5), batch)], alone, objective.trunk)
+    shared = tagging.predict(objective, parts, alone, objective.trunk)
+    assert shared[0].tolist() == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(shared[1:], whole[1:])
+    assert tagging.score(objective, shared) == pytest.approx(tagging.score(objective, whole))
 
 
 # The command
@@ -180,7 +181,7 @@ def arguments(sounds: Path, out: Path, *more: str, epochs: int = 3) -> list[str]
         "--device": "cpu",
         "--learning-rate": 0.003,
     }
-    changes = ['precision="float32"', "mixups=[]", "masks=[]", "warm_up_epochs=0"]
+    changes = ["precision=float32", "mixups=[]", "masks=[]", "warm_up_epochs=0"]
     pairs = [*options.items(), *(("--set", change) for change in changes)]
     return ["train", *(str(part) for pair in pairs for part in pair), *more]
 
@@ -201,10 +202,14 @@ def test_a_run_leaves_curves_settings_and_networks(sounds: Path, tmp_path: Path)
     result = trained(sounds, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best.safetensors",
+        "confusion.csv",
+        "confusion.png",
         "curves.png",
         "epochs.csv",
         "last.pt",
         "model.safetensors",
+        "predictions.csv",
+        "scores.csv",
         "settings.json",
         "steps.csv",
     ]
@@ -238,6 +243,31 @@ def test_the_network_learns_and_is_read_back_with_its_classes(sounds: Path, tmp_
     assert model.labels == ("high", "low", "middle")
     clip, _ = soundfile.read(sounds / "12.wav", dtype="float32")
     assert model.labels[model.embed_scenes(torch.from_numpy(clip)[None]).argmax()] == "low"
+
+
+@pytest.mark.slow
+def test_one_table_with_other_names_is_split_and_the_best_network_is_described(sounds: Path, tmp_path: Path) -> None:
+    _, *rows = [*(sounds / "train.csv").read_text().split(), *(sounds / "valid.csv").read_text().split()[1:]]
+    lines = [f"{row},{i}" for i, row in enumerate(rows)]
+    (sounds / "all.csv").write_text("\n".join(["filename,category,index", *lines]))
+    more = [f"--train={sounds / 'all.csv'}", "--valid=0.34", "--columns=path=filename,labels=category"]
+    result = trained(sounds, tmp_path, *more, epochs=2)
+    assert "12 clips to train on, 6 to validate, 3 classes" in result.stderr
+    epochs = re.findall(
+        r"^epoch (\d)/2: accuracy \S+, valid_loss .*, learning rate \S+, 0:.* left$", result.stderr, re.M
+    )
+    assert epochs == ["1", "2"]
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        predictions = list(csv.DictReader(file))
+    right = sum(row["labels"] == row["predicted"] for row in predictions)
+    assert len(predictions) == 6
+    assert f"accuracy {right / 6:g}, epoch" in result.stdout
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        assert [(row["class"], row["clips"]) for row in csv.DictReader(file)] == [
+            ("high", "2"),
+            ("low", "2"),
+            ("middle", "2"),
+        ]
 
 
 @pytest.mark.slow
@@ -278,8 +308,22 @@ def test_a_file_that_breaks_is_skipped_counted_and_named(sounds: Path, tmp_path:
         (["--model", "cnn14"], "model='cnn14' and variant='esc50_10_10' are two variants"),
         (["--recipe", "none"], "--recipe none is unknown; choose one of"),
         (["--set", "colour=1"], "colour"),
-        (["--set", "epochs=many"], "--set epochs: 'many' is not JSON"),
-        (["--network", "[1]"], "is not a JSON object"),
+        (["--set", "epochs=many"], "epochs='many' is not allowed; give a whole number"),
+        (["--set", "epochs=True"], "epochs=True is not allowed; give a whole number"),
+        (["--set", "learning-rate=true"], "learning_rate=True is not allowed; give a number above 0"),
+        (["--set", "precision=flaot32"], "precision='flaot32' is not allowed; give one of"),
+        (["--set", "masks=[{axis: time}]"], "--set masks: '[{axis: time}]' is neither a word nor JSON"),
+        (["--set", "epochs"], "--set epochs: give NAME=VALUE"),
+        (["--network", "[1]"], "--network [1]: give NAME=VALUE, such as depth=4"),
+        (["--network", "{depth: 4}"], "is not JSON"),
+        (["--network", "depht=4"], "depth, patchout; did you mean depth?"),
+        (["--network", "depth=four"], "depth='four' is not allowed; give a whole number"),
+        (["--network", "patchout=False"], "patchout=False is not allowed; give a list"),
+        (["--seconds", "20"], "seconds=20 is no length of clips"),
+        (["--valid", "2"], "valid=2 is no fraction"),
+        (["--columns", "path=x"], "no column 'x'; its columns are 'path', 'labels'"),
+        (["--columns", "file=x"], "not of the form path=filename,labels=category"),
+        (["--label-separator", ""], "the separator of labels is empty"),
         (["--network", '{"wings": 2}'], "wings"),
         (["--variant", "none"], "variant='none' is unknown to ast"),
         (["--from", "nothing.pt"], "nothing.pt: no such file"),
@@ -298,6 +342,27 @@ def test_errors_are_raised_before_the_first_step(sounds: Path, tmp_path: Path, m
 def started(command: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+LIMITED = """
+import resource, sys
+from hear_transformers.cli.hear_transformers import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the size of a file")
+@pytest.mark.parametrize("file_bytes", [100, 1_000, 200_000])
+def test_a_full_disk_is_said_and_the_run_can_be_resumed(sounds: Path, tmp_path: Path, file_bytes: int) -> None:
+    command = [sys.executable, "-c", LIMITED, str(file_bytes), *arguments(sounds, tmp_path, epochs=1)]
+    with started(command) as process:
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "no room to write (File too large)" in errors.decode().splitlines()[-1]
+    assert not [*tmp_path.glob(".*")]
+    trained(sounds, tmp_path, epochs=1)
 
 
 def script() -> str:
