@@ -34,6 +34,8 @@ class Embedder(WindowEmbedder):
     ----------
     scene_embedding_size, timestamp_embedding_size : numbers per embedding
     weights_sha256 : hash of the checkpoint file, None for random weights
+    read_with : what changes embeddings beside the file: arguments of the network that are not the variant's, the
+        normalisation, the prefix in the file
     labels : names of the classes in the order of "logits", None if the checkpoint does not say
     multi_label : whether a clip may belong to several classes: then logits go through a sigmoid, else through a softmax
 
@@ -53,6 +55,7 @@ class Embedder(WindowEmbedder):
     def __init__(self, trunk: Trunk, variant: Variant, *, name: tuple[str, str], precision: str = "float32") -> None:
         super().__init__(trunk, variant, name=name, precision=precision)
         self.weights_sha256: str | None = None
+        self.read_with: dict[str, Any] = {}
         self.labels: tuple[str, ...] | None = None
         self.multi_label = True
         self._scenes = Scenes.of(self, variant)
@@ -117,6 +120,7 @@ class Embedder(WindowEmbedder):
             "timestamps": [_described(readout) for readout in variant.timestamps],
             "hop_ms": variant.hop_ms,
             "framing": variant.framing,
+            **self.read_with,
         }
 
     # Clips

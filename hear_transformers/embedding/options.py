@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,25 @@ from ..networks.frontend import FrameSpec
 from ..networks.layer_table import Layer, axes_of, parse_layers
 from ..networks.trunk import Trunk
 from .pooling import POOLS
+
+CLASSIFYING = ("logits", "patch_logits", "framewise")
+"""Layers that a classifier makes."""
+
+LABELS = "labels"
+"""Layer of embeddings of the classes, and the part of a network that makes them."""
+
+
+def without_layers(variant: Variant, trunk: Trunk, lost: Collection[str]) -> Variant:
+    """Take the layers of a classifier, whose parameters are `lost`, from a network and from what is read of it."""
+    if not lost:
+        return variant
+    gone = {*CLASSIFYING, *(LABELS for name in lost if name.startswith(LABELS))}
+    trunk.layers = {layer: axis for layer, axis in trunk.layers.items() if layer not in gone}
+
+    def kept(readout: Readout) -> Readout:
+        return replace(readout, layers=tuple(layer for layer in readout.layers if layer not in gone))
+
+    return replace(variant, scene=kept(variant.scene), timestamps=tuple(map(kept, variant.timestamps)))
 
 
 def shortened(variant: Variant, trunk: Trunk) -> Variant:
@@ -27,6 +46,24 @@ def shortened(variant: Variant, trunk: Trunk) -> Variant:
     scene = cut(variant.scene)
     scene_hop_ms = min(variant.scene_hop_ms, scene.window_ms)
     return replace(variant, scene=scene, scene_hop_ms=scene_hop_ms, timestamps=tuple(map(cut, variant.timestamps)))
+
+
+def lengthened(variant: Variant, trunk: Trunk, usual_frames: int | None) -> Variant:
+    """Extend the window of scenes where a network takes more frames than is usual for its variant.
+
+    The longest window in whole seconds is that of every longer variant of PaSST; where clips are filled up, as in AST,
+    it is as long as the network.
+    """
+    if trunk.max_frames is None or usual_frames is None or trunk.max_frames <= usual_frames:
+        return variant
+    scene = variant.scene
+    longest_ms = 1000.0 * variant.frontend.max_samples(trunk.max_frames) / variant.frontend.sample_rate
+    window_ms = longest_ms if scene.fill_frames else longest_ms // 1000.0 * 1000.0
+    scene_hop_ms = window_ms * variant.scene_hop_ms / scene.window_ms
+    fill_frames = trunk.max_frames if scene.fill_frames else 0
+    return replace(
+        variant, scene=replace(scene, window_ms=window_ms, fill_frames=fill_frames), scene_hop_ms=scene_hop_ms
+    )
 
 
 def choose(
