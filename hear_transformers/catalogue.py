@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from . import FAMILIES
-from .checkpoints import published, state_dicts, store
+from .checkpoints import hugging_face, published, search, state_dicts, store
 from .checkpoints.published import Checkpoint
 from .embedding.embedder import Embedder
 from .embedding.external import ExternalModel, import_hear
 from .embedding.pipeline import Model
-from .errors import OptionError
+from .errors import OptionError, WeightsError
 from .networks.counting import CLIP_SECONDS, count_macs, count_operations, count_parameters
 from .networks.family import Variant
 from .networks.layer_table import layer_table
@@ -58,9 +59,30 @@ def resolve(name: str, variant_name: str | None = None) -> tuple[str, str | None
 
 
 def family_of_checkpoint(path: str) -> str:
-    """Return the family of a checkpoint written by this package; the first family for any other, or without one."""
-    default = next(iter(FAMILIES))
-    return state_dicts.read_metadata(path).get("family", default) if path else default
+    """Return the family of a checkpoint: by what it says of itself, by its hash, else by the networks it holds.
+
+    Raises
+    ------
+    WeightsError : the file cannot be read, or no variant of one family alone fits it
+    """
+    if not path:
+        return next(iter(FAMILIES))
+    if held := state_dicts.read_metadata(path).get("family"):
+        return held
+    files = hugging_face.weights_in(Path(path))
+    content = hugging_face.read_parts(files)
+    row = published.identify(files[0]) if len(files) == 1 else None
+    if row and row.family in FAMILIES:
+        return row.family
+    owners = {name: rows for name in FAMILIES if (rows := search.rows_that_fit(family(name).FAMILY, content, given={}))}
+    likely = [*owners] or [name for name in FAMILIES if search.holds_any(family(name).FAMILY, content)]
+    if len(likely) == 1:
+        return likely[0]
+    known = "; ".join(f"--model {name} --variant {search.shortened(rows)}" for name, rows in owners.items())
+    raise WeightsError(
+        f"{path}: its model is not known by its hash, nor by its tensors; "
+        + (f"it may be one of: {known}" if known else f"give model, one of {', '.join(FAMILIES)}, and variant")
+    )
 
 
 def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, Any] | None = None) -> Model:

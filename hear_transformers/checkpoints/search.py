@@ -62,7 +62,7 @@ class Fit:
     lost : names of the classifier that the file lacks
     misfits : see `state_dicts.compare`; all empty if it fits
     is_usual : whether all shapes but those of the classifier are the variant's own
-    beside : what else the file holds, for people
+    unused : names behind the prefix that the network does not use
     """
 
     prefix: str
@@ -72,7 +72,13 @@ class Fit:
     lost: tuple[str, ...]
     misfits: Mapping[str, Sequence[str]]
     is_usual: bool
-    beside: str = ""
+    unused: tuple[str, ...] = ()
+
+    def beside(self, content: Content) -> str:
+        """Count what else the file holds by the first parts of names, for people."""
+        names = [*(name for name in content.tensors if not name.startswith(self.prefix)), *self.unused]
+        counts = Counter(name.partition(".")[0] for name in names)
+        return ", ".join(f"{top} ({n_names})" for top, n_names in counts.items()) or "nothing"
 
     @property
     def n_misfits(self) -> int:
@@ -118,7 +124,8 @@ def find_network(
     if not good:
         raise WeightsError(_nothing_fits(path, fits, errors, rows_that_fit(family, content, given, prefix)))
     chosen = choose(apart(good), path)
-    is_own = not chosen.lost and (chosen.is_usual or _differs_in_length(family, variant, chosen))
+    # A backbone alone is no other variant's network; one with another classifier may be.
+    is_own = not (chosen.lost and chosen.unused) and (chosen.is_usual or _differs_in_length(family, variant, chosen))
     if not is_own and (rows := rows_that_fit(family, content, given, prefix)):
         raise WeightsError(
             f"{path} does not fit the variant that was chosen, but {shortened(rows)}; give another variant, or leave "
@@ -135,6 +142,8 @@ def _differs_in_length(family: Family, variant: Variant, found: Fit) -> bool:
 
 def rows_that_fit(family: Family, content: Content, given: Mapping[str, Any], prefix: str | None = None) -> list[str]:
     """Return the variants whose networks are in a file as they are, but for the number of classes."""
+    if not _anchored(family, content.tensors):
+        return []
     tops = functools.cache(lambda: tops_of(family))
     known: dict[str, bool] = {}  # many variants share a network
     for row in family.variants.values():
@@ -146,6 +155,16 @@ def rows_that_fit(family: Family, content: Content, given: Mapping[str, Any], pr
                 found = fit(family, row, content, place, given, tops, resize=False)
                 known[network] |= not found.n_misfits and not found.lost
     return [name for name, row in family.variants.items() if known[repr((row.network, row.frontend))]]
+
+
+def holds_any(family: Family, content: Content) -> bool:
+    """Return True if a file holds a network of a family, of any size."""
+    if not _anchored(family, content.tensors):
+        return False
+    for row in family.variants.values():
+        with contextlib.suppress(WeightsError, OptionError):
+            return not find_network(family, row, content, Path(), given={}).lost
+    return False
 
 
 def shortened(names: Sequence[str], shown: int = 4) -> str:
@@ -189,13 +208,18 @@ def prefixes(family: Family, names: Collection[str], prefix: str | None = None) 
             tops = sorted({name.partition(".")[0] for name in names})
             raise OptionError(f"weights_prefix={prefix!r} begins no name in the file; these do: {shortened(tops, 10)}")
         return [place]
+    return _anchored(family, names) or _main_branch(names)
+
+
+def _anchored(family: Family, names: Collection[str]) -> list[str]:
+    """Return the places before `Family.anchors`, the shortest first."""
     found = {
         name.removesuffix(anchor)
         for name in names
         for anchor in family.anchors
         if name == anchor or name.endswith(f".{anchor}")
     }
-    return sorted(found, key=lambda place: (len(place), place))[:MOST_PREFIXES] or _main_branch(names)
+    return sorted(found, key=lambda place: (len(place), place))[:MOST_PREFIXES]
 
 
 def _main_branch(names: Iterable[str]) -> list[str]:
@@ -232,15 +256,13 @@ def fit(
             raise WeightsError(f"{name} is {kind}; only dense tensors of real numbers are loaded")
     theirs = under(content.tensors, prefix)
     ours = family.convert_state_dict(theirs, variant)
-    sized = with_network(variant, given)
+    sized = with_network(variant, {**classes_in(family, ours), **given})
     trunk = usual = on_meta(family, sized)
-    try:
-        sizes = family.sizes({**theirs, **ours}, variant, given) if resize else {}
-        arguments = {**sizes, **classes_in(family, ours), **given}
-        trunk = on_meta(family, with_network(variant, arguments))
-        sized = with_network(variant, arguments)
-    except (OptionError, *BUILD_ERRORS):
-        pass  # tensors are missing or of odd shapes, which the comparison says
+    if resize:
+        # Tensors that are missing or of odd shapes decide nothing; the comparison says what they are.
+        with contextlib.suppress(OptionError, *BUILD_ERRORS):
+            resized = with_network(sized, {**family.sizes({**theirs, **ours}, variant, given), **given})
+            trunk, sized = on_meta(family, resized), resized
     wanted = trunk.state_dict()
     lost = tuple(name for name in wanted if name not in ours and _is_of_classifier(family, name))
     used = {name: ours.get(name, NO_BATCHES) for name in wanted if name in ours or name.endswith(COUNTER)}
@@ -255,13 +277,8 @@ def fit(
         lost=lost,
         misfits=compare(needed, used | {name: ours[name] for name in strange}),
         is_usual=_shapes(family, trunk) == _shapes(family, usual),
-        beside=_counted([name for name in content.tensors if not name.startswith(prefix)] + unused),
+        unused=tuple(unused),
     )
-
-
-def _counted(names: Sequence[str]) -> str:
-    """Count names by their first parts, for people."""
-    return ", ".join(f"{top} ({n_names})" for top, n_names in Counter(name.partition(".")[0] for name in names).items())
 
 
 def on_meta(family: Family, variant: Variant) -> Trunk:

@@ -51,19 +51,15 @@ def shortened(variant: Variant, trunk: Trunk) -> Variant:
 def lengthened(variant: Variant, trunk: Trunk, usual_frames: int | None) -> Variant:
     """Extend the window of scenes where a network takes more frames than is usual for its variant.
 
-    The longest window in whole seconds is that of every longer variant of PaSST; where clips are filled up, as in AST,
-    it is as long as the network.
+    It becomes the longest in whole seconds, as in every variant of PaSST. Networks with an argument "frames" say their
+    length themselves, see `networks.family.with_network`.
     """
-    if trunk.max_frames is None or usual_frames is None or trunk.max_frames <= usual_frames:
-        return variant
     scene = variant.scene
-    longest_ms = 1000.0 * variant.frontend.max_samples(trunk.max_frames) / variant.frontend.sample_rate
-    window_ms = longest_ms if scene.fill_frames else longest_ms // 1000.0 * 1000.0
+    if scene.fill_frames or trunk.max_frames is None or usual_frames is None or trunk.max_frames <= usual_frames:
+        return variant
+    window_ms = variant.frontend.max_samples(trunk.max_frames) // variant.frontend.sample_rate * 1000.0
     scene_hop_ms = window_ms * variant.scene_hop_ms / scene.window_ms
-    fill_frames = trunk.max_frames if scene.fill_frames else 0
-    return replace(
-        variant, scene=replace(scene, window_ms=window_ms, fill_frames=fill_frames), scene_hop_ms=scene_hop_ms
-    )
+    return replace(variant, scene=replace(scene, window_ms=window_ms), scene_hop_ms=scene_hop_ms)
 
 
 def choose(

@@ -109,13 +109,30 @@ class Family:
     reinitialised: tuple[str, ...] = ()
 
 
+USUAL_FRAMES = 1024
+"""Argument "frames" of networks that have it, unless a variant says otherwise: AST, and what followed it."""
+
+
 def with_network(variant: Variant, arguments: Mapping[str, Any]) -> Variant:
-    """Change arguments of a variant's network, and the mel bands of its front end with them."""
+    """Change arguments of a variant's network, with them the mel bands of its front end and the length of scenes."""
     frontend = variant.frontend
     n_mels = arguments.get("n_mels")
     if isinstance(frontend, MelSpec) and isinstance(n_mels, int) and n_mels > 0:
         frontend = replace(frontend, n_mels=n_mels)
-    return replace(variant, network={**variant.network, **arguments}, frontend=frontend)
+    usual = variant.network.get("frames", USUAL_FRAMES)
+    frames = arguments.get("frames", usual)
+    changed = replace(variant, network={**variant.network, **arguments}, frontend=frontend)
+    if frames == usual or not isinstance(frames, int) or frames < 1:
+        return changed
+    scene = variant.scene
+    window_ms = scene.window_ms * frames / usual
+    fill_frames = 0
+    if scene.fill_frames:
+        window_ms, fill_frames = 1000.0 * frontend.n_samples(frames) / frontend.sample_rate, frames
+    scene_hop_ms = window_ms * variant.scene_hop_ms / scene.window_ms
+    return replace(
+        changed, scene=replace(scene, window_ms=window_ms, fill_frames=fill_frames), scene_hop_ms=scene_hop_ms
+    )
 
 
 def with_normalisation(variant: Variant, normalisation: Sequence[float] | None) -> Variant:
