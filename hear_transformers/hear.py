@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .checkpoints import state_dicts
@@ -23,6 +22,7 @@ from .networks.family import (
     Family,
     Variant,
     check_arguments,
+    on_meta,
     random_trunk,
     variant_of,
     with_network,
@@ -179,8 +179,7 @@ class Loader:
 
 def usual_frames(family: Family, variant: Variant) -> int | None:
     """Return the most frames that the network of a row of the table takes; None if any number."""
-    with torch.device("meta"):
-        return family.network(**variant.network).max_frames
+    return on_meta(family, variant).max_frames
 
 
 def _fill(model: Embedder, loaded: Loaded, file: Path) -> None:

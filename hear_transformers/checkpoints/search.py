@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError, WeightsError
-from ..networks.family import Family, Variant, with_network
+from ..networks.family import Family, Variant, on_meta, with_network
 from ..networks.trunk import Trunk
 from .state_dicts import Content, compare, misfit_message
 
@@ -159,11 +159,13 @@ def rows_that_fit(family: Family, content: Content, given: Mapping[str, Any], pr
 
 def holds_any(family: Family, content: Content) -> bool:
     """Return True if a file holds a network of a family, of any size."""
-    if not _anchored(family, content.tensors):
-        return False
-    for row in family.variants.values():
+    tops = functools.cache(lambda: tops_of(family))
+    row = next(iter(family.variants.values()))
+    for place in _anchored(family, content.tensors):
         with contextlib.suppress(WeightsError, OptionError):
-            return not find_network(family, row, content, Path(), given={}).lost
+            found = fit(family, row, content, place, {}, tops)
+            if not found.n_misfits and not found.lost:
+                return True
     return False
 
 
@@ -279,12 +281,6 @@ def fit(
         is_usual=_shapes(family, trunk) == _shapes(family, usual),
         unused=tuple(unused),
     )
-
-
-def on_meta(family: Family, variant: Variant) -> Trunk:
-    """Build a network without memory for its numbers."""
-    with torch.device("meta"):
-        return family.network(**variant.network)
 
 
 def classes_in(family: Family, ours: Mapping[str, Tensor]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..errors import OptionError
 from .frontend import FrameSpec, MelSpec
@@ -109,6 +110,29 @@ class Family:
     reinitialised: tuple[str, ...] = ()
 
 
+class _WithoutNumbers(TorchFunctionMode):
+    """Leave out what fills tensors: on the device ``meta`` they have no numbers, and PyTorch spends seconds on it."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, arguments: Any = (), named: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call a function of PyTorch, or return the tensor that it would fill."""
+        return arguments[0] if function in FILLING else function(*arguments, **(named or {}))
+
+
+FILLING = {
+    Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.clamp_, Tensor.mul_, Tensor.add_, Tensor.zero_,
+    Tensor.fill_,
+}  # fmt: skip
+"""What the functions of ``torch.nn.init`` call."""
+
+
+def on_meta(family: Family, variant: Variant) -> Trunk:
+    """Build a variant's network on the device ``meta``: shapes without numbers."""
+    with torch.device("meta"), _WithoutNumbers():
+        return family.network(**variant.network)
+
+
 USUAL_FRAMES = 1024
 """Argument "frames" of networks that have it, unless a variant says otherwise: AST, and what followed it."""
 
@@ -153,8 +177,7 @@ def with_normalisation(variant: Variant, normalisation: Sequence[float] | None) 
 def check_arguments(family: Family, variant: Variant, given: Mapping[str, Any]) -> None:
     """Raise OptionError that lists the arguments of a variant's network if it cannot be built with those given."""
     try:
-        with torch.device("meta"):
-            family.network(**{**variant.network, **given})
+        on_meta(family, with_network(variant, given))
     except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
         raise OptionError(
             f"network={dict(given)!r} makes no network of {family.name}: {error}; its arguments are "
