@@ -16,7 +16,8 @@ import click
 from hear_transformers import FAMILIES, __version__
 
 from .failures import Failure, guarded, one_line
-from .parsing import count_or_auto
+from .logs import log_on_stderr
+from .parsing import count_or_auto, parse_network_options
 
 if TYPE_CHECKING:
     from hear_transformers.bulk.extract import Outcome, Report
@@ -100,7 +101,12 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
     "--weights]",
 )
 @click.option("--variant", metavar="NAME", help="Network of that family.  [default: the first, or that of --weights]")
-@click.option("--weights", metavar="FILE", help="Checkpoint to use instead of the published one.")
+@click.option("--weights", metavar="FILE", help="Checkpoint, or folder of Hugging Face, instead of the published one.")
+@click.option("--weights-prefix", metavar="NAME", help="Of the network in a checkpoint that holds several: student.")
+@click.option(
+    "--network", metavar="JSON", help="Changes to the network that no tensor says, such as '{\"stride\": 16}'."
+)
+@click.option("--normalisation", metavar="MEAN,STD", help="Of the recordings that the network was trained on.")
 @click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")
 @click.option("--pool", metavar="NAME", help="From layer to vector: mean, max, meanmax, meanstd, flat, unroll, cls.")
 @click.option("--scene/--timestamps", default=None, help="One vector per file (default), or vectors along time.")
@@ -137,6 +143,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
 @click.option("--labels", is_flag=True, help="Print the likeliest classes, AudioSet's or yours; needs --layer logits.")
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"Labels per file.  [default: {TOP_K}]")
+@click.option("-v", "--verbose", is_flag=True, help="Print what is read from the checkpoint and what is not.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file on stdout.")
 @click.version_option(__version__)
@@ -154,6 +161,7 @@ def main(
     out: str,
     fail_fast: bool,
     keep_damaged: bool,
+    verbose: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -178,13 +186,14 @@ def main(
     stored = output_options(place, options)
     timestamps = wants_timestamps(scene, options)
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
-    given = {name: value for name, value in options.items() if value is not None}
+    given = parse_network_options({name: value for name, value in options.items() if value is not None})
     heard = levels.parse_channel(channel)
     found = find(inputs, manifest, columns)
     found = each_channel(found) if heard == levels.EACH else found
-    if model is None and options["variant"] is None:
-        model = catalogue.family_of_checkpoint(weights or "")
-    embedder = catalogue.load(model, weights or "", device, given)
+    with log_on_stderr(verbose):
+        if model is None and options["variant"] is None:
+            model = catalogue.family_of_checkpoint(weights or "")
+        embedder = catalogue.load(model, weights or "", device, given)
     total = len(found) // stored.shard.count
     with Progress(total, quiet=quiet, as_json=as_json) as progress, resumable(stored.overwrite):
         report = extract.extract(

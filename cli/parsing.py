@@ -55,6 +55,21 @@ def parse_object(option: str, text: str, example: str) -> dict[str, Any]:
     return value
 
 
+def parse_network_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Parse the options that change a network: JSON and lists of numbers."""
+    parsed = dict(options)
+    if "network" in options:
+        parsed["network"] = parse_object("--network", options["network"], '{"stride": 16}')
+    if "normalisation" in options:
+        try:
+            parsed["normalisation"] = tuple(float(part) for part in options["normalisation"].split(","))
+        except ValueError as error:
+            raise OptionError(
+                f"--normalisation: {options['normalisation']!r} is not MEAN,STD, such as -4.27,4.57"
+            ) from error
+    return parsed
+
+
 def count_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """Parse a whole number, None for "auto"."""
     if value in (None, "auto"):

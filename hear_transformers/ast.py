@@ -12,6 +12,7 @@ for a network with a shorter input, at a correspondingly lower cost.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import hear
+from .errors import WeightsError
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
 from .networks.family import Readout, Variant
 from .networks.frontend import AST_MEL, KaldiMel
-from .networks.transformer import PATCH, DeiT
+from .networks.transformer import PATCH, DeiT, strides_and_bands, transformer_sizes
 
 __all__ = ["AST", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -82,6 +84,8 @@ HUGGING_FACE = {
 }
 """Parts of the keys of Hugging Face's conversions -> ours, longer ones before those they contain."""
 
+HF_FILTERS = "embeddings.patch_embeddings.projection.weight"
+
 QUERY = re.compile(r"(blocks\.\d+\.attn\.)query\.(weight|bias)")
 
 
@@ -106,6 +110,62 @@ def fuse_attention(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
             if all(name in state_dict for name in names):
                 fused[f"{block}qkv.{kind}"] = torch.cat([fused.pop(name) for name in names])
     return fused
+
+
+def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments of the network from its tensors, see `Family.sizes`.
+
+    The table of positions has one entry for each patch: rows times columns, so one of them must be known. The variant's
+    rows are taken if they divide it, else the usual ones with which the length is the variant's, else any that divide.
+
+    Raises
+    ------
+    WeightsError : no usual rows divide the table
+    """
+    usual = {"frames": 1024, **variant.network, **given}
+    n_patches = tensors["pos_embed"].shape[1] - images.TOKENS
+    fits = []
+    for stride, n_mels in strides_and_bands(variant, given):
+        n_freq, n_time = (n_mels - PATCH) // stride + 1, (usual["frames"] - PATCH) // stride + 1
+        if n_patches > 0 and n_freq > 0 and n_patches % n_freq == 0:
+            same_length = n_patches == n_freq * n_time
+            frames = usual["frames"] if same_length else PATCH + stride * (n_patches // n_freq - 1)
+            fits.append((same_length, {"stride": stride, "n_mels": n_mels, "frames": frames}))
+    if not fits:
+        raise WeightsError(
+            f"pos_embed is for {n_patches} patches, which are no rows of a usual stride and mel bands; give them, such "
+            'as network={"stride": 10, "n_mels": 128, "frames": 1024}'
+        )
+    stride, n_mels = strides_and_bands(variant, given)[0]
+    of_variant = [lengths for _, lengths in fits if (lengths["stride"], lengths["n_mels"]) == (stride, n_mels)]
+    lengths = of_variant[0] if of_variant else max(fits, key=lambda fit: fit[0])[1]
+    return {**transformer_sizes(tensors, {"dim": 768, **variant.network}, given), **lengths}
+
+
+CONFIG = {
+    "hidden_size": "dim", "num_hidden_layers": "depth", "num_attention_heads": "heads", "num_mel_bins": "n_mels",
+    "max_length": "frames", "frequency_stride": "stride",
+}  # fmt: skip
+"""Arguments in Hugging Face's ``config.json`` -> ours."""
+
+
+def arguments_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments of the network from Hugging Face's ``config.json``.
+
+    Raises
+    ------
+    WeightsError : it describes another network
+    """
+    fixed = {
+        "patch_size": PATCH,
+        "time_stride": config.get("frequency_stride", 10),
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+    }
+    for name, value in fixed.items():
+        if config.get(name, value) != value:
+            raise WeightsError(f"config.json: {name} = {config[name]!r}, but this network has {value!r}")
+    return {ours: config[theirs] for theirs, ours in CONFIG.items() if theirs in config}
 
 
 def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
@@ -180,6 +240,15 @@ FAMILY = hear.Family(
     name="ast",
     network=AST,
     variants=VARIANTS,
+    anchors=(
+        "patch_embed.proj.weight",
+        "v.patch_embed.proj.weight",
+        HF_FILTERS,
+        f"audio_spectrogram_transformer.{HF_FILTERS}",
+    ),
+    sizes=sizes,
+    model_type="audio-spectrogram-transformer",
+    arguments_of_config=arguments_of_config,
     convert_state_dict=convert_state_dict,
     # Heads for ImageNet: in every file of the authors, unused in their forward pass.
     unused=("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"),

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any, cast
@@ -33,7 +33,7 @@ from .errors import unknown
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import conv_norm
 from .networks import imagenet as images
-from .networks.family import Readout, Variant
+from .networks.family import Readout, Variant, count_members
 from .networks.frontend import AST_MEL
 from .networks.transformer import DropPath, Pair
 from .networks.trunk import TimeAxis, Trunk, depth_of
@@ -490,38 +490,65 @@ def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[
 
     Tables of relative positions are dropped, as they are computed here.
     """
-    with torch.device("meta"):
-        trunk = ATGNN(**variant.network)
-    names = RENAMED | backbone_names(trunk)
+    names = RENAMED | backbone_names(state_dict)
     adapted = {}
     for key, tensor in state_dict.items():
         if not key.endswith(".relative_pos"):
             for theirs, ours in names.items():
                 key = key.replace(theirs, ours)
             adapted[key] = tensor
-    return for_spectrograms(adapted, trunk) if trunk.prediction is None else adapted
+    if variant.network.get("n_classes", 1) or not images.are_for_images(adapted.get("stem.0.0.weight")):
+        return adapted
+    return for_spectrograms(adapted, variant)
 
 
-def backbone_names(trunk: ATGNN) -> dict[str, str]:
+def backbone_names(names: Collection[str]) -> dict[str, str]:
     """Return prefixes of the authors' keys -> ours: down-sampling is a separate member of their backbone."""
-    names: dict[str, str] = {}
-    member = 0
-    for number, block in enumerate(trunk.blocks):
-        if cast(Block, block).down is not None:
-            names[f"backbone.{member}.conv."] = f"blocks.{number}.down."
-            member += 1
-        names[f"backbone.{member}.0."] = f"blocks.{number}.grapher."
-        names[f"backbone.{member}.1."] = f"blocks.{number}.ffn."
-        member += 1
-    return names
+    prefixes: dict[str, str] = {}
+    number = 0
+    for member in range(count_members(names, "backbone.")):
+        if any(name.startswith(f"backbone.{member}.conv.") for name in names):
+            prefixes[f"backbone.{member}.conv."] = f"blocks.{number}.down."
+        else:
+            prefixes[f"backbone.{member}.0."] = f"blocks.{number}.grapher."
+            prefixes[f"backbone.{member}.1."] = f"blocks.{number}.ffn."
+            number += 1
+    return prefixes
 
 
-def for_spectrograms(state_dict: dict[str, Tensor], trunk: ATGNN) -> dict[str, Tensor]:
+def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments of the network from its tensors, see `Family.sizes`.
+
+    A stage begins where a block down-samples. Tables of relative positions beside filters of one colour are those of
+    the authors' own networks for audio, whose neighbours were chosen with them.
+    """
+    n_blocks = count_members(tensors, "blocks.")
+    starts = [0, *(i for i in range(n_blocks) if f"blocks.{i}.down.0.weight" in tensors), n_blocks]
+    stages = range(count_members(tensors, "labels.stages."))
+    usual = {"n_mels": 128, "frames": 1024, **variant.network, **given}
+    lengths = {
+        name: usual[name] if -(-usual[name] // STEM_HOP) == held else held * STEM_HOP
+        for name, held in zip(("n_mels", "frames"), tensors["pos_embed"].shape[2:], strict=True)
+    }
+    filters = tensors.get("stem.convs.0.weight")
+    is_authors = any(name.endswith(".relative_pos") for name in tensors) and not images.are_for_images(filters)
+    return {
+        "channels": tuple(len(tensors[f"blocks.{i}.ffn.fc2.0.weight"]) for i in starts[:-1]),
+        "depths": tuple(end - start for start, end in pairwise(starts)),
+        "label_depths": tuple(count_members(tensors, f"labels.stages.{stage}.") for stage in stages),
+        **lengths,
+        **({"relpos": "official"} if is_authors else {}),
+    }
+
+
+def for_spectrograms(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Adapt a network for images to an encoder, as the authors do.
 
     The filters of the stem are averaged over red, green and blue, the position map is interpolated, the classifier is
     dropped.
     """
+    with torch.device("meta"):
+        trunk = ATGNN(**variant.network)
     adapted = {key: tensor for key, tensor in state_dict.items() if not key.startswith("prediction.")}
     filters, table = adapted.get("stem.0.0.weight"), adapted.get("pos_embed")
     if filters is not None and filters.ndim == 4:
@@ -535,9 +562,7 @@ def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[st
     """Adapt a Pyramid ViG for images to a variant, see `for_spectrograms`; return others unchanged."""
     if not images.are_for_images(state_dict.get("stem.0.0.weight")):
         return state_dict
-    with torch.device("meta"):
-        trunk = ATGNN(**variant.network)
-    return for_spectrograms(state_dict, trunk)
+    return for_spectrograms(state_dict, variant)
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -551,7 +576,7 @@ SIZES: dict[str, dict[str, Any]] = {
 LABEL_DEPTHS = {"s": (1, 1, 3, 1), "t": (1, 1, 3, 1), "m": (1, 1, 6, 1), "b": (1, 1, 6, 1)}
 """Label blocks (authors' src/models/components/atgnn.py)."""
 
-ATGNN_MEL = replace(AST_MEL, mean=-4.6476, scale=4.5699)
+ATGNN_MEL = replace(AST_MEL, mean=-4.6476, scale=4.5699, deviations=1.0)
 """AST's dialect with the statistics of FSD50K, and the standard deviation once (authors' configs/data/fsd.yaml)."""
 
 FRAMES = 1024  # to which the authors pad or cut clips (configs/data/fsd.yaml)
@@ -592,7 +617,9 @@ FAMILY = hear.Family(
     name="atgnn",
     network=ATGNN,
     variants=VARIANTS,
+    anchors=("blocks.0.grapher.fc1.0.weight", "backbone.0.0.fc1.0.weight"),
     convert_state_dict=convert_state_dict,
+    sizes=sizes,
     classifier=("prediction.4.bias",),
     adapt_pretrained=adapt_pretrained,
     reinitialised=("prediction.4.", "prediction.", "labels."),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from . import FAMILIES
 from .checkpoints import caches, published, store
 from .checkpoints.published import Checkpoint
-from .errors import OptionError, did_you_mean, similar, unknown
+from .errors import OptionError, WeightsError, did_you_mean, similar, unknown
 from .files import local_path
 from .networks.layer_names import LayerRow, parse_layers
 
@@ -171,11 +171,33 @@ def _known_models(name: str, modules: str = "") -> str:
 
 
 def family_of_checkpoint(path: str) -> str:
-    """Return the family of a checkpoint written by this package; the first family for any other, or without one."""
-    from .checkpoints import state_dicts
+    """Return the family of a checkpoint: by what it says of itself, by its hash, else by the networks it holds.
 
-    default = next(iter(FAMILIES))
-    return state_dicts.read_metadata(local_path(path, "weights")).get("family", default) if path else default
+    Raises
+    ------
+    WeightsError : the file cannot be read, or no variant of one family alone fits it
+    """
+    if not path:
+        return next(iter(FAMILIES))
+    from .checkpoints import hugging_face, search, state_dicts
+
+    file = local_path(path, "weights")
+    if held := state_dicts.read_metadata(file).get("family"):
+        return held
+    files = hugging_face.weights_in(file)
+    content = hugging_face.read_parts(files)
+    row = published.identify(files[0]) if len(files) == 1 else None
+    if row and row.family in FAMILIES:
+        return row.family
+    owners = {name: rows for name in FAMILIES if (rows := search.rows_that_fit(family(name).FAMILY, content, given={}))}
+    likely = [*owners] or [name for name in FAMILIES if search.holds_any(family(name).FAMILY, content)]
+    if len(likely) == 1:
+        return likely[0]
+    known = "; ".join(f"--model {name} --variant {search.shortened(rows)}" for name, rows in owners.items())
+    raise WeightsError(
+        f"{path}: its model is not known by its hash, nor by its tensors; "
+        + (f"it may be one of: {known}" if known else f"give model, one of {', '.join(FAMILIES)}, and variant")
+    )
 
 
 def check(model: str | None, variant: str | None, layer: str | None = None) -> None:

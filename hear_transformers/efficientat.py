@@ -14,7 +14,7 @@ and others in github.com/fschmid56/EfficientAT_HEAR), is ``load_model(layer="mel
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -403,6 +403,31 @@ def _renamed(key: str) -> str:
     return key
 
 
+def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments of the network from its tensors, see `Family.sizes`; strides are in no tensor."""
+    last = len(tensors[f"features.{len(BLOCKS) + 1}.0.weight"])
+    # Numbers of features are rounded: any width that is rounded so will do, the variant's or a round one if possible.
+    measured = last / LAST_EXPANSION / BLOCKS[-1].outputs
+    widths = [variant.network.get("width", 1.0), round(measured, 1), round(measured, 2), measured]
+    dynamic = (i for i in EVERY_BLOCK if f"features.{i}.context_gen.joint_conv.weight" in tensors)
+    heads = {"classifier.5.weight": "mlp", "classifier.1.running_mean": "convolutional"}
+    return {
+        "width": next((width for width in widths if is_width(width, tensors)), measured),
+        "dynamic": tuple(dynamic),
+        "head": next((head for name, head in heads.items() if name in tensors), variant.network.get("head", "mlp")),
+    }
+
+
+def is_width(width: float, tensors: Mapping[str, Tensor]) -> bool:
+    """Return True if a width makes the first and last maps of a network, and the hidden layer of its head if any."""
+    made = {
+        "features.0.0.weight": divisible(BLOCKS[0].inputs * width),
+        f"features.{len(BLOCKS) + 1}.0.weight": LAST_EXPANSION * divisible(BLOCKS[-1].outputs * width),
+        "classifier.2.weight": divisible(HIDDEN_WIDTH * width),
+    }
+    return all(len(tensors[name]) == size for name, size in made.items() if name in tensors)
+
+
 def published(checkpoint: str, frontend: FrameSpec = CPJKU_MEL, **network: Any) -> Variant:
     """Build the row of one released checkpoint, read as in the authors' HEAR modules (MNHearWrapper).
 
@@ -464,7 +489,9 @@ FAMILY = hear.Family(
     name="efficientat",
     network=EfficientAT,
     variants=VARIANTS,
+    anchors=("features.0.0.weight", "in_c.0.weight"),
     convert_state_dict=convert_state_dict,
+    sizes=sizes,
     unused=CPJKU_BESIDE,
     classifier=("classifier.5.bias", "classifier.1.bias"),
     reinitialised=("classifier.5.", "classifier."),

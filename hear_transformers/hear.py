@@ -6,7 +6,7 @@ A family module imports the two getters as they are; its `load_model` is a `Load
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,23 @@ import torch
 from torch import Tensor
 
 from .checkpoints import state_dicts
-from .checkpoints.loading import published_file, read_checkpoint, with_classes_of
+from .checkpoints.loading import Loaded, published_file, read_foreign
 from .checkpoints.trained import read_trained
 from .embedding.devices import pick_device
 from .embedding.embedder import Embedder
-from .embedding.options import choose, shortened
-from .files import local_path, sha256_of
-from .networks.family import Family, Variant, random_trunk, variant_of
+from .embedding.options import choose, lengthened, shortened, without_layers
+from .errors import OptionError
+from .files import local_path
+from .networks.family import (
+    Family,
+    Variant,
+    check_arguments,
+    on_meta,
+    random_trunk,
+    variant_of,
+    with_network,
+    with_normalisation,
+)
 from .networks.layer_names import Layer
 
 __all__ = ["Family", "Loader", "get_scene_embeddings", "get_timestamp_embeddings"]
@@ -93,15 +103,18 @@ class Loader:
         precision: str = "float32",
         device: str | torch.device = "cpu",
         pretrained: bool = True,
+        network: Mapping[str, Any] | None = None,
+        normalisation: Sequence[float] | None = None,
+        weights_prefix: str | None = None,
     ) -> Embedder:
         """Load one variant and choose what is read from it; None leaves the variant's own choice.
 
         Parameters
         ----------
-        path : checkpoint file in the authors' layout or ours, of the variant's network with any number of classes;
-            empty: the published one, downloaded at first use
-        variant : row of the family's table; None is its first, or the one that a checkpoint written by this package
-            names
+        path : checkpoint file in the authors' layout, Hugging Face's or ours, or a folder of Hugging Face. The network
+            is looked for in it, and its sizes are read from its tensors, see `checkpoints.search`. Empty: the published
+            file, downloaded at first use
+        variant : row of the family's table; None is the one that the file names, is known for or fits, else the first
         layer : 0 = output of the patch embedding or stem, i = output of block i, -1 = the last; names such as
             "features" (what the authors call the embedding), "logits", "mel"; lists are concatenated, "all" is every
             numbered one
@@ -119,6 +132,11 @@ class Loader:
             the device has instructions for it, else float32. Results are always float32
         device : "cpu", as HEAR has it; "cuda", "cuda:1", "mps"; "auto" for the fastest there is
         pretrained : False loads seeded random weights, for tests and for training from scratch
+        network : arguments of the network that differ from the variant's and are in no tensor, such as
+            ``{"stride": 16}``
+        normalisation : mean and standard deviation of the recordings, as the authors' training code takes them; None is
+            that of the variant, or of ``preprocessor_config.json`` beside the weights
+        weights_prefix : of the network's names in the file, such as "student.", where several networks fit
 
         Returns
         -------
@@ -136,36 +154,56 @@ class Loader:
         >>> model.scene_embedding_size
         768
         """
-        family, place = self.family, pick_device(device)
+        family, place, given = self.family, pick_device(device), dict(network or {})
         times: dict[str, Any] = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
         times |= {"segment": segment, "overlap": overlap}
-        file = local_path(path, "weights") if os.fspath(path) else None
-        trained = None if file is None else read_trained(family, file, variant)
-        name, row = (trained.name, trained.variant) if trained else variant_of(family, variant)
 
-        def build(row: Variant) -> Embedder:
+        def build(name: str, row: Variant, lost: Collection[str] = ()) -> Embedder:
+            row = with_normalisation(row, normalisation)
             trunk = random_trunk(family, row)
-            row = shortened(row, trunk)
-            chosen = choose(row, trunk, layer=layer, pool=pool, **times)
+            row = lengthened(shortened(row, trunk), trunk, usual_frames(family, family.variants[name]))
+            row = without_layers(row, trunk, lost)
+            try:
+                chosen = choose(row, trunk, layer=layer, pool=pool, **times)
+            except OptionError as error:
+                raise OptionError(f"{error}; {path} holds no classifier") if lost else error from None
             model = Embedder(trunk, chosen, name=(family.name, name), precision=precision, device=place)
+            model.read_with = _read_with(family.variants[name], row, given, weights_prefix)
             return model.to(place)
 
-        model = build(row)  # the options are checked before a file is fetched for them
-        if trained and file:
-            model.labels, model.multi_label = trained.labels, trained.multi_label
-            _fill(model, family, trained.state_dict, file)
-        elif file:
-            state_dict = read_checkpoint(family, row, file)
-            row_of_file = with_classes_of(family, row, state_dict, file)
-            model = model if row_of_file is row else build(row_of_file)
-            _fill(model, family, state_dict, file)
-        elif pretrained:
+        if os.fspath(path):
+            file = local_path(path, "weights")
+            loaded = read_trained(family, file, variant, given) or read_foreign(
+                family, variant, file, network=given, prefix=weights_prefix
+            )
+            model = build(loaded.name, loaded.variant, loaded.lost)
+            model.labels, model.multi_label = loaded.labels, loaded.multi_label
+            _fill(model, loaded, file)
+            return model
+        name, row = variant_of(family, variant)
+        check_arguments(family, row, given)
+        model = build(name, with_network(row, given))  # the options are checked before a file is fetched for them
+        if pretrained:
             file = published_file(family, row)
-            _fill(model, family, read_checkpoint(family, row, file), file)
+            _fill(model, read_foreign(family, name, file, network=given, prefix=weights_prefix), file)
         return model
 
 
-def _fill(model: Embedder, family: Family, state_dict: Mapping[str, Tensor], file: Path) -> None:
+def usual_frames(family: Family, variant: Variant) -> int | None:
+    """Return the most frames that the network of a row of the table takes; None if any number."""
+    return on_meta(family, variant).max_frames
+
+
+def _fill(model: Embedder, loaded: Loaded, file: Path) -> None:
     """Load the weights of a file into a model."""
-    state_dicts.load_into(model.trunk, state_dict, file, unused=family.unused)
-    model.weights_sha256 = sha256_of(file)
+    unread = {name: tensor for name, tensor in model.trunk.state_dict().items() if name in loaded.lost}
+    state_dicts.load_into(model.trunk, loaded.state_dict | unread, file)
+    model.weights_sha256 = loaded.sha256
+
+
+def _read_with(variant: Variant, row: Variant, given: Mapping[str, Any], weights_prefix: str | None) -> dict[str, Any]:
+    """Return what changes embeddings beside the variant and the file, ready for JSON."""
+    changed: dict[str, Any] = {"network": dict(given), "weights_prefix": weights_prefix}
+    if row.frontend.normalisation != variant.frontend.normalisation:
+        changed["normalisation"] = row.frontend.normalisation
+    return {name: value for name, value in changed.items() if value}

@@ -17,9 +17,9 @@ and read its ImageNet files, in the authors' layout or timm's.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
-from .networks.family import Readout, Variant
+from .networks.family import Readout, Variant, count_members
 from .networks.frontend import AST_MEL
 from .networks.transformer import DropPath, Mlp, Pair, PatchEmbed, init_matrices
 from .networks.trunk import TimeAxis, Trunk, depth_of
@@ -318,18 +318,32 @@ def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[
     The filters of the patches are averaged over red, green and blue and spread over the frames of a patch, tables of
     relative positions interpolated to the grid of the variant.
     """
+    depths = timm_depths(state_dict)
+    renamed = {_renamed(key, depths): tensor for key, tensor in state_dict.items()}
     filters = state_dict.get("patch_embed.proj.weight")
-    of_images = images.are_for_images(filters)
+    if filters is None or not images.are_for_images(filters):
+        return renamed
+    with torch.device("meta"):
+        kernel = MAST(**variant.network).patch_embed.kernel
+    renamed["patch_embed.proj.weight"] = spread(filters.mean(1, keepdim=True), kernel[1])
+    return with_tables_of(renamed, variant, IMAGES)
+
+
+def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+    """Interpolate the tables of relative positions of a network of another length to those of a variant."""
+    return with_tables_of(state_dict, variant, {})
+
+
+def with_tables_of(state_dict: dict[str, Tensor], variant: Variant, before: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Interpolate tables of relative positions to the grid of a variant, from one with the arguments `before`."""
     with torch.device("meta"):
         trunk = MAST(**variant.network)
-        was = MAST(**{**variant.network, **IMAGES}) if of_images else trunk
-    adapted = {_renamed(key, variant.network["depths"]): tensor for key, tensor in state_dict.items()}
-    if filters is not None and of_images:
-        adapted["patch_embed.proj.weight"] = spread(filters.mean(1, keepdim=True), trunk.patch_embed.kernel[1])
-    for (name, attention), before in zip(trunk.named_modules(), was.modules(), strict=True):
-        if isinstance(attention, PoolingAttention) and isinstance(before, PoolingAttention):
+        was = MAST(**{**variant.network, **before})
+    adapted = dict(state_dict)
+    for (name, attention), theirs in zip(trunk.named_modules(), was.modules(), strict=True):
+        if isinstance(attention, PoolingAttention) and isinstance(theirs, PoolingAttention):
             tables = attention.named_parameters(recurse=False)
-            steps = zip(attention.steps, before.steps, strict=True)
+            steps = zip(attention.steps, theirs.steps, strict=True)
             for (table, ours), ((_, key_step), (_, was_key_step)) in zip(tables, steps, strict=True):
                 held = adapted.get(key := f"{name}.{table}")
                 if held is not None and held.ndim == 2 and held.shape[1] == ours.shape[1]:
@@ -348,7 +362,32 @@ def spread(filters: Tensor, frames: int) -> Tensor:
     return filters.float() @ (shares / shares.sum(1, keepdim=True))
 
 
-def _renamed(key: str, depths: tuple[int, ...]) -> str:
+def timm_depths(names: Iterable[str]) -> list[int]:
+    """Count the blocks of each stage in timm's names; empty for other layouts."""
+    blocks = {(int(match[1]), int(match[2])) for match in map(TIMM_BLOCK.match, names) if match}
+    return [sum(stage == number for stage, _ in blocks) for number in range(1 + max(blocks)[0])] if blocks else []
+
+
+def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments of the network from its tensors, see `Family.sizes`.
+
+    A stage begins where a skip connection is widened. Strides are in no tensor.
+    """
+    dim, _, *kernel = tensors["patch_embed.proj.weight"].shape
+    n_blocks = count_members(tensors, "blocks.")
+    starts = [0, *(i for i in range(n_blocks) if f"blocks.{i}.proj.weight" in tensors), n_blocks]
+    usual = {"n_mels": 128, "frames": 1024, "stride": (4, 8), **variant.network, **given}
+    lengths = {}
+    for axis, (name, argument) in enumerate((("rel_pos_h", "n_mels"), ("rel_pos_w", "frames"))):
+        positions = (tensors[f"blocks.0.attn.{name}"].shape[0] + 1) // 2
+        step = usual["stride"][axis]
+        lengths[argument] = usual[argument] if -(-usual[argument] // step) == positions else positions * step
+    heads = dim // tensors["blocks.0.attn.pool_q.weight"].shape[0]
+    depths = tuple(end - start for start, end in pairwise(starts))
+    return {"dim": dim, "kernel": tuple(kernel), "depths": depths, "heads": heads, **lengths}
+
+
+def _renamed(key: str, depths: Sequence[int]) -> str:
     """Rename a key of timm, which counts blocks within their stage, to the authors' name; return others unchanged."""
     for theirs, ours in TIMM.items():
         key = key.replace(theirs, ours)
@@ -395,7 +434,10 @@ FAMILY = hear.Family(
     name="mast",
     network=MAST,
     variants=VARIANTS,
+    anchors=("patch_embed.proj.weight",),
     convert_state_dict=convert_state_dict,
+    sizes=sizes,
+    adapt_pretrained=adapt_pretrained,
     classifier=("head.bias",),
     unused=("head.projection.weight", "head.projection.bias"),  # ImageNet's classes
     reinitialised=("head.",),

@@ -221,10 +221,10 @@ def cnn(width: float, *, widths: Sequence[int] = CNN14, kernel: int = 3, n_mels:
     yield from cnn_blocks(1, [scaled(channels, width) for channels in widths], kernel)
 
 
-def resnet(width: float, *, depths: Sequence[int], bottleneck: bool = False) -> Iterator[Stage]:
+def resnet(width: float, *, depths: Sequence[int], bottleneck: bool = False, n_mels: int = 64) -> Iterator[Stage]:
     """Build a residual network from the blocks of each layer; a bottleneck block ends four times as wide."""
     channels, last = scaled(64, width), scaled(2048, width)
-    yield from spectrogram()
+    yield from spectrogram(n_mels)
     yield from cnn_blocks(1, [channels])
     for number, (unscaled, depth) in enumerate(zip(CNN14[:4], depths, strict=True), 1):
         blocks, inner = nn.Sequential(), scaled(unscaled, width)
@@ -241,10 +241,10 @@ def resnet(width: float, *, depths: Sequence[int], bottleneck: bool = False) -> 
     yield "conv_block_after1", "6", ConvBlock(conv2d(channels, last), conv2d(last, last))
 
 
-def mobilenet_v1(width: float) -> Iterator[Stage]:
+def mobilenet_v1(width: float, *, n_mels: int = 64) -> Iterator[Stage]:
     """Build MobileNetV1 (Howard et al., 1704.04861, table 1), with pooling in place of the original's strides."""
     widths = [scaled(n, width) for n in (32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024)]
-    yield from spectrogram(innermost=True)  # twice as fast, for depthwise convolutions
+    yield from spectrogram(n_mels, innermost=True)  # twice as fast, for depthwise convolutions
     yield "features.0", "1", nn.Sequential(*unit(1, widths[0], 3, 2), nn.ReLU(inplace=True))
     for number, (inputs, outputs) in enumerate(pairwise(widths), 1):
         depthwise = unit(inputs, inputs, 3, 2 if number in (2, 4, 6, 12) else 1, groups=inputs)
@@ -256,7 +256,7 @@ INVERTED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 
 """Expansion, channels, number and first stride of MobileNetV2's blocks; the original halves at 160, not at 96."""
 
 
-def mobilenet_v2(width: float) -> Iterator[Stage]:
+def mobilenet_v2(width: float, *, n_mels: int = 64) -> Iterator[Stage]:
     """Build MobileNetV2 (Sandler et al., 1801.04381, table 2), with pooling in place of the original's strides."""
     inputs, last = scaled(32, width), scaled(1280, width)
     blocks: list[nn.Module] = [nn.Sequential(*unit(1, inputs, 3, 2), nn.ReLU6(inplace=True))]
@@ -266,7 +266,7 @@ def mobilenet_v2(width: float) -> Iterator[Stage]:
             blocks.append(InvertedResidual(inputs, outputs, expansion, stride if position == 0 else 1))
             inputs = outputs
     blocks.append(nn.Sequential(*unit(inputs, last), nn.ReLU6(inplace=True)))
-    yield from spectrogram(innermost=True)  # twice as fast, for depthwise convolutions
+    yield from spectrogram(n_mels, innermost=True)  # twice as fast, for depthwise convolutions
     for number, block in enumerate(blocks):
         yield f"features.{number}", str(number + 1), block
 
@@ -606,9 +606,9 @@ NETWORKS: dict[str, Callable[..., Panns]] = {
 }
 
 
-def network(*, kind: str, **options: Any) -> Panns:
+def network(*, kind: str, embedding: int = 2048, width: float = 1.0, n_classes: int = 527, **options: Any) -> Panns:
     """Build a network: a key of `NETWORKS` with its options."""
-    return NETWORKS[kind](**options)
+    return NETWORKS[kind](embedding=embedding, width=width, n_classes=n_classes, **options)
 
 
 # Weights
@@ -629,8 +629,11 @@ def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[
 
     The hop is not stored, so it cannot be checked.
     """
+    state_dict = without_transfer(state_dict)
     spec = variant.network.get("mel", variant.frontend)
-    expected = front_end_tensors(spec) if isinstance(spec, PannsMel) else {}
+    if isinstance(spec, PannsMel) and "bn0.weight" in state_dict:
+        spec = replace(spec, n_mels=max(1, state_dict["bn0.weight"].numel()))
+    expected = front_end_tensors(spec) if isinstance(spec, PannsMel) and spectrogram_in(state_dict) else {}
     held = [key for key in expected if key in state_dict]
     for key in held:
         ours, theirs = expected[key], state_dict[key]
@@ -645,6 +648,45 @@ def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[
         missing = expected.keys() - set(held)
         raise WeightsError(f"holds {', '.join(held)} but not {', '.join(missing)}; the checkpoint is cut short")
     return {key: tensor for key, tensor in state_dict.items() if key not in held}
+
+
+def spectrogram_in(names: Collection[str]) -> bool:
+    """Return True if a state dict holds a tensor of the authors' front end."""
+    return any(name.startswith(("spectrogram_extractor.", "logmel_extractor.")) for name in names)
+
+
+def without_transfer(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undo the wrapper of the authors' transfer repository, panns_transfer_to_gtzan (pytorch/models.py).
+
+    It keeps the network under "base." and tags its embedding with a classifier of its own, "fc_transfer".
+    """
+    if "fc_transfer.weight" not in state_dict:
+        return state_dict
+    base = {key.removeprefix("base."): tensor for key, tensor in state_dict.items() if key.startswith("base.")}
+    base = {key: tensor for key, tensor in base.items() if not key.startswith(FAMILY.reinitialised)}
+    heads = {key: tensor for key, tensor in state_dict.items() if key.startswith("fc_transfer.")}
+    return base | {key.replace("fc_transfer.", "fc_audioset."): tensor for key, tensor in heads.items()}
+
+
+def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments of the network from its tensors, see `Family.sizes`.
+
+    Bands are those of the normalisation of the log-mel. The width is that of the embedding's input.
+    """
+    rows, columns = tensors["fc1.weight"].shape
+    with torch.device("meta"):
+        unscaled = network(**{**variant.network, "width": 1.0})
+        ours = network(**variant.network)
+    width = variant.network.get("width", 1.0)
+    if columns != ours.fc1.in_features:
+        width = columns / unscaled.fc1.in_features
+    embedding = variant.network["embedding"]
+    found = {"width": width, "embedding": embedding if rows == scaled(embedding, width) else round(rows / width)}
+    spec = variant.network.get("mel", variant.frontend)
+    if isinstance(spec, PannsMel) and "bn0.weight" in tensors:
+        n_mels = tensors["bn0.weight"].numel()
+        found |= {"mel": replace(spec, n_mels=n_mels)} if "mel" in variant.network else {"n_mels": n_mels}
+    return found
 
 
 # Variants
@@ -703,7 +745,9 @@ FAMILY = hear.Family(
     name="panns",
     network=network,
     variants=VARIANTS,
+    anchors=("fc1.weight", "base.fc1.weight"),
     convert_state_dict=convert_state_dict,
+    sizes=sizes,
     classifier=("fc_audioset.bias", "att_block.cla.bias"),
     reinitialised=("fc_audioset.", "att_block."),
 )

@@ -11,6 +11,7 @@ frequency, so that shorter clips use the first time positions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet
 from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_BESIDE, CPJKU_MEL
-from .networks.transformer import PATCH, DeiT
+from .networks.transformer import PATCH, DeiT, patch_rows, transformer_sizes
 
 __all__ = ["FAMILY", "VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -87,6 +88,18 @@ def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[st
     elif times is not None and times.ndim == 4 and times.numel():
         adapted["time_new_pos_embed"] = F.interpolate(times.float(), (1, n_time), mode="bilinear", align_corners=False)
     return adapted
+
+
+def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments of the network from its tensors, see `Family.sizes`.
+
+    12, 10, 9 and 8 rows of 128 mel bands mean the strides 10, 12, 14 and 16.
+    """
+    return {
+        **transformer_sizes(tensors, {"dim": 768, **variant.network}, given),
+        **patch_rows(tensors["freq_new_pos_embed"].shape[2], variant, given),
+        "time_positions": tensors["time_new_pos_embed"].shape[3],
+    }
 
 
 EMBEDDING = ("logits", "features")  # the authors' submission to HEAR, in their order: 527 + 768 numbers
@@ -171,6 +184,8 @@ FAMILY = hear.Family(
     name="passt",
     network=PaSST,
     variants=VARIANTS,
+    anchors=("patch_embed.proj.weight",),
+    sizes=sizes,
     # The head of the distillation token: in every file, unused in the authors' forward pass.
     unused=("head_dist.weight", "head_dist.bias", *CPJKU_BESIDE),
     classifier=("head.1.bias",),

@@ -21,8 +21,9 @@ torch.Size([2, 192])
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_MEL
-from .networks.transformer import Block, init_matrices
+from .networks.transformer import Block, init_matrices, transformer_sizes
 from .networks.trunk import TimeAxis, Trunk, depth_of
 
 __all__ = [
@@ -139,6 +140,15 @@ VARIANTS = {
     ),
 }
 
-FAMILY = hear.Family(name="tiny", network=TinyAudioTransformer, variants=VARIANTS)
+
+def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments of the network from its tensors, see `Family.sizes`."""
+    n_mels = tensors["stem.proj.weight"].shape[1] * FREQ_STRIDE // STEM_WIDTHS[-1]
+    return {**transformer_sizes(tensors, {"dim": 192, **variant.network}, given), "n_mels": n_mels}
+
+
+FAMILY = hear.Family(
+    name="tiny", network=TinyAudioTransformer, variants=VARIANTS, anchors=("stem.convs.0.weight",), sizes=sizes
+)
 
 load_model = hear.Loader(FAMILY)

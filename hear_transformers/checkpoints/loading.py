@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import logging
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from .. import FAMILIES
 from ..errors import WeightsError
-from ..networks.family import Family, Variant
-from . import published, state_dicts, store
+from ..files import sha256_of
+from ..networks.family import Family, Variant, check_arguments, variant_of, with_normalisation
+from . import hugging_face, published, search, store
+from .state_dicts import Content
+
+log = logging.getLogger(__name__)
 
 
 def published_file(family: Family, variant: Variant) -> Path:
@@ -32,11 +39,110 @@ def fetch_by_name(family: str, name: str) -> Path:
     return store.fetch(published.find(family, name), progress=sys.stderr.isatty())
 
 
-def read_checkpoint(family: Family, variant: Variant, file: Path) -> dict[str, Tensor]:
-    """Read a checkpoint under the names of our network."""
-    state_dict = state_dicts.read_state_dict(file)
-    with errors_name_file(file):
-        return family.convert_state_dict(state_dict, variant)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A network read from a checkpoint.
+
+    Attributes
+    ----------
+    name, variant : of the variant, with the sizes and the normalisation of the file
+    state_dict : tensors by the names of that network
+    lost : names of the classifier that the file lacks
+    labels : names of the classes in the order of the logits; None without names
+    multi_label : whether a clip may belong to several classes
+    sha256 : of the file, or of the hashes of its parts
+    """
+
+    name: str
+    variant: Variant
+    state_dict: dict[str, Tensor]
+    lost: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
+    multi_label: bool = True
+    sha256: str
+
+
+def read_foreign(
+    family: Family, name: str | None, path: Path, *, network: Mapping[str, Any], prefix: str | None = None
+) -> Loaded:
+    """Read a checkpoint that this package has not written.
+
+    Parameters
+    ----------
+    family : of the network
+    name : of the variant; None for the one that the file is known for, see `recognise`
+    path : of the file, or a folder of Hugging Face
+    network : arguments of the network that the user fixed
+    prefix : of the network in the file; None to search
+
+    Raises
+    ------
+    OptionError : an argument, the variant or the prefix is unknown
+    WeightsError : the file is missing, damaged, or for another network
+    """
+    files = hugging_face.weights_in(path)
+    content = hugging_face.read_parts(files)
+    if name is None:
+        name = recognise(family, content, path, files, network=network, prefix=prefix)
+    name, variant = variant_of(family, name)
+    check_arguments(family, variant, network)
+    beside = hugging_face.read_beside(family, variant, files[0])
+    variant = with_normalisation(variant, beside.normalisation)
+    given = {**beside.network, **network}
+    found = search.find_network(family, variant, content, path, given=given, prefix=prefix)
+    log.info("%s: %s/%s is read from %r; beside it: %s", path, family.name, name, found.prefix, found.beside(content))
+    n_classes = 0 if found.lost else search.classes_in(family, found.state_dict).get("n_classes", 0)
+    return Loaded(
+        name=name,
+        variant=found.variant,
+        state_dict=found.state_dict,
+        lost=found.lost,
+        labels=beside.labels if beside.labels and len(beside.labels) == n_classes else None,
+        multi_label=beside.multi_label,
+        sha256=hash_of_parts(files),
+    )
+
+
+def recognise(
+    family: Family,
+    content: Content,
+    path: Path,
+    files: Sequence[Path],
+    *,
+    network: Mapping[str, Any],
+    prefix: str | None = None,
+) -> str | None:
+    """Return the variant that a file is for: by its hash, else the first, else the one whose network it holds.
+
+    Raises
+    ------
+    WeightsError : the file is another family's by its hash, or holds the networks of variants that differ elsewhere
+    """
+    row = published.identify(files[0]) if len(files) == 1 else None
+    if row and row.family == family.name:
+        names = [name for name, variant in family.variants.items() if variant.checkpoint == row.name]
+        return names[0] if names else None
+    if row and row.family in FAMILIES:
+        raise WeightsError(f"{path} is the published checkpoint {row.name} of {row.family}; load it with that family")
+    first = next(iter(family.variants))
+    names = search.rows_that_fit(replace(family, variants={first: family.variants[first]}), content, network, prefix)
+    names = names or search.rows_that_fit(family, content, network, prefix)
+    kinds = {repr((family.variants[name].network, family.variants[name].frontend)) for name in names}
+    if len(kinds) > 1:
+        raise WeightsError(f"{path} may be for {search.shortened(names)}, which differ elsewhere; give the variant")
+    return names[0] if names else None
+
+
+def hash_of_parts(files: Sequence[Path]) -> str:
+    """Return the sha256 of a file, or that of the hashes of several."""
+    hashes = [sha256_of(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def read_start(family: Family, variant: Variant, path: Path) -> dict[str, Tensor]:
+    """Read the tensors that training starts from, under the names of our network; shapes may differ."""
+    content = hugging_face.read_parts(hugging_face.weights_in(path))
+    return search.nearest(family, variant, content, path)
 
 
 @contextlib.contextmanager
@@ -46,20 +152,6 @@ def errors_name_file(file: Path) -> Iterator[None]:
         yield
     except WeightsError as error:
         raise WeightsError(f"{file}: {error}") from error
-
-
-def with_classes_of(family: Family, variant: Variant, state_dict: Mapping[str, Tensor], file: Path) -> Variant:
-    """Return a variant with a checkpoint's number of classes; raise WeightsError if that is new and the rest unfit."""
-    with torch.device("meta"):
-        ours = family.network(**variant.network).state_dict()
-    held = next((key for key in family.classifier if key in ours and key in state_dict), None)
-    if held is None or state_dict[held].shape == ours[held].shape or not state_dict[held].numel():
-        return variant
-    variant = replace(variant, network={**variant.network, "n_classes": state_dict[held].numel()})
-    # Before memory is taken: a classifier is much larger than the bias that counts its classes.
-    with torch.device("meta"):
-        state_dicts.check_fit(family.network(**variant.network), state_dict, file, family.unused)
-    return variant
 
 
 def check_family(family: Family, metadata: Mapping[str, str], file: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsError, did_you_mean
+from ..files import hash_of, sha256_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -107,3 +108,18 @@ def find(family: str, name: str) -> Checkpoint:
         known = did_you_mean(name, [known for of, known in manifest() if of == family])
         raise WeightsError(f"no checkpoint {name!r} of {family!r} is published; {known}")
     return manifest()[family, name]
+
+
+def identify(file: Path) -> Checkpoint | None:
+    """Return the published checkpoint that a file is by its hash; None if no row has it.
+
+    Where a publisher gives no more than an md5, only a file of that name or size is compared.
+    """
+    size = file.stat().st_size
+    rows = [row for row in manifest().values() if row.bytes in (None, size)]
+    for row in rows:
+        if (sha256 := row.sha256 or row.sha256_start) and sha256_of(file).startswith(sha256):
+            return row
+        if row.md5 and (row.bytes == size or row.file == file.name) and hash_of(file, "md5") == row.md5:
+            return row
+    return None

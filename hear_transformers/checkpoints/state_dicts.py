@@ -1,13 +1,14 @@
 """Checkpoint file -> state dict -> network, without trusting the file; and network -> checkpoint file.
 
-`read_state_dict` reads tensors and nothing else, `load_into` loads them into a network, strictly. Every failure is a
+`read_content` reads tensors and nothing else, `load_into` loads them into a network, strictly. Every failure is a
 WeightsError that names the file. `write` writes a network with its metadata, which `read_metadata` reads.
 """
 
 import json
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +26,103 @@ PACKAGE = "hear_transformers"
 LENGTH_BYTES = 8
 """Size of the number before the header of a safetensors file, the header's length. The data start at a multiple."""
 
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
-"""Keys under which training programs keep the state dict: Lightning, PyTorch's tutorials, MViTv2, PANNs and timm."""
+WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Parts of names that wrappers add anywhere: DataParallel, ``torch.compile``, Fabric, FSDP, checkpointed blocks."""
 
-AVERAGED_PREFIX = "net_swa."
-"""Prefix of the running average of ``net.`` in PaSST's training code: the network its authors evaluate and publish."""
+DEEPEST = 16
+"""Nesting of containers in which tensors are looked for: more than any training program writes."""
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", AVERAGED_PREFIX)
-"""Prefixes that DataParallel, ``torch.compile`` and Lightning modules add to every key."""
 
-BESIDE = ("mel.", "device_proxy")
-"""Prefixes of keys beside the network's own in a saved whole model: its front end, its wrapper."""
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The tensors of a checkpoint file.
+
+    Attributes
+    ----------
+    tensors : on the CPU, in the data types of the file; keys of nested containers are joined with dots, `WRAPPERS` are
+        left out
+    refused : names of what is no tensor of plain numbers, and its kind
+    objects : names of the classes and functions that were stood in for, see `torch_files`
+    """
+
+    tensors: dict[str, Tensor]
+    refused: dict[str, str] = field(default_factory=dict)
+    objects: tuple[str, ...] = ()
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint, see `read_content`."""
+    return read_content(path).tensors
+
+
+def read_content(path: str | Path) -> Content:
     """Read the tensors of a checkpoint, safetensors or ``torch.save``, recognised by content.
 
-    No code in the file is ever run. Wrappers of training programs are removed, see `unwrap` and `strip_prefixes`; each
-    family renames keys beyond that.
-
-    Returns
-    -------
-    state_dict : tensors on the CPU by name, in the data types of the file
+    No code in the file is ever run. Tensors are found in nested dicts, lists and tuples; `search` finds the network
+    among them.
 
     Raises
     ------
-    WeightsError : the file is missing, damaged, not a checkpoint, or holds anything but tensors
+    WeightsError : the file is missing, damaged, or holds no tensors
     """
     path = Path(path)
-    state_dict = unwrap(_read_file(path))
-    if not isinstance(state_dict, Mapping) or not state_dict:
-        raise WeightsError(f"{path}: expected a dict of tensors, found {_kind(state_dict)}")
-    for key, value in state_dict.items():
-        if not isinstance(key, str) or not _is_plain(value):
-            raise WeightsError(f"{path}: expected a dict of dense tensors, found {_kind(value)} under {key!r}")
-    return strip_prefixes({key: value.detach() for key, value in state_dict.items()})
+    loaded, objects = _read_file(path)
+    content = Content({}, {}, objects)
+    for name, value in _tensors_in(loaded):
+        kind = _kind_of(value)
+        if kind is None:
+            content.tensors[name] = value.detach()
+        else:
+            content.refused[name] = kind
+    if not content.tensors:
+        raise WeightsError(f"{path}: expected tensors, found {_summary_of(loaded, content)}")
+    return content
+
+
+def _tensors_in(loaded: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in nested containers by name, in the order of the file; containers that repeat, once."""
+    taken: set[str] = set()
+    seen: set[int] = set()
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), loaded)]
+    while waiting:
+        parts, value = waiting.pop()
+        if isinstance(value, Tensor):
+            whole = ".".join(parts)
+            short = ".".join(part for part in whole.split(".") if part not in WRAPPERS)
+            name = whole if short in taken else short  # two networks, one of them wrapped
+            taken.add(name)
+            yield name, value
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen and len(parts) < DEEPEST:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            inner = [((*parts, str(key)), held) for key, held in items if isinstance(key, str) or key in NUMBERS]
+            waiting.extend(reversed(inner))
+
+
+NUMBERS = range(10**9)
+"""Keys of containers besides text, such as the numbers of parameters in the state of an optimizer."""
+
+
+def _kind_of(value: Tensor) -> str | None:
+    """Describe a tensor that is no plain one: sparse, quantized, complex, or not all of its numbers in memory."""
+    if value.is_complex() or value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return f"a tensor of layout {value.layout} and type {value.dtype} on {value.device}"
+    # A file may repeat few numbers in a tensor of any size.
+    return "a tensor larger than its numbers" if value.untyped_storage().nbytes() < value.nbytes else None
+
+
+def _summary_of(loaded: Any, content: Content) -> str:
+    """Describe a file without tensors."""
+    if content.refused:
+        name, kind = next(iter(content.refused.items()))
+        return f"{kind} under {name!r}"
+    if content.objects:
+        return (
+            f"objects ({', '.join(content.objects[:3])}); a whole module is not loaded, as its code would have to run: "
+            "save model.state_dict() instead"
+        )
+    kind = "an empty dict" if isinstance(loaded, Mapping) and not loaded else f"type {type(loaded).__name__}"
+    return f"{kind} without any"
 
 
 def write(path: str | Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
@@ -93,50 +156,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return metadata if metadata.get("package") == PACKAGE else {}
 
 
-def unwrap(loaded: Any) -> Any:
-    """Return the dict under a key of `WRAPPERS`, or under several nested ones.
-
-    A state dict itself is returned unchanged: its values are tensors, never dicts.
-    """
-    for _ in WRAPPERS:  # bounded: a dict read from a file may hold itself
-        if isinstance(loaded, Mapping):
-            loaded = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), loaded)
-    return loaded
-
-
-def strip_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove a prefix of `PREFIXES` from all keys if every key has it.
-
-    Keys of `BESIDE` are exempt and stay unchanged. Where PaSST's training code kept an averaged
-    network (``net_swa.``) beside the trained one (``net.``), only the averaged one is returned.
-    """
-    if any(key.startswith(AVERAGED_PREFIX) for key in state_dict):
-        state_dict = {key: value for key, value in state_dict.items() if not key.startswith("net.")}
-    while names := [key for key in state_dict if not key.startswith(BESIDE)]:
-        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in names)), None)
-        if prefix is None:
-            break
-        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
-    return dict(state_dict)
-
-
-def _kind(value: Any) -> str:
-    """Name what was found where a tensor or a dict of tensors was expected."""
-    if isinstance(value, Tensor):
-        return f"a tensor of layout {value.layout} and type {value.dtype} on {value.device}"
-    return "an empty dict" if isinstance(value, Mapping) and not value else f"an object of type {type(value).__name__}"
-
-
-def _is_plain(value: Any) -> bool:
-    """Return True if a value is an ordinary tensor: not sparse, not quantized, all of its numbers in memory."""
-    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
-        return False
-    # A file may repeat few numbers in a tensor of any size.
-    return not value.is_quantized and value.untyped_storage().nbytes() >= value.nbytes
-
-
-def _read_file(path: Path) -> Any:
-    """Return the content of a checkpoint file; its first bytes choose the reader."""
+def _read_file(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """Return the content of a checkpoint file, see `read_torch`; its first bytes choose the reader."""
     if os.path.isdir(path):
         raise WeightsError(f"{path} is a folder; give the checkpoint file in it")
     if not os.path.isfile(path):
@@ -149,7 +170,7 @@ def _read_file(path: Path) -> Any:
     if not head:
         raise WeightsError(f"{path}: the file is empty")
     if head[8:9] == b"{":  # eight bytes of length, then a JSON header
-        return _read_safetensors(path)
+        return _read_safetensors(path), ()
     if head.startswith(b"PK\3\4"):
         return read_torch(path, in_memory=holds_compressed(path))
     if head == LEGACY_HEAD:
@@ -196,21 +217,29 @@ def check_fit(
 
     Numbers are not checked: the network may be on the device ``meta``, without memory for them.
     """
-    wanted: dict[str, Tensor] = module.state_dict()
     given = {key: value for key, value in state_dict.items() if key not in unused}
-    both = [key for key in wanted if key in given]
-    others = [key for key in both if not _fits(given[key], wanted[key])]
-    misfits = {
+    misfits = compare(module.state_dict(), given)
+    if any(misfits.values()):
+        raise WeightsError(misfit_message(path, module, misfits))
+    return given
+
+
+def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """List the names that a network and a state dict do not share, and tensors of another shape or type, by fault."""
+    others = [key for key in wanted if key in given and not _fits(given[key], wanted[key])]
+    return {
         "missing": [f"{key} {_form(wanted[key])}" for key in wanted if key not in given],
         "unexpected": [f"{key} {_form(given[key])}" for key in given if key not in wanted],
         "of another shape or type": [f"{key} {_form(given[key])} instead of {_form(wanted[key])}" for key in others],
     }
-    if any(misfits.values()):
-        raise WeightsError(
-            f"{path} does not fit {type(module).__name__}: {_summary(misfits)}; "
-            "is it a checkpoint of another network or variant?"
-        )
-    return given
+
+
+def misfit_message(path: str | Path, module: nn.Module, misfits: Mapping[str, Sequence[str]], where: str = "") -> str:
+    """Say what does not fit a network; `where` says more about the place in the file."""
+    return (
+        f"{path} does not fit {type(module).__name__}: {_summary(misfits)}{where}; "
+        "is it a checkpoint of another network or variant?"
+    )
 
 
 def _form(value: Tensor) -> str:
@@ -220,7 +249,8 @@ def _form(value: Tensor) -> str:
 
 def _fits(given: Tensor, wanted: Tensor) -> bool:
     """Return True if a tensor has the wanted shape and may be converted: floats to floats, integers to integers."""
-    return given.shape == wanted.shape and given.is_floating_point() == wanted.is_floating_point()
+    kinds = (given.is_floating_point(), given.is_complex()), (wanted.is_floating_point(), wanted.is_complex())
+    return given.shape == wanted.shape and kinds[0] == kinds[1]
 
 
 def _is_finite(value: Tensor) -> bool:

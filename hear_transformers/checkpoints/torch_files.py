@@ -1,12 +1,11 @@
 """Files of ``torch.save``, read without running any code in them."""
 
-import contextlib
 import functools
 import pickle
 import re
 import threading
 import zipfile
-from collections.abc import Callable
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -46,82 +45,92 @@ def _load(path: Path, in_memory: bool) -> Any:
         return load(file)
 
 
-class NumpyType:
-    """Stand-in for a NumPy data type in a file: plain numbers only."""
+RUNNERS = re.compile(
+    r"(builtins|io)\.(eval|exec|compile|open|__import__)|(subprocess|commands|importlib|runpy|pty)\..*"
+)
+"""Names that only a file which means harm asks for, beside those that PyTorch blocks itself: os, sys, posix and nt."""
 
-    def __init__(self, code: str, *flags: int) -> None:
-        if not re.fullmatch(r"[biufc]\d+", code):
-            raise pickle.UnpicklingError(f"a NumPy data type {code}")
-
-    def __setstate__(self, state: object) -> None:
-        match state:
-            case (3, str(), None, None, None, -1, -1, int()):  # byte order; no fields, no shape of its own
-                return
-        raise pickle.UnpicklingError("a NumPy data type that is not plain")
+MOST_STANDINS = 200
+"""Most kinds of objects that may stand beside the weights of a file."""
 
 
-class NumpyValue:
-    """Stand-in for a NumPy array or number in a file, whose values are dropped; no code of NumPy is called.
+class Standin:
+    """Base of the empty objects that stand in for whatever a file holds beside tensors and plain containers.
 
-    The files of PANNs hold the state of a sampler in this form, beside the weights.
+    A class is made for each name in the file, by that name alone: nothing is imported, no code of it is run, and what
+    it is given is dropped. Lightning's hyperparameters and PANNs' sampler are such objects.
     """
 
+    def __new__(cls, *arguments: object, **named: object) -> Any:
+        """Return an empty object, whatever it would be made of."""
+        return object.__new__(cls)
+
     def __setstate__(self, state: object) -> None:
-        match state:
-            case (int(), tuple(), NumpyType(), int(), bytes()):  # version, shape, type, whether in Fortran's order
-                return
-        raise pickle.UnpicklingError("a NumPy array that is not plain")
+        """Drop the state of the object."""
 
 
-def _array(*arguments: object) -> NumpyValue:
-    """Replace the function that makes an empty array, which the file then fills."""
-    if arguments != (NumpyValue, (0,), b"b"):
-        raise pickle.UnpicklingError("a NumPy array that is not plain")
-    return NumpyValue()
+class MappingStandin(Standin):
+    """Stand-in for a kind of dict, whose items may hold the weights."""
+
+    def __new__(cls, *arguments: object, **named: object) -> Any:
+        """Return a dict of the type that PyTorch fills and builds."""
+        return OrderedDict()
 
 
-def _scalar(*arguments: object) -> NumpyValue:
-    """Replace the function that makes a single number."""
-    match arguments:
-        case (NumpyType(), bytes()):
-            return NumpyValue()
-    raise pickle.UnpicklingError("a NumPy number that is not plain")
+class ListStandin(Standin):
+    """Stand-in for a kind of list, whose items may hold the weights."""
+
+    def __new__(cls, *arguments: object, **named: object) -> Any:
+        """Return a list."""
+        return []
 
 
-def _no_bytes(*arguments: object) -> bytes:
-    """Replace ``bytes``, which protocol 2 calls for the values of an empty array."""
-    if arguments:
-        raise pickle.UnpicklingError("bytes that are not those of an empty NumPy array")
-    return b""
-
-
-NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (NumpyValue, "numpy.ndarray"),
-    (NumpyType, "numpy.dtype"),
-    (_array, "numpy.core.multiarray._reconstruct"),
-    (_array, "numpy._core.multiarray._reconstruct"),
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_scalar, "numpy._core.multiarray.scalar"),
-    (_no_bytes, "builtins.bytes"),
-]
-"""Stand-ins for every name in the pickles of NumPy's arrays and numbers, before and since NumPy 2."""
-
+KINDS = {"SETITEM": MappingStandin, "append": ListStandin, "extend": ListStandin}
+"""What a file does to an object that PyTorch does to plain containers alone: its stand-in."""
 
 _ALLOWING = threading.Lock()
-"""Held while `NUMPY` is allowed, as PyTorch keeps one list for all threads."""
+"""Held while stand-ins are allowed, as PyTorch keeps one list for all threads."""
 
 
-def read_torch(path: Path, in_memory: bool) -> Any:
-    """Return the content of a ``torch.save`` file, without PyTorch's messages, which advise to run code in files."""
+def read_torch(path: Path, in_memory: bool) -> tuple[Any, tuple[str, ...]]:
+    """Return the content of a ``torch.save`` file, without PyTorch's messages, which advise to run code in files.
+
+    Returns
+    -------
+    content : tensors in plain containers, `Standin` for anything else
+    names : of the classes and functions that were stood in for
+    """
     load = functools.partial(_load, path, in_memory)
+    standins: dict[str, type[Standin]] = {}
     try:
-        with contextlib.suppress(pickle.UnpicklingError):
-            return load()
-        with _ALLOWING, torch.serialization.safe_globals(NUMPY):
-            return load()
+        while True:
+            allowed: list[Any] = [(standin, name) for name, standin in standins.items()]
+            try:
+                with _ALLOWING, torch.serialization.safe_globals(allowed):
+                    return load(), tuple(standins)
+            except pickle.UnpicklingError as error:
+                if not _stand_in(str(error), standins):
+                    raise
     except pickle.UnpicklingError as error:
         named = re.search(r"(?i)unsupported (?:global: )?global ([\w.]+)", str(error))
         found = f"the file holds code ({named[1]})" if named else "the file is damaged or holds code"
         raise WeightsError(f"{path}: refused: {found}, only tensors are loaded; save a state_dict() alone") from error
     except Exception as error:  # damaged bytes raise any type, from EOFError to KeyError
         raise WeightsError(f"{path}: damaged or cut short ({type(error).__name__})") from error
+
+
+def _stand_in(message: str, standins: dict[str, type[Standin]]) -> bool:
+    """Add or change the stand-in that PyTorch's message asks for; return False if there is none."""
+    if named := re.search(r"Unsupported global: GLOBAL (\S+) was", message):
+        name = named[1] if "." in named[1] else f"builtins.{named[1]}"  # PyTorch leaves out the module of built-ins
+        base, is_new = Standin, name not in standins
+    elif named := re.search(r"Can only (SETITEM|append|extend).*but got <class '(.+)'>", message):
+        name = named[2]
+        base, is_new = KINDS[named[1]], name in standins and standins[name].__base__ is Standin
+    else:
+        return False
+    if not is_new or len(standins) >= MOST_STANDINS or RUNNERS.fullmatch(name):
+        return False
+    module, _, last = name.rpartition(".")
+    standins[name] = type(last, (base,), {"__module__": module})
+    return True

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..errors import WeightsError
-from ..networks.family import Family, Variant
+from ..errors import OptionError, WeightsError
+from ..files import sha256_of
+from ..networks.family import Family, Variant, check_arguments, with_network, with_normalisation
 from . import state_dicts
-from .loading import check_family
+from .loading import Loaded, check_family
 
 LARGEST_NUMBER = 2**16
 """Upper bound of the constructor arguments in a file, above any width or length of a network here."""
@@ -24,26 +25,9 @@ LONGEST_LIST = 64
 """Upper bound of the length of their lists, above the number of stages of any network here."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedCheckpoint:
-    """A checkpoint written by this package, checked.
-
-    Attributes
-    ----------
-    name, variant : of the variant, with the constructor arguments of the network
-    state_dict : fits that network
-    labels : names of the classes in the order of the logits; None without names
-    multi_label : whether a clip may belong to several classes
-    """
-
-    name: str
-    variant: Variant
-    state_dict: dict[str, Tensor]
-    labels: tuple[str, ...] | None
-    multi_label: bool
-
-
-def read_trained(family: Family, file: Path, name: str | None = None) -> TrainedCheckpoint | None:
+def read_trained(
+    family: Family, file: Path, name: str | None = None, network: Mapping[str, Any] = MappingProxyType({})
+) -> Loaded | None:
     """Read a checkpoint written by this package; return None for any other file.
 
     The metadata are not trusted: a network much larger than the file is refused before memory or time is spent on it.
@@ -52,8 +36,10 @@ def read_trained(family: Family, file: Path, name: str | None = None) -> Trained
     ----------
     family : that the file must be for
     file : any checkpoint. Metadata: "family", "variant"; optional "network", the constructor arguments that differ from
-        the variant's, and "labels", the names of the classes, both JSON; "multi_label", "true" or "false"
+        the variant's, "normalisation", mean and standard deviation, and "labels", the names of the classes, all JSON;
+        "multi_label", "true" or "false"
     name : of the variant that it must be for; None for any
+    network : arguments that the user fixed
 
     Raises
     ------
@@ -71,15 +57,28 @@ def read_trained(family: Family, file: Path, name: str | None = None) -> Trained
     row = family.variants[held]
     state_dict = state_dicts.read_state_dict(file)
     arguments = _arguments(metadata.get("network", "{}"), len(state_dict), file)
-    variant = replace(row, network={**row.network, **arguments})
+    check_arguments(family, row, network)
+    variant = _with_normalisation(with_network(row, {**arguments, **network}), metadata, file)
     _check_network(family, variant, state_dict, file)
-    return TrainedCheckpoint(
+    return Loaded(
         name=held,
         variant=variant,
-        state_dict=state_dict,
+        state_dict={key: tensor for key, tensor in state_dict.items() if key not in family.unused},
+        sha256=sha256_of(file),
         labels=_labels(family, metadata, state_dict, file),
         multi_label=metadata.get("multi_label") != "false",
     )
+
+
+def _with_normalisation(variant: Variant, metadata: Mapping[str, str], file: Path) -> Variant:
+    """Change the mean and the standard deviation of a variant's front end to those in a file, if any are."""
+    if "normalisation" not in metadata:
+        return variant
+    normalisation = _parsed(metadata["normalisation"], "normalisation", file)
+    try:
+        return with_normalisation(variant, normalisation)
+    except (OptionError, TypeError) as error:
+        raise WeightsError(f"{file}: damaged: {error}") from error
 
 
 def _parsed(text: str, name: str, file: Path) -> Any:

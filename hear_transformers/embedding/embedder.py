@@ -37,6 +37,8 @@ class Embedder(WindowEmbedder):
     ----------
     scene_embedding_size, timestamp_embedding_size : numbers per embedding
     weights_sha256 : hash of the checkpoint file, None for random weights
+    read_with : what changes embeddings beside the file: arguments of the network that are not the variant's, the
+        normalisation, the prefix in the file
     labels : names of the classes in the order of "logits", None if the checkpoint does not say
     multi_label : whether a clip may belong to several classes: then logits go through a sigmoid, else through a softmax
 
@@ -64,6 +66,7 @@ class Embedder(WindowEmbedder):
     ) -> None:
         super().__init__(trunk, variant, name=name, precision=precision, device=device)
         self.weights_sha256: str | None = None
+        self.read_with: dict[str, Any] = {}
         self.labels: tuple[str, ...] | None = None
         self.multi_label = True
         self._scenes = Scenes.of(self, variant)
@@ -142,6 +145,7 @@ class Embedder(WindowEmbedder):
             "timestamps": [_described(readout) for readout in variant.timestamps],
             "hop_ms": variant.hop_ms,
             "framing": variant.framing,
+            **self.read_with,
         }
 
     # Clips

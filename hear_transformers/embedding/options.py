@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, SupportsFloat
 
@@ -16,6 +16,25 @@ from ..networks.trunk import Trunk
 from .framing import SEGMENTS
 from .pooling import POOLS
 from .windows import exact
+
+CLASSIFYING = ("logits", "patch_logits", "framewise")
+"""Layers that a classifier makes."""
+
+LABELS = "labels"
+"""Layer of embeddings of the classes, and the part of a network that makes them."""
+
+
+def without_layers(variant: Variant, trunk: Trunk, lost: Collection[str]) -> Variant:
+    """Take the layers of a classifier, whose parameters are `lost`, from a network and from what is read of it."""
+    if not lost:
+        return variant
+    gone = {*CLASSIFYING, *(LABELS for name in lost if name.startswith(LABELS))}
+    trunk.layers = {layer: axis for layer, axis in trunk.layers.items() if layer not in gone}
+
+    def kept(readout: Readout) -> Readout:
+        return replace(readout, layers=tuple(layer for layer in readout.layers if layer not in gone))
+
+    return replace(variant, scene=kept(variant.scene), timestamps=tuple(map(kept, variant.timestamps)))
 
 
 def shortened(variant: Variant, trunk: Trunk) -> Variant:
@@ -32,6 +51,20 @@ def shortened(variant: Variant, trunk: Trunk) -> Variant:
     scene = cut(variant.scene)
     scene_hop_ms = min(variant.scene_hop_ms, scene.window_ms)
     return replace(variant, scene=scene, scene_hop_ms=scene_hop_ms, timestamps=tuple(map(cut, variant.timestamps)))
+
+
+def lengthened(variant: Variant, trunk: Trunk, usual_frames: int | None) -> Variant:
+    """Extend the window of scenes where a network takes more frames than is usual for its variant.
+
+    It becomes the longest in whole seconds, as in every variant of PaSST. Networks with an argument "frames" say their
+    length themselves, see `networks.family.with_network`.
+    """
+    scene = variant.scene
+    if scene.fill_frames or trunk.max_frames is None or usual_frames is None or trunk.max_frames <= usual_frames:
+        return variant
+    window_ms = variant.frontend.max_samples(trunk.max_frames) // variant.frontend.sample_rate * 1000.0
+    scene_hop_ms = window_ms * variant.scene_hop_ms / scene.window_ms
+    return replace(variant, scene=replace(scene, window_ms=window_ms), scene_hop_ms=scene_hop_ms)
 
 
 def choose(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from ..errors import unknown
-from .frontend import FrameSpec
+from ..errors import OptionError, unknown
+from .frontend import FrameSpec, MelSpec
 from .trunk import Trunk
 
 
@@ -72,7 +75,14 @@ class Family:
     network : builds the network from `Variant.network`. An argument that counts blocks has "depth" in its name, see
         `checkpoints.trained`
     variants : its variants by name, the default first
+    anchors : names that every file of the family has one of, in the authors' layouts and ours: where the network begins
+        in a file, see `checkpoints.search`
     convert_state_dict : authors' state dict of a variant -> ours; raises WeightsError if it belongs to other audio
+    sizes : (tensors, variant, arguments that the user fixed) -> the arguments of the network that the shapes of tensors
+        decide; the tensors have the names of the file and, with priority, those after `convert_state_dict`. Raises
+        WeightsError where an argument must be given
+    model_type : of this network in a ``config.json`` of Hugging Face; empty if there is none
+    arguments_of_config : such a ``config.json`` -> arguments of the network
     unused : keys of the authors' checkpoints, after `convert_state_dict`, that the network ignores
     classifier : keys, after `convert_state_dict`, of biases with one entry per class; the first one present counts the
         classes of a file, which may differ from the variant's. Empty for a family without a classifier
@@ -85,13 +95,111 @@ class Family:
     name: str
     network: Callable[..., Trunk]
     variants: Mapping[str, Variant]
+    anchors: tuple[str, ...]
     convert_state_dict: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: (
         state_dict
     )
+    sizes: Callable[[Mapping[str, Tensor], Variant, Mapping[str, Any]], dict[str, Any]] = (
+        lambda tensors, variant, given: {}
+    )
+    model_type: str = ""
+    arguments_of_config: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
     unused: tuple[str, ...] = ()
     classifier: tuple[str, ...] = ()
     adapt_pretrained: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict
     reinitialised: tuple[str, ...] = ()
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Leave out what fills tensors: on the device ``meta`` they have no numbers, and PyTorch spends seconds on it."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, arguments: Any = (), named: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call a function of PyTorch, or return the tensor that it would fill."""
+        return arguments[0] if function in FILLING else function(*arguments, **(named or {}))
+
+
+FILLING = {
+    Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.clamp_, Tensor.mul_, Tensor.add_, Tensor.zero_,
+    Tensor.fill_,
+}  # fmt: skip
+"""What the functions of ``torch.nn.init`` call."""
+
+
+def on_meta(family: Family, variant: Variant) -> Trunk:
+    """Build a variant's network on the device ``meta``: shapes without numbers."""
+    with torch.device("meta"), _WithoutNumbers():
+        return family.network(**variant.network)
+
+
+USUAL_FRAMES = 1024
+"""Argument "frames" of networks that have it, unless a variant says otherwise: AST, and what followed it."""
+
+
+def with_network(variant: Variant, arguments: Mapping[str, Any]) -> Variant:
+    """Change arguments of a variant's network, with them the mel bands of its front end and the length of scenes."""
+    frontend = variant.frontend
+    n_mels = arguments.get("n_mels")
+    if isinstance(frontend, MelSpec) and isinstance(n_mels, int) and n_mels > 0:
+        frontend = replace(frontend, n_mels=n_mels)
+    usual = variant.network.get("frames", USUAL_FRAMES)
+    frames = arguments.get("frames", usual)
+    changed = replace(variant, network={**variant.network, **arguments}, frontend=frontend)
+    if frames == usual or not isinstance(frames, int) or frames < 1:
+        return changed
+    scene = variant.scene
+    window_ms = scene.window_ms * frames / usual
+    fill_frames = 0
+    if scene.fill_frames:
+        window_ms, fill_frames = 1000.0 * frontend.n_samples(frames) / frontend.sample_rate, frames
+    scene_hop_ms = window_ms * variant.scene_hop_ms / scene.window_ms
+    return replace(
+        changed, scene=replace(scene, window_ms=window_ms, fill_frames=fill_frames), scene_hop_ms=scene_hop_ms
+    )
+
+
+def with_normalisation(variant: Variant, normalisation: Sequence[float] | None) -> Variant:
+    """Change the mean and the standard deviation that a variant's front end normalises with; None changes nothing.
+
+    Raises
+    ------
+    OptionError : they are no two finite numbers, or the network takes none
+    """
+    if normalisation is None:
+        return variant
+    match [*normalisation]:
+        case [float() | int() as mean, float() | int() as std] if math.isfinite(mean) and 0 < std < math.inf:
+            return replace(variant, frontend=variant.frontend.with_normalisation(float(mean), float(std)))
+    raise OptionError(f"normalisation={normalisation!r} is no mean and deviation above 0, such as (-4.27, 4.57)")
+
+
+def check_arguments(family: Family, variant: Variant, given: Mapping[str, Any]) -> None:
+    """Raise OptionError that lists the arguments of a variant's network if it cannot be built with those given."""
+    try:
+        on_meta(family, with_network(variant, given))
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise OptionError(
+            f"network={dict(given)!r} makes no network of {family.name}: {error}; its arguments are "
+            f"{', '.join(argument_names(family.network, variant.network))}"
+        ) from error
+
+
+def argument_names(network: Callable[..., Trunk], known: Iterable[str] = ()) -> list[str]:
+    """Return the names of a network's arguments, those of its base classes too."""
+    builders = inspect.getmro(network) if inspect.isclass(network) else (network,)
+    names: dict[str, None] = {}
+    for builder in builders:
+        parameters = inspect.signature(builder).parameters.values()
+        names |= dict.fromkeys(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return [*(names | dict.fromkeys(known))]
+
+
+def count_members(names: Iterable[str], container: str) -> int:
+    """Count the modules of a list in the names of a state dict: different numbers behind "blocks."."""
+    return len({name.removeprefix(container).partition(".")[0] for name in names if name.startswith(container)})
 
 
 def variant_of(family: Family, name: str | None) -> tuple[str, Variant]:

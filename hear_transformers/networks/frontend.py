@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from .resampling import Resampler
 
 Level = TypeVar("Level", float, Tensor)
@@ -68,6 +69,22 @@ class FrameSpec(ABC):
     @abstractmethod
     def n_samples(self, n_frames: int) -> int:
         """Return the length of the shortest waveform with `n_frames` frames."""
+
+    @property
+    def normalisation(self) -> tuple[float, float] | None:
+        """Mean and standard deviation that `with_normalisation` takes; None if it takes none."""
+        return None
+
+    def with_normalisation(self, mean: float, std: float) -> FrameSpec:
+        """Return the front end with the statistics of other recordings, as the authors' training code takes them.
+
+        Raises
+        ------
+        OptionError : the network normalises its input itself
+        """
+        raise OptionError(
+            f"normalisation=({mean:g}, {std:g}): this network normalises its input itself and takes none; leave it out"
+        )
 
     def max_samples(self, n_frames: int) -> int:
         """Return the length of the longest waveform with `n_frames` frames."""
@@ -139,6 +156,15 @@ class CpjkuMel(MelSpec):
     shift: float
     scale: float
 
+    @property
+    def normalisation(self) -> tuple[float, float]:
+        """Mean and standard deviation that `with_normalisation` takes."""
+        return -self.shift, self.scale
+
+    def with_normalisation(self, mean: float, std: float) -> CpjkuMel:
+        """Return the dialect that maps `mean` to 0 and `std` to 1, in natural logarithms of power."""
+        return replace(self, shift=-mean, scale=std)
+
     def build(self) -> CpjkuLogMel:
         """Build the module."""
         return CpjkuLogMel(self)
@@ -174,11 +200,25 @@ class KaldiMel(MelSpec):
     ----------
     preemphasis : within each frame
     mean, scale : of the normalisation
+    deviations : standard deviations of the recordings that `scale` is
     """
 
     preemphasis: float
     mean: float
     scale: float
+    deviations: float = 2.0
+
+    @property
+    def normalisation(self) -> tuple[float, float]:
+        """Mean and standard deviation that `with_normalisation` takes."""
+        return self.mean, self.scale / self.deviations
+
+    def with_normalisation(self, mean: float, std: float) -> KaldiMel:
+        """Return the dialect with the mean and standard deviation of other recordings, in natural logarithms of power.
+
+        AST's recipe divides by twice the deviation (src/dataloader.py), ATGNN's by one.
+        """
+        return replace(self, mean=mean, scale=self.deviations * std)
 
     def build(self) -> KaldiLogMel:
         """Build the module."""

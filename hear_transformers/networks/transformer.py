@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import OptionError
+from ..errors import OptionError, WeightsError
+from .family import Variant, count_members
 from .trunk import TimeAxis, Trunk, depth_of
 
 PATCH = 16  # mel bands and mel frames of a patch (AST: 2104.01778, section 2.1; PaSST: 2110.05069, section 3)
 
+
+HEAD_FEATURES = 64  # of an attention head in every DeiT (2012.12877, table 1)
+STRIDES = (10, 12, 14, 16)  # of the patches in the authors' published networks (AST's README, PaSST's releases)
+BANDS = (128, 64, 80, 40, 96, 256)  # mel bands of common front ends: those of the families here, Whisper's, Kaldi's
 
 Pair = tuple[int, int]
 """Along frequency, along time."""
@@ -118,6 +124,65 @@ class Block(nn.Module):
         """
         tokens = tokens[:, :n_queries] + self.attn(self.norm1(tokens), n_queries)
         return tokens + self.mlp(self.norm2(tokens))
+
+
+def transformer_sizes(
+    tensors: Mapping[str, Tensor], network: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Read width and depth of a Vision Transformer from its tensors, see `Family.sizes`.
+
+    The number of heads is in no tensor. It is that of the variant for the variant's width, else one for every 64
+    features, as in every DeiT (2012.12877, table 1).
+
+    Parameters
+    ----------
+    tensors : names and tensors
+    network : arguments of the variant's network, with its "dim"
+    given : arguments that the user fixed
+
+    Raises
+    ------
+    WeightsError : the heads are unknown
+    """
+    dim = tensors["cls_token"].shape[2]
+    sizes = {"dim": dim, "depth": count_members(tensors, "blocks.")}
+    if dim == network["dim"] or "heads" in given:
+        return sizes
+    if dim % HEAD_FEATURES:
+        raise WeightsError(
+            f"its {dim} features are no multiple of the {HEAD_FEATURES} of a usual head, and the number of heads is in "
+            'no tensor; give it, such as network={"heads": 3}'
+        )
+    return {**sizes, "heads": dim // HEAD_FEATURES}
+
+
+def patch_rows(n_freq: int, variant: Variant, given: Mapping[str, Any]) -> dict[str, int]:
+    """Find the stride and the mel bands of a network with `n_freq` rows of patches, the variant's if they fit.
+
+    Raises
+    ------
+    WeightsError : none of the usual ones fit, or several do
+    """
+    fits = [pair for pair in strides_and_bands(variant, given) if (pair[1] - PATCH) // pair[0] + 1 == n_freq]
+    if not fits:
+        raise WeightsError(
+            f"it has {n_freq} rows of patches, of no usual stride and mel bands; give them, such as "
+            'network={"stride": 10, "n_mels": 128}'
+        )
+    return {"stride": fits[0][0], "n_mels": fits[0][1]}
+
+
+def strides_and_bands(variant: Variant, given: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """List the pairs of stride and mel bands that a network may have, the likeliest first.
+
+    They are the variant's, then those with another of the strides that the authors of AST and PaSST published, then
+    those with another usual number of mel bands. What the user fixed stays.
+    """
+    usual = {"stride": 10, "n_mels": variant.frontend.example(1).shape[1], **variant.network, **given}
+    stride, n_mels = usual["stride"], usual["n_mels"]
+    strides = [] if "stride" in given else STRIDES
+    bands = [] if "n_mels" in given else BANDS
+    return [(stride, n_mels), *((other, n_mels) for other in strides), *((stride, other) for other in bands)]
 
 
 class DeiT(Trunk):

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoints import state_dicts
-from ..checkpoints.loading import check_family, errors_name_file, fetch_by_name, read_checkpoint
+from ..checkpoints.loading import check_family, errors_name_file, fetch_by_name, read_start
+from ..checkpoints.search import own_tensors
 from ..errors import OptionError, did_you_mean
 from ..networks.family import Family, Variant, random_trunk, variant_of
 from ..networks.trunk import Trunk
@@ -51,11 +52,10 @@ def init_from(
     file = _file_of(family, variant, source)
     if metadata := state_dicts.read_metadata(file):
         check_family(family, metadata, file)
-    state_dict = read_checkpoint(family, row, file)
+    state_dict = read_start(family, row, file)
     with errors_name_file(file):
         state_dict = family.adapt_pretrained(state_dict, row)
-    state_dict = {key: value for key, value in state_dict.items() if key not in family.unused}
-    state_dict, reinitialised = _with_reinitialised(family, trunk, state_dict)
+    state_dict, reinitialised = _with_reinitialised(family, trunk, own_tensors(family, trunk, state_dict))
     state_dicts.load_into(trunk, state_dict, file)
     return trunk, reinitialised
 
