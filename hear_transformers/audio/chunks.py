@@ -139,8 +139,10 @@ def _end(file: BinaryIO, found: Samples, n_bytes: int) -> tuple[int, str, tuple[
             return end, "", (), None
         if (end == stop or behind > end) and bytes_at(file, behind, 4) in FILES:
             return end, "", (), behind
-        if behind > end + 1 or (end == stop and found.claimed and is_other(file, behind, n_bytes)):
+        if behind > end + 1:
             return end, "", (), None
+    if found.claimed and is_other(file, stop, n_bytes):
+        return stop, "", (), None
     rest = n_bytes - stop
     is_inside = found.outer is not None and found.outer > stop + found.align
     if not found.claimed or is_inside or rest >= BEHIND_SECONDS * found.rate:
