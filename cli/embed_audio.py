@@ -104,7 +104,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--weights", metavar="FILE", help="Checkpoint, or folder of Hugging Face, instead of the published one.")
 @click.option("--weights-prefix", metavar="NAME", help="Of the network in a checkpoint that holds several: student.")
 @click.option(
-    "--network", metavar="JSON", help="Changes to the network that no tensor says, such as '{\"stride\": 16}'."
+    "--network", multiple=True, metavar="NAME=VALUE", help="Argument of the network that no tensor says: stride=16."
 )
 @click.option("--normalisation", metavar="MEAN,STD", help="Of the recordings that the network was trained on.")
 @click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")

@@ -56,10 +56,10 @@ def parse_object(option: str, text: str, example: str) -> dict[str, Any]:
 
 
 def parse_network_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Parse the options that change a network: JSON and lists of numbers."""
+    """Parse the options that change a network: its arguments by name, and lists of numbers."""
     parsed = dict(options)
-    if "network" in options:
-        parsed["network"] = parse_object("--network", options["network"], '{"stride": 16}')
+    if changes := parse_changes("--network", parsed.pop("network")):
+        parsed["network"] = changes
     if "normalisation" in options:
         try:
             parsed["normalisation"] = tuple(float(part) for part in options["normalisation"].split(","))
