@@ -105,8 +105,9 @@ def run_command(
     echo = partial(click.echo, nl=False, err=True)
     places = tasks_dir.absolute(), out.absolute(), find_harness(python)
     benchmark = Benchmark(*places, embeddings == "official", grid, grid_points, param_grids, echo)
-    if why := scores.why_preview(grid, grid_points):
-        click.echo(f"Warning: this run is a {scores.PREVIEW}, since {why}", err=True)
+    for task in tasks:
+        if why := benchmark.why_preview(task):
+            click.echo(f"Warning: {task.name}: {scores.PREVIEW}, since {why}", err=True)
     pairs = [(system, task) for system in chosen for task in tasks]
     n_failed = score_pairs(benchmark, pairs)
     order = [(system.folder, task.name) for system, task in pairs]

@@ -23,6 +23,7 @@ DATA = (
     "py.typed",
     "harness/grids.json",
     "weights/manifest.toml",
+    "weights/sizes.json",
     "weights/tiny.safetensors",
     *(f"weights/{path.name}" for path in (ROOT / "weights").glob("*.md")),
 )

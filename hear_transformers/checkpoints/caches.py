@@ -26,7 +26,7 @@ def candidates(row: Checkpoint) -> Iterator[Path]:
     for path in _places(row):
         try:
             if path.is_file() and row.bytes in (None, path.stat().st_size):
-                yield path
+                yield path.absolute()
         except OSError:  # a folder of someone else
             continue
 
@@ -53,19 +53,17 @@ def _places(row: Checkpoint) -> Iterator[Path]:
     for name in names:
         yield _folder("TORCH_HOME", cache / "torch") / "hub" / "checkpoints" / name  # torch.hub: hear21passt, timm
         yield home / "panns_data" / name  # panns_inference
-        yield Path("resources").absolute() / name  # EfficientAT, in its own folder
+        yield Path("resources") / name  # EfficientAT, in its own folder
     hub = _folder("HUGGINGFACE_HUB_CACHE", _folder("HF_HOME", cache / "huggingface") / "hub")
     hub = _folder("HF_HUB_CACHE", hub)
     if address.hostname == "huggingface.co" and (found := HUB_PATH.fullmatch(address.path)):
         yield from hub.glob(f"models--{found['owner']}--{found['repository']}/snapshots/*/{found['file']}")
-    yield from (
-        path for name in names if name == row.file for path in hub.glob(f"models--*/snapshots/*/{_quoted(name)}")
-    )
+    yield from hub.glob(f"models--*/snapshots/*/{_quoted(row.file)}")
 
 
 def _folder(variable: str, default: Path) -> Path:
     chosen = os.environ.get(variable)
-    return Path(chosen).expanduser() if chosen else default
+    return Path(os.path.expanduser(chosen)) if chosen else default
 
 
 def _quoted(name: str) -> str:

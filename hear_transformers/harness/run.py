@@ -23,7 +23,7 @@ from typing import Any
 
 from ..errors import HearTransformersError, OptionError
 from ..files import sha256_of
-from .scores import SETTINGS
+from .scores import SETTINGS, own_grid, why_preview
 from .systems import System
 from .tasks import METADATA, Task
 
@@ -80,6 +80,13 @@ class Benchmark:
                 "param_grid": self.param_grids.get(task.name),
             },
         }
+
+    def why_preview(self, task: Task) -> str:
+        """Return why the scores of a task will be a preview only, see `scores.why_preview`."""
+        own = self.param_grids.get(task.name)
+        if own is None:
+            own = own_grid(json.loads((task.folder / METADATA).read_text(encoding="utf-8")))
+        return why_preview(self.grid, self.grid_points, own)
 
     def check(self, system: System, task: Task) -> None:
         """Raise OptionError if existing output was made with other settings."""

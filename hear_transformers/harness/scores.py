@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,10 @@ GRID_POINTS = 8
 PREVIEW = "preview, no result: it may be at chance"
 
 SHORT_GRIDS = {"fast": 50, "faster": 10}
-"""Grids of heareval for dry runs, and the epochs that they train at most (predictions/task_predictions.py)."""
+"""Grids of heareval for dry runs, and the epochs that they train at most (predictions/task_predictions.py:108)."""
+
+N_VALUES = {"hidden_layers": 2, "lr": 4}
+"""Parameters of which heareval's grids try several values, and how many at least; others differ in draws alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +118,35 @@ def _over_folds(results: dict[str, Any], name: str) -> tuple[float, float | None
 def _grid(folder: Path, metadata: dict[str, Any], done: dict[str, Any]) -> tuple[str, str]:
     """Describe the search, a grid of heareval, the number of points, and the task's own values; and why it is none."""
     settings = _read_json(folder.with_name(f"{folder.name}.{SETTINGS}")).get("predictions", {})
-    own = metadata.get("evaluation_params", {}).get("task_specific_param_grid", {})
+    own = own_grid(metadata)
     changes = ", ".join(f"{name} {' or '.join(map(str, values))}" for name, values in own.items())
     name, points = settings.get("grid", "not recorded"), done.get("grid_points", "not recorded")
     grid = f"grid {name}, points {points}"
-    why = why_preview("default" if "max_epochs" in own else name, points)
+    why = why_preview(name, points, own)
     return f"{grid}, but {changes}" if changes else grid, why
 
 
-def why_preview(grid: str, points: object) -> str:
-    """Return why a search gives no result but a preview; empty for heareval's own search."""
+def own_grid(metadata: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+    """Return the values that a task's metadata put in place of those of heareval's grids."""
+    found: Mapping[str, Sequence[Any]] = metadata.get("evaluation_params", {}).get("task_specific_param_grid", {})
+    return found
+
+
+def why_preview(grid: str, points: object, own: Mapping[str, Sequence[Any]]) -> str:
+    """Return why a search gives no result but a preview; empty for one that is as thorough as heareval's own.
+
+    Parameters
+    ----------
+    grid : of heareval
+    points : of it that are tried
+    own : values of the task or the user that replace those of the grid
+    """
     reasons = []
-    if grid in SHORT_GRIDS:
+    if grid in SHORT_GRIDS and "max_epochs" not in own:
         reasons.append(f"grid {grid} trains for {SHORT_GRIDS[grid]} epochs at most")
-    if isinstance(points, int) and points < GRID_POINTS:
-        reasons.append(f"{points} of heareval's {GRID_POINTS} grid points {'was' if points == 1 else 'were'} tried")
+    wanted = min(GRID_POINTS, math.prod(len(own.get(name, ())) or count for name, count in N_VALUES.items()))
+    if isinstance(points, int) and points < wanted:
+        reasons.append(f"{points} of {wanted} grid points {'was' if points == 1 else 'were'} tried")
     return " and ".join(reasons)
 
 

@@ -127,10 +127,10 @@ def test_a_folder_without_scores_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("grid", "points", "reason"),
     [
-        ("faster", 1, "grid faster trains for 10 epochs at most and 1 of heareval's 8 grid points was tried"),
+        ("faster", 1, "grid faster trains for 10 epochs at most and 1 of 8 grid points was tried"),
         ("faster", 8, "grid faster trains for 10 epochs at most"),
         ("fast", 8, "grid fast trains for 50 epochs at most"),
-        ("default", 2, "2 of heareval's 8 grid points were tried"),
+        ("default", 2, "2 of 8 grid points were tried"),
     ],
 )
 def test_a_dry_run_is_marked_as_a_preview(tmp_path: Path, grid: str, points: int, reason: str) -> None:
@@ -147,7 +147,20 @@ def test_a_dry_run_is_marked_as_a_preview(tmp_path: Path, grid: str, points: int
 
 @pytest.mark.parametrize(("grid", "points"), [("default", 8), ("default", 9), ("not recorded", None)])
 def test_heareval_s_own_search_is_a_result(grid: str, points: int | None) -> None:
-    assert scores.why_preview(grid, points) == ""
+    assert scores.why_preview(grid, points, {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("own", "points", "reason"),
+    [
+        ({"lr": [0.001], "hidden_layers": [1]}, 1, ""),
+        ({"lr": [0.001]}, 2, ""),
+        ({"lr": [0.001]}, 1, "1 of 2 grid points was tried"),
+        ({"dropout": [0.1]}, 7, "7 of 8 grid points were tried"),
+    ],
+)
+def test_a_grid_of_ones_own_may_have_fewer_points(own: dict[str, list[float]], points: int, reason: str) -> None:
+    assert scores.why_preview("default", points, own) == reason
 
 
 def test_epochs_of_ones_own_make_a_short_grid_a_search(tmp_path: Path) -> None:
