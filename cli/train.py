@@ -77,7 +77,7 @@ def train_command(
     """
     from hear_transformers import catalogue
     from hear_transformers.training.loop import Processes
-    from hear_transformers.training.train import SKIPPED, Options, Training
+    from hear_transformers.training.train import SKIPPED, WARNINGS, Options, Training
 
     replaced = {name: given.pop(name) for name in RECIPE_OPTIONS}
     options = Options(
@@ -98,6 +98,8 @@ def train_command(
     if training.skipped:
         plural = "file" if len(training.skipped) == 1 else "files"
         click.echo(f"{len(training.skipped)} {plural} could not be read: {options.out / SKIPPED} names them", err=True)
+    if training.warned:
+        click.echo(f"{len(training.warned)} warnings about files that were read: {options.out / WARNINGS}", err=True)
     if processes.rank == 0:
         click.echo(f"{options.out / 'best.safetensors'}: " + ", ".join(f"{name} {best[name]:g}" for name in best))
         click.echo(options.out / "model.safetensors")

@@ -232,7 +232,7 @@ def _reason(error: soundfile.SoundFileError) -> str:
 
 def _decoder(file: BinaryIO, path: Path, n_bytes: int, found: Survey) -> SndfileDecoder:
     """Open a file as it is, or the streams that were found in it where libsndfile would not find the same."""
-    if found.is_plain:
+    if found.is_plain or not found.streams:
         decoder = SndfileDecoder([functools.partial(_whole, file, path, n_bytes)], found, path)
         if decoder.frames >= found.least_frames:
             return decoder

@@ -48,6 +48,7 @@ class Batch:
     weights : (clips,) float32: 1, or 0 for a clip that could not be read, whose waveform is zeros
     draws : what augmentation drew for these clips, (clips, ...) each; empty in validation
     failures : "path: what is wrong" of each clip that could not be read
+    warnings : about clips that were read, each naming the file
     """
 
     waveforms: Tensor
@@ -56,6 +57,7 @@ class Batch:
     weights: Tensor
     draws: Draws = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
         """Copy to pinned memory."""
@@ -246,6 +248,7 @@ class _Clips:
         self.n_samples = n_samples
         self.free_bytes = kept_bytes
         self.kept: dict[int, Tensor] = {}
+        self.warnings: list[str] = []  # of the batch that is read
 
     def batch(self, clips: NDArray[np.int64], where: NDArray[np.float64]) -> Batch:
         """Read clips, from `where` in 0..1 of each one that is longer than a waveform."""
@@ -253,6 +256,7 @@ class _Clips:
         lengths = torch.zeros(len(clips), dtype=torch.int64)
         weights = torch.ones(len(clips))
         failures = []
+        self.warnings = []
         for i, (clip, place) in enumerate(zip(clips.tolist(), where.tolist(), strict=True)):
             try:
                 waveform = self.read(clip, place)
@@ -262,14 +266,15 @@ class _Clips:
             else:
                 waveforms[i, : len(waveform)] = waveform
                 lengths[i] = len(waveform)
-        return Batch(waveforms, lengths, torch.from_numpy(self.manifest.targets(clips)), weights, {}, failures)
+        targets = torch.from_numpy(self.manifest.targets(clips))
+        return Batch(waveforms, lengths, targets, weights, {}, failures, self.warnings)
 
     def read(self, clip: int, where: float) -> Tensor:
         """Read one clip, or an excerpt if it is longer than a waveform: (samples,)."""
         if clip in self.kept:
             return self._cut(self.kept[clip], where)
         start, end = self.manifest.span(clip)
-        with AudioFile(self.manifest.path(clip)) as file:
+        with AudioFile(self.manifest.path(clip), warn=self.warnings.append) as file:
             seconds = min(end, file.duration()) - start
             if seconds <= WHOLE_SECONDS:
                 waveform = file.excerpt(self.sample_rate, start, seconds)

@@ -20,6 +20,7 @@ from . import augment, data, initialisation, loop, manifest, tagging
 from .recipes import Recipe
 
 SKIPPED = "skipped.txt"
+WARNINGS = "warnings.txt"
 SETTINGS = "settings.json"
 
 
@@ -101,6 +102,7 @@ class Training:
             fresh=tuple(f"trunk.{name}" for name in self.fresh) if options.source else (),
         )
         self.skipped: set[str] = set()
+        self.warned: set[str] = set()
 
     def _order(self) -> data.Order:
         recipe = self.options.recipe
@@ -202,12 +204,14 @@ class Training:
         }
 
     def _skip(self, batch: data.Batch) -> None:
-        """Log the clips of a batch that could not be read, each once."""
-        new = [failure for failure in batch.failures if failure not in self.skipped]
-        if new:
-            self.skipped.update(new)
-            with (self.options.out / SKIPPED).open("a") as file:
-                file.writelines(f"{failure}\n" for failure in new)
+        """Log the clips of a batch that could not be read, and warnings about others, each once."""
+        logs = ((SKIPPED, batch.failures, self.skipped), (WARNINGS, batch.warnings, self.warned))
+        for name, messages, logged in logs:
+            new = [message for message in messages if message not in logged]
+            if new:
+                logged.update(new)
+                with (self.options.out / name).open("a") as file:
+                    file.writelines(f"{message}\n" for message in new)
         if not batch.weights.any():
             raise TrainingError(f"none of the {len(batch.weights)} clips of a batch could be read: {batch.failures[0]}")
 
