@@ -139,6 +139,8 @@ class SndfileDecoder:
         """Decode the next frames of the stream that is open."""
         if self.is_over:
             return np.zeros((0, self.channels), np.float32)
+        # Never beyond the end, where a FLAC decoder would look for more in what lies behind.
+        n_frames = min(n_frames, max(0, self.lengths[self.number] - self.position))
         try:
             frames = self.stream.decode(n_frames)
         except soundfile.SoundFileError as error:
