@@ -344,8 +344,9 @@ AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 def _caf(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
     """Read CAF, whose size may be unknown, -1 (Apple Core Audio Format Specification 1.0)."""
     layout = Layout(">", "q", padding=1)
-    form = b""
+    form, claimed = b"", UNKNOWN
     for name, content, size in _walk(file, layout, begin + 8, n_bytes):
+        claimed = max(0, size - 4) if size >= 0 else UNKNOWN
         if name == b"desc":
             form = bytes_at(file, content, 32)
         elif name == b"data" and len(form) == 32:
@@ -358,7 +359,6 @@ def _caf(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
     def mended(end: int) -> tuple[Piece, ...]:
         return patched(range(begin, end), {content - 8: layout.pack(end - content)})
 
-    claimed = max(0, size - 4) if size >= 0 else UNKNOWN
     per_second = rate * align / n_frames if n_frames and math.isfinite(rate) else 0.0
     return Samples(start, claimed, None, align, per_second, layout, mended)
 
