@@ -105,6 +105,9 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--framing", metavar="NAME", help="windowed: a window per time; native: the network's frames; implies --timestamps."
 )
+@click.option(
+    "--channel", default="mix", show_default=True, metavar="N", help="1 (the first), 2, ..., mix (mean of all), each."
+)
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
 @click.option("--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16; results are float32.")
 @click.option("--compile", is_flag=True, default=None, help="Compile the network: slower to start, then faster.")
@@ -132,6 +135,7 @@ def main(
     model: str | None,
     weights: str | None,
     scene: bool | None,
+    channel: str,
     device: str,
     num_workers: int | None,
     out: str,
@@ -143,27 +147,33 @@ def main(
 ) -> None:
     """Compute embeddings of audio files, from any layer of a network, for whole files or along time.
 
-    INPUT is an audio file, a folder (searched for audio, with its subfolders), a pattern in quotes, or - for a list of
-    paths on stdin.
+    INPUT is an audio file, a folder (searched for audio, with its subfolders), a pattern in quotes, an address such as
+    https://example.org/a.wav or s3://bucket/a.wav, or - for a list of them on stdin.
     """
     # Imported here because PyTorch takes seconds and --help must not.
     from hear_transformers import catalogue
-    from hear_transformers.audio import workers
+    from hear_transformers.audio import levels, workers
     from hear_transformers.bulk import extract
+    from hear_transformers.bulk.sources import each_channel
+    from hear_transformers.files import local_path
 
-    stored = output_options(Path(out), options)
+    place = local_path(out, "outputs")
+    stored = output_options(place, options)
     timestamps = wants_timestamps(scene, options)
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
     given = {name: value for name, value in options.items() if value is not None}
+    heard = levels.parse_channel(channel)
     found = find(inputs, manifest)
+    found = each_channel(found) if heard == levels.EACH else found
     embedder = catalogue.load(model or catalogue.family_of_checkpoint(weights or ""), weights or "", device, given)
     total = len(found) // stored.shard.count
     with Progress(total, quiet=quiet, as_json=as_json) as progress, resumable(stored.overwrite):
         report = extract.extract(
             embedder,
             found,
-            Path(out),
+            place,
             stored,
+            channel=heard if isinstance(heard, int) else None,
             timestamps=timestamps,
             n_labels=n_labels,
             fail_fast=fail_fast,
@@ -197,7 +207,7 @@ def find(inputs: tuple[str, ...], manifest: str | None) -> list[Source]:
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
     listed = map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
-    found = each_once([*find_sources(inputs, listed), *(read_manifest(Path(manifest)) if manifest else ())])
+    found = each_once([*find_sources(inputs, listed), *(read_manifest(manifest) if manifest else ())])
     if not found:
         raise click.UsageError("nothing to embed: the list on stdin is empty")
     return found
@@ -277,6 +287,7 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
         "input": outcome.source,
         "start": outcome.start,
         "end": None if outcome.end == math.inf else outcome.end,
+        "channel": outcome.channel,
         "output": None if outcome.output is None else str(outcome.output),
         "status": outcome.status,
         "shape": outcome.shape,

@@ -18,6 +18,7 @@ from .embedding.embedder import Embedder
 from .embedding.external import ExternalModel, import_hear
 from .embedding.pipeline import Model
 from .errors import OptionError
+from .files import local_path
 from .networks.counting import CLIP_SECONDS, count_macs, count_operations, count_parameters
 from .networks.family import Variant
 from .networks.layer_table import layer_table
@@ -60,7 +61,7 @@ def resolve(name: str, variant_name: str | None = None) -> tuple[str, str | None
 def family_of_checkpoint(path: str) -> str:
     """Return the family of a checkpoint written by this package; the first family for any other, or without one."""
     default = next(iter(FAMILIES))
-    return state_dicts.read_metadata(path).get("family", default) if path else default
+    return state_dicts.read_metadata(local_path(path, "weights")).get("family", default) if path else default
 
 
 def load(name: str, path: str = "", device: str = "auto", options: Mapping[str, Any] | None = None) -> Model:

@@ -1,4 +1,4 @@
-"""Atomic writing of files, and their hashes."""
+"""Names of files and addresses, atomic writing of files, and their hashes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,92 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from .errors import HearTransformersError
+from .errors import AudioError, HearTransformersError, OptionError
 
 CHUNK_BYTES = 2**20
 """Bytes hashed at once: enough that the loop is free beside the hash."""
+
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+(::[a-z0-9+.-]+)*:/", re.IGNORECASE)
+"""Beginning of an address, as fsspec writes it, up to its first slash: a single letter is a drive of Windows."""
+
+NOT_IN_NAMES = re.compile(r'[<>:"|?*\\\x00-\x1f]')
+"""Characters that some systems do not take in names of files."""
+
+
+class Address(str):
+    """Where audio lies that is no file of this machine: "s3://bucket/a.wav", "zip://a.wav::archive.zip"."""
+
+    __slots__ = ()
+
+    @property
+    def path(self) -> PurePosixPath:
+        """The address as a relative path, for names of outputs: "https/example.org/dir/a.wav"; without ``..``."""
+        link = next(link for link in self.split("::") if "://" in link)
+        kind, _, place = link.partition("://")
+        if kind.lower() in ("http", "https"):
+            parts = urlsplit(link)
+            place = f"{parts.hostname or ''}/{unquote(parts.path)}"
+        names = (NOT_IN_NAMES.sub("_", name) for name in (kind, *place.split("/")))
+        return PurePosixPath(*(name for name in names if name not in ("", ".", "..")))
+
+
+def place_of(name: str | os.PathLike[str]) -> Path | Address:
+    """Return what a name of a user stands for: a file of this machine, or an address.
+
+    ``file:`` is removed from the beginning, and what is escaped behind it decoded (RFC 8089); ``~`` is the home folder,
+    as in a shell. Where a file has the very name, that is it.
+
+    Raises
+    ------
+    AudioError : ``file://`` names another machine
+    """
+    text = os.fspath(name)
+    # Most names are looked at no further, let alone on a disk far away.
+    if not (":" in text or text.startswith("~")) or os.path.lexists(text):
+        return Path(text)
+    if text[:5].lower() == "file:":
+        return _path_of_url(text)
+    if found := ADDRESS.match(text):
+        rest = text[found.end() :]
+        if rest.startswith("/"):
+            return Address(text)
+        if isinstance(name, os.PathLike):  # a Path has lost one of the two slashes
+            return Address(f"{found[0]}/{rest}")
+    return Path(os.path.expanduser(text))
+
+
+def local_path(name: str | os.PathLike[str], what: str) -> Path:
+    """Return the path that a name of a user stands for, see `place_of`.
+
+    Raises
+    ------
+    OptionError : it is an address, where `what`, such as "weights", is not looked for
+    """
+    with contextlib.suppress(AudioError):
+        if isinstance(place := place_of(name), Path):
+            return place
+    raise OptionError(f"{os.fspath(name)}: is an address; {what} must be on this machine")
+
+
+def _path_of_url(url: str) -> Path:
+    """Return the path in ``file:a.wav``, ``file:/dir/a.wav`` or ``file:///dir/a.wav``."""
+    place = url[5:]
+    if place.startswith("//"):
+        host, _, rest = place[2:].partition("/")
+        if host.lower() not in ("", "localhost"):
+            raise AudioError(
+                f"{url}: is a file of the machine {host!r}; of this one write file:///folder/name or file:name"
+            )
+        place = f"/{rest}"
+    path = os.fsdecode(unquote_to_bytes(os.fsencode(place)))
+    return Path(path[1:] if re.match(r"/[A-Za-z]:", path) and os.name == "nt" else path)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from .checkpoints.loading import published_file, read_checkpoint, with_classes_o
 from .checkpoints.trained import read_trained
 from .embedding.embedder import Embedder
 from .embedding.options import choose, shortened
-from .files import sha256_of
+from .files import local_path, sha256_of
 from .networks.family import Family, Variant, random_trunk, variant_of
 from .networks.layer_table import Layer
 
@@ -126,7 +126,7 @@ class Loader:
         768
         """
         family = self.family
-        file = Path(path) if os.fspath(path) else None
+        file = local_path(path, "weights") if os.fspath(path) else None
         trained = None if file is None else read_trained(family, file, variant)
         name, row = (trained.name, trained.variant) if trained else variant_of(family, variant)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import FAMILIES, catalogue
 from .audio.inputs import as_inputs
+from .audio.levels import EACH, MIX
 from .embedding.embedder import Embedder
 from .errors import OptionError
 from .networks.layer_table import Layer
@@ -48,6 +49,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
     device : "auto", or a name of PyTorch ("cuda:1")
     batch_size : windows per forward pass; None for the model's default
     sampling_rate : of waveforms, in Hz; not needed for files
+    channel : 1 for the first, 2, ...; "mix" for the mean of all
     num_workers : processes that decode files; 0 decodes in this one
     keep_damaged : take what there is of files that are cut short or damaged, with a warning, instead of an error
 
@@ -72,6 +74,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         device: str = "auto",
         batch_size: int | None = None,
         sampling_rate: float | None = None,
+        channel: int | str = MIX,
         num_workers: int = 0,
         keep_damaged: bool = False,
     ) -> None:
@@ -84,6 +87,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.device = device
         self.batch_size = batch_size
         self.sampling_rate = sampling_rate
+        self.channel = channel
         self.num_workers = num_workers
         self.keep_damaged = keep_damaged
 
@@ -113,9 +117,12 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         AudioError : a clip cannot be read, or is not audio; the message says which
         OptionError : a parameter is unknown to the model, or `X` is of another kind
         """
+        if self.channel == EACH:
+            raise OptionError(f"channel={EACH!r} gives several rows a clip; choose 1, 2, ... or {MIX}")
         return self._embedder().encode(
             clips_of(X),
             sampling_rate=self.sampling_rate,
+            channel=self.channel,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             keep_damaged=self.keep_damaged,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError, OptionError
+from ..files import Address
 from .reading import AudioFile, check_waveforms
 
 Blocks = Generator[Tensor, None, None]
@@ -29,17 +30,21 @@ class Clip:
 
     Attributes
     ----------
-    path : of the file; None for a waveform
+    path : of the file, or its address; None for a waveform
     start, end : of the part, in s
     waveform : (samples,) float32 at the model's sample rate
     skip_sha256 : content of this sha256 is embedded already, and so is not decoded; empty for none
+    channel : of the file, from 1; None for the mean of all
+    warnings : about the waveform
     """
 
-    path: Path | None = None
+    path: Path | Address | None = None
     start: float = 0.0
     end: float = math.inf
     waveform: Tensor | None = None
     skip_sha256: str = ""
+    channel: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +78,14 @@ class ReadOptions:
     sample_rate : in Hz
     long_seconds : clips longer than this are not held in memory
     hashes : whether to hash every file
+    scratch : folder for copies of what lies at addresses, see `addresses.fetch`
     keep_damaged : take what there is of damaged files
     """
 
     sample_rate: int
     long_seconds: float
     hashes: bool
+    scratch: Path | None = None
     keep_damaged: bool = False
 
     @property
@@ -90,22 +97,33 @@ class ReadOptions:
 def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
     """Read one clip in this process: its waveform if it is short, else blocks that are not decoded yet."""
     sha256 = ""
-    warnings: list[str] = []
+    warnings = list(clip.warnings)
     try:
         if clip.path is None:
             waveform: Tensor | None = next(blocks_of(clip, options, warnings))
         else:
-            with AudioFile(clip.path, keep_damaged=options.keep_damaged, warn=warnings.append) as file:
+            with _opened(clip, options, warnings) as file:
                 sha256 = file.sha256() if options.hashes or clip.skip_sha256 else ""
                 if sha256 and sha256 == clip.skip_sha256:
                     return Loaded(index, sha256=sha256)
                 waveform = _short_waveform(file, clip, options)
         if waveform is None or len(waveform) > options.max_samples:
-            warnings = []  # it is decoded from its start again
+            warnings = list(clip.warnings)  # it is decoded from its start again
             return Loaded(index, blocks=blocks_of(clip, options, warnings), sha256=sha256, warnings=warnings)
         return Loaded(index, waveform, sha256=sha256, warnings=warnings)
     except Exception as error:
         return Loaded(index, sha256=sha256, error=error, warnings=warnings)
+
+
+def _opened(clip: Clip, options: ReadOptions, warnings: list[str]) -> AudioFile:
+    assert clip.path is not None
+    return AudioFile(
+        clip.path,
+        channel=clip.channel,
+        keep_damaged=options.keep_damaged,
+        scratch=options.scratch,
+        warn=warnings.append,
+    )
 
 
 def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> Tensor | None:
@@ -130,7 +148,7 @@ def blocks_of(clip: Clip, options: ReadOptions, warnings: list[str]) -> Blocks:
     if clip.waveform is not None:
         yield check_waveforms(clip.waveform[None])[0]
     elif clip.path is not None:
-        with AudioFile(clip.path, keep_damaged=options.keep_damaged, warn=warnings.append) as file:
+        with _opened(clip, options, warnings) as file:
             yield from _decoded(file, clip, options)
     else:
         raise OptionError("a clip is a file or a waveform; this one is neither")

@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError, HearTransformersWarning, OptionError
-from ..files import digest_of
-from . import containers, ffmpeg, sndfile
+from ..files import Address, digest_of, place_of
+from . import addresses, containers, ffmpeg, sndfile
+from .levels import LOUDEST, Levels, absurd, check_channel, scale_warning
 from .surveys import survey
-
-LOUDEST = 1e6
-"""Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
 
 SUFFIXES = tuple(sorted({*sndfile.SUFFIXES, *ffmpeg.SUFFIXES}))
 """Names of audio files in folders. A file named by the user may have any suffix: its content says what it is."""
@@ -94,8 +92,10 @@ class AudioFile:
     Parameters
     ----------
     path : any file that libsndfile decodes: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, ...; with PyAV also MP4, AAC,
-        WebM, WMA, video, ...
+        WebM, WMA, video, ...; or an address, see `files.place_of`, of which a copy is made
+    channel : to read, from 1; None for the mean of all
     keep_damaged : take what there is of a damaged file, with a warning
+    scratch : folder of copies, see `addresses.fetch`
     warn : called with every warning about the file, which names it, once for each
 
     Attributes
@@ -105,7 +105,7 @@ class AudioFile:
     Raises
     ------
     AudioError : the file is missing, not a regular file, empty, or must not be read; when decoded, it is not audio, cut
-        short, holds no samples, or a sample is NaN, infinite or absurd
+        short, lacks the channel or samples, or a sample is NaN, infinite or absurd
     OptionError : blocks of this file are neither all taken nor closed
 
     Examples
@@ -122,23 +122,32 @@ class AudioFile:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, keep_damaged: bool = False, warn: Callable[[str], None] = warn_user
+        self,
+        path: str | os.PathLike[str],
+        *,
+        channel: int | None = None,
+        keep_damaged: bool = False,
+        scratch: Path | None = None,
+        warn: Callable[[str], None] = warn_user,
     ) -> None:
-        self.path = Path(path)
+        self.path = place_of(path)
+        self._copy = addresses.fetch(self.path, scratch) if isinstance(self.path, Address) else None
+        self._local = self._copy.path if self._copy else Path(self.path)
+        self._levels = Levels(channel)
         self.keep_damaged = keep_damaged
         self._is_busy = False
         self._on_warning = warn
         self._warned: set[str] = set()
         with self._errors():
-            if self.path.is_dir():
+            if self._local.is_dir():
                 raise AudioError(f"{self.path}: is a folder, expected an audio file")
-            if not self.path.is_file():  # to open a pipe would block until somebody writes to it
-                raise AudioError(f"{self.path}: {'not a regular' if self.path.exists() else 'no such'} file")
-            self.n_bytes = self.path.stat().st_size
+            if not self._local.is_file():  # to open a pipe would block until somebody writes to it
+                raise AudioError(f"{self.path}: {'not a regular' if self._local.exists() else 'no such'} file")
+            self.n_bytes = self._local.stat().st_size
             if self.n_bytes == 0:
                 raise AudioError(f"{self.path}: the file is empty (0 bytes)")
             # libsndfile reads by the descriptor, and would not notice what Python holds in a buffer.
-            self._file = self.path.open("rb", buffering=0)
+            self._file = self._local.open("rb", buffering=0)
 
     def __enter__(self) -> AudioFile:
         return self
@@ -156,11 +165,21 @@ class AudioFile:
             self._warned.add(text)
             self._on_warning(f"{self.path}: {text}")
 
+    def _warn_of_levels(self) -> None:
+        for text in self._levels.warnings():
+            self._warn(text)
+
     @functools.cached_property
     def seconds(self) -> float | None:
         """Duration in s that the header claims, None if it claims none; raises AudioError if this is not audio."""
         with self._decoder() as decoder:
             return decoder.seconds()
+
+    @functools.cached_property
+    def channels(self) -> int:
+        """Number of channels; raises AudioError if this is not audio."""
+        with self._decoder() as decoder:
+            return decoder.channels
 
     def duration(self) -> float:
         """Return the duration in s: from the header, or by decoding where that does not know it."""
@@ -173,7 +192,7 @@ class AudioFile:
         """Return the sha256 of the content in hexadecimal; that of an unchanged file is computed once per process."""
         with self._errors():
             status = os.fstat(self._file.fileno())
-            version = (os.fspath(self.path), status.st_size, status.st_mtime_ns)
+            version = (os.fspath(self._local), status.st_size, status.st_mtime_ns)
             if version not in _HASHES:
                 if len(_HASHES) >= HASHES_KEPT:
                     _HASHES.clear()
@@ -201,18 +220,23 @@ class AudioFile:
         ------
         waveform : (samples,) float32, at least one sample, nominally in [-1, 1]; channels are averaged
         """
-        with self._decoder() as decoder:
-            resampler = _resampler(decoder.samplerate, sample_rate)
+        with self._decoder() as decoder, contextlib.ExitStack() as at_the_end:
+            # Also if not all blocks are taken.
+            at_the_end.callback(self._warn_of_levels)
+            rate = decoder.samplerate
+            resampler = _resampler(rate, sample_rate)
             n_frames = n_samples = 0
             mono = np.zeros(0, np.float32)
             for mono in self._mono(decoder, block_seconds):
                 n_frames += len(mono)
                 samples = resampler(mono, False)
+                self._levels.compare(mono, rate, samples, sample_rate)
                 n_samples += len(samples)
                 if len(samples):
                     yield torch.from_numpy(samples)
             self._check_complete(decoder, n_frames)
             samples = resampler(np.zeros(0, np.float32), True)
+            self._levels.compare(mono[:0], rate, samples, sample_rate)
             if len(samples):
                 yield torch.from_numpy(samples)
             elif not n_samples:
@@ -248,7 +272,10 @@ class AudioFile:
             skipped_frames, skipped = (periods * each // periods_per_second for each in (rate, sample_rate))
             last_frame = math.ceil(((first + n_samples) / sample_rate + margin) * rate)
             mono = self._mono_between(decoder, skipped_frames, last_frame)
-        samples = _resampler(rate, sample_rate)(mono, True)[first - skipped :][:n_samples]
+        resampled = _resampler(rate, sample_rate)(mono, True)
+        self._levels.compare(mono, rate, resampled, sample_rate)
+        self._warn_of_levels()
+        samples = resampled[first - skipped :][:n_samples]
         if not len(samples) and first:
             raise AudioError(f"{self.path}: ends before {start:.3f} s, where an excerpt was to begin")
         # A copy, since a view would keep the margins in memory.
@@ -265,6 +292,8 @@ class AudioFile:
                 rate = decoder.samplerate
                 if rate not in SAMPLE_RATES:
                     raise AudioError(f"{self.path}: the header claims a sample rate of {rate} Hz; it is damaged")
+                check_channel(self._levels.channel, decoder.channels, self.path)
+                self._levels = Levels(self._levels.channel)
                 for note in decoder.notes:
                     self._warn(note)
                 yield decoder
@@ -274,7 +303,7 @@ class AudioFile:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Decoder]:
         """Open the decoder that the content asks for; what libsndfile refuses is offered to FFmpeg."""
-        file, path, n_bytes = self._file, self.path, self.n_bytes
+        file, path, n_bytes = self._file, self._local, self.n_bytes
         container = containers.recognise(file)
         with contextlib.ExitStack() as stack:
             if container is not None:
@@ -301,9 +330,13 @@ class AudioFile:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Re-raise the system's errors as AudioError."""
+        """Re-raise the system's errors as AudioError; name an address instead of its copy."""
         try:
             yield
+        except AudioError as error:
+            if self._copy is None:
+                raise
+            raise AudioError(str(error).replace(str(self._local), str(self.path))) from error
         except OSError as error:
             raise AudioError(f"{self.path}: cannot be read ({error.strerror})") from error
 
@@ -314,17 +347,15 @@ class AudioFile:
         # libsndfile fills what a file leaves of a block with zeros, which would take as long as decoding a short one.
         size = max(1, min(int(block_seconds * decoder.samplerate), BLOCK_VALUES // decoder.channels, decoder.frames))
         n_frames = first
-        while len(frames := decoder.decode(min(size, last - n_frames))):
-            usable = np.abs(frames) <= LOUDEST  # False for NaN too
-            if not usable.all():
-                frame, channel = np.argwhere(~usable)[0]
-                place_s = (n_frames + frame) / decoder.samplerate
-                raise AudioError(
-                    f"{self.path}: sample {frames[frame, channel]:g} at {place_s:.3f} s; "
-                    f"expected finite numbers, nominally in [-1, 1], never beyond {LOUDEST:g}"
-                )
+        while len(decoded := decoder.decode(min(size, last - n_frames))):
+            frames = self._levels.pick(decoded)
+            peak = float(np.abs(frames).max())
+            if not peak <= LOUDEST:  # False for NaN too
+                frame, channel = np.argwhere(~(np.abs(frames) <= LOUDEST))[0]
+                sample, place_s = frames[frame, channel], (n_frames + frame) / decoder.samplerate
+                raise AudioError(absurd(f"{self.path}: sample {sample:g} at {place_s:.3f} s", sample))
             n_frames += len(frames)
-            yield frames.mean(1)  # (frames, channels) -> (frames,)
+            yield self._levels.mean(frames, peak)
 
     def _mono_between(self, decoder: Decoder, first: int, last: int) -> np.ndarray:
         """Decode frames `first` to `last`, fewer if the file ends before: (frames,) float32, channels averaged."""
@@ -361,6 +392,12 @@ def read(path: str | os.PathLike[str], sample_rate: int, *, keep_damaged: bool =
         return file.read(sample_rate)
 
 
+def channels_of(path: str | os.PathLike[str], scratch: Path | None = None) -> int:
+    """Return the number of channels of a file, without a warning about it; see `AudioFile`."""
+    with AudioFile(path, keep_damaged=True, scratch=scratch, warn=lambda warning: None) as file:
+        return file.channels
+
+
 def _resampler(rate: int, sample_rate: int) -> Callable[[np.ndarray, bool], np.ndarray]:
     """Make the function (next samples, whether they are the last) -> samples that are ready."""
     if rate == sample_rate:
@@ -385,8 +422,8 @@ def resample(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     return samples if len(samples) else waveform.mean(keepdims=True)
 
 
-def check_waveforms(waveforms: Tensor) -> Tensor:
-    """Return waveforms unchanged if they are audio.
+def check_waveforms(waveforms: Tensor, warn: Callable[[str], None] = lambda warning: None) -> Tensor:
+    """Return waveforms unchanged if they are audio; `warn` is called if their scale is that of integers.
 
     Raises
     ------
@@ -397,6 +434,11 @@ def check_waveforms(waveforms: Tensor) -> Tensor:
             f"expected floating-point waveforms of shape (clips, samples), got {waveforms.dtype} of shape "
             f"{tuple(waveforms.shape)}; a single clip is waveform[None], integers are divided by their full scale"
         )
-    if waveforms.numel() and not torch.stack(waveforms.aminmax()).abs().max() <= LOUDEST:  # also False for NaN
-        raise AudioError(f"the waveform holds NaN, Inf or values beyond {LOUDEST:g}; expected [-1, 1]")
+    if waveforms.numel():
+        least, most = torch.stack(waveforms.aminmax()).tolist()
+        peak = max(-least, most)
+        if not peak <= LOUDEST:  # False for NaN too
+            raise AudioError(absurd("the waveform holds NaN, Inf or values that are too large", peak))
+        if warning := scale_warning(least, most):
+            warn(warning)
     return waveforms

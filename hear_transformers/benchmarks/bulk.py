@@ -91,7 +91,7 @@ class Stopwatch:
 
 def repeat_clips(folder: Path, count: int, seconds: float | None, scratch: Path) -> list[Source]:
     """Repeat the audio files of a folder up to a number of clips, each cut or looped to a length if given."""
-    found = [source.path for source in find_sources([str(folder)], iter(())) if source.error is None]
+    found = [Path(source.path) for source in find_sources([str(folder)], iter(())) if source.error is None]
     if not found:
         raise click.ClickException(f"{folder} holds no audio")
     if seconds is not None:

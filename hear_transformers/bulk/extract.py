@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ..audio.levels import EACH, MIX
 from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError
 from ..labels import Tag, check_logits, tags_of
@@ -45,6 +45,7 @@ class Outcome:
     start, end : of the part of the file, in s
     error : class of the exception, empty if none
     warnings : about the audio, each naming the file
+    channel : of the source, see there
     """
 
     source: str
@@ -58,10 +59,17 @@ class Outcome:
     end: float = math.inf
     error: str = ""
     warnings: tuple[str, ...] = ()
+    channel: int | None = None
 
     def as_part(self) -> dict[str, Any]:
         """Return which part of which file it is, ready for JSON."""
-        return {"file": self.source, "start": self.start, "end": None if self.end == math.inf else self.end}
+        channel = {} if self.channel is None else {"channel": self.channel}
+        return {
+            "file": self.source,
+            "start": self.start,
+            "end": None if self.end == math.inf else self.end,
+            **channel,
+        }
 
     def as_failure(self) -> dict[str, Any]:
         """Return its line in the list of failures."""
@@ -79,8 +87,9 @@ class Report:
     @staticmethod
     def of(outcomes: Iterable[Outcome], sources: Iterable[Source]) -> Report:
         """Sort outcomes by status, and in the order of the sources."""
-        order = {(str(source.path), source.start, source.end): i for i, source in enumerate(sources)}
-        ordered = sorted(outcomes, key=lambda outcome: order[outcome.source, outcome.start, outcome.end])
+        places = ((str(source.path), source.start, source.end, source.channel) for source in sources)
+        order = {place: i for i, place in enumerate(places)}
+        ordered = sorted(outcomes, key=lambda each: order[each.source, each.start, each.end, each.channel])
         statuses = ("written", "skipped", "failed")
         return Report(*([each for each in ordered if each.status == status] for status in statuses))
 
@@ -91,6 +100,7 @@ def extract(
     out: Path,
     options: OutputOptions = DEFAULTS,
     *,
+    channel: int | None = None,
     timestamps: bool = False,
     n_labels: int = 0,
     fail_fast: bool = False,
@@ -110,6 +120,7 @@ def extract(
     sources : from `sources.find_sources` or `manifest.read_manifest`
     out : folder of the outputs, or the one output, named with the suffix of its format
     options : how embeddings are stored
+    channel : of every file, from 1; None for the mean of all, or that of the source, see `sources.each_channel`
     timestamps : embeddings along time instead of one per file
     n_labels : labels per file, see `labels.top_tags`; if not 0, files with an existing output are embedded again for
         their labels, and the output is kept
@@ -130,7 +141,9 @@ def extract(
         check_logits(model, timestamps=timestamps)
     destination = Destination.of(out, options)
     jobs, failed = jobs_of(sources, destination)
-    contents = contents_of(model, timestamps=timestamps, apart=options.separate_layers, dtype=options.dtype)
+    heard = channel or (EACH if any(source.channel for source in sources) else MIX)
+    apart, dtype = options.separate_layers, options.dtype
+    contents = contents_of(model, timestamps=timestamps, apart=apart, dtype=dtype, channel=heard)
     failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
     warnings = Warnings(destination.folder / f"warnings{options.shard.suffix}.jsonl")
     outcomes: list[Outcome] = []
@@ -139,7 +152,7 @@ def extract(
         outputs = [destination.output(content, scratch) for content in contents]
         for output in outputs:
             stack.enter_context(output)
-        run = _Run(model, outputs, n_labels, keep_damaged=keep_damaged)
+        run = _Run(model, outputs, n_labels, channel, keep_damaged=keep_damaged)
         embedded = run.embed(jobs, timestamps=timestamps, scratch=scratch, workers=workers)
         # Closed here, whatever happens, so that no worker outlives an interruption.
         stack.enter_context(contextlib.closing(embedded))
@@ -173,10 +186,13 @@ class _PendingJob:
 class _Run:
     """Decides what is embedded and what is written."""
 
-    def __init__(self, model: Model, outputs: Sequence[Output], n_labels: int, *, keep_damaged: bool) -> None:
+    def __init__(
+        self, model: Model, outputs: Sequence[Output], n_labels: int, channel: int | None, *, keep_damaged: bool
+    ) -> None:
         self.model = model
         self.outputs = outputs
         self.n_labels = n_labels
+        self.channel = channel
         self.keep_damaged = keep_damaged
 
     def embed(
@@ -208,7 +224,9 @@ class _Run:
         # If an output is missing, or two were made from different audio, it is embedded in any case.
         hashes = {each.sha256 if each else "" for each in existing if each is None or each.sha256}
         known = hashes.pop() if len(hashes) == 1 and not self.n_labels else ""
-        return _PendingJob(job, Clip(job.path, job.start, job.end, skip_sha256=known), existing)
+        channel = self.channel if job.channel is None else job.channel
+        clip = Clip(job.path, job.start, job.end, skip_sha256=known, channel=channel)
+        return _PendingJob(job, clip, existing)
 
     def _existing(self, output: Output, job: Source) -> ExistingOutput | None:
         """Return the existing output of a job; one of damaged audio is of other settings unless such is kept."""
@@ -257,14 +275,15 @@ class _Run:
         return self._outcome(job, "skipped", tags=tags, message=mismatch, warnings=warnings)
 
     def _outcome(self, job: Source, status: str, **rest: Any) -> Outcome:
-        return Outcome(str(job.path), status, self.outputs[0].path(job), start=job.start, end=job.end, **rest)
+        place: dict[str, Any] = {"start": job.start, "end": job.end, "channel": job.channel}
+        return Outcome(str(job.path), status, self.outputs[0].path(job), **place, **rest)
 
 
 def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, path: Path) -> ExistingOutput | None:
     """Return the existing output of a job, None if its audio changed, so that it is replaced."""
     if existing is None or not existing.sha256 or existing.sha256 == sha256:
         return existing
-    if existing.file == os.path.abspath(job.path):
+    if existing.file == job.file:
         return None
     return ExistingOutput(f"{path} is kept, but was made from {existing.file}; use overwrite to replace it")
 
@@ -273,7 +292,7 @@ def _failure(source: Source, error: Exception | None, warnings: tuple[str, ...] 
     path = str(source.path)
     reason = str(error) if isinstance(error, HearTransformersError) else f"{type(error).__name__}: {error}"
     message = reason if path in reason else f"{path}: {reason}"
-    failed = Outcome(path, "failed", message=message, start=source.start, end=source.end)
+    failed = Outcome(path, "failed", message=message, start=source.start, end=source.end, channel=source.channel)
     return replace(failed, error=type(error).__name__, warnings=warnings)
 
 

@@ -4,7 +4,8 @@ txt      one path per line
 csv      with a header; columns ``path`` and optionally ``start`` and ``end`` in s, others are ignored
 parquet  a table with the same columns
 
-Paths are relative to the folder of the list. It may be the manifest of a training run, see `training.manifest`.
+Paths are relative to the folder of the list, addresses stay as they are. It may be the manifest of a training run, see
+`training.manifest`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
-from ..errors import OptionError
+from ..errors import AudioError, OptionError
+from ..files import Address, local_path, place_of
 from .csv_rows import found_header, parse_seconds, read_csv
 from .sources import Source, each_once
 from .tables import import_extra
@@ -24,7 +26,7 @@ from .tables import import_extra
 COLUMNS = ("path", "start", "end")
 
 
-def read_manifest(path: Path) -> list[Source]:
+def read_manifest(path: str | os.PathLike[str]) -> list[Source]:
     """Read a list of files; what it names twice is returned once.
 
     Parameters
@@ -35,6 +37,7 @@ def read_manifest(path: Path) -> list[Source]:
     ------
     OptionError : it cannot be read, has no column ``path``, or a row is wrong, with the number of its line
     """
+    path = local_path(path, "a manifest")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise OptionError(f"{path}: a manifest is a list of files that ends in {', '.join(READERS)}")
@@ -54,9 +57,14 @@ def _source(manifest: Path, place: str, name: Any, start: Any, end: Any) -> Sour
     first, last = _seconds(manifest, place, start, 0.0), _seconds(manifest, place, end, math.inf)
     if last <= first:
         raise OptionError(f"{manifest}, {place}: the end, {last:g} s, is not after the start, {first:g} s")
-    path = manifest.parent / name
+    try:
+        relative = place_of(name)
+    except AudioError as error:
+        raise OptionError(f"{manifest}, {place}: {error}") from error
+    if isinstance(relative, Address):
+        return Source(relative, PurePath(relative.path.name), start=first, end=last)
+    path = manifest.parent / relative
     # A file below the folder of the list keeps its folders in the output.
-    relative = PurePath(name)
     is_below = not relative.is_absolute() and os.pardir not in relative.parts
     return Source(path, relative if is_below else PurePath(path.name), start=first, end=last)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from ..audio.levels import MIX
 from ..embedding.embedder import columns_of
 from ..embedding.pipeline import Model
 from ..errors import OptionError
@@ -135,7 +136,7 @@ def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[S
     return [job for job in jobs if shard.has(job.key)], failed
 
 
-def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str) -> list[Content]:
+def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str, channel: int | str = MIX) -> list[Content]:
     """Return the content of each output: the whole embedding, or each layer as if it were the only one.
 
     Raises
@@ -147,7 +148,8 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str) -> l
     kind = "timestamps" if timestamps else "scene"
     stored_as = {} if dtype == DTYPES[0] else {"dtype": dtype}
     made_by = {key: value for key, value in model.provenance().items() if key not in SETTINGS_OF_OTHERS[kind]}
-    settings = {"embedding": kind, **made_by, **stored_as}
+    heard = {} if channel == MIX else {"channel": channel}
+    settings = {"embedding": kind, **made_by, **heard, **stored_as}
     window_ms = model.longest_window_ms(timestamps=timestamps)
     columns = model.columns(timestamps=timestamps)
     if not apart:

@@ -48,7 +48,7 @@ class ParquetTable(TableFormat):
         array, size = self.library.array, block["embedding"].shape[1]
         times = {name: block[name] for name in ("start", "end", "time_ms")}
         numbers = array(block["embedding"].reshape(-1))  # (rows * size,)
-        columns = {"file": array(block["file"])}
+        columns: dict[str, Any] = {name: array(block[name]) for name in ("file", "channel") if name in block}
         columns |= {name: array(column, mask=np.isnan(column)) for name, column in times.items()}
         if not self.partitioned:
             columns["layer"] = array([self.layer] * len(block["file"]), self.library.string())
@@ -78,6 +78,7 @@ class ParquetTable(TableFormat):
 
 
 def _block_of(rows: Any) -> Block:
-    block = {name: rows[name].to_numpy() for name in ("file", "start", "end", "time_ms")}
+    names = ("file", "channel", "start", "end", "time_ms")
+    block = {name: rows[name].to_numpy() for name in names if name in rows.column_names}
     numbers = rows["embedding"].combine_chunks().flatten().to_numpy()  # (rows * size,)
     return {**block, "embedding": numbers.reshape(len(rows), -1)}

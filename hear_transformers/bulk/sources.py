@@ -1,19 +1,21 @@
-"""Inputs named by the user -> audio files, and the name of the output of each."""
+"""Inputs named by the user -> audio files and addresses, and the name of the output of each."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..audio.reading import SUFFIXES, is_of_damage
+from ..audio.reading import SUFFIXES, channels_of, is_of_damage
 from ..embedding.pipeline import Embedded
 from ..errors import AudioError, OptionError
+from ..files import Address, place_of
 
 STDIN = "-"
 """Stands for a list of paths, one per line."""
@@ -25,26 +27,31 @@ class Source:
 
     Attributes
     ----------
-    path : as the user would write it
+    path : as the user would write it, or an address
     name : path relative to the folder that was searched; of a job of a run (`outputs.jobs_of`), that of its output
         relative to the output folder, in a table a unique name
     error : why there is no file to read, None if there may be one
     start, end : of the part of the file, in s
+    channel : of the file, from 1, where its channels are sources of their own
     """
 
-    path: Path
+    path: Path | Address
     name: PurePath
     error: AudioError | None = None
     start: float = 0.0
     end: float = math.inf
+    channel: int | None = None
 
     @property
     def segment(self) -> str:
-        """The part of the file, in ms: "1500-3000"; empty for the whole file."""
-        if (self.start, self.end) == (0.0, math.inf):
-            return ""
-        start, end = (f"{1000.0 * seconds:.12g}" for seconds in (self.start, self.end))
-        return f"{start}-{'end' if end == 'inf' else end}"
+        """The part of the file, in ms, and its channel: "1500-3000.ch2"; empty for all of it."""
+        parts = []
+        if (self.start, self.end) != (0.0, math.inf):
+            start, end = (f"{1000.0 * seconds:.12g}" for seconds in (self.start, self.end))
+            parts.append(f"{start}-{'end' if end == 'inf' else end}")
+        if self.channel is not None:
+            parts.append(f"ch{self.channel}")
+        return ".".join(parts)
 
     @property
     def key(self) -> str:
@@ -54,7 +61,23 @@ class Source:
     def audio(self, sha256: str) -> dict[str, Any]:
         """Return what an output records of its audio: file and its sha256, start and end in s, None for the end."""
         end = None if self.end == math.inf else self.end
-        return {"file": os.path.abspath(self.path), "sha256": sha256, "start": self.start, "end": end}
+        channel = {} if self.channel is None else {"channel": self.channel}
+        return {"file": self.file, "sha256": sha256, "start": self.start, "end": end, **channel}
+
+    @property
+    def file(self) -> str:
+        """Absolute path, or the address."""
+        return str(self.path) if isinstance(self.path, Address) else os.path.abspath(self.path)
+
+    @property
+    def location(self) -> str:
+        """Absolute path for naming outputs; that of an address is made from it."""
+        if isinstance(self.path, Path):
+            return os.path.abspath(self.path)
+        path = self.path.path
+        if "?" in self.path or "::" in self.path:  # what the path does not show
+            path = path.with_name(f"{path.name}-{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:8]}")
+        return os.path.join(os.sep, path)
 
     def audio_of(self, embedded: Embedded) -> dict[str, Any]:
         """Return what an output records of audio that was embedded: of some also warnings, duration in s and damage."""
@@ -67,6 +90,8 @@ class Source:
     @property
     def place(self) -> tuple[str, float, float]:
         """Identity of the source: links in its folder are resolved, a link to the file itself is another source."""
+        if isinstance(self.path, Address):
+            return self.path, self.start, self.end
         return os.path.join(os.path.realpath(self.path.parent), self.path.name), self.start, self.end
 
 
@@ -75,7 +100,8 @@ def find_sources(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Sour
 
     A file may have any suffix. A folder stands for the files in it and below that end in `reading.SUFFIXES`, in upper
     or lower case, sorted; hidden files are skipped, links to folders are followed, each folder is searched once. An
-    input that is neither is a pattern if it has ``*``, ``?`` or ``[...]``. ``-`` stands for `listed`.
+    input that is neither is a pattern if it has ``*``, ``?`` or ``[...]``. ``-`` stands for `listed`. An address is one
+    file, see `files.place_of`.
 
     Parameters
     ----------
@@ -99,17 +125,40 @@ def each_once(sources: Iterable[Source]) -> list[Source]:
     return list(found.values())
 
 
+def each_channel(sources: Iterable[Source]) -> list[Source]:
+    """Return a source for each channel of each file, which is opened for its number of channels."""
+    found = []
+    counts: dict[str, int] = {}
+    for source in sources:
+        try:
+            if source.error is None and source.file not in counts:
+                counts[source.file] = channels_of(source.path)
+        except AudioError as error:
+            source = replace(source, error=error)
+        if source.error is not None:
+            found.append(source)
+        else:
+            found += [replace(source, channel=i) for i in range(1, counts[source.file] + 1)]
+    return found
+
+
 def _expand(entry: str) -> Iterator[Source]:
     """Find the files that one input stands for."""
     if "\0" in entry:
         shown = entry.replace("\0", "\\0")
         yield Source(Path(shown), PurePath(shown), AudioError(f"{shown}: a file name cannot hold a zero byte"))
         return
-    path = Path(entry)
-    if os.path.isdir(path):  # unlike Path.is_dir, returns False for a name that is too long
+    try:
+        path = place_of(entry)
+    except AudioError as error:
+        yield Source(Address(entry), PurePath(entry), error)
+        return
+    if isinstance(path, Address):
+        yield Source(path, PurePath(path.path.name))
+    elif os.path.isdir(path):  # unlike Path.is_dir, returns False for a name that is too long
         yield from _search(path)
-    elif not os.path.lexists(path) and glob.has_magic(entry):
-        yield from _match(entry)
+    elif not os.path.lexists(path) and glob.has_magic(str(path)):
+        yield from _match(str(path))
     else:
         yield Source(path, PurePath(path.name))
 
@@ -163,7 +212,7 @@ def _below(name: PurePath) -> PurePath:
 NAMINGS: tuple[Callable[[Source, str], PurePath], ...] = (
     lambda source, _: _below(source.name).with_suffix(""),
     lambda source, _: _below(source.name),
-    lambda source, common: PurePath(os.path.relpath(source.path, common)),
+    lambda source, common: PurePath(os.path.relpath(source.location, common)),
 )
 """Ways to name an output after its source, tried in this order until all names differ: without the suffix, with it, and
 with all folders below the common folder of the sources."""
@@ -172,8 +221,9 @@ with all folders below the common folder of the sources."""
 def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     """Name the output of every source, below the output folder; no two are the same.
 
-    `clip.wav` becomes `clip.npz`, and its part from 1.5 to 3 s `clip.1500-3000.npz`. If another output has that name,
-    it becomes `clip.wav.npz`; if that is taken too, it keeps the folders in which the sources differ.
+    `clip.wav` becomes `clip.npz`, its part from 1.5 to 3 s `clip.1500-3000.npz`, its second channel `clip.ch2.npz`. If
+    another output has that name, it becomes `clip.wav.npz`; if that is taken too, it keeps the folders in which the
+    sources differ.
 
     Raises
     ------
@@ -182,7 +232,7 @@ def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     ways = [0 if suffix else 1] * len(sources)  # without a suffix of the output, clip.wav and clip.flac keep theirs
     last = len(NAMINGS) - 1
     while True:
-        folders = [os.path.dirname(os.path.abspath(source.path)) for source in sources]
+        folders = [os.path.dirname(source.location) for source in sources]
         common = os.path.commonpath(folders) if last in ways else ""
         outputs = []
         for way, source in zip(ways, sources, strict=True):

@@ -203,4 +203,12 @@ def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path)
     # Bytes of a name that are not UTF-8 are written \udcff.
     name = str(source.path).encode("utf-8", "backslashreplace").decode()
     files = np.full(len(embeddings), name, object)
-    return {"file": files, "start": starts, "end": ends, "time_ms": 1000.0 * centres, "embedding": embeddings}
+    channel = {} if source.channel is None else {"channel": np.full(len(embeddings), source.channel, np.int64)}
+    return {
+        "file": files,
+        **channel,
+        "start": starts,
+        "end": ends,
+        "time_ms": 1000.0 * centres,
+        "embedding": embeddings,
+    }

@@ -1,7 +1,7 @@
 """Embeddings of many sources in one table, in bounded memory: `parquet` or `hdf5`.
 
-A row is an embedding: ``file``, ``start`` and ``end`` in s of what it sees of that file, ``time_ms`` of its centre
-(none for a scene), ``layer``, ``embedding``. See `Block`.
+A row is an embedding: ``file``, its ``channel`` if each is embedded apart, ``start`` and ``end`` in s of what it sees
+of that file, ``time_ms`` of its centre (none for a scene), ``layer``, ``embedding``. See `Block`.
 
 parquet  ``embedding`` is a list of fixed size; row groups of `GROUP_ROWS`; the metadata of the schema hold the
          provenance as JSON, and the identity of the table
@@ -29,6 +29,7 @@ Block = dict[str, np.ndarray]
 """Rows of a table by column; the layer, which is the same for all, is left out.
 
 file : (rows,) of text, as the user names it
+channel : (rows,) int64, only where channels are embedded apart
 start, end : (rows,) float64, of what each sees, in s from the beginning of the file
 time_ms : (rows,) float64, of the centre of each, from the beginning of the file; NaN for a scene
 embedding : (rows, size) float32 or float16

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..audio.reading import check_waveforms
+from ..audio.reading import check_waveforms, warn_user
 from ..errors import OptionError
 from ..networks.family import Readout, Variant
 from ..networks.trunk import Trunk
@@ -188,7 +188,7 @@ class Embedder(WindowEmbedder):
         ------
         AudioError : wrong shape, no samples, or samples that are not finite
         """
-        ((embeddings, centres_ms),) = self.stream_timestamps([waveforms])
+        ((embeddings, centres_ms),) = self.stream_timestamps([check_waveforms(waveforms, warn_user)])
         return embeddings, centres_ms
 
     def embed_scenes(self, waveforms: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ class Embedder(WindowEmbedder):
         ------
         AudioError : wrong shape, no samples, or samples that are not finite
         """
-        return self.stream_scene([waveforms])
+        return self.stream_scene([check_waveforms(waveforms, warn_user)])
 
     # Files and arrays, with the habits of sentence-transformers
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from ..audio.clips import Clip
 from ..audio.inputs import InputReader, Sound, as_inputs, name_of
-from ..errors import HearTransformersError, HearTransformersWarning, OptionError
+from ..audio.levels import EACH, MIX, parse_channel
+from ..errors import AudioError, HearTransformersError, HearTransformersWarning, OptionError
 from .pipeline import Embedded, Model, embed
 
 SHORTEST_NORM = 1e-12
@@ -47,6 +48,7 @@ def encode(
     inputs: Sound | Iterable[Sound],
     *,
     sampling_rate: float | None = None,
+    channel: int | str = MIX,
     batch_size: int | None = None,
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
@@ -62,8 +64,10 @@ def encode(
     model : what embeds
     inputs : one `Sound`, or several. A bare array is mono, since two axes could be clips or channels: clips are
         ``list(array)``, channels go into a dict, where they are averaged like those of a file. Arrays are resampled
-        like files
+        like files. A file that is open is one input, read from where it stands to its end and then set back. A name may
+        be an address, see `files.place_of`
     sampling_rate : of bare arrays, in Hz; a file and a dict say their own
+    channel : 1 for the first channel of each input, 2, ...; "mix" for the mean of all; "each" for an embedding of each
     batch_size : windows per forward pass; None leaves it to `Embedder.batch_size`
     num_workers : processes that decode files; 0 decodes in this one
     show_progress_bar : on stderr; None shows it on a terminal where the logger "hear_transformers" is at INFO or DEBUG
@@ -72,21 +76,25 @@ def encode(
 
     Returns
     -------
-    embeddings : (scene_embedding_size,) float32 of one input, (inputs, scene_embedding_size) of several
+    embeddings : (scene_embedding_size,) float32 of one input, (inputs, scene_embedding_size) of several;
+        with each channel apart a dimension more before the last, (channels, scene_embedding_size)
 
     Raises
     ------
-    AudioError : an input cannot be read, or is not audio; the message says which. Embed a collection that may hold such
+    AudioError : an input cannot be read, is not audio, lacks the channel, or has another number of them than the
+        inputs before where each is asked for; the message says which. Embed a collection that may hold such
         with `pipeline.embed` or the command ``embed-audio``, which go on
     OptionError : an array without a sample rate, or an input or option of another kind
     """
     one, inputs = as_inputs(inputs)
     row = np.dtype((np.float32, (model.scene_embedding_size,)))
-    run = _Encoding(inputs, one=one, keep_damaged=keep_damaged)
+    run = _Encoding(inputs, channel, one=one, keep_damaged=keep_damaged)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=False) as embedded:
         embeddings = np.fromiter((each.embedding for each in embedded), row, -1 if run.total is None else run.total)
     if normalize_embeddings:
         _normalise(embeddings)
+    if run.channel == EACH:
+        embeddings = embeddings.reshape(-1, run.n_channels, model.scene_embedding_size)
     return embeddings[0] if one else embeddings
 
 
@@ -96,6 +104,7 @@ def encode_timestamps(  # type: ignore[overload-overlap]  # a str is a Sound and
     inputs: Sound,
     *,
     sampling_rate: float | None = None,
+    channel: int | str = MIX,
     batch_size: int | None = None,
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
@@ -110,6 +119,7 @@ def encode_timestamps(
     inputs: Iterable[Sound],
     *,
     sampling_rate: float | None = None,
+    channel: int | str = MIX,
     batch_size: int | None = None,
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
@@ -123,26 +133,30 @@ def encode_timestamps(
     inputs: Sound | Iterable[Sound],
     *,
     sampling_rate: float | None = None,
+    channel: int | str = MIX,
     batch_size: int | None = None,
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
     normalize_embeddings: bool = False,
     keep_damaged: bool = False,
-) -> Timestamps | list[Timestamps]:
+) -> Timestamps | list[Timestamps] | list[list[Timestamps]]:
     """Embed files and arrays along time; all arguments and errors are those of `encode`.
 
     Returns
     -------
     timestamps : embeddings (times, timestamp_embedding_size) float32 and their centres (times,) in ms, of one input; a
-        list of such pairs of several, in order
+        list of such pairs of several, in order; with each channel apart a list of such pairs for each input
     """
     one, inputs = as_inputs(inputs)
-    run = _Encoding(inputs, one=one, keep_damaged=keep_damaged)
+    run = _Encoding(inputs, channel, one=one, keep_damaged=keep_damaged)
     with run.embed(model, sampling_rate, batch_size, num_workers, show_progress_bar, timestamps=True) as embedded:
         # Copies, since the embeddings of a long file are on the disk.
         results = [Timestamps(np.array(each.embedding), np.array(each.times_ms)) for each in embedded]
     for result in results if normalize_embeddings else ():
         _normalise(result.embeddings)
+    if run.channel == EACH:
+        grouped = [results[i : i + run.n_channels] for i in range(0, len(results), run.n_channels)]
+        return grouped[0] if one else grouped
     return results[0] if one else results
 
 
@@ -176,11 +190,13 @@ def _hides_bar(show_progress_bar: bool | None) -> bool:
 class _Encoding:
     """One call: turns inputs into clips as the pipeline asks for them, and raises the first error in their order."""
 
-    def __init__(self, inputs: Iterable[Any], *, one: bool, keep_damaged: bool) -> None:
+    def __init__(self, inputs: Iterable[Any], channel: int | str, *, one: bool, keep_damaged: bool) -> None:
         self.inputs = inputs
+        self.channel = parse_channel(channel)
         self.one = one
         self.keep_damaged = keep_damaged
-        self.total = len(inputs) if isinstance(inputs, Sized) else None
+        self.total = len(inputs) if isinstance(inputs, Sized) and self.channel != EACH else None
+        self.n_channels = 1  # clips of an input
         self.names: dict[int, str] = {}  # of the inputs in the works
         self.n_warned = 0  # inputs with warnings
         self.failure: HearTransformersError | None = None
@@ -202,11 +218,12 @@ class _Encoding:
             _batches_of(model, batch_size),
             tqdm(total=self.total, unit="clip", disable=_hides_bar(show_progress_bar), file=sys.stderr) as bar,
         ):
-            reading = InputReader(model.sample_rate, sampling_rate, Path(scratch))
+            reading = InputReader(model.sample_rate, sampling_rate, self.channel, Path(scratch))
             clips = self._clips(reading)
             # Closed after an error: workers end now, not when its traceback is forgotten.
             options: dict[str, Any] = {"timestamps": timestamps, "keep_damaged": self.keep_damaged}
-            with contextlib.closing(embed(model, clips, **options, workers=workers)) as results:
+            embedded = embed(model, clips, **options, scratch=Path(scratch), workers=workers)
+            with contextlib.closing(embedded) as results:
                 yield self._checked(results, reading, bar)
 
     def _clips(self, reading: InputReader) -> Iterator[Clip]:
@@ -214,31 +231,43 @@ class _Encoding:
         for index, sound in enumerate(self.inputs):
             self.names[index] = name_of(sound)
             try:
-                clip = reading.clip(index, sound)
+                clips = reading.clips(index, sound)
+                self._check_alike(index, len(clips))
             except Exception as error:
-                self.failure = self._named(index, error)
+                self.failure = self._named(index, error, reading.contents.get(index))
                 return
-            yield clip
+            yield from clips
+
+    def _check_alike(self, index: int, n_channels: int) -> None:
+        if index and n_channels != self.n_channels:
+            raise AudioError(
+                f"has {n_channels} of the channels that are embedded apart, inputs before it have {self.n_channels}; "
+                "embed those of one number at a time"
+            )
+        self.n_channels = n_channels
 
     def _checked(self, results: Iterable[Embedded], reading: InputReader, bar: tqdm[Any]) -> Iterator[Embedded]:
         """Yield embeddings; raise the error of an input."""
         for embedded in results:
-            content = reading.forget(embedded.index)
-            self._warn(embedded, content)
+            index, channel = divmod(embedded.index, self.n_channels)
+            content = reading.contents.get(index)
+            self._warn(index, embedded, content)
             if embedded.error is not None:
-                raise self._named(embedded.index, embedded.error, content)
-            del self.names[embedded.index]
+                raise self._named(index, embedded.error, content)
+            if channel + 1 == self.n_channels:
+                reading.forget(index)
+                del self.names[index]
             bar.update()
             yield embedded
         self._warn_of_others()
         if self.failure is not None:
             raise self.failure
 
-    def _warn(self, embedded: Embedded, content: Path | None) -> None:
+    def _warn(self, index: int, embedded: Embedded, content: Path | None) -> None:
         """Warn of an input, or log that where many were warned of."""
         self.n_warned += bool(embedded.warnings)
         for warning in embedded.warnings:
-            message = self._message(embedded.index, warning, content)
+            message = self._message(index, warning, content)
             if self.n_warned > FEW_WARNINGS:
                 LOG.info("%s", message)
             else:

@@ -121,7 +121,8 @@ def embed(
     timestamps : embeddings along time instead of one per clip
     hashes : whether the sha256 of every file is wanted
     keep_damaged : take what there is of damaged files, with a warning, instead of an error
-    scratch : folder where embeddings along time of long clips wait, on the disk; None: where the system keeps such
+    scratch : folder on the disk where embeddings along time of long clips wait, and copies of audio at addresses are
+        kept; None: where the system keeps such
     workers : processes that decode, resample and hash while this one computes, see `workers.default_workers`; 0: none
 
     Yields
@@ -129,7 +130,7 @@ def embed(
     embedded : of every clip, in order; neither that nor the numbers depend on workers and batches
     """
     run = _Pipeline(model, timestamps=timestamps, scratch=scratch)
-    options = ReadOptions(model.sample_rate, LONG_SECONDS, hashes, keep_damaged)
+    options = ReadOptions(model.sample_rate, LONG_SECONDS, hashes, scratch, keep_damaged)
     with contextlib.closing(load(clips, options, workers)) as loads:
         for loaded in loads:
             yield from run.take(loaded)

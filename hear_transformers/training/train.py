@@ -19,8 +19,7 @@ from ..networks.family import Family
 from . import augment, data, initialisation, loop, manifest, tagging
 from .recipes import Recipe
 
-SKIPPED = "skipped.txt"
-WARNINGS = "warnings.txt"
+SKIPPED, WARNED = "skipped.txt", "warnings.txt"
 SETTINGS = "settings.json"
 
 
@@ -183,7 +182,7 @@ class Training:
             **self._loading(),
         )
         for batch in source:
-            self._skip(batch)
+            self._log(batch)
             yield batch.to(self.processes.device)
 
     def validation_batches(self) -> Iterator[tuple[Any, data.Batch]]:
@@ -193,7 +192,7 @@ class Training:
             self.valid, size, sample_rate=self.sample_rate, n_samples=self.n_samples, **self._loading()
         )
         for rows, batch in source:
-            self._skip(batch)
+            self._log(batch)
             yield rows, batch
 
     def _loading(self) -> dict[str, Any]:
@@ -203,13 +202,12 @@ class Training:
             "pin_memory": self.processes.device.type == "cuda",
         }
 
-    def _skip(self, batch: data.Batch) -> None:
+    def _log(self, batch: data.Batch) -> None:
         """Log the clips of a batch that could not be read, and warnings about others, each once."""
-        logs = ((SKIPPED, batch.failures, self.skipped), (WARNINGS, batch.warnings, self.warned))
-        for name, messages, logged in logs:
-            new = [message for message in messages if message not in logged]
-            if new:
-                logged.update(new)
+        logs = ((SKIPPED, batch.failures, self.skipped), (WARNED, batch.warnings, self.warned))
+        for name, messages, known in logs:
+            if new := [message for message in messages if message not in known]:
+                known.update(new)
                 with (self.options.out / name).open("a") as file:
                     file.writelines(f"{message}\n" for message in new)
         if not batch.weights.any():
