@@ -225,6 +225,7 @@ class _Encoding:
             embedded = embed(model, clips, **options, scratch=Path(scratch), workers=workers)
             with contextlib.closing(embedded) as results:
                 yield self._checked(results, reading, bar)
+                self._warn_of_others()
 
     def _clips(self, reading: InputReader) -> Iterator[Clip]:
         """Yield clips up to the first input that is no sound; if one before it fails, that is the error raised."""
@@ -259,7 +260,6 @@ class _Encoding:
                 del self.names[index]
             bar.update()
             yield embedded
-        self._warn_of_others()
         if self.failure is not None:
             raise self.failure
 
