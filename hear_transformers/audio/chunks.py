@@ -139,8 +139,10 @@ def _end(file: BinaryIO, found: Samples, n_bytes: int) -> tuple[int, str, tuple[
             return end, "", (), None
         if (end == stop or behind > end) and bytes_at(file, behind, 4) in FILES:
             return end, "", (), behind
-        if behind > end + 1 or (end == stop and found.claimed and is_other(file, behind, n_bytes)):
+        if behind > end + 1:
             return end, "", (), None
+    if found.claimed and is_other(file, stop, n_bytes):
+        return stop, "", (), None
     rest = n_bytes - stop
     is_inside = found.outer is not None and found.outer > stop + found.align
     if not found.claimed or is_inside or rest >= BEHIND_SECONDS * found.rate:
@@ -342,10 +344,9 @@ AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 def _caf(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
     """Read CAF, whose size may be unknown, -1 (Apple Core Audio Format Specification 1.0)."""
     layout = Layout(">", "q", padding=1)
-    form = b""
-    claimed: int | None = None
+    form, claimed = b"", UNKNOWN
     for name, content, size in _walk(file, layout, begin + 8, n_bytes):
-        claimed = max(0, size - 4) if size >= 0 else None
+        claimed = max(0, size - 4) if size >= 0 else UNKNOWN
         if name == b"desc":
             form = bytes_at(file, content, 32)
         elif name == b"data" and len(form) == 32:

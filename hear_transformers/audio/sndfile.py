@@ -31,6 +31,13 @@ UNRECOGNISED = 1
 """libsndfile's error "Format not recognised" (SF_ERR_UNRECOGNISED_FORMAT)."""
 
 
+SOUGHT_SECONDS = 30.0
+"""Up to this place in s, an MP3 is decoded from its beginning, in 0.05 s."""
+
+ROLLED_FRAMES = 48 * 1152
+"""Samples that are decoded before a place in an MP3. The bits of a frame begin up to 511 bytes before it (ISO/IEC
+11172-3, 2.4.1.7); the smallest frame, of 8 kbit/s at 24 kHz, has 24, of which 11 hold bits."""
+
 SKIPPED_FRAMES = 2**16
 """Frames decoded at once before those."""
 
@@ -132,6 +139,8 @@ class SndfileDecoder:
         """Decode the next frames of the stream that is open."""
         if self.is_over:
             return np.zeros((0, self.channels), np.float32)
+        # Never beyond the end, where a FLAC decoder would look for more in what lies behind.
+        n_frames = min(n_frames, max(0, self.lengths[self.number] - self.position))
         try:
             frames = self.stream.decode(n_frames)
         except soundfile.SoundFileError as error:
@@ -162,8 +171,22 @@ class SndfileDecoder:
             number += 1
         if number:
             self._open(number)
-        self.stream.seek(n_frames)
+        if self.stream.subtype.startswith("MPEG_LAYER"):
+            self._skip_mpeg(n_frames)
+        else:
+            self.stream.seek(n_frames)
         self.position = n_frames
+
+    def _skip_mpeg(self, n_frames: int) -> None:
+        """Go to a frame of an MP3, which is decoded with the bits of those before.
+
+        Where libmpg123 seeks, it decodes too few of them for low bit rates, and complains of it on stderr.
+        """
+        if n_frames > SOUGHT_SECONDS * self.samplerate:
+            self.stream.seek(n_frames - ROLLED_FRAMES)
+            n_frames = ROLLED_FRAMES
+        while n_frames > 0 and len(frames := self.stream.decode(min(n_frames, SKIPPED_FRAMES))):
+            n_frames -= len(frames)
 
     def seconds(self) -> float | None:
         """Return the duration, None if it is unknown."""
@@ -211,7 +234,7 @@ def _reason(error: soundfile.SoundFileError) -> str:
 
 def _decoder(file: BinaryIO, path: Path, n_bytes: int, found: Survey) -> SndfileDecoder:
     """Open a file as it is, or the streams that were found in it where libsndfile would not find the same."""
-    if found.is_plain:
+    if found.is_plain or not found.streams:
         decoder = SndfileDecoder([functools.partial(_whole, file, path, n_bytes)], found, path)
         if decoder.frames >= found.least_frames:
             return decoder

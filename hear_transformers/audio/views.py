@@ -136,13 +136,14 @@ TAGS = (
 LOOKED_AT = 2**16
 """Bytes that are looked at at once to see what they are."""
 
-PRINTABLE = bytes([*b"\t\n\r\0", *range(0x20, 0x7F)])
+PRINTABLE = bytes([*b"\t\n\r", *range(0x20, 0x7F)])
 
 
 def is_other(file: BinaryIO, start: int, end: int) -> bool:
     """Return True if a range of a file is clearly no audio: tags, text, or the same byte again and again."""
     sample = bytes_at(file, start, min(LOOKED_AT, end - start))
-    if any(tag.match(sample.lstrip(b"\0")) for tag in TAGS) or not sample.translate(None, PRINTABLE):
+    text = sample.strip(b"\0")
+    if any(tag.match(text) for tag in TAGS) or (text and not text.translate(None, PRINTABLE)):
         return True
     fill = sample[:1]
     while start < end and not sample.strip(fill):
