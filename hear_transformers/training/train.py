@@ -19,7 +19,8 @@ from ..networks.family import Family
 from . import augment, data, initialisation, loop, manifest, tagging
 from .recipes import Recipe
 
-SKIPPED, WARNED = "skipped.txt", "warnings.txt"
+SKIPPED = "skipped.txt"
+WARNINGS = "warnings.txt"
 SETTINGS = "settings.json"
 
 
@@ -182,7 +183,7 @@ class Training:
             **self._loading(),
         )
         for batch in source:
-            self._log(batch)
+            self._skip(batch)
             yield batch.to(self.processes.device)
 
     def validation_batches(self) -> Iterator[tuple[Any, data.Batch]]:
@@ -192,7 +193,7 @@ class Training:
             self.valid, size, sample_rate=self.sample_rate, n_samples=self.n_samples, **self._loading()
         )
         for rows, batch in source:
-            self._log(batch)
+            self._skip(batch)
             yield rows, batch
 
     def _loading(self) -> dict[str, Any]:
@@ -202,12 +203,13 @@ class Training:
             "pin_memory": self.processes.device.type == "cuda",
         }
 
-    def _log(self, batch: data.Batch) -> None:
+    def _skip(self, batch: data.Batch) -> None:
         """Log the clips of a batch that could not be read, and warnings about others, each once."""
-        logs = ((SKIPPED, batch.failures, self.skipped), (WARNED, batch.warnings, self.warned))
-        for name, messages, known in logs:
-            if new := [message for message in messages if message not in known]:
-                known.update(new)
+        logs = ((SKIPPED, batch.failures, self.skipped), (WARNINGS, batch.warnings, self.warned))
+        for name, messages, logged in logs:
+            new = [message for message in messages if message not in logged]
+            if new:
+                logged.update(new)
                 with (self.options.out / name).open("a") as file:
                     file.writelines(f"{message}\n" for message in new)
         if not batch.weights.any():
