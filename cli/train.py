@@ -13,7 +13,7 @@ from hear_transformers import FAMILIES
 from hear_transformers.errors import OptionError, did_you_mean
 from hear_transformers.training.recipes import RECIPES, Recipe, with_changes
 
-from .failures import guarded, one_line
+from .failures import guarded
 from .parsing import parse_changes
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -119,7 +119,7 @@ def train_command(
     from hear_transformers.embedding.devices import pick_device
     from hear_transformers.training.loop import Processes
     from hear_transformers.training.manifest import Layout
-    from hear_transformers.training.train import SKIPPED, WARNED, Options, Training
+    from hear_transformers.training.train import SKIPPED, WARNINGS, Options, Training
 
     replaced = {name: given.pop(name) for name in RECIPE_OPTIONS}
     options = Options(
@@ -145,8 +145,7 @@ def train_command(
         plural = "file" if len(training.skipped) == 1 else "files"
         click.echo(f"{len(training.skipped)} {plural} could not be read: {options.out / SKIPPED} names them", err=True)
     if training.warned:
-        first = one_line(min(training.warned))
-        click.echo(f"Warning: {first} ({len(training.warned)} warnings in {options.out / WARNED})", err=True)
+        click.echo(f"{len(training.warned)} warnings about files that were read: {options.out / WARNINGS}", err=True)
     if processes.rank == 0:
         click.echo(f"{options.out / 'best.safetensors'}: " + ", ".join(f"{name} {best[name]:g}" for name in best))
         click.echo(options.out / "model.safetensors")

@@ -344,10 +344,9 @@ AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 def _caf(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
     """Read CAF, whose size may be unknown, -1 (Apple Core Audio Format Specification 1.0)."""
     layout = Layout(">", "q", padding=1)
-    form = b""
-    claimed: int | None = None
+    form, claimed = b"", UNKNOWN
     for name, content, size in _walk(file, layout, begin + 8, n_bytes):
-        claimed = max(0, size - 4) if size >= 0 else None
+        claimed = max(0, size - 4) if size >= 0 else UNKNOWN
         if name == b"desc":
             form = bytes_at(file, content, 32)
         elif name == b"data" and len(form) == 32:

@@ -45,7 +45,7 @@ CLEARLY_SECONDS = 0.5
 SKIPPED_FRAMES = 2**20
 """Frames decoded at once before an excerpt."""
 
-CHECKED = ("flac", "wavpack")
+CHECKED = ("flac", "tta", "wavpack")
 """Codecs whose packets carry a checksum that FFmpeg compares only if told to."""
 
 SAMPLE_TYPES = {

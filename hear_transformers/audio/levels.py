@@ -28,6 +28,9 @@ CANCELLED = 0.1
 """Power of the mean of channels relative to that of independent ones below which they cancel each other: half of the
 power is lost at a correlation of -0.5, nine tenths at -0.9."""
 
+FEWEST_HEARD = 128
+"""Samples after resampling below which a sound has no spectrum to speak of: the length of the resampler's filter."""
+
 UNHEARD = 0.5
 """Share of the energy beyond the band of a network from which on it is mentioned: most of it."""
 
@@ -86,6 +89,7 @@ class Levels:
         self.channel_energies = np.zeros(0)  # (channels,)
         self.mean_energy = 0.0
         self.seen = self.heard = 0.0  # energy before and after resampling, in units of power times s
+        self.n_heard = 0  # samples after resampling
         self.band_hz = 0.0
 
     def pick(self, frames: np.ndarray) -> np.ndarray:
@@ -108,6 +112,7 @@ class Levels:
         if rate > sample_rate:
             self.seen += float(np.dot(mono, mono)) / rate
             self.heard += float(np.dot(resampled, resampled)) / sample_rate
+            self.n_heard += len(resampled)
             self.band_hz = sample_rate / 2
 
     def warnings(self) -> Iterator[str]:
@@ -116,7 +121,7 @@ class Levels:
             yield warning
         if len(self.channel_energies):
             yield from self._of_channels()
-        if self.heard < (1.0 - UNHEARD) * self.seen:
+        if self.n_heard >= FEWEST_HEARD and self.heard < (1.0 - UNHEARD) * self.seen:
             share = 1.0 - self.heard / self.seen
             yield (
                 f"{share:.0%} of the energy lies above {self.band_hz / 1000:g} kHz, which the model does not hear; "

@@ -316,6 +316,8 @@ class AudioFile:
                 other = containers.recognise(file, containers.OTHERS)
                 if other is None:
                     raise
+                if len(found.streams) > 1 and other.name != "Ogg":
+                    raise AudioError(f"{refusal}; {len(found.streams)} files were joined: split them") from refusal
                 try:
                     decoder = stack.enter_context(ffmpeg.opened(file, path, n_bytes, other, found))
                 except ffmpeg.MissingError as error:

@@ -139,6 +139,8 @@ class SndfileDecoder:
         """Decode the next frames of the stream that is open."""
         if self.is_over:
             return np.zeros((0, self.channels), np.float32)
+        # Never beyond the end, where a FLAC decoder would look for more in what lies behind.
+        n_frames = min(n_frames, max(0, self.lengths[self.number] - self.position))
         try:
             frames = self.stream.decode(n_frames)
         except soundfile.SoundFileError as error:
@@ -232,7 +234,7 @@ def _reason(error: soundfile.SoundFileError) -> str:
 
 def _decoder(file: BinaryIO, path: Path, n_bytes: int, found: Survey) -> SndfileDecoder:
     """Open a file as it is, or the streams that were found in it where libsndfile would not find the same."""
-    if found.is_plain:
+    if found.is_plain or not found.streams:
         decoder = SndfileDecoder([functools.partial(_whole, file, path, n_bytes)], found, path)
         if decoder.frames >= found.least_frames:
             return decoder

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from .views import MOST_TIMES, Survey, bytes_at, is_other, miscounted, patched
+from .views import MOST_TIMES, Survey, bytes_at, miscounted, patched
 
 BUFFER_BYTES = 2**20
 
@@ -17,17 +18,28 @@ BUFFER_BYTES = 2**20
 PAGE_BYTES = 65_307
 """Bytes of the largest page (RFC 3533, section 6). As many of something else behind the last page may have been one."""
 
-CONTINUED, FIRST, LAST = 1, 2, 4
+FIRST, LAST = 2, 4
 """Flags of a page."""
 
 
 class Page(NamedTuple):
-    """A page: where it begins and ends, its flags, the number of its stream."""
+    """A page.
+
+    Attributes
+    ----------
+    begin, end : positions; the page is complete
+    flags : of it
+    serial : number of its stream
+    number : in the stream
+    is_right : its checksum is
+    """
 
     begin: int
     end: int
     flags: int
     serial: int
+    number: int
+    is_right: bool
 
 
 def _pages(file: BinaryIO, begin: int, n_bytes: int) -> Iterator[Page]:
@@ -35,42 +47,58 @@ def _pages(file: BinaryIO, begin: int, n_bytes: int) -> Iterator[Page]:
     position, buffer, base = begin, b"", begin
     while position + 27 <= n_bytes:
         offset = position - base
-        if offset + 282 > len(buffer) and base + len(buffer) < n_bytes:  # the longest header
+        if offset + PAGE_BYTES > len(buffer) and base + len(buffer) < n_bytes:
             buffer, base, offset = bytes_at(file, position, min(BUFFER_BYTES, n_bytes - position)), position, 0
-        if not buffer.startswith(b"OggS\0", offset):
+        size = 0
+        if buffer.startswith(b"OggS\0", offset) and offset + 27 <= len(buffer):
+            # Version, flags, position, serial number, page number, checksum, number of segments, their lengths.
+            n_segments = buffer[offset + 26]
+            size = 27 + n_segments + sum(buffer[offset + 27 : offset + 27 + n_segments])
+        if not size or position + size > n_bytes:
             found = buffer.find(b"OggS\0", offset + 1)
             position = base + (found if found >= 0 else max(offset + 1, len(buffer) - 4))
             continue
-        # Version, flags, position, serial number, page number, checksum, number of segments, their lengths.
-        n_segments = buffer[offset + 26]
-        size = 27 + n_segments + sum(buffer[offset + 27 : offset + 27 + n_segments])
-        if position + size > n_bytes:
-            position += 1
-            continue
-        (serial,) = struct.unpack_from("<I", buffer, offset + 14)
-        yield Page(position, position + size, buffer[offset + 5], serial)
+        flags, _, serial, number = struct.unpack_from("<BQII", buffer, offset + 5)
+        yield Page(position, position + size, flags, serial, number, _checked(buffer[offset : offset + size]))
         position += size
 
 
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Every byte, its bits in the other order."""
+
+
+def _checked(page: bytes) -> bool:
+    """Return True if the checksum of a page is right: that of zlib with the bits of all bytes in the other order."""
+    content = page[:22] + bytes(4) + page[26:]
+    checksum = zlib.crc32(content.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return checksum.to_bytes(4, "big").translate(REVERSED) == page[22:26]
+
+
 def ogg(file: BinaryIO, begin: int, n_bytes: int) -> Survey:
-    """Survey an Ogg file: a chain of links, each with a page marked as the last one of every stream in it."""
+    """Survey an Ogg file: a chain of links, each with a page marked as the last one of every stream in it.
+
+    What follows a page that lacks or is damaged is not taken, since it would move to an earlier time.
+    """
     links: list[int] = []  # where they begin
-    opened: set[int] = set()  # streams without a last page
-    end, was_first = begin, False
+    opened: dict[int, int] = {}  # streams without a last page, and the number of the page before
+    end, was_first, damage = begin, False, ""
     for page in _pages(file, begin, n_bytes):
-        if page.flags & FIRST:
-            if not was_first:
-                links.append(page.begin)
-            opened.add(page.serial)
+        is_missing = page.serial in opened and page.number > opened[page.serial] + 1
+        if is_missing or not page.is_right or (page.begin > end and links and opened):
+            damage = f"damaged: {'a page is missing' if page.is_right else 'a page has a wrong checksum'}"
+            break
+        if page.flags & FIRST and not was_first:
+            links.append(page.begin)
         was_first = bool(page.flags & FIRST)
+        opened[page.serial] = page.number
         if page.flags & LAST:
-            opened.discard(page.serial)
+            del opened[page.serial]
         end = page.end
     behind = n_bytes - end
-    is_lost = behind > PAGE_BYTES or (behind and not is_other(file, end, n_bytes) and _is_page(file, end))
-    damage = "cut short" if opened or not links or is_lost else ""
-    ends = [*links[1:], end]
-    streams = tuple((range(link, stop),) for link, stop in zip(links, ends, strict=True))
+    is_lost = behind > PAGE_BYTES or (behind and _is_page(file, end))
+    if not damage and (opened or not links or is_lost):
+        damage = "cut short"
+    streams = tuple((range(link, stop),) for link, stop in zip(links, [*links[1:], end], strict=False))
     is_plain = begin == 0 and len(links) < 2 and behind == 0
     return Survey(streams, is_plain, (), damage, is_counted=False)
 

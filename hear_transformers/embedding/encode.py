@@ -209,6 +209,7 @@ class _Encoding:
             options |= {"scratch": Path(scratch), "workers": workers, "batch_size": batch_size}
             with contextlib.closing(embed(model, clips, **options)) as results:
                 yield self._checked(results, reading, bar)
+                self._warn_of_others()
 
     def _clips(self, reading: InputReader) -> Iterator[Clip]:
         """Yield clips up to the first input that is no sound; if one before it fails, that is the error raised."""
@@ -243,7 +244,6 @@ class _Encoding:
                 del self.names[index]
             bar.update()
             yield embedded
-        self._warn_of_others()
         if self.failure is not None:
             raise self.failure
 

@@ -52,7 +52,7 @@ class Batch:
     weights : (clips,) float32: 1, or 0 for a clip that could not be read, whose waveform is zeros
     draws : what augmentation drew for these clips, (clips, ...) each; empty in validation
     failures : "path: what is wrong" of each clip that could not be read
-    warnings : likewise, about clips that were read
+    warnings : about clips that were read, each naming the file
     """
 
     waveforms: Tensor
@@ -262,7 +262,7 @@ class _Clips:
         self.n_samples = n_samples
         self.free_bytes = kept_bytes
         self.kept: dict[int, Tensor] = {}
-        self.warnings: list[str] = []  # about the clips of a batch
+        self.warnings: list[str] = []  # of the batch that is read
 
     def batch(self, clips: NDArray[np.int64], where: NDArray[np.float64]) -> Batch:
         """Read clips, from `where` in 0..1 of each one that is longer than a waveform."""

@@ -32,7 +32,7 @@ ENOUGH = 0.8
 """Fraction of a clip that the longest audio fills, above which nothing is said."""
 
 BEST = "best.safetensors"
-SKIPPED, WARNED = "skipped.txt", "warnings.txt"
+SKIPPED, WARNINGS = "skipped.txt", "warnings.txt"
 SETTINGS = "settings.json"
 
 
@@ -276,7 +276,7 @@ class Training:
             **self._loading(),
         )
         for batch in source:
-            self._log(batch)
+            self._skip(batch)
             yield batch.to(self.processes.device)
 
     def validation_batches(self) -> Iterator[tuple[Any, data.Batch]]:
@@ -286,7 +286,7 @@ class Training:
             self.valid, size, sample_rate=self.sample_rate, n_samples=self.n_samples, **self._loading()
         )
         for rows, batch in source:
-            self._log(batch)
+            self._skip(batch)
             yield rows, batch
 
     def _loading(self) -> dict[str, Any]:
@@ -296,12 +296,13 @@ class Training:
             "pin_memory": self.processes.device.type == "cuda",
         }
 
-    def _log(self, batch: data.Batch) -> None:
+    def _skip(self, batch: data.Batch) -> None:
         """Log the clips of a batch that could not be read, and warnings about others, each once."""
-        logs = ((SKIPPED, batch.failures, self.skipped), (WARNED, batch.warnings, self.warned))
-        for name, messages, known in logs:
-            if new := [message for message in messages if message not in known]:
-                known.update(new)
+        logs = ((SKIPPED, batch.failures, self.skipped), (WARNINGS, batch.warnings, self.warned))
+        for name, messages, logged in logs:
+            new = [message for message in messages if message not in logged]
+            if new:
+                logged.update(new)
                 with (self.options.out / name).open("a") as file:
                     file.writelines(f"{message}\n" for message in new)
         if not batch.weights.any():

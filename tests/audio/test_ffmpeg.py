@@ -380,3 +380,138 @@ def test_an_mp4_whose_last_box_reaches_to_the_end_is_whole():
 def test_an_mp4_with_a_large_box_that_is_cut_says_how_many_bytes_lack():
     content = struct.pack(">I4sQ", 16, b"ftyp", 0) + struct.pack(">I4sQ", 1, b"mdat", 2**33) + bytes(100)
     assert containers.iso_flaw(io.BytesIO(content), len(content)) == f"cut short: 132 bytes of {2**33 + 16}"
+
+
+# What libsndfile refuses
+
+REFUSED = {
+    "g726.wav": ("wav", "g726", 8_000, {}),
+    "g722.wav": ("wav", "g722", 16_000, {}),
+    "g723.wav": ("wav", "g723_1", 8_000, {"bit_rate": 6_300}),
+    "mp2.wav": ("wav", "mp2", 32_000, {}),
+    "yamaha.wav": ("wav", "adpcm_yamaha", 32_000, {}),
+    "wma.wav": ("wav", "wmav2", 44_100, {}),
+    "ac3.wav": ("wav", "ac3", 48_000, {}),
+    "flac.ogg": ("ogg", "flac", 44_100, {}),
+    "flac.oga": ("oga", "flac", 48_000, {}),
+    "a.ac3": ("ac3", "ac3", 48_000, {}),
+    "a.eac3": ("eac3", "eac3", 48_000, {}),
+    "a.tta": ("tta", "tta", 44_100, {}),
+    "g722.au": ("au", "g722", 16_000, {}),
+    "ac3.caf": ("caf", "ac3", 48_000, {}),
+    "alac.caf": ("caf", "alac", 44_100, {}),
+}  # fmt: skip
+
+
+def make_refused(folder: Path, name: str, seconds: float = 2.0) -> tuple[Path, int]:
+    """Make one of `REFUSED`; give its sample rate too."""
+    container, codec, rate, options = REFUSED[name]
+    return media.write(folder / name, tone(seconds, rate), rate, container, codec, **options), rate
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_libsndfile_refuses_is_decoded_by_ffmpeg(tmp_path, name):
+    path, rate = make_refused(tmp_path, name)
+    with pytest.raises(soundfile.SoundFileError):
+        soundfile.SoundFile(path)
+    waveform = reading.read(path, rate).numpy()
+    assert len(waveform) / rate == pytest.approx(2.0, abs=0.06)
+    # Some begin late: the place of the best likeness is looked for.
+    expected = tone(2.0, rate)[rate : rate + rate // 20]
+    likeness = np.correlate(waveform, expected)
+    heard = waveform[likeness.argmax() :][: len(expected)]
+    assert np.corrcoef(heard, expected)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("name", ["g726.wav", "flac.ogg", "a.ac3", "a.tta"])
+def test_what_libsndfile_refuses_needs_pyav(tmp_path, monkeypatch, name):
+    path, rate = make_refused(tmp_path, name)
+    without_pyav(monkeypatch)
+    with pytest.raises(AudioError, match=rf"{name}: not audio that libsndfile .*pip install 'hear_transformers\[av\]'"):
+        reading.read(path, rate)
+
+
+def test_what_neither_decodes_is_refused_in_the_words_of_libsndfile(tmp_path, audio_file):
+    content = audio_file().read_bytes()
+    path = tmp_path / "a.wav"
+    path.write_bytes(content[:20] + b"\x99\x99" + content[22:])  # the number of the codec
+    with pytest.raises(AudioError, match=r"a\.wav: not audio that libsndfile can decode"):
+        reading.read(path, RATE)
+
+
+@pytest.mark.parametrize("name", ["g726.wav", "mp2.wav", "flac.ogg", "a.tta"])
+def test_what_libsndfile_refuses_may_be_cut_short(tmp_path, name):
+    path, rate = make_refused(tmp_path, name, 4.0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(
+        AudioError, match=rf"{name}: (damaged|cut short|damaged or cut short) after [12]\..*--keep-damaged"
+    ):
+        reading.read(path, rate)
+    with AudioFile(path, keep_damaged=True, warn=lambda message: None) as file:
+        assert len(file.read(rate)) / rate == pytest.approx(2.0, abs=1.0)
+
+
+def test_a_wav_that_ffmpeg_decodes_may_count_wrongly(tmp_path):
+    path, rate = make_refused(tmp_path, "g726.wav")
+    expected = reading.read(path, rate)
+    content = path.read_bytes()
+    place = content.index(b"data") + 4
+    path.write_bytes(content[:place] + bytes(4) + content[place + 4 :])
+    warnings: list[str] = []
+    with AudioFile(path, warn=warnings.append) as file:
+        assert torch.equal(file.read(rate), expected)
+    assert "the header counts 0 s of audio, 2" in warnings[0]
+
+
+def test_joined_ogg_files_that_ffmpeg_decodes_are_read_one_after_the_other(tmp_path):
+    path, rate = make_refused(tmp_path, "flac.ogg")
+    expected = reading.read(path, rate)
+    path.write_bytes(2 * path.read_bytes())
+    assert torch.equal(reading.read(path, rate), torch.cat([expected, expected]))
+
+
+def test_a_tta_of_more_frames_than_bytes_raises_audio_error(tmp_path):
+    path, rate = make_refused(tmp_path, "a.tta")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<II", content, 10, 1_000, 2**32 - 1)
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match="not audio"):
+        reading.read(path, rate)
+
+
+@pytest.mark.parametrize(
+    "start", ["#EXTM3U\n", "ffconcat version 1.0\nfile a.wav\n", "[playlist]\n", "v=0\no=- 0 0 IN IP4"]
+)
+@pytest.mark.parametrize("suffix", [".wav", ".ac3", ".ogg", ".mp3", ".caf"])
+def test_no_list_of_files_is_opened_for_what_libsndfile_refuses(tmp_path, audio_file, start, suffix):
+    audio_file("a.wav")
+    path = tmp_path / f"list{suffix}"
+    path.write_text(start + "a.wav\nhttp://localhost/a.wav\n")
+    with pytest.raises(AudioError, match="not audio"):
+        reading.read(path, RATE)
+
+
+KEPT = {
+    "fast.mp4": ("mp4", "aac", {"options": {"movflags": "faststart"}}),
+    "a.webm": ("webm", "libopus", {}),
+    "a.mkv": ("matroska", "flac", {}),
+    "a.aac": ("adts", "aac", {}),
+    "a.wma": ("asf", "wmav2", {}),
+    "a.wv": ("wv", "wavpack", {"sample_format": "s16p"}),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_of_a_file_cut_short_is_taken_what_is_there(tmp_path, name):
+    container, codec, options = KEPT[name]
+    path = media.write(tmp_path / name, tone(4.0, 48_000), 48_000, container, codec, **options)
+    expected = reading.read(path, 48_000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=rf"{name}: (damaged|cut short) after [12]\..*--keep-damaged"):
+        reading.read(path, 48_000)
+    warnings: list[str] = []
+    with AudioFile(path, keep_damaged=True, warn=warnings.append) as file:
+        waveform = file.read(48_000)
+    assert 1.0 < len(waveform) / 48_000 < 2.5
+    assert torch.equal(waveform[:40_000], expected[:40_000])
+    assert warnings[-1].endswith("what is there was taken")
