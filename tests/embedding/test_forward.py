@@ -113,9 +113,8 @@ def test_a_replica_without_parameters_of_its_own_works():
         for name, child in module.named_children():
             replica._modules[name] = replica_of(child)
             setattr(replica, name, replica._modules[name])
-        for name, parameter in module.named_parameters(recurse=False):
-            replica._parameters.pop(name, None)
-            setattr(replica, name, parameter * 1)
+        for name, parameter in module._parameters.items():
+            setattr(replica, name, None if parameter is None else parameter * 1)
         return replica
 
     replicas = [replica_of(model) for _ in range(2)]
