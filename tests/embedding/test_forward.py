@@ -238,3 +238,11 @@ def test_what_keeps_the_numbers_is_allowed(convert):
     model = tiny.load_model()
     expected = model.embed_scenes(noise(model))
     assert torch.equal(convert(model).embed_scenes(noise(model)), expected)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_the_same():
+    model = tiny.load_model(layer=1)
+    clips = noise(model)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend="eager")(clips), model(clips))
