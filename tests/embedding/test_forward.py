@@ -241,8 +241,10 @@ def test_what_keeps_the_numbers_is_allowed(convert):
 
 
 @pytest.mark.slow
-def test_a_compiled_model_is_the_same():
-    model = tiny.load_model(layer=1)
-    clips = noise(model)
+@pytest.mark.parametrize("name", ["tiny", "efficientat", "panns"])
+def test_export_follows_a_clip_of_one_window(name):
+    model = LOADERS[name]()
+    clips = noise(model, clips=1)
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model, backend="eager")(clips), model(clips))
+        exported = torch.export.export(model, (clips,), strict=False).module()
+        torch.testing.assert_close(exported(clips), model(clips))
