@@ -74,7 +74,7 @@ def _conv(inputs: int, outputs: int, *, kernel: int, stride: tuple[int, int]) ->
 
 def time_positions(n: int, dim: int, device: torch.device) -> Tensor:
     """Compute sinusoidal position embeddings (1706.03762, section 3.5): (n, dim)."""
-    periods = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(LONGEST_PERIOD) / dim))
+    periods = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32, device=device) * (-math.log(LONGEST_PERIOD) / dim))
     angles = torch.arange(n, device=device).unsqueeze(1) * periods
     return torch.cat([angles.sin(), angles.cos()], 1)
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from .. import __version__
 from ..audio.reading import check_waveforms, warn_user
-from ..errors import OptionError, unknown
+from ..errors import AudioError, OptionError, unknown
 from ..networks.family import Readout, Variant
 from ..networks.trunk import Trunk
 from . import encode as encoding
 from .forward import CPU, WindowEmbedder
-from .framing import FRAMINGS, SEGMENTS, ClipReader, Framing, Scenes, Segments
-from .windows import range_ms
+from .framing import FRAMINGS, NO_SAMPLES, SEGMENTS, VECTORS, ClipReader, Framing, Scenes, Segments
+from .windows import Buffer, range_ms
 
 
 class Embedder(WindowEmbedder):
@@ -240,6 +240,57 @@ class Embedder(WindowEmbedder):
         AudioError : wrong shape, no samples, or samples that are not finite
         """
         return self.stream_scene([check_waveforms(waveforms, warn_user)])
+
+    # As a layer
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Embed whole clips like `embed_scenes`, with gradients: a layer for networks of one's own, and `DataParallel`.
+
+        All windows of all clips go through the network at once, so memory grows with their duration. The network is in
+        training mode or not, as ``train()`` and ``eval()`` have left it, which `embed_scenes` and `encode` set. Going
+        back, products are rounded as the process has it, see `precision`.
+
+        Parameters
+        ----------
+        waveforms : (batch, samples), floating point in [-1, 1], at `sample_rate`; numbers are not checked
+
+        Returns
+        -------
+        embeddings : (batch, scene_embedding_size) float32, on the device of the waveforms
+
+        Raises
+        ------
+        AudioError : wrong shape or type, or no samples
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hear_transformers.tiny import load_model
+        >>> model = load_model(layer=8)
+        >>> network = torch.nn.Sequential(model, torch.nn.Linear(model.scene_embedding_size, 10))
+        >>> network(torch.zeros(2, 16_000)).sum().backward()
+        >>> model.trunk.cls_token.grad.shape
+        torch.Size([1, 1, 192])
+        """
+        if waveforms.ndim != 2 or not waveforms.is_floating_point():
+            check_waveforms(waveforms)  # raises
+        clips, n_samples = waveforms.float(), waveforms.shape[1]
+        if not n_samples:
+            raise AudioError(NO_SAMPLES)
+        self.warn_if_slow(clips.device)
+        framing = self._scenes.start()
+        if framing.shortest <= n_samples <= framing.windows.lengths[0]:  # nothing to cut, and `torch.export` can follow
+            return self.read(clips, self.variant.scene)
+        buffers = [Buffer(clip, n_samples=n_samples) for clip in clips]
+        rows = []
+        for windows in framing.cuts(n_samples, n_samples):
+            starts = windows.starts.tolist()
+            cut = torch.stack([view for buffer in buffers for view in buffer.views(starts, windows.length)])
+            vectors = self.read(cut, framing.readouts[windows.level])  # (batch * windows, size)
+            rows.append({VECTORS: vectors.unflatten(0, (len(buffers), -1)).movedim(0, 1)})  # (windows, batch, size)
+        result = framing.join(rows)
+        assert result is not None
+        return result.embedding.to(clips.device)
 
     # Files and arrays, with the habits of sentence-transformers
 

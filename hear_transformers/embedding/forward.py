@@ -8,18 +8,21 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import chain
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import HearTransformersWarning, OptionError, unknown
-from ..networks.family import Readout, Variant
+from ..networks.family import Readout, Variant, float32_by_default
 from ..networks.layer_table import axes_of
 from ..networks.trunk import TimeAxis, Trunk
 from . import windows
 from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
 from .precision import PRECISIONS, computing, resolve, warn_if_slow
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CPU = torch.device("cpu")
 
@@ -63,7 +66,8 @@ class WindowEmbedder(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk = trunk
-        self.frontend = variant.frontend.build()
+        with float32_by_default():
+            self.frontend = variant.frontend.build()
         self.variant = variant
         self.name = name
         self.precision = resolve(precision, device)
@@ -91,6 +95,20 @@ class WindowEmbedder(nn.Module):
     def device(self) -> torch.device:
         """Device of the network."""
         return next(self.parameters()).device
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Refuse what changes the type of all numbers: PyTorch moves and converts a module by this method."""
+        dtype = fn(torch.zeros(1, dtype=torch.float32)).dtype
+        if dtype != torch.float32:
+            name = str(dtype).removeprefix("torch.")
+            advice = (
+                f"load it with precision={name!r}" if name in PRECISIONS else f"choose one of {', '.join(PRECISIONS)}"
+            )
+            raise OptionError(
+                f"{'/'.join(self.name)} cannot be converted to {name} as a whole: front end and results are float32, "
+                f"and precision is what the network computes in; {advice}"
+            )
+        return super()._apply(fn, recurse)
 
     # Layers and lengths
 
@@ -145,7 +163,7 @@ class WindowEmbedder(nn.Module):
             length = windows.samples_of(readout.window_ms, self.sample_rate)
         else:
             readout = replace(readout, fill_frames=0)  # does not change the size, only the work
-        return self.read(torch.zeros(1, length, device=self.device), readout).shape[1]
+        return self.read(torch.zeros(1, length, dtype=torch.float32, device=self.device), readout).shape[1]
 
     # One batch of windows
 
@@ -222,7 +240,7 @@ class WindowEmbedder(nn.Module):
         read : `read` or `read_frames`, or what calls them
         wanted : batch size; None for that of the model
         """
-        self._warn_if_slow()
+        self.warn_if_slow(self.device)
         processed = self._processed(length, readout)
         first = 0
         is_halved = False
@@ -243,10 +261,10 @@ class WindowEmbedder(nn.Module):
             yield result
             first = last
 
-    def _warn_if_slow(self) -> None:
-        """Warn once if the device is slow in this precision."""
-        if self._is_new(self.device.type):
-            warn_if_slow(self.precision, self.device)
+    def warn_if_slow(self, device: torch.device) -> None:
+        """Warn once if a device is slow in this precision."""
+        if self._is_new(device.type):
+            warn_if_slow(self.precision, device)
 
     def _is_new(self, topic: str) -> bool:
         """Return True the first time, in whichever thread."""

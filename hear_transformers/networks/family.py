@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -212,6 +213,20 @@ def variant_of(family: Family, name: str | None) -> tuple[str, Variant]:
 
 def random_trunk(family: Family, variant: Variant) -> Trunk:
     """Build a variant's network with the same random weights every time, without touching the global seed."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), float32_by_default():
         torch.manual_seed(0)
         return family.network(**variant.network)
+
+
+@contextlib.contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Build in float32, also for users who set another default; where it is float32, as nearly always, do nothing."""
+    before = torch.get_default_dtype()
+    if before == torch.float32:
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
