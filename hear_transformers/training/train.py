@@ -167,6 +167,7 @@ class Training:
         lines = [
             f"{self.name}: {n_parameters:,} parameters, {self._start}",
             self.data_in_words,
+            *([f"trained on {self.train.part}, validated on {self.valid.part}"] if self.valid.part else []),
             f"{recipe.epochs} epochs of {self.run.steps_per_epoch} steps of {recipe.batch_size} clips of "
             f"{self.n_samples / self.sample_rate:g} s (the network takes {limits}), {recipe.optimiser} at "
             f"{recipe.learning_rate:g}",
