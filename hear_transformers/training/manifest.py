@@ -427,8 +427,8 @@ def _rows(source: Path, layout: Layout, folders: _Folders, faults: _Faults, colu
 
 
 def _labels_in(cell: Any, separator: str) -> list[str]:
-    """Return the labels of a cell: of text, a number, nothing, or of a list in Parquet."""
-    parts = cell if isinstance(cell, list) else "" if cell is None else str(cell).split(separator)
+    """Return the labels of a cell: of text, or in Parquet also of a number, a list, or nothing: None or NaN."""
+    parts = cell if isinstance(cell, list) else () if cell is None or cell != cell else str(cell).split(separator)
     return [label for part in parts if (label := str(part).strip())]
 
 
