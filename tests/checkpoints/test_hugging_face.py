@@ -137,7 +137,7 @@ def test_an_index_names_files_of_its_folder_alone(place: str, weights: dict[str,
     folder = folder_of(tmp_path / "net", weights)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"cls_token": place}}))
-    with pytest.raises(WeightsError, match="refused: it names .*, which is not in its folder"):
+    with pytest.raises(WeightsError, match=r"refused: it names .*, which is not in its folder"):
         ast.load_model(folder)
 
 

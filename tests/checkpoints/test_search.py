@@ -61,7 +61,8 @@ def assert_is(model: Embedder, weights: StateDict) -> None:
     "prefix",
     [
         "trunk.", "module.trunk.", "net.", "model.", "backbone.", "encoder.", "student.", "network.",
-        "base_model.model.", "_forward_module.", "model._orig_mod.", "module.module.", "_orig_mod.module.net.", "a.b.c.d.",
+        "base_model.model.", "_forward_module.", "model._orig_mod.", "module.module.", "_orig_mod.module.net.",
+        "a.b.c.d.",
     ],
 )  # fmt: skip
 def test_any_prefix_is_found(prefix: str, weights: StateDict, tmp_path: Path) -> None:
