@@ -116,8 +116,9 @@ class _WithoutNumbers(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, arguments: Any = (), named: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call a function of PyTorch, or return the tensor that it would fill."""
-        return arguments[0] if function in FILLING else function(*arguments, **(named or {}))
+        """Call a function of PyTorch, or return the tensor that it would fill or scale."""
+        is_scaling = function is Tensor.mul and isinstance(arguments[-1], (int, float))
+        return arguments[0] if is_scaling or function in FILLING else function(*arguments, **(named or {}))
 
 
 FILLING = {
