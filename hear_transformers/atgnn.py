@@ -524,7 +524,7 @@ def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, A
     """
     n_blocks = count_members(tensors, "blocks.")
     starts = [0, *(i for i in range(n_blocks) if f"blocks.{i}.down.0.weight" in tensors), n_blocks]
-    stages = range(count_members(tensors, "labels.stages."))
+    stages = range(len(starts) - 1 if "labels.embed" in tensors else 0)
     usual = {"n_mels": 128, "frames": 1024, **variant.network, **given}
     lengths = {
         name: usual[name] if -(-usual[name] // STEM_HOP) == held else held * STEM_HOP

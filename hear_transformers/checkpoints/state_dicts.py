@@ -75,7 +75,7 @@ def read_content(path: str | Path) -> Content:
         else:
             content.refused[name] = kind
     if not content.tensors:
-        raise WeightsError(f"{path}: expected tensors, found {_summary_of(loaded, content)}")
+        raise WeightsError(f"{path}: expected a dict of dense tensors, found {_summary_of(loaded, content)}")
     return content
 
 

@@ -117,8 +117,9 @@ class _WithoutNumbers(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, arguments: Any = (), named: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call a function of PyTorch, or return the tensor that it would fill."""
-        return arguments[0] if function in FILLING else function(*arguments, **(named or {}))
+        """Call a function of PyTorch, or return the tensor that it would fill or scale."""
+        is_scaling = function is Tensor.mul and isinstance(arguments[-1], (int, float))
+        return arguments[0] if is_scaling or function in FILLING else function(*arguments, **(named or {}))
 
 
 FILLING = {
@@ -128,10 +129,22 @@ FILLING = {
 """What the functions of ``torch.nn.init`` call."""
 
 
+MOST_BUILT = 128
+"""Most networks without numbers that are kept, more than the variants of all families."""
+
+_BUILT: dict[tuple[Callable[..., Trunk], str], Trunk] = {}
+
+
 def on_meta(family: Family, variant: Variant) -> Trunk:
-    """Build a variant's network on the device ``meta``: shapes without numbers."""
-    with torch.device("meta"), _WithoutNumbers():
-        return family.network(**variant.network)
+    """Build a variant's network on the device ``meta``, shapes without numbers; the last ones built are kept."""
+    key = family.network, repr(variant.network)
+    if key not in _BUILT:
+        with torch.device("meta"), _WithoutNumbers():
+            trunk = family.network(**variant.network)
+        if len(_BUILT) >= MOST_BUILT:
+            _BUILT.clear()
+        _BUILT[key] = trunk
+    return _BUILT[key]
 
 
 USUAL_FRAMES = 1024
