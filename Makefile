@@ -116,6 +116,15 @@ bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, er
 	$(BULK) memory
 	$(BULK) start
 
+# Without the developers' data, the example recording stands in.
+AUDIO ?= $(or $(wildcard $(SHARED)/data/esc10/audio),tests/data)
+
+bench-cuda: $(VENV)/.stamp-test  ## both on an NVIDIA card: peers in ms, clips from disk; tables for weights/benchmarks.md (AUDIO=folder)
+	$(BIN)/python -m hear_transformers.benchmarks.peers --device cuda --repeats 10
+	for precision in float32 bfloat16; do \
+		$(BULK) throughput --audio $(AUDIO) --device cuda --precision $$precision --clips 2000 --seconds 10 || exit; \
+	done
+
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
 	$(BIN)/python -m hear_transformers.training.tiny measure --data $(SHARED)/data
 
