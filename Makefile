@@ -36,10 +36,9 @@ endef
 
 # The oldest that pyproject.toml allows.
 TORCH_OLDEST := $(shell sed -n 's/^    "torch>=\([0-9.]*\)",$$/\1/p' pyproject.toml)
-NUMPY_OLDEST := $(shell sed -n 's/^    "numpy>=\([0-9.]*\)",$$/\1/p' pyproject.toml)
 
 .venv-newest/.stamp: LIBRARIES = torch
-.venv-oldest/.stamp: LIBRARIES = 'torch==$(TORCH_OLDEST).*' 'numpy==$(NUMPY_OLDEST).*'
+.venv-oldest/.stamp: LIBRARIES = 'torch==$(TORCH_OLDEST).*'
 .venv-newest/.stamp .venv-oldest/.stamp: pyproject.toml | $(VENV)/.stamp-quick
 	$(call beside,$(@D))
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --ignore-installed $(LIBRARIES)
@@ -78,7 +77,7 @@ quick: $(VENV)/.stamp-quick  ## a verdict in a minute: all tests but the slow on
 quick-newest: .venv-newest/.stamp  ## the same with the newest PyTorch
 	$(call pytest_of,.venv-newest) $(QUICK)
 
-quick-oldest: .venv-oldest/.stamp  ## the same with the oldest PyTorch and NumPy that pyproject.toml allows
+quick-oldest: .venv-oldest/.stamp  ## the same with the oldest PyTorch that pyproject.toml allows
 	$(call pytest_of,.venv-oldest) $(QUICK)
 
 test: $(VENV)/.stamp-test $(HEAR)/.stamp  ## install with the test extra and HEAR's harness, then run every test
