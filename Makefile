@@ -36,10 +36,9 @@ endef
 
 # The oldest that pyproject.toml allows.
 TORCH_OLDEST := $(shell sed -n 's/^    "torch>=\([0-9.]*\)",$$/\1/p' pyproject.toml)
-NUMPY_OLDEST := $(shell sed -n 's/^    "numpy>=\([0-9.]*\)",$$/\1/p' pyproject.toml)
 
 .venv-newest/.stamp: LIBRARIES = torch
-.venv-oldest/.stamp: LIBRARIES = 'torch==$(TORCH_OLDEST).*' 'numpy==$(NUMPY_OLDEST).*'
+.venv-oldest/.stamp: LIBRARIES = 'torch==$(TORCH_OLDEST).*'
 .venv-newest/.stamp .venv-oldest/.stamp: pyproject.toml | $(VENV)/.stamp-quick
 	$(call beside,$(@D))
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --ignore-installed $(LIBRARIES)
@@ -78,7 +77,7 @@ quick: $(VENV)/.stamp-quick  ## a verdict in a minute: all tests but the slow on
 quick-newest: .venv-newest/.stamp  ## the same with the newest PyTorch
 	$(call pytest_of,.venv-newest) $(QUICK)
 
-quick-oldest: .venv-oldest/.stamp  ## the same with the oldest PyTorch and NumPy that pyproject.toml allows
+quick-oldest: .venv-oldest/.stamp  ## the same with the oldest PyTorch that pyproject.toml allows
 	$(call pytest_of,.venv-oldest) $(QUICK)
 
 test: $(VENV)/.stamp-test $(HEAR)/.stamp  ## install with the test extra and HEAR's harness, then run every test
@@ -115,6 +114,15 @@ bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, er
 	$(BULK) precision $(if $(wildcard $(TEACHER)),--weights efficientat/mn04_as=$(TEACHER))
 	$(BULK) memory
 	$(BULK) start
+
+# Without the developers' data, the example recording stands in.
+AUDIO ?= $(or $(wildcard $(SHARED)/data/esc10/audio),tests/data)
+
+bench-cuda: $(VENV)/.stamp-test  ## both on an NVIDIA card: peers in ms, clips from disk; tables for weights/benchmarks.md (AUDIO=folder)
+	$(BIN)/python -m hear_transformers.benchmarks.peers --device cuda --repeats 10
+	for precision in float32 bfloat16; do \
+		$(BULK) throughput --audio $(AUDIO) --device cuda --precision $$precision --clips 2000 --seconds 10 || exit; \
+	done
 
 sizes: $(VENV)/.stamp-run  ## measure layers, parameters and operations of every variant into weights/sizes.json: ten minutes
 	$(BIN)/python -m hear_transformers.benchmarks.sizes

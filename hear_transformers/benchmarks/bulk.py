@@ -29,6 +29,7 @@ from ..bulk.sources import Source, find_sources
 from ..embedding.embedder import Embedder
 from ..embedding.pipeline import Clip, embed
 from ..embedding.precision import PRECISIONS
+from .tables import check_card, echo_table
 
 THROUGHPUT_MODELS = ("tiny", "panns/cnn10", "passt/base")
 
@@ -57,14 +58,6 @@ def load_named(name: str, device: str = "cpu", weights: str = "", **options: Any
     model = catalogue.load(name, weights, device, {"pretrained": pretrained, **options})
     assert isinstance(model, Embedder)
     return model
-
-
-def echo_table(columns: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
-    """Print a Markdown table row by row."""
-    click.echo(f"| {' | '.join(columns)} |")
-    click.echo(f"|{' --- |' * len(columns)}")
-    for row in rows:
-        click.echo(f"| {' | '.join(row)} |")
 
 
 @click.group()
@@ -163,6 +156,7 @@ def throughput(
     **options: Any,
 ) -> None:
     """Embed clips from disk to disk like embed-audio, beside the network alone on a clip in its memory."""
+    check_card(device)
     workers = default_workers(clips) if workers is None else workers
     click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}, {clips} clips\n")
     with tempfile.TemporaryDirectory() as scratch:

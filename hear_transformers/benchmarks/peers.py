@@ -32,6 +32,7 @@ from ..embedding.external import silenced
 from ..embedding.precision import PRECISIONS
 from ..networks import counting
 from ..networks.family import random_trunk
+from .tables import check_card, echo_table
 
 TOLERANCE = 1e-4  # relative to the largest magnitude, in float32; as for the golden answers
 GEMM_SHAPE = (2048, 768, 3072)  # the larger matrix product of a PaSST block's MLP, over 2048 tokens
@@ -218,35 +219,60 @@ def measure_gemm(precision: torch.dtype, device: str) -> float:
     return 2.0 * rows * inner * columns / time_in_turns({"": lambda: left @ right}, 20)[""]
 
 
-def compare(work: Workload, peer: Peer, repeats: int, device: str) -> list[str]:
-    """Compare and time one workload, and return the lines of the table."""
+@contextlib.contextmanager
+def multiply_exactly() -> Iterator[None]:
+    """Compute float32 as float32: on a card cuDNN convolves in TF32, 10 bits of 23, unless told otherwise."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+COLUMNS = (
+    *("task", "model", "beside", "theirs ms", "ours ms", "float32", "error"),
+    *("bfloat16 ms", "bfloat16", "of GEMM peak"),
+)
+
+
+def compare(work: Workload, name: str, peer: Peer, repeats: int, device: str) -> list[str]:
+    """Compare and time one workload, and return its row of the table."""
     ours = {precision: peer.ours(work.variant, precision).to(device) for precision in TIMED_PRECISIONS}
     rate = ours["float32"].sample_rate
     generator = torch.Generator().manual_seed(0)
     audio = 0.1 * torch.randn(work.clips, int(work.seconds * rate), generator=generator).to(device)
-    with silence_peers(), torch.no_grad():
-        expected = peer.embed(work, audio)
+    with silence_peers(), torch.no_grad(), multiply_exactly():
         sides = {"theirs": partial(peer.embed, work, audio)}
         sides.update({precision: partial(call_hear, hear, work, model, audio) for precision, model in ours.items()})
+        # A peer may answer from the CPU.
+        expected, found = (sides[side]().cpu() for side in ("theirs", "float32"))
+        error = ((found - expected).abs().max() / expected.abs().max()).item()
+        if not error <= TOLERANCE:
+            raise click.ClickException(f"{work.kind}, {work.variant}: numbers differ by {error:.1e} of the largest")
         seconds = time_in_turns(sides, repeats)
-    name = f"{work.kind}, {work.clips} x {work.seconds:g} s"
-    lines = []
-    for precision, model in ours.items():
-        with FlopCounterMode(display=False) as counter:
-            found = call_hear(hear, work, model, audio)
-        error = ((found.cpu() - expected.cpu()).abs().max() / expected.abs().max()).item()
-        if precision == "float32" and error > TOLERANCE:
-            raise click.ClickException(f"{name}, {work.variant}: numbers differ by {error:.1e} of the largest")
-        flops = counter.get_total_flops() / seconds[precision]
-        lines.append(
-            f"{name:24}{work.variant:16}{precision:10}{seconds['theirs']:9.2f}{seconds[precision]:9.2f}"
-            f"{seconds['theirs'] / seconds[precision]:8.2f}{error:10.1e}{flops / 1e9:10.0f}"
-            f"{flops / measure_gemm(PRECISIONS[precision], device):8.0%}"
-        )
-    return lines
+        shares = [gemm_share(sides[each], seconds[each], each, device) for each in TIMED_PRECISIONS]
+    theirs, exact, brain = (seconds[side] for side in ("theirs", *TIMED_PRECISIONS))
+    return [
+        *(f"{work.kind}, {work.clips} x {work.seconds:g} s", f"`{peer.family.name}/{work.variant}`", name),
+        *(milliseconds(theirs), milliseconds(exact), f"{theirs / exact:.2f}x", f"{error:.1e}"),
+        *(milliseconds(brain), f"{theirs / brain:.2f}x", ", ".join(shares)),
+    ]
 
 
-def compare_mast(repeats: int, device: str) -> Iterator[str]:
+def milliseconds(seconds: float) -> str:
+    """Format a time in ms, to a tenth where it is short."""
+    return f"{1000 * seconds:.{1 if seconds < 0.1 else 0}f}"
+
+
+def gemm_share(embed: Callable[[], Any], seconds: float, precision: str, device: str) -> str:
+    """Return the arithmetic of a call as a share of what the machine's matrix product does meanwhile."""
+    with FlopCounterMode(display=False) as counter:
+        embed()
+    return f"{counter.get_total_flops() / seconds / measure_gemm(PRECISIONS[precision], device):.0%}"
+
+
+def compare_mast(repeats: int, device: str) -> Iterator[list[str]]:
     """Time our MAST beside our AST, both with random weights, against the ratio of their operations."""
     families = (ast.FAMILY, mast.FAMILY)
     of_ast, of_mast = (counting.count_macs(family, next(iter(family.variants.values()))) for family in families)
@@ -256,11 +282,9 @@ def compare_mast(repeats: int, device: str) -> Iterator[str]:
             models = [build_ours(family, next(iter(family.variants)), {}, precision).to(device) for family in families]
             sides = {model.name[0]: partial(model.embed_scenes, audio.to(device)) for model in models}
             seconds = time_in_turns(sides, repeats)
-            name = f"scene, {clips} x {MAST_SECONDS:g} s"
-            yield (
-                f"{name:24}{precision:10}{seconds['ast']:9.2f}{seconds['mast']:9.2f}"
-                f"{seconds['ast'] / seconds['mast']:11.1f}{of_ast / of_mast:14.1f}"
-            )
+            times = (milliseconds(seconds["ast"]), milliseconds(seconds["mast"]))
+            ratios = (f"{seconds['ast'] / seconds['mast']:.1f}", f"{of_ast / of_mast:.1f}")
+            yield [f"scene, {clips} x {MAST_SECONDS:g} s", precision, *times, *ratios]
 
 
 @click.command()
@@ -270,19 +294,21 @@ def compare_mast(repeats: int, device: str) -> Iterator[str]:
     "--peer", "names", type=click.Choice(list(PEERS)), multiple=True, help="Only this package.  [default: all]"
 )
 def main(repeats: int, device: str, names: tuple[str, ...]) -> None:
-    """Time scene and timestamp embeddings (hop 50 ms) beside other packages."""
-    click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; the same random weights")
-    for name in names or PEERS:
-        peer = PEERS[name](device)
-        columns = f"{'theirs/s':>9}{'ours/s':>9}{'ratio':>8}{'error':>10}{'GFLOP/s':>10}{'of GEMM':>8}"
-        click.echo(f"\n{f'beside {name}':24}{'variant':16}{'precision':10}{columns}")
-        for work in peer.workloads:
-            click.echo("\n".join(compare(work, peer, repeats, device)))
+    """Time scene and timestamp embeddings (hop 50 ms) beside other packages; print tables for weights/benchmarks.md."""
+    check_card(device)
+    click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; the same random weights\n")
+
+    def rows() -> Iterator[list[str]]:
+        for name in names or PEERS:
+            peer = PEERS[name](device)
+            for work in peer.workloads:
+                yield compare(work, name, peer, repeats, device)
+
+    echo_table(COLUMNS, rows())
     if not names:
-        columns = f"{'precision':10}{'AST/s':>9}{'MAST/s':>9}{'x as fast':>11}{'x fewer MACs':>14}"
-        click.echo(f"\n{'MAST beside our AST':24}{columns}")
-        for line in compare_mast(repeats, device):
-            click.echo(line)
+        click.echo("\nMAST beside AST:\n")
+        columns = ("task", "precision", "AST ms", "MAST ms", "times as fast", "times fewer MACs")
+        echo_table(columns, compare_mast(repeats, device))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""The benchmark beside other packages: equal numbers at equal precision first, then a table."""
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hear_transformers import efficientat, hear
+from hear_transformers.benchmarks import bulk, peers, tables
+from hear_transformers.benchmarks.peers import Peer, Workload
+
+SECONDS = {"theirs": 0.5, "float32": 0.25, "bfloat16": 0.0125}
+
+
+class Ours(Peer):
+    """Another package that computes what ours does, with an error of `scale`."""
+
+    workloads = (Workload("scene", "mn01_as", 2, 0.5), Workload("timestamp", "mn01_as", 1, 0.1))
+    family = efficientat.FAMILY
+
+    def __init__(self, device: str, scale: float = 1.0) -> None:
+        self.model = efficientat.load_model("", "mn01_as", pretrained=False).trunk
+        self.scale = scale
+        self.allowed: list[bool] = []
+
+    def embed(self, work: Workload, audio: torch.Tensor) -> torch.Tensor:
+        self.allowed.append(torch.backends.cudnn.allow_tf32)
+        return self.scale * peers.call_hear(hear, work, self.ours(work.variant), audio)
+
+
+@pytest.fixture
+def _measured(monkeypatch):
+    monkeypatch.setattr(peers, "time_in_turns", lambda functions, repeats: SECONDS)
+    monkeypatch.setattr(peers, "measure_gemm", lambda precision, device: 1e12)
+
+
+@pytest.mark.usefixtures("_measured")
+@pytest.mark.parametrize("work", Ours.workloads, ids=lambda work: work.kind)
+def test_a_row_has_times_in_ms_and_ratios(work):
+    row = dict(zip(peers.COLUMNS, peers.compare(work, "other", Ours("cpu"), 1, "cpu"), strict=True))
+    assert row.pop("of GEMM peak").count("%") == 2
+    assert row == {
+        "task": f"{work.kind}, {work.clips} x {work.seconds:g} s",
+        "model": "`efficientat/mn01_as`",
+        "beside": "other",
+        "theirs ms": "500",
+        "ours ms": "250",
+        "float32": "2.00x",
+        "error": "0.0e+00",
+        "bfloat16 ms": "12.5",
+        "bfloat16": "40.00x",
+    }
+
+
+@pytest.mark.usefixtures("_measured")
+def test_peers_compute_float32_exactly_and_the_flag_is_put_back():
+    before = torch.backends.cudnn.allow_tf32
+    peer = Ours("cpu")
+    peers.compare(Ours.workloads[0], "other", peer, 1, "cpu")
+    assert not any(peer.allowed)
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.usefixtures("_measured")
+@pytest.mark.parametrize("scale", [1.0003, 0.0, float("nan")])
+def test_other_numbers_are_refused(scale):
+    with pytest.raises(Exception, match="numbers differ by"):
+        peers.compare(Ours.workloads[0], "other", Ours("cpu", scale), 1, "cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_without_a_card_the_commands_say_so(monkeypatch, tmp_path, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for command in ([peers.main], [bulk.main, "throughput", "--audio", str(tmp_path)]):
+        result = CliRunner().invoke(command[0], [*command[1:], "--device", device])
+        assert result.exit_code == 1
+        assert f"--device {device}: PyTorch {torch.__version__} finds no CUDA device" in result.output
+
+
+def test_a_table_is_markdown(capsys):
+    tables.echo_table(("a", "b"), iter([["1", "2"]]))
+    assert capsys.readouterr().out == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
