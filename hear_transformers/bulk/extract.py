@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ..embedding.pipeline import Clip, Embedded, Model, embed
-from ..errors import HearTransformersError
+from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
 from . import journal
 from .formats import ExistingOutput
 from .journal import Failures, is_disk_full
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
-from .sources import Source
+from .sources import Source, each_once
 from .table_output import TableOfParts
 
 WAITING = 32
@@ -65,19 +65,28 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Outcomes of all sources, in the order in which they were named."""
+    """Outcomes of all sources, in the order in which they were named.
+
+    Attributes
+    ----------
+    repeated : sources that are the same part of a file as one before, and so have its outcome
+    """
 
     written: list[Outcome]
     skipped: list[Outcome]
     failed: list[Outcome]
+    repeated: int = 0
 
     @staticmethod
-    def of(outcomes: Iterable[Outcome], sources: Iterable[Source]) -> Report:
+    def of(outcomes: Iterable[Outcome], sources: Iterable[Source], repeated: int = 0) -> Report:
         """Sort outcomes by status, and in the order of the sources."""
-        order = {(str(source.path), source.start, source.end): i for i, source in enumerate(sources)}
+        order: dict[tuple[str, float, float], int] = {}
+        for i, source in enumerate(sources):
+            order.setdefault((str(source.path), source.start, source.end), i)
         ordered = sorted(outcomes, key=lambda outcome: order[outcome.source, outcome.start, outcome.end])
         statuses = ("written", "skipped", "failed")
-        return Report(*([each for each in ordered if each.status == status] for status in statuses))
+        by_status = ([each for each in ordered if each.status == status] for status in statuses)
+        return Report(*by_status, repeated=repeated)
 
 
 def extract(
@@ -90,13 +99,15 @@ def extract(
     n_labels: int = 0,
     fail_fast: bool = False,
     workers: int = 0,
+    on_start: Callable[[int], None] = lambda n_outcomes: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
     """Embed audio files and write the embeddings.
 
     A file that fails is reported, and the others are written; see `pipeline.embed`. Running the same call again resumes
-    an interrupted run. An existing output is kept if its settings and the content of its audio are unchanged, replaced
-    if its audio changed, and kept with a message if its settings differ.
+    an interrupted run. An existing output is kept if the content of its audio is unchanged, and replaced if it changed.
+    Beside outputs of other settings nothing is embedded, see `mixing`. Sources that are the same part of a file are
+    embedded once, and share an output; a table has the rows of each, in the order of the sources.
 
     Parameters
     ----------
@@ -109,13 +120,14 @@ def extract(
         their labels, and the output is kept
     fail_fast : stop at the first failure
     workers : processes that read audio, see `pipeline.embed`
+    on_start : called before the first is embedded, with the number of outcomes to come
     on_outcome : called as soon as a source is finished
 
     Raises
     ------
     OptionError : `out` is a single file for several sources, the format needs a package that is not installed, labels
         are asked for and the embeddings are not logits, see `labels.check_logits`, or separate layers of a model of
-        another package
+        another package; outputs that exist were made with other settings
     DiskFullError : the disk is full
     """
     if n_labels:
@@ -123,15 +135,20 @@ def extract(
     destination = Destination.of(out, options)
     jobs, failed = jobs_of(sources, destination)
     contents = contents_of(model, timestamps=timestamps, apart=options.separate_layers, dtype=options.dtype)
-    failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
     outcomes: list[Outcome] = []
     with journal.disk_full_as_error(destination.folder), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(destination.folder))
         outputs = [destination.output(content, scratch) for content in contents]
         for output in outputs:
             stack.enter_context(output)
+            output.start(jobs)
         run = _Run(model, outputs, n_labels)
-        embedded = run.embed(jobs, timestamps=timestamps, scratch=scratch, workers=workers)
+        prepared = run.prepare(each_once(jobs))
+        if any(isinstance(each, _PendingJob) for each in prepared):
+            destination.check_unmixed(contents, jobs)
+        failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
+        on_start(len(failed) + len(prepared))
+        embedded = run.embed(prepared, timestamps=timestamps, scratch=scratch, workers=workers)
         # Closed here, whatever happens, so that no worker outlives an interruption.
         stack.enter_context(contextlib.closing(embedded))
         for outcome in chain((_failure(source, source.error) for source in failed), embedded):
@@ -144,7 +161,7 @@ def extract(
         else:
             for output in outputs:
                 output.finish(jobs)
-    return Report.of(outcomes, sources)
+    return Report.of(outcomes, sources, repeated=len(jobs) - len(prepared))
 
 
 # One run
@@ -167,27 +184,31 @@ class _Run:
         self.outputs = outputs
         self.n_labels = n_labels
 
+    def prepare(self, jobs: Iterable[Source]) -> list[_PendingJob | Outcome]:
+        """Look up the existing outputs of jobs: the outcome of each that needs no embedding."""
+        return [self._prepare(job) for job in jobs]
+
     def embed(
-        self, jobs: Iterable[Source], *, timestamps: bool, scratch: Path, workers: int
+        self, prepared: Iterable[_PendingJob | Outcome], *, timestamps: bool, scratch: Path, workers: int
     ) -> Generator[Outcome, None, None]:
         """Embed and write jobs; yield the outcome of each, those that need no embedding first."""
         pending = []
-        for job in jobs:
-            prepared = self.prepare(job)
-            if isinstance(prepared, Outcome):
-                yield prepared
+        for each in prepared:
+            if isinstance(each, Outcome):
+                yield each
             else:
-                pending.append(prepared)
+                pending.append(each)
         clips = (each.clip for each in pending)
         embeddings = embed(self.model, clips, timestamps=timestamps, hashes=True, scratch=scratch, workers=workers)
         outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
             yield from outcomes
 
-    def prepare(self, job: Source) -> _PendingJob | Outcome:
-        """Look up the existing outputs of a job; return its outcome if there is nothing to embed."""
+    def _prepare(self, job: Source) -> _PendingJob | Outcome:
         try:
             existing = tuple(output.existing(job) for output in self.outputs)
+        except OptionError:
+            raise
         except HearTransformersError as error:
             return _failure(job, error)
         if not self.n_labels and all(each and not each.sha256 for each in existing):
@@ -238,7 +259,7 @@ def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, pat
         return existing
     if existing.file == os.path.abspath(job.path):
         return None
-    return ExistingOutput(f"{path} is kept, but was made from {existing.file}; use overwrite to replace it")
+    return ExistingOutput(f"{path} is kept, but was made from {existing.file}; --overwrite replaces it")
 
 
 def _failure(source: Source, error: Exception | None) -> Outcome:

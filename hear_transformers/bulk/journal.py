@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,51 +68,65 @@ class Journal:
     ----------
     path : of the file, created with the first line
     settings : their `digest`; it goes into every line, and lines of other settings are ignored
+    is_valid : whether a line holds what it should; others are ignored
 
     Attributes
     ----------
     lines : by key
-    has_begun : the file has a line of these settings
+    superseded : lines that a later one of the same key replaced
+    to_replace : `version` of the output that a run of these settings was asked to replace, empty if none
     """
 
-    def __init__(self, path: Path, settings: str) -> None:
+    def __init__(
+        self, path: Path, settings: str, is_valid: Callable[[dict[str, Any]], bool] = lambda line: True
+    ) -> None:
         self.path = path
         self.settings = settings
+        self.is_valid = is_valid
         self.lines: dict[str, dict[str, Any]] = {}
-        self.has_begun = False
+        self.superseded: list[dict[str, Any]] = []
+        self.to_replace = ""
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             for text in file:
-                # Lines that a killed run left incomplete are skipped.
-                try:
-                    line = json.loads(text)
-                    is_ours = line.pop("settings") == self.settings
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue
-                self.has_begun |= is_ours
-                if is_ours and "key" in line:
-                    self.lines[line.pop("key")] = line
+                self._read(text)
+
+    def _read(self, text: bytes) -> None:
+        """Take one line; what a killed run or a disk left incomplete or damaged is skipped."""
+        try:
+            line = json.loads(text)
+            is_ours = line.pop("settings") == self.settings
+            key = line.pop("key", None)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return
+        if is_ours and isinstance(key, str) and self.is_valid(line):
+            if key in self.lines:
+                self.superseded.append(self.lines[key])
+            self.lines[key] = line
+        elif is_ours and key is None:
+            self.to_replace = str(line.get("replace", ""))
 
     def add(self, lines: Mapping[str, Mapping[str, Any]]) -> None:
         """Add lines, by key."""
         self.lines.update({key: dict(line) for key, line in lines.items()})
-        text = self._encoded(lines)
+        self._append(self._encoded(lines))
+
+    def replace_output(self, version: str) -> None:
+        """Record that a run of these settings was asked to replace an output, so that one that resumes it may."""
+        self.to_replace = version
+        self._append(self._line({"replace": version}))
+
+    def replace(self) -> None:
+        """Rewrite the file with the current lines."""
+        with atomic(self.path) as file:
+            file.write(self._encoded(self.lines))
+
+    def _append(self, text: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 text = text if file.read(1) == b"\n" else b"\n" + text  # after an incomplete line
             file.write(text)
-
-    def begin(self) -> None:
-        """Drop all lines, those of other settings too, and record that a run of these settings has begun."""
-        self.lines = {}
-        self.replace()
-
-    def replace(self) -> None:
-        """Rewrite the file with the current lines."""
-        self.has_begun = True
-        with atomic(self.path) as file:
-            file.write(self._line({}) + self._encoded(self.lines))
 
     def _encoded(self, lines: Mapping[str, Mapping[str, Any]]) -> bytes:
         return b"".join(self._line({"key": key, **line}) for key, line in lines.items())

@@ -18,14 +18,14 @@ from typing import Any, NoReturn
 
 from ..errors import OptionError
 from .csv_rows import found_header, parse_seconds, read_csv
-from .sources import Source, each_once
+from .sources import Source
 from .tables import import_extra
 
 COLUMNS = ("path", "start", "end")
 
 
 def read_manifest(path: Path) -> list[Source]:
-    """Read a list of files; what it names twice is returned once.
+    """Read a list of files, in its order; what it names twice is returned twice.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def read_manifest(path: Path) -> list[Source]:
     if reader is None:
         raise OptionError(f"{path}: a manifest is a list of files that ends in {', '.join(READERS)}")
     try:
-        sources = each_once(_source(path, place, *cells) for place, *cells in reader(path))
+        sources = [_source(path, place, *cells) for place, *cells in reader(path)]
     except OSError as error:
         raise OptionError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not sources:

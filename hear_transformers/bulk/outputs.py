@@ -14,7 +14,8 @@ from ..embedding.pipeline import Model
 from ..errors import OptionError
 from .folder_output import FolderOfFiles
 from .formats import DTYPES, FILES, TABLES, Content
-from .sources import Source, name_outputs
+from .mixing import check_shards, check_unmixed, layer_folder
+from .sources import Source, name_outputs, places_of
 from .table_output import TableOfParts
 
 Output = FolderOfFiles | TableOfParts
@@ -114,9 +115,26 @@ class Destination:
             )
         return [PurePath(self.file)] * len(sources)
 
+    def check_unmixed(self, contents: list[Content], jobs: Sequence[Source]) -> None:
+        """Refuse to write beside outputs of other settings, see `mixing`; an output that the user names is alone."""
+        options, own = self.options, set()
+        is_named = self.file is not None and PurePath(self.file).stem != f"{TABLE_NAME}{options.shard.suffix}"
+        tables = TABLE_NAME
+        for content in contents:
+            folder = self.folder / layer_folder(content)
+            if options.format in TABLES:
+                assert self.file is not None
+                check_shards(folder / self.file, options.shard.count)
+                own.add(folder / self.file)
+                tables = PurePath(self.file).stem.removesuffix(options.shard.suffix)
+            elif options.overwrite:
+                own |= {folder / job.name for job in jobs}
+        if options.format in TABLES or not is_named:
+            check_unmixed(self.folder, contents, tables, own, files=not is_named)
+
     def output(self, content: Content, scratch: Path) -> Output:
         """Return the output of a content; `scratch` is a folder for unfinished files."""
-        folder = self.folder / f"layer={content.layer}" if content.separate else self.folder
+        folder = self.folder / layer_folder(content)
         overwrite = self.options.overwrite
         if self.options.format in TABLES:
             assert self.file is not None
@@ -127,10 +145,17 @@ class Destination:
 
 
 def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[Source], list[Source]]:
-    """Return the jobs of a shard, sources with the names of their outputs, and its sources that cannot be read."""
+    """Return the jobs of a shard, sources with the names of their outputs, and its sources that cannot be read.
+
+    Sources that are the same part of a file are jobs of the same name, and so of the same output.
+    """
     shard = destination.options.shard
     found = [source for source in sources if source.error is None]
-    jobs = [replace(source, name=name) for source, name in zip(found, destination.names(found), strict=True)]
+    places = places_of(found)
+    once = dict(zip(reversed(places), reversed(found), strict=True))  # the first of each place
+    firsts = [once[place] for place in dict.fromkeys(places)]
+    names = dict(zip(dict.fromkeys(places), destination.names(firsts), strict=True))
+    jobs = [replace(source, name=names[place]) for source, place in zip(found, places, strict=True)]
     failed = [source for source in sources if source.error is not None and shard.has(str(source.path))]
     return [job for job in jobs if shard.has(job.key)], failed
 
@@ -145,9 +170,8 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str) -> l
     if dtype not in DTYPES:
         raise OptionError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     kind = "timestamps" if timestamps else "scene"
-    stored_as = {} if dtype == DTYPES[0] else {"dtype": dtype}
     made_by = {key: value for key, value in model.provenance().items() if key not in SETTINGS_OF_OTHERS[kind]}
-    settings = {"embedding": kind, **made_by, **stored_as}
+    settings = {"embedding": kind, **made_by, "dtype": dtype}
     window_ms = model.longest_window_ms(timestamps=timestamps)
     columns = model.columns(timestamps=timestamps)
     if not apart:

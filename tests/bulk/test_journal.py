@@ -34,11 +34,10 @@ def test_lines_are_read_back(tmp_path):
 
 def test_lines_of_other_settings_are_not_ours(tmp_path):
     note(tmp_path / "j", "theirs", a={})
-    ours = Journal(tmp_path / "j", "ours")
-    assert (ours.lines, ours.has_begun) == ({}, False)
+    assert Journal(tmp_path / "j", "ours").lines == {}
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"key": "b", "settings": "s"', b"\xff\xfe", b"[]\n", b"7\n", b"null\n"])
+@pytest.mark.parametrize("torn", [b"{", b'{"key": "b", "settings": "s"', b"\xff\xfe", b"[]\n", b"7\n", b"null\n", b"[" * 100_000, b"\0" * 100])
 def test_a_torn_line_is_none_and_spoils_no_other(tmp_path, torn):
     note(tmp_path / "j", "s", a={})
     with (tmp_path / "j").open("ab") as file:
@@ -47,13 +46,12 @@ def test_a_torn_line_is_none_and_spoils_no_other(tmp_path, torn):
     assert Journal(tmp_path / "j", "s").lines.keys() == {"a", "c"}
 
 
-def test_a_new_beginning_forgets_but_is_noted(tmp_path):
-    old = Journal(tmp_path / "j", "s")
-    old.add({"a": {}})
-    old.begin()
-    again = Journal(tmp_path / "j", "s")
-    assert (again.lines, again.has_begun) == ({}, True)
-    assert [path.name for path in tmp_path.iterdir()] == ["j"]
+def test_what_may_be_replaced_is_noted_for_these_settings(tmp_path):
+    note(tmp_path / "j", "s", a={})
+    Journal(tmp_path / "j", "s").replace_output("7-9")
+    assert Journal(tmp_path / "j", "s").to_replace == "7-9"
+    assert Journal(tmp_path / "j", "s").lines == {"a": {}}
+    assert Journal(tmp_path / "j", "t").to_replace == ""
 
 
 def test_settings_in_another_order_are_the_same():
