@@ -1,6 +1,7 @@
 """How command lines fail: one line on stderr and an exit code, never a traceback.
 
-0: all is well. 1: some or all of the work failed. 2: the command itself is wrong. 130: interrupted.
+0: all is well. 1: some or all of the work failed. 2: the command itself is wrong. 130: interrupted by Ctrl-C, 143 by
+SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import ParamSpec
 import click
 
 from hear_transformers.errors import HearTransformersError, OptionError
+
+from . import signals
 
 P = ParamSpec("P")
 
@@ -41,7 +44,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with signals.terminating():
+                command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except OptionError as error:
@@ -49,7 +53,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except HearTransformersError as error:
             raise Failure(str(error), 1) from error
         except KeyboardInterrupt as error:
-            raise Failure("interrupted", 130) from error
+            raise Failure(signals.cause(error), signals.exit_code(error)) from error
         except Exception as error:
             raise Failure(f"{type(error).__name__}: {error}", 1) from error
 

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..labels import Tag, check_logits, tags_of
 from . import journal
 from .formats import ExistingOutput
 from .journal import Failures, is_disk_full
+from .mixing import LAYER_FOLDER
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
 from .sources import Source, each_once
 from .table_output import TableOfParts
@@ -38,6 +39,7 @@ class Outcome:
     source : as the user would write it
     status : "written", "skipped" (its output exists) or "failed"
     output : file with its embedding, None if it failed; of separate layers, that of the first
+    layers : in whose folders, ``layer=4``, such files lie; empty unless layers are separate
     shape : of the embedding, None unless written
     seconds : duration of the audio, None unless written
     tags : the most probable labels, None if it failed or none were asked for
@@ -56,6 +58,16 @@ class Outcome:
     start: float = 0.0
     end: float = math.inf
     error: str = ""
+    layers: tuple[str, ...] = ()
+
+    @property
+    def pattern(self) -> str:
+        """Path of the output, of separate layers as shells expand it: "layer={4,8}/a.npz"; empty if there is none."""
+        path = "" if self.output is None else str(self.output)
+        if len(self.layers) < 2:
+            return path
+        first = f"{LAYER_FOLDER}{self.layers[0]}"
+        return f"{LAYER_FOLDER}{{{','.join(self.layers)}}}".join(path.rsplit(first, 1))
 
     def as_failure(self) -> dict[str, Any]:
         """Return its line in the list of failures."""
@@ -85,8 +97,8 @@ class Report:
             order.setdefault((str(source.path), source.start, source.end), i)
         ordered = sorted(outcomes, key=lambda outcome: order[outcome.source, outcome.start, outcome.end])
         statuses = ("written", "skipped", "failed")
-        by_status = ([each for each in ordered if each.status == status] for status in statuses)
-        return Report(*by_status, repeated=repeated)
+        written, skipped, failed = ([each for each in ordered if each.status == status] for status in statuses)
+        return Report(written, skipped, failed, repeated)
 
 
 def extract(
@@ -250,7 +262,9 @@ class _Run:
         return self._outcome(job, "skipped", tags=tags, message=mismatch)
 
     def _outcome(self, job: Source, status: str, **rest: Any) -> Outcome:
-        return Outcome(str(job.path), status, self.outputs[0].path(job), start=job.start, end=job.end, **rest)
+        layers = tuple(str(output.content.layer) for output in self.outputs if output.content.separate)
+        found = Outcome(str(job.path), status, self.outputs[0].path(job), start=job.start, end=job.end, layers=layers)
+        return replace(found, **rest)
 
 
 def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, path: Path) -> ExistingOutput | None:

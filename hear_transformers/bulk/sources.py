@@ -57,7 +57,7 @@ class Source:
 
 
 Place = tuple[str, float, float]
-"""Identity of a source, file and part: links in its folder are resolved, a link to the file itself is another source."""
+"""Identity of a source, file and part: links in its folder are resolved, a link to the file itself is another one."""
 
 
 def find_sources(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Source]:

@@ -77,7 +77,7 @@ class TableOfParts:
         for part in self._parts():
             if self.format.metadata_of(part).get("id") != part.stem:  # damaged
                 part.unlink()
-        parts = {part.stem for part in self._parts()}
+        parts: set[str | None] = {part.stem for part in self._parts()}
         if self.table.exists() and (problem := self._problem()):
             status = self.table.stat()
             version = f"{status.st_size}-{status.st_mtime_ns}"
@@ -86,7 +86,7 @@ class TableOfParts:
             elif self.journal.to_replace != version:
                 raise OptionError(problem)
         else:
-            parts |= {self._table_id()}
+            parts.add(self._table_id())
         self.journal.lines = {key: line for key, line in self.journal.lines.items() if line["part"] in parts}
 
     def start(self, jobs: Iterable[Source]) -> None:
@@ -242,7 +242,8 @@ def _is_place(line: Mapping[str, Any]) -> bool:
 
 
 def _shown(source: Source) -> str:
-    """Return the name of a file as it stands in a table: bytes that are not UTF-8 are written \\udcff."""
+    """Return the name of a file as it stands in a table."""
+    # Bytes of a name that are not UTF-8 are written \udcff.
     return str(source.path).encode("utf-8", "backslashreplace").decode()
 
 

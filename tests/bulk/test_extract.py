@@ -480,7 +480,7 @@ def test_a_table_without_a_journal_is_kept(run, audio_file, tmp_path):
     path = audio_file()
     run(path, format="parquet")
     (tmp_path / "out/.embed-audio/embeddings.parquet/journal.jsonl").unlink()
-    with pytest.raises(OptionError, match="its journal in .* is missing"):
+    with pytest.raises(OptionError, match=r"its journal in .* is missing"):
         run(path, format="parquet")
 
 

@@ -37,7 +37,10 @@ def test_lines_of_other_settings_are_not_ours(tmp_path):
     assert Journal(tmp_path / "j", "ours").lines == {}
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"key": "b", "settings": "s"', b"\xff\xfe", b"[]\n", b"7\n", b"null\n", b"[" * 100_000, b"\0" * 100])
+@pytest.mark.parametrize(
+    "torn",
+    [b"{", b'{"key": "b", "settings": "s"', b"\xff\xfe", b"[]\n", b"7\n", b"null\n", b"[" * 100_000, b"\0" * 100],
+)
 def test_a_torn_line_is_none_and_spoils_no_other(tmp_path, torn):
     note(tmp_path / "j", "s", a={})
     with (tmp_path / "j").open("ab") as file:

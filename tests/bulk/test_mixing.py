@@ -157,7 +157,7 @@ def test_separate_layers_are_of_one_model(files, tmp_path, format):
         embed(model("9", pool="max"), files, tmp_path / "out", **separate)
     with pytest.raises(OptionError, match="pool mean -> max"):
         embed(model("9", pool="max"), files, tmp_path / "out", format=format)
-    with pytest.raises(OptionError, match="layer=5.*pool mean -> max"):
+    with pytest.raises(OptionError, match=r"layer=5.*pool mean -> max"):
         embed(model("5", pool="max"), files, tmp_path / "out", **separate)
 
 

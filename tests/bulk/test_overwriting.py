@@ -72,9 +72,7 @@ def test_a_table_of_other_settings_is_replaced_whole(files, tmp_path, format):
 @pytest.mark.parametrize("again", ["overwrite", "resume"])
 @pytest.mark.parametrize("family", ["marked", "other"])
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_overwriting_run_killed_at_any_operation_loses_no_rows(
-    files, tmp_path, monkeypatch, format, family, again
-):
+def test_an_overwriting_run_killed_at_any_operation_loses_no_rows(files, tmp_path, monkeypatch, format, family, again):
     monkeypatch.setattr(table_output, "PART_ROWS", 1)
     before, out = tmp_path / "before", tmp_path / "out"
     table = out / f"embeddings.{format}"
