@@ -159,7 +159,7 @@ def main(
     from hear_transformers.audio import workers
     from hear_transformers.bulk import extract
 
-    stored = output_options(Path(out), options)
+    stored = output_options(out, options)
     timestamps = wants_timestamps(scene, options)
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
     given = {name: value for name, value in options.items() if value is not None}
@@ -169,7 +169,7 @@ def main(
         report = extract.extract(
             embedder,
             found,
-            Path(out),
+            out,
             stored,
             timestamps=timestamps,
             n_labels=n_labels,
@@ -183,7 +183,7 @@ def main(
     sys.exit(1 if report.failed else 0)
 
 
-def output_options(out: Path, options: dict[str, Any]) -> OutputOptions:
+def output_options(out: str, options: dict[str, Any]) -> OutputOptions:
     """Return how embeddings are stored; remove these options, so that those of the model remain."""
     from hear_transformers.bulk import formats, outputs
 
@@ -210,7 +210,7 @@ def find(inputs: tuple[str, ...], manifest: str | None, *, quiet: bool) -> list[
     if not rows and not once:
         raise click.UsageError("nothing to embed: the list on stdin is empty")
     if (n_dropped := len(named) - len(once)) and not quiet:
-        click.echo(f"Note: {n_dropped} of the inputs are named twice, and embedded once", err=True)
+        click.echo(f"Note: files that the inputs name again, and that are embedded once: {n_dropped}", err=True)
     return [*once, *rows]
 
 
@@ -322,8 +322,8 @@ def summarise(report: Report, stored: OutputOptions) -> None:
             click.echo(one_line(f"{outcome.source} -> {outcome.pattern}  {outcome.shape} {stored.dtype}"))
     messages = [outcome.message for outcome in report.skipped if outcome.message]
     if report.repeated:
-        each = "a row for each" if stored.format in TABLES else "one output for each part"
-        click.echo(f"Note: {report.repeated} rows of the manifest are a part of a file named before: {each}", err=True)
+        each = "the table has a row for each" if stored.format in TABLES else "they share an output"
+        click.echo(f"Note: rows that are the same part of a file as one before: {report.repeated}; {each}", err=True)
     for message in messages[:FEW_WARNINGS]:
         click.echo(one_line(f"Warning: {message}"), err=True)
     if len(messages) > FEW_WARNINGS:

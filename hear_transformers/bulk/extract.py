@@ -104,7 +104,7 @@ class Report:
 def extract(
     model: Model,
     sources: Sequence[Source],
-    out: Path,
+    out: str | os.PathLike[str],
     options: OutputOptions = DEFAULTS,
     *,
     timestamps: bool = False,
@@ -125,7 +125,8 @@ def extract(
     ----------
     model : what embeds
     sources : from `sources.find_sources` or `manifest.read_manifest`
-    out : folder of the outputs, or the one output, named with the suffix of its format
+    out : folder of the outputs, or the one output, named with the suffix of its format; a slash at its end makes it a
+        folder in any case
     options : how embeddings are stored
     timestamps : embeddings along time instead of one per file
     n_labels : labels per file, see `labels.top_tags`; if not 0, files with an existing output are embedded again for

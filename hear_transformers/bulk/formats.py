@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -215,17 +217,32 @@ SUFFIXES = {suffix: name for name, kind in {**FILES, **TABLES}.items() for suffi
 """Format by suffix."""
 
 
-def choose_format(out: Path, name: str | None) -> str:
+NUMBERED = re.compile(r"\.v?\d[^.]*")
+"""End of the name of a folder that is no suffix: "results.v2", "run.2024"."""
+
+
+def is_folder(out: str | os.PathLike[str]) -> bool:
+    """Return True if a path names a folder: one that exists, or by a slash at its end."""
+    return os.fspath(out).endswith(("/", os.sep)) or os.path.isdir(out)
+
+
+def choose_format(out: str | os.PathLike[str], name: str | None) -> str:
     """Choose the format of an output, a file or a folder, by name or else by the suffix.
 
     Raises
     ------
-    OptionError : the name is unknown, or is not that of the suffix
+    OptionError : the name is unknown, or is not that of the suffix; the suffix is that of no format
     """
     formats = (*FILES, *TABLES)
     if name is not None and name not in formats:
         raise OptionError(f"format={name!r} is unknown; choose one of {', '.join(formats)}")
-    by_suffix = None if out.is_dir() else SUFFIXES.get(out.suffix.lower())
+    suffix = "" if is_folder(out) else Path(out).suffix.lower()
+    by_suffix = SUFFIXES.get(suffix)
+    if suffix and not by_suffix and not NUMBERED.fullmatch(suffix):
+        raise OptionError(
+            f"--out {out}: {suffix} is not a format of embeddings; an output ends in {', '.join(SUFFIXES)}; if it is to "
+            f"be a folder, end it in a slash: {out}/"
+        )
     if name is not None and by_suffix not in (None, name):
         raise OptionError(f"format={name!r} does not go with the file name {out}; leave one of them out")
     return name or by_suffix or formats[0]

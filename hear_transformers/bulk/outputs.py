@@ -13,7 +13,7 @@ from ..embedding.embedder import columns_of
 from ..embedding.pipeline import Model
 from ..errors import OptionError
 from .folder_output import FolderOfFiles
-from .formats import DTYPES, FILES, TABLES, Content
+from .formats import DTYPES, FILES, TABLES, Content, is_folder
 from .mixing import check_shards, check_unmixed, layer_folder
 from .sources import Source, name_outputs, places_of
 from .table_output import TableOfParts
@@ -90,11 +90,12 @@ class Destination:
     options: OutputOptions
 
     @staticmethod
-    def of(out: Path, options: OutputOptions) -> Destination:
+    def of(out: str | os.PathLike[str], options: OutputOptions) -> Destination:
         """Return the destination of a path, which names a folder or the one output, see `extract`."""
         suffixes = {**FILES, **TABLES}[options.format].suffixes
-        is_file = out.suffix.lower() in suffixes and not out.is_dir()
-        folder, file = (out.parent, out.name) if is_file else (out, None)
+        path = Path(out)
+        is_file = path.suffix.lower() in suffixes and not is_folder(out)
+        folder, file = (path.parent, path.name) if is_file else (path, None)
         if options.format in TABLES:
             name = PurePath(file or f"{TABLE_NAME}{suffixes[0]}")
             file = f"{name.stem}{options.shard.suffix}{name.suffix}"

@@ -267,17 +267,17 @@ def test_separate_layers_are_printed_as_one_pattern(embed_audio, audio_file):
 def test_inputs_that_are_named_twice_are_counted(embed_audio, audio_file, arguments):
     audio_file()
     result = embed_audio(*arguments)
-    assert result.stderr == "Note: 1 of the inputs are named twice, and embedded once\n"
+    assert result.stderr == "Note: files that the inputs name again, and that are embedded once: 1\n"
     assert result.stdout.endswith("1 written\n")
     assert embed_audio(*arguments, "--quiet").output == ""
 
 
-@pytest.mark.parametrize(("format", "told"), [("npz", "one output for each part"), ("parquet", "a row for each")])
+@pytest.mark.parametrize(("format", "told"), [("npz", "they share an output"), ("parquet", "the table has a row for each")])
 def test_rows_of_a_manifest_that_are_the_same_are_counted(embed_audio, audio_file, tmp_path, format, told):
     audio_file()
     (tmp_path / "list.csv").write_text("path,start,end\ntone.wav,0,1\ntone.wav,0,1\ntone.wav,0,5\n")
     result = embed_audio("--manifest=list.csv", f"--format={format}")
-    assert result.stderr == f"Note: 1 rows of the manifest are a part of a file named before: {told}\n"
+    assert result.stderr == f"Note: rows that are the same part of a file as one before: 1; {told}\n"
     assert result.stdout.endswith("2 written\n")
 
 
