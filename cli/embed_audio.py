@@ -203,7 +203,7 @@ def find(inputs: tuple[str, ...], manifest: str | None, *, quiet: bool) -> list[
 
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
-    listed = map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
+    listed = () if sys.stdin is None else map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
     rows = read_manifest(Path(manifest)) if manifest else []
     named = list(expand_inputs(inputs, listed))
     once = each_once(named, beside=rows)
@@ -274,7 +274,7 @@ class Progress:
         """Take note of the number of outcomes to come."""
         from tqdm import tqdm
 
-        with_bar = not self.hidden and sys.stderr.isatty()
+        with_bar = not self.hidden and sys.stderr is not None and sys.stderr.isatty()
         self.bar = tqdm(total=total, unit="file", disable=not with_bar, file=sys.stderr)
         if not self.hidden and not with_bar and total > FEW_FILES:
             self.lines = LinesOfProgress(total, "files")

@@ -216,8 +216,8 @@ class _Pool:
 
     def load(self, clips: Iterable[Clip]) -> Iterator[Loaded]:
         """Read clips, in order."""
-        # Here, in a thread of its own (`ahead`): Ctrl-C, which interrupts the main thread, cannot come between the start
-        # of a process and its entry in the list of those to end.
+        # Here, in a thread of its own (`ahead`): Ctrl-C interrupts the main thread, and so does not come between the
+        # start of a process and its entry in the list of those to end.
         for _ in range(self.n_workers):
             self._start()
         numbered = enumerate(clips)
@@ -376,9 +376,7 @@ def _without_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(
-    pipe: connection.Connection, memory: Any, shape: tuple[int, int], options: ReadOptions, master: int
-) -> None:
+def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], options: ReadOptions, master: int) -> None:
     """Read clips in a worker process, as long as its master, of that process id, lives."""
     leave_the_terminal()
     torch.set_num_threads(1)

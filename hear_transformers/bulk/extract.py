@@ -18,7 +18,7 @@ from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
 from . import journal
 from .formats import ExistingOutput
-from .journal import Failures, is_disk_full
+from .journal import Failures, is_disk_full, is_of_disk
 from .mixing import LAYER_FOLDER
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
 from .sources import Source, each_once
@@ -142,6 +142,7 @@ def extract(
         are asked for and the embeddings are not logits, see `labels.check_logits`, or separate layers of a model of
         another package; outputs that exist were made with other settings
     DiskFullError : the disk is full
+    HearTransformersError : the disk fails, or the folder cannot be written
     """
     if n_labels:
         check_logits(model, timestamps=timestamps)
@@ -149,7 +150,7 @@ def extract(
     jobs, failed = jobs_of(sources, destination)
     contents = contents_of(model, timestamps=timestamps, apart=options.separate_layers, dtype=options.dtype)
     outcomes: list[Outcome] = []
-    with journal.disk_full_as_error(destination.folder), contextlib.ExitStack() as stack:
+    with journal.explained(destination.folder), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(destination.folder))
         outputs = [destination.output(content, scratch) for content in contents]
         for output in outputs:
@@ -249,7 +250,7 @@ class _Run:
                 return self._skipped(job, existing, tags)
             shapes = [output.write(job, embedded) for output in missing]
         except OSError as error:
-            if is_disk_full(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
+            if is_of_disk(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
                 raise  # the next would fail too, or the part that is spoiled holds others
             return _failure(job, error)
         except HearTransformersError as error:

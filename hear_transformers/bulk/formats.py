@@ -240,8 +240,8 @@ def choose_format(out: str | os.PathLike[str], name: str | None) -> str:
     by_suffix = SUFFIXES.get(suffix)
     if suffix and not by_suffix and not NUMBERED.fullmatch(suffix):
         raise OptionError(
-            f"--out {out}: {suffix} is not a format of embeddings; an output ends in {', '.join(SUFFIXES)}; if it is to "
-            f"be a folder, end it in a slash: {out}/"
+            f"--out {out}: {suffix} is not a format of embeddings; an output ends in {', '.join(SUFFIXES)}; if it is "
+            f"to be a folder, end it in a slash: {out}/"
         )
     if name is not None and by_suffix not in (None, name):
         raise OptionError(f"format={name!r} does not go with the file name {out}; leave one of them out")

@@ -24,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import DiskFullError, OptionError
+from ..errors import DiskFullError, HearTransformersError, OptionError
 from ..files import atomic
 
 STATE = ".embed-audio"
@@ -37,23 +37,43 @@ DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """Errors of a disk, a file or a quota that is full: the next file would fail as well."""
 
 
+DISK_FAILS = {
+    number
+    for name in ("EIO", "EROFS", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EREMOTEIO", "EHOSTDOWN")
+    if (number := getattr(errno, name, None)) is not None
+}
+"""Errors of a disk that fails, or of a network drive that is gone: the next file would fail as well."""
+
+
 def is_disk_full(error: OSError) -> bool:
     """Return True if an error is that of a full disk."""
     return error.errno in DISK_FULL
 
 
+def is_of_disk(error: OSError) -> bool:
+    """Return True if an error is one of the disk, and not of one file."""
+    return is_disk_full(error) or error.errno in DISK_FAILS
+
+
 @contextlib.contextmanager
-def disk_full_as_error(folder: Path) -> Iterator[None]:
-    """Re-raise disk-full errors as DiskFullError."""
+def explained(folder: Path) -> Iterator[None]:
+    """Raise errors of writing outputs below a folder anew, with what to do; a full disk as DiskFullError."""
     try:
         yield
+    except BrokenPipeError:  # of stdout, which is no output
+        raise
     except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise DiskFullError(
-            f"{folder}: no room to write ({os.strerror(error.errno or 0)}); finished outputs are kept: free some "
-            "space, then run the same command again to resume"
-        ) from error
+        kept = "finished outputs are kept"
+        again = "then run the same command again to resume"
+        cause = os.strerror(error.errno) if error.errno else str(error)
+        place = error.filename or folder
+        if is_disk_full(error):
+            raise DiskFullError(f"{folder}: no room to write ({cause}); {kept}: free some space, {again}") from error
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            advice = "choose another --out, or allow writing there"
+        else:
+            advice = f"check the disk, or the connection to it, {again}"
+        raise HearTransformersError(f"{place}: cannot be read or written ({cause}); {kept}: {advice}") from error
 
 
 def digest(settings: Mapping[str, Any]) -> str:
@@ -115,10 +135,11 @@ class Journal:
         self.to_replace = version
         self._append(self._line({"replace": version}))
 
-    def replace(self) -> None:
-        """Rewrite the file with the current lines."""
+    def replace(self, lines: dict[str, dict[str, Any]]) -> None:
+        """Rewrite the file with other lines, by key."""
         with atomic(self.path) as file:
-            file.write(self._encoded(self.lines))
+            file.write(self._encoded(lines))
+        self.lines = lines
 
     def _append(self, text: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,11 +168,11 @@ def scratch(folder: Path) -> Iterator[Path]:
         _remove_if_dead(lock)
     mine = state / f"{uuid.uuid4().hex}.lock"
     lock_of_run = FileLock(mine)
-    with contextlib.suppress(NotImplementedError, OSError):  # a file system without locks: nothing is removed
-        lock_of_run.acquire()
     place = mine.with_suffix("")
-    place.mkdir()
     try:
+        with contextlib.suppress(NotImplementedError, OSError):  # a file system without locks: nothing is removed
+            lock_of_run.acquire()
+        place.mkdir(parents=True)  # another run that ends removes the hidden folder while it is empty
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -183,7 +204,12 @@ def exclusive(folder: Path, table: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):
+            if [path.name for path in folder.iterdir()] == ["lock"]:  # there is nothing to keep
+                (folder / "lock").unlink()
         lock.release()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 class Failures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -139,7 +140,11 @@ class TableOfParts:
         if self.add is None:
             self._open_part()
         assert self.add is not None
-        self.add(rows)
+        try:
+            self.add(rows)
+        except BaseException:
+            self._drop_part(*sys.exc_info())
+            raise
         n_rows = len(rows["embedding"])
         place = {"part": self.identity, "first": self.n_rows, "rows": n_rows, "names": self.names[job.key]}
         self.waiting[job.key] = {**job.audio(embedded.sha256), **place}
@@ -150,8 +155,16 @@ class TableOfParts:
 
     def _open_part(self) -> None:
         self.identity, self.n_rows, self.began = uuid.uuid4().hex, 0, time.monotonic()
-        path = self.opened.enter_context(atomic_path(self._part(self.identity)))
-        self.add = self.opened.enter_context(self.format.create(path, self.identity))
+        with contextlib.ExitStack() as stack:
+            path = stack.enter_context(atomic_path(self._part(self.identity)))
+            self.add = stack.enter_context(self.format.create(path, self.identity))
+            self.opened = stack.pop_all()  # not closed here, unless something was raised
+
+    def _drop_part(self, *error: Any) -> None:
+        """Remove the part that is being written after an error: it may be half."""
+        self.waiting, self.add = {}, None
+        with contextlib.suppress(Exception):  # that error is the one to report
+            self.opened.__exit__(*error)
 
     def _part(self, identity: str) -> Path:
         return self.state / f"{identity}{self.format.suffixes[0]}"
@@ -161,7 +174,17 @@ class TableOfParts:
         lines, self.waiting, self.add = self.waiting, {}, None
         self.opened.close()
         if lines:
-            self.journal.add(lines)
+            with self._removed_after_errors(self.identity):
+                self.journal.add(lines)
+
+    @contextlib.contextmanager
+    def _removed_after_errors(self, identity: str) -> Iterator[None]:
+        """Remove a part that could not be noted in the journal."""
+        try:
+            yield
+        except OSError:
+            self._part(identity).unlink(missing_ok=True)
+            raise
 
     def finish(self, jobs: Iterable[Source]) -> None:
         """Join the parts: sources of earlier runs that this one does not name, then its own in their order."""
@@ -206,8 +229,8 @@ class TableOfParts:
         for (key, name), first in zip(order, firsts, strict=False):
             new = {**lines[key], "part": identity, "first": first, "names": []}
             joined.setdefault(key, new)["names"].append(name)
-        self.journal.lines = joined
-        self.journal.replace()
+        with self._removed_after_errors(identity):
+            self.journal.replace(joined)
 
     def _read(self, lines: Iterable[Mapping[str, Any]]) -> Generator[Iterator[Block], None, None]:
         """Read the rows of each line of the journal in turn, with at most `OPEN_PARTS` open at once."""

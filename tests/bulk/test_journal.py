@@ -1,5 +1,6 @@
 """What a run leaves for the next one: lines of what is finished, locks of who is at work, the list of what failed."""
 
+import errno
 import json
 import os
 import signal
@@ -15,11 +16,11 @@ from hear_transformers.bulk.journal import (
     Failures,
     Journal,
     digest,
-    disk_full_as_error,
     exclusive,
+    explained,
     scratch,
 )
-from hear_transformers.errors import DiskFullError, OptionError
+from hear_transformers.errors import DiskFullError, HearTransformersError, OptionError
 
 
 def note(path: Path, settings: str, **lines: dict) -> None:
@@ -131,10 +132,30 @@ def test_a_file_of_somebody_else_with_that_name_is_kept(tmp_path, theirs):
 
 
 def test_a_full_disk_says_how_to_go_on(tmp_path):
-    with pytest.raises(DiskFullError, match="finished outputs are kept"), disk_full_as_error(tmp_path):
+    with pytest.raises(DiskFullError, match="finished outputs are kept"), explained(tmp_path):
         raise OSError(next(iter(journal.DISK_FULL)), os.strerror(28))
 
 
-def test_other_errors_of_the_system_stay_as_they_are(tmp_path):
-    with pytest.raises(PermissionError), disk_full_as_error(tmp_path):
-        raise PermissionError(13, "Permission denied")
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EIO, r"cannot be read or written \(Input/output error\); finished outputs are kept: check the disk"),
+        (errno.ESTALE, "check the disk, or the connection to it, then run the same command again to resume"),
+        (errno.EACCES, "choose another --out, or allow writing there"),
+        (errno.EROFS, "choose another --out, or allow writing there"),
+    ],
+)
+def test_an_error_of_the_disk_says_where_and_what_to_do(tmp_path, number, advice):
+    with pytest.raises(HearTransformersError, match=f"^{tmp_path}/a: .*{advice}"), explained(tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path / "a"))
+
+
+def test_a_closed_stdout_is_no_error_of_the_outputs(tmp_path):
+    with pytest.raises(BrokenPipeError), explained(tmp_path):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_table_without_a_journal_leaves_no_lock(tmp_path):
+    with exclusive(tmp_path / "state/t", tmp_path / "t"):
+        assert (tmp_path / "state/t/lock").exists()
+    assert list((tmp_path / "state").iterdir()) == []

@@ -272,7 +272,9 @@ def test_inputs_that_are_named_twice_are_counted(embed_audio, audio_file, argume
     assert embed_audio(*arguments, "--quiet").output == ""
 
 
-@pytest.mark.parametrize(("format", "told"), [("npz", "they share an output"), ("parquet", "the table has a row for each")])
+@pytest.mark.parametrize(
+    ("format", "told"), [("npz", "they share an output"), ("parquet", "the table has a row for each")]
+)
 def test_rows_of_a_manifest_that_are_the_same_are_counted(embed_audio, audio_file, tmp_path, format, told):
     audio_file()
     (tmp_path / "list.csv").write_text("path,start,end\ntone.wav,0,1\ntone.wav,0,1\ntone.wav,0,5\n")

@@ -9,6 +9,9 @@ from pathlib import Path
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 """Audited events that change files; opening counts if it is for writing."""
 
+REMOVALS = {"os.remove", "os.rmdir"}
+"""Those that need no room on the disk."""
+
 
 class KilledError(BaseException):
     """Stands for the end of the process."""
@@ -32,6 +35,8 @@ class Faults:
         if self.error is None or event not in OPERATIONS or not arguments or not isinstance(arguments[0], str | Path):
             return
         if not os.path.abspath(arguments[0]).startswith(self.folder):
+            return
+        if event in REMOVALS and not isinstance(self.error, KilledError):
             return
         if event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT):
             return
