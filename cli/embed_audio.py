@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -272,11 +272,13 @@ class Progress:
 
     def start(self, total: int) -> None:
         """Take note of the number of outcomes to come."""
-        from tqdm import tqdm
+        if self.hidden:
+            return
+        if sys.stderr.isatty():
+            from tqdm import tqdm
 
-        with_bar = not self.hidden and sys.stderr is not None and sys.stderr.isatty()
-        self.bar = tqdm(total=total, unit="file", disable=not with_bar, file=sys.stderr)
-        if not self.hidden and not with_bar and total > FEW_FILES:
+            self.bar = tqdm(total=total, unit="file", file=sys.stderr)
+        elif total > FEW_FILES:
             self.lines = LinesOfProgress(total, "files")
             self.lines.start("Embedding")
 
@@ -284,15 +286,23 @@ class Progress:
         """Show the outcome of one source."""
         failed = outcome.status == "failed"
         if failed:
-            self.bar.write(one_line(f"Error: {outcome.message}"), file=sys.stderr)
+            self._write(one_line(f"Error: {outcome.message}"), sys.stderr)
         if self.as_json:
             click.echo(json.dumps(as_record(outcome)))
         if not self.hidden and outcome.tags:
             lines = (f"\n  {tag.probability:.3f}  {tag.label}" for tag in outcome.tags)
-            self.bar.write(one_line(outcome.source) + "".join(lines), file=sys.stdout)
-        self.bar.update()
+            self._write(one_line(outcome.source) + "".join(lines), sys.stdout)
+        if self.bar is not None:
+            self.bar.update()
         if self.lines is not None:
             self.lines.update(failed=failed, worked=outcome.status == "written", seconds=outcome.seconds or 0.0)
+
+    def _write(self, text: str, file: TextIO) -> None:
+        """Print beside the bar, which moves down."""
+        if self.bar is None:
+            click.echo(text, file, err=file is sys.stderr)
+        else:
+            self.bar.write(text, file=file)
 
 
 def as_record(outcome: Outcome) -> dict[str, Any]:

@@ -6,8 +6,11 @@ SIGTERM, 129 by SIGHUP.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import ParamSpec
 
 import click
@@ -38,13 +41,24 @@ def one_line(text: str) -> str:
     return printable("".join(shown))
 
 
+@contextlib.contextmanager
+def _open_streams() -> Iterator[None]:
+    """Write to nowhere what would go to a standard stream that was closed, for which Python has None."""
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(sys.stdout or nowhere),
+        contextlib.redirect_stderr(sys.stderr or nowhere),
+    ):
+        yield
+
+
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
     """Turn every exception of a command into a message and an exit code."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with signals.terminating():
+            with signals.terminating(), _open_streams():
                 command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
