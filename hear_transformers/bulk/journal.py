@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -32,6 +33,9 @@ STATE = ".embed-audio"
 
 LOCK_SECONDS = 10.0
 """How long a run waits for the lock of a table: the workers of a killed run may hold it for as long."""
+
+MOST_ATTEMPTS = 1000
+"""How often a folder is made that another run removes."""
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """Errors of a disk, a file or a quota that is full: the next file would fail as well."""
@@ -171,8 +175,8 @@ def scratch(folder: Path) -> Iterator[Path]:
     place = mine.with_suffix("")
     try:
         with contextlib.suppress(NotImplementedError, OSError):  # a file system without locks: nothing is removed
-            lock_of_run.acquire()
-        place.mkdir(parents=True)  # another run that ends removes the hidden folder while it is empty
+            _acquire(lock_of_run)
+        place.mkdir(parents=True)
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -181,6 +185,18 @@ def scratch(folder: Path) -> Iterator[Path]:
         lock_of_run.release()
         with contextlib.suppress(OSError):
             state.rmdir()
+
+
+def _acquire(lock: FileLock) -> None:
+    """Acquire a lock in a folder that other runs remove when they end, if it is empty then."""
+    for attempt in itertools.count(1):
+        try:
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            return
+        except FileNotFoundError:
+            if attempt == MOST_ATTEMPTS:
+                raise
 
 
 def _remove_if_dead(path: Path) -> None:
@@ -194,11 +210,10 @@ def _remove_if_dead(path: Path) -> None:
 @contextlib.contextmanager
 def exclusive(folder: Path, table: Path) -> Iterator[None]:
     """Lock a table against concurrent runs, by a file in a folder; raise OptionError if another run has the lock."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock", timeout=LOCK_SECONDS)
     try:
         with contextlib.suppress(NotImplementedError):
-            lock.acquire()
+            _acquire(lock)
     except Timeout as error:
         raise OptionError(f"{table} is being written by another run; wait for it, or give each run a shard") from error
     try:

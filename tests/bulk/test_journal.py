@@ -159,3 +159,22 @@ def test_a_table_without_a_journal_leaves_no_lock(tmp_path):
     with exclusive(tmp_path / "state/t", tmp_path / "t"):
         assert (tmp_path / "state/t/lock").exists()
     assert list((tmp_path / "state").iterdir()) == []
+
+
+RACE = """
+import sys
+from pathlib import Path
+from hear_transformers.bulk.journal import exclusive, scratch
+folder = Path(sys.argv[1])
+for i in range(150):
+    with scratch(folder) as place, exclusive(folder / ".embed-audio/t", folder / "t"):
+        (place / "half").touch()
+"""
+
+
+def test_runs_that_begin_and_end_at_once_do_not_disturb_each_other(tmp_path):
+    runs = [subprocess.Popen([sys.executable, "-c", RACE, tmp_path], stderr=subprocess.PIPE) for _ in range(3)]
+    for run in runs:
+        _, errors = run.communicate(timeout=100)
+        assert (run.returncode, errors) == (0, b"")
+    assert list(tmp_path.iterdir()) == []
