@@ -8,16 +8,17 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from hear_transformers import FAMILIES, __version__
 
+from . import signals
 from .failures import Failure, guarded, one_line
 from .logs import log_on_stderr
 from .parsing import count_or_auto, parse_network_options
+from .progress import LinesOfProgress
 
 if TYPE_CHECKING:
     from hear_transformers.bulk.extract import Outcome, Report
@@ -51,17 +52,25 @@ Examples:
   embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8
                                                parts of files, in one of eight jobs
 
+An output is named after its input, below the folder or the first * of a pattern: clips/ and "clips/*" both write
+clips/sub/a.wav to sub/a.npz, and clips/sub/a.wav alone goes to a.npz. Inputs of the same name keep their suffixes, and
+their folders if need be.
+
 Running the same command again resumes an interrupted run: outputs of the same settings and the same audio are skipped,
-outputs of changed audio are replaced, and outputs of other settings are kept, with a warning. With --labels, skipped
-files are embedded again to print theirs. failures.jsonl, next to the outputs, lists what failed in the last run,
-warnings.jsonl what is to be known of the audio that was embedded.
+outputs of changed audio are replaced. Beside outputs of other settings nothing is embedded: give another --out.
+--overwrite embeds its inputs again; in a table, rows of other inputs stay, unless their settings differ: then the whole
+table is replaced. With --labels, skipped files are embedded again to print theirs. A manifest that lists a part of a
+file twice gets a row for each in a table, and one file otherwise.
+
+Without a terminal, progress is a line on stderr at most every 30 s. failures.jsonl, next to the outputs, lists what
+failed in the last run, warnings.jsonl what is to be known of the audio that was embedded.
 
 \b
 Exit codes:
   0    every file is embedded
   1    some files failed, or the disk is full; finished outputs are kept
   2    the command is wrong; nothing was done
-  130  interrupted; finished outputs are kept
+  130  interrupted; finished outputs are kept (143 by SIGTERM, 129 by SIGHUP)
 
 To list models and layers: hear-transformers list, hear-transformers info MODEL.
 """
@@ -138,7 +147,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--dtype", metavar="NAME", help="Type of stored numbers: float32, float16.  [default: float32]")
 @click.option("--separate-layers", is_flag=True, help="Each layer in a folder of its own: layer=4.")
 @click.option("--shard", default="0/1", callback=fraction, metavar="I/N", help="Embed part I of N only: 0/8 to 7/8.")
-@click.option("--overwrite", is_flag=True, help="Overwrite existing outputs.")
+@click.option("--overwrite", is_flag=True, help="Embed again, replace existing outputs; see below.")
 @click.option("--keep-damaged", is_flag=True, help="Take what is there of files cut short or damaged, with a warning.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
 @click.option("--labels", is_flag=True, help="Print the likeliest classes, AudioSet's or yours; needs --layer logits.")
@@ -176,26 +185,24 @@ def main(
     from hear_transformers import catalogue
 
     # Before PyTorch, which takes seconds; of a file of one's own the layers are not known yet.
-    catalogue.check(model, options["variant"], None if weights else options["layer"])
+    catalogue.check(model, options["variant"], None if weights or options["network"] else options["layer"])
     from hear_transformers.audio import levels, workers
     from hear_transformers.bulk import extract
     from hear_transformers.bulk.sources import each_channel
-    from hear_transformers.files import local_path
 
-    place = local_path(out, "outputs")
+    place = local_output(out)
     stored = output_options(place, options)
     timestamps = wants_timestamps(scene, options)
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
     given = parse_network_options({name: value for name, value in options.items() if value is not None})
     heard = levels.parse_channel(channel)
-    found = find(inputs, manifest, columns)
+    found = find(inputs, manifest, columns, quiet=quiet)
     found = each_channel(found) if heard == levels.EACH else found
     with log_on_stderr(verbose):
         if model is None and options["variant"] is None:
             model = catalogue.family_of_checkpoint(weights or "")
         embedder = catalogue.load(model, weights or "", device, given)
-    total = len(found) // stored.shard.count
-    with Progress(total, quiet=quiet, as_json=as_json) as progress, resumable(stored.overwrite):
+    with Progress(quiet=quiet, as_json=as_json) as progress, resumable(stored.overwrite):
         report = extract.extract(
             embedder,
             found,
@@ -207,14 +214,23 @@ def main(
             fail_fast=fail_fast,
             keep_damaged=keep_damaged,
             workers=workers.default_workers(len(found)) if num_workers is None else num_workers,
+            on_start=progress.start,
             on_outcome=progress.show,
         )
     if not (quiet or as_json):
-        summarise(report, stored.dtype)
+        summarise(report, stored)
     sys.exit(1 if report.failed else 0)
 
 
-def output_options(out: Path, options: dict[str, Any]) -> OutputOptions:
+def local_output(out: str) -> str:
+    """Return the path of the outputs; a slash at its end, which makes it a folder in any case, stays."""
+    from hear_transformers.files import local_path
+
+    path = str(local_path(out, "outputs"))
+    return os.path.join(path, "") if out.endswith(("/", os.sep)) else path
+
+
+def output_options(out: str, options: dict[str, Any]) -> OutputOptions:
     """Return how embeddings are stored; remove these options, so that those of the model remain."""
     from hear_transformers.bulk import formats, outputs
 
@@ -227,20 +243,23 @@ def output_options(out: Path, options: dict[str, Any]) -> OutputOptions:
     )
 
 
-def find(inputs: tuple[str, ...], manifest: str | None, columns: str | None) -> list[Source]:
-    """Find the sources to embed."""
+def find(inputs: tuple[str, ...], manifest: str | None, columns: str | None, *, quiet: bool) -> list[Source]:
+    """Find the sources to embed; say how many inputs are named twice."""
     from hear_transformers.bulk.manifest import read_manifest
     from hear_transformers.bulk.rows import parse_columns
-    from hear_transformers.bulk.sources import each_once, find_sources
+    from hear_transformers.bulk.sources import each_once, expand_inputs
 
     if columns is not None and manifest is None:
         raise click.UsageError("--columns says what the columns of a list hold; give --manifest, or leave it out")
-    listed = map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
-    of_list = read_manifest(manifest, parse_columns(columns or "")) if manifest else ()
-    found = each_once([*find_sources(inputs, listed), *of_list])
-    if not found:
+    listed = () if sys.stdin is None else map(os.fsdecode, sys.stdin.buffer)  # file names need not be text
+    rows = read_manifest(manifest, parse_columns(columns or "")) if manifest else []
+    named = list(expand_inputs(inputs, listed))
+    once = each_once(named, beside=rows)
+    if not rows and not once:
         raise click.UsageError("nothing to embed: the list on stdin is empty")
-    return found
+    if (n_dropped := len(named) - len(once)) and not quiet:
+        click.echo(f"Note: files that the inputs name again, and that are embedded once: {n_dropped}", err=True)
+    return [*once, *rows]
 
 
 @contextlib.contextmanager
@@ -249,9 +268,9 @@ def resumable(overwrite: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        without = " without --overwrite" if overwrite else ""
-        message = f"interrupted; finished outputs are kept, run the same command again{without} to resume"
-        raise Failure(message, 130) from error
+        again = "run the same command again to start over" if overwrite else "run the same command again to resume"
+        message = f"{signals.cause(error)}; finished outputs are kept, {again}"
+        raise Failure(message, signals.exit_code(error)) from error
 
 
 def wants_timestamps(scene: bool | None, options: dict[str, Any]) -> bool:
@@ -282,32 +301,56 @@ def wants_labels(labels: bool, top_k: int | None, layer: str | None, timestamps:
 
 
 class Progress:
-    """Shows outcomes as they come: a bar and errors on stderr, JSON or labels on stdout."""
+    """Shows outcomes as they come: a bar or lines, and errors, on stderr; JSON or labels on stdout."""
 
-    def __init__(self, total: int, *, quiet: bool, as_json: bool) -> None:
-        from tqdm import tqdm
-
-        hidden = quiet or as_json or not sys.stderr.isatty()
-        self.bar = tqdm(total=total, unit="file", disable=hidden, file=sys.stderr)
+    def __init__(self, *, quiet: bool, as_json: bool) -> None:
+        self.hidden = quiet or as_json
         self.as_json = as_json
-        self.with_tables = not (quiet or as_json)
+        self.bar: Any = None
+        self.lines: LinesOfProgress | None = None
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.bar.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        if self.lines is not None and kind is None:
+            self.lines.finish()
+
+    def start(self, total: int) -> None:
+        """Take note of the number of outcomes to come."""
+        if self.hidden:
+            return
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit="file", file=sys.stderr)
+        elif total > FEW_FILES:
+            self.lines = LinesOfProgress(total, "files")
+            self.lines.start("Embedding")
 
     def show(self, outcome: Outcome) -> None:
         """Show the outcome of one source."""
-        if outcome.status == "failed":
-            self.bar.write(one_line(f"Error: {outcome.message}"), file=sys.stderr)
+        failed = outcome.status == "failed"
+        if failed:
+            self._write(one_line(f"Error: {outcome.message}"), sys.stderr)
         if self.as_json:
             click.echo(json.dumps(as_record(outcome)))
-        if self.with_tables and outcome.tags:
+        if not self.hidden and outcome.tags:
             lines = (f"\n  {tag.probability:.3f}  {tag.label}" for tag in outcome.tags)
-            self.bar.write(one_line(outcome.source) + "".join(lines), file=sys.stdout)
-        self.bar.update()
+            self._write(one_line(outcome.source) + "".join(lines), sys.stdout)
+        if self.bar is not None:
+            self.bar.update()
+        if self.lines is not None:
+            self.lines.update(failed=failed, worked=outcome.status == "written", seconds=outcome.seconds or 0.0)
+
+    def _write(self, text: str, file: TextIO) -> None:
+        """Print beside the bar, which moves down."""
+        if self.bar is None:
+            click.echo(text, file, err=file is sys.stderr)
+        else:
+            self.bar.write(text, file=file)
 
 
 def as_record(outcome: Outcome) -> dict[str, Any]:
@@ -319,6 +362,7 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
         "end": None if outcome.end == math.inf else outcome.end,
         "channel": outcome.channel,
         "output": None if outcome.output is None else str(outcome.output),
+        **({"layers": outcome.layers} if outcome.layers else {}),
         "status": outcome.status,
         "shape": outcome.shape,
         "seconds": outcome.seconds,
@@ -328,12 +372,17 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def summarise(report: Report, dtype: str) -> None:
+def summarise(report: Report, stored: OutputOptions) -> None:
     """Print what was written, and warnings about outputs that were kept and audio that is not what its file says."""
+    from hear_transformers.bulk.formats import TABLES
+
     if len(report.written) <= FEW_FILES:
         for outcome in report.written:
-            click.echo(one_line(f"{outcome.source} -> {outcome.output}  {outcome.shape} {dtype}"))
+            click.echo(one_line(f"{outcome.source} -> {outcome.pattern}  {outcome.shape} {stored.dtype}"))
     messages = [outcome.message for outcome in report.skipped if outcome.message]
+    if report.repeated:
+        each = "the table has a row for each" if stored.format in TABLES else "they share an output"
+        click.echo(f"Note: rows that are the same part of a file as one before: {report.repeated}; {each}", err=True)
     for message in messages[:FEW_WARNINGS]:
         click.echo(one_line(f"Warning: {message}"), err=True)
     if len(messages) > FEW_WARNINGS:

@@ -1,17 +1,23 @@
 """How command lines fail: one line on stderr and an exit code, never a traceback.
 
-0: all is well. 1: some or all of the work failed. 2: the command itself is wrong. 130: interrupted.
+0: all is well. 1: some or all of the work failed. 2: the command itself is wrong. 130: interrupted by Ctrl-C, 143 by
+SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import ParamSpec
 
 import click
 
 from hear_transformers.errors import HearTransformersError, OptionError
+
+from . import signals
 
 P = ParamSpec("P")
 
@@ -35,13 +41,25 @@ def one_line(text: str) -> str:
     return printable("".join(shown))
 
 
+@contextlib.contextmanager
+def _open_streams() -> Iterator[None]:
+    """Write to nowhere what would go to a standard stream that was closed, for which Python has None."""
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(sys.stdout or nowhere),
+        contextlib.redirect_stderr(sys.stderr or nowhere),
+    ):
+        yield
+
+
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
     """Turn every exception of a command into a message and an exit code."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with signals.terminating(), _open_streams():
+                command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except OptionError as error:
@@ -49,7 +67,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except HearTransformersError as error:
             raise Failure(str(error), 1) from error
         except KeyboardInterrupt as error:
-            raise Failure("interrupted", 130) from error
+            raise Failure(signals.cause(error), signals.exit_code(error)) from error
         except Exception as error:
             raise Failure(f"{type(error).__name__}: {error}", 1) from error
 

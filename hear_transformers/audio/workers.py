@@ -57,6 +57,9 @@ NICENESS = 10
 LONG = -1
 """Sent by a worker instead of a number of samples if a clip is too long for the memory."""
 
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end a process, of a terminal or a scheduler."""
+
 T = TypeVar("T")
 
 
@@ -110,6 +113,7 @@ def ahead(
     # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
     atexit.register(reader.stop)
     try:
+        reader.thread.start()
         yield from reader.take()
     finally:
         reader.stop()
@@ -131,7 +135,6 @@ class _Ahead(Generic[T]):
         self.failure: BaseException | None = None
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._fill, name="reads ahead", daemon=True)
-        self.thread.start()
 
     def _fill(self) -> None:
         try:
@@ -171,7 +174,8 @@ class _Ahead(Generic[T]):
             self.is_wanted = False
             self.changed.notify_all()
         self.close()
-        self.thread.join()
+        if self.thread.is_alive():  # not if an interruption came before it started
+            self.thread.join()
 
 
 @dataclass(slots=True, eq=False)
@@ -209,11 +213,13 @@ class _Pool:
         self.starting = threading.Lock()
         self.is_closed = False
         self.workers: list[_Worker] = []
-        for _ in range(n_workers):
-            self._start()
 
     def load(self, clips: Iterable[Clip]) -> Iterator[Loaded]:
         """Read clips, in order."""
+        # Here, in a thread of its own (`ahead`): Ctrl-C interrupts the main thread, and so does not come between the
+        # start of a process and its entry in the list of those to end.
+        for _ in range(self.n_workers):
+            self._start()
         numbered = enumerate(clips)
         requests: deque[_Request] = deque()  # not yielded yet
         while not self.is_closed:
@@ -239,9 +245,10 @@ class _Pool:
         """Kill the workers."""
         with self.starting:
             self.is_closed = True
-            for worker in self.workers:
+            workers = list(self.workers)  # the thread that listens removes those that it finds dead
+            for worker in workers:
                 worker.process.kill()  # it only reads: there is nothing to lose
-        for worker in self.workers:
+        for worker in workers:
             worker.process.join()
 
     def _read(self, request: _Request) -> Loaded:
@@ -333,8 +340,9 @@ class _Pool:
             try:
                 memory = mmap.mmap(-1, 4 * n_values) if START_METHOD == "fork" else context.RawArray("f", n_values)
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, memory, shape, self.options), daemon=True)
-                with warnings.catch_warnings():
+                arguments = (theirs, memory, shape, self.options, os.getpid())
+                process = context.Process(target=_work, args=arguments, daemon=True)
+                with warnings.catch_warnings(), _without_signals():
                     # Python >= 3.12 warns of every fork beside threads, see `START_METHOD`.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     process.start()
@@ -356,15 +364,27 @@ def _cause(exit_code: int | None) -> str:
     return f"killed by {signal.Signals(-exit_code).name}"
 
 
-def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], options: ReadOptions) -> None:
-    """Read clips in a worker process, as long as its master lives."""
+@contextlib.contextmanager
+def _without_signals() -> Iterator[None]:
+    """Hold back signals from this thread and the process that it starts, until `leave_the_terminal` there."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], options: ReadOptions, master: int) -> None:
+    """Read clips in a worker process, as long as its master, of that process id, lives."""
     leave_the_terminal()
     torch.set_num_threads(1)
     if sys.platform != "win32":
         os.nice(NICENESS)
     gc.freeze()  # what came with the fork stays shared
     rows = np.frombuffer(memory, np.float32).reshape(shape)
-    master = os.getppid()
     with contextlib.suppress(EOFError, OSError):
         pipe.send(None)
         while True:
@@ -382,9 +402,11 @@ def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], opti
 
 
 def leave_the_terminal() -> None:
-    """Silence this worker process: the main process handles Ctrl-C and reports errors."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Silence this worker process: the main process handles Ctrl-C and hang-ups, and reports errors."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     # libmpg123 complains about every excerpt that begins amid an MP3, although it is right.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)

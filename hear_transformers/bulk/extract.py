@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,13 +15,14 @@ from typing import Any
 
 from ..audio.levels import EACH, MIX
 from ..embedding.pipeline import Clip, Embedded, Model, embed
-from ..errors import HearTransformersError
+from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
 from . import journal
 from .formats import ExistingOutput
-from .journal import Failures, Warnings, is_disk_full
+from .journal import Failures, Warnings, is_disk_full, is_of_disk
+from .mixing import LAYER_FOLDER
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
-from .sources import Source
+from .sources import Source, each_once
 from .table_output import TableOfParts
 
 WAITING = 32
@@ -38,6 +40,7 @@ class Outcome:
     source : as the user would write it
     status : "written", "skipped" (its output exists) or "failed"
     output : file with its embedding, None if it failed; of separate layers, that of the first
+    layers : in whose folders, ``layer=4``, such files lie; empty unless layers are separate
     shape : of the embedding, None unless written
     seconds : duration of the audio, None unless written
     tags : the most probable labels, None if it failed or none were asked for
@@ -71,6 +74,17 @@ class Outcome:
             **channel,
         }
 
+    layers: tuple[str, ...] = ()
+
+    @property
+    def pattern(self) -> str:
+        """Path of the output, of separate layers as shells expand it: "layer={4,8}/a.npz"; empty if there is none."""
+        path = "" if self.output is None else str(self.output)
+        if len(self.layers) < 2:
+            return path
+        first = f"{LAYER_FOLDER}{self.layers[0]}"
+        return f"{LAYER_FOLDER}{{{','.join(self.layers)}}}".join(path.rsplit(first, 1))
+
     def as_failure(self) -> dict[str, Any]:
         """Return its line in the list of failures."""
         return {**self.as_part(), "error": self.error, "reason": self.message}
@@ -78,26 +92,34 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Outcomes of all sources, in the order in which they were named."""
+    """Outcomes of all sources, in the order in which they were named.
+
+    Attributes
+    ----------
+    repeated : sources that are the same part of a file as one before, and so have its outcome
+    """
 
     written: list[Outcome]
     skipped: list[Outcome]
     failed: list[Outcome]
+    repeated: int = 0
 
     @staticmethod
-    def of(outcomes: Iterable[Outcome], sources: Iterable[Source]) -> Report:
+    def of(outcomes: Iterable[Outcome], sources: Iterable[Source], repeated: int = 0) -> Report:
         """Sort outcomes by status, and in the order of the sources."""
-        places = ((str(source.path), source.start, source.end, source.channel) for source in sources)
-        order = {place: i for i, place in enumerate(places)}
+        order: dict[tuple[Any, ...], int] = {}
+        for i, source in enumerate(sources):
+            order.setdefault((str(source.path), source.start, source.end, source.channel), i)
         ordered = sorted(outcomes, key=lambda each: order[each.source, each.start, each.end, each.channel])
         statuses = ("written", "skipped", "failed")
-        return Report(*([each for each in ordered if each.status == status] for status in statuses))
+        written, skipped, failed = ([each for each in ordered if each.status == status] for status in statuses)
+        return Report(written, skipped, failed, repeated)
 
 
 def extract(
     model: Model,
     sources: Sequence[Source],
-    out: Path,
+    out: str | os.PathLike[str],
     options: OutputOptions = DEFAULTS,
     *,
     channel: int | None = None,
@@ -106,19 +128,22 @@ def extract(
     fail_fast: bool = False,
     keep_damaged: bool = False,
     workers: int = 0,
+    on_start: Callable[[int], None] = lambda n_outcomes: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
     """Embed audio files and write the embeddings.
 
     A file that fails is reported, and the others are written; see `pipeline.embed`. Running the same call again resumes
-    an interrupted run. An existing output is kept if its settings and the content of its audio are unchanged, replaced
-    if its audio changed, and kept with a message if its settings differ.
+    an interrupted run. An existing output is kept if the content of its audio is unchanged, and replaced if it changed.
+    Beside outputs of other settings nothing is embedded, see `mixing`. Sources that are the same part of a file are
+    embedded once, and share an output; a table has the rows of each, in the order of the sources.
 
     Parameters
     ----------
     model : what embeds
     sources : from `sources.find_sources` or `manifest.read_manifest`
-    out : folder of the outputs, or the one output, named with the suffix of its format
+    out : folder of the outputs, or the one output, named with the suffix of its format; a slash at its end makes it a
+        folder in any case
     options : how embeddings are stored
     channel : of every file, from 1; None for the mean of all, or that of the source, see `sources.each_channel`
     timestamps : embeddings along time instead of one per file
@@ -128,14 +153,16 @@ def extract(
     keep_damaged : take what there is of damaged files, with a warning; their outputs are those of other settings for a
         run that does not
     workers : processes that read audio, see `pipeline.embed`
+    on_start : called before the first is embedded, with the number of outcomes to come
     on_outcome : called as soon as a source is finished
 
     Raises
     ------
     OptionError : `out` is a single file for several sources, the format needs a package that is not installed, labels
         are asked for and the embeddings are not logits, see `labels.check_logits`, or separate layers of a model of
-        another package
+        another package; outputs that exist were made with other settings
     DiskFullError : the disk is full
+    HearTransformersError : the disk fails, or the folder cannot be written
     """
     if n_labels:
         check_logits(model, timestamps=timestamps)
@@ -144,16 +171,21 @@ def extract(
     heard = channel or (EACH if any(source.channel for source in sources) else MIX)
     apart, dtype = options.separate_layers, options.dtype
     contents = contents_of(model, timestamps=timestamps, apart=apart, dtype=dtype, channel=heard)
-    failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
-    warnings = Warnings(destination.folder / f"warnings{options.shard.suffix}.jsonl")
     outcomes: list[Outcome] = []
-    with journal.disk_full_as_error(destination.folder), contextlib.ExitStack() as stack:
+    with journal.explained(destination.folder), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(destination.folder))
         outputs = [destination.output(content, scratch) for content in contents]
         for output in outputs:
             stack.enter_context(output)
+            output.start(jobs)
         run = _Run(model, outputs, n_labels, channel, keep_damaged=keep_damaged)
-        embedded = run.embed(jobs, timestamps=timestamps, scratch=scratch, workers=workers)
+        prepared = run.prepare(each_once(jobs))
+        if any(isinstance(each, _PendingJob) for each in prepared):
+            destination.check_unmixed(contents, jobs)
+        failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
+        warnings = Warnings(destination.folder / f"warnings{options.shard.suffix}.jsonl")
+        on_start(len(failed) + len(prepared))
+        embedded = run.embed(prepared, timestamps=timestamps, scratch=scratch, workers=workers)
         # Closed here, whatever happens, so that no worker outlives an interruption.
         stack.enter_context(contextlib.closing(embedded))
         for outcome in chain((_failure(source, source.error) for source in failed), embedded):
@@ -168,7 +200,7 @@ def extract(
         else:
             for output in outputs:
                 output.finish(jobs)
-    return Report.of(outcomes, sources)
+    return Report.of(outcomes, sources, repeated=len(jobs) - len(prepared))
 
 
 # One run
@@ -195,17 +227,20 @@ class _Run:
         self.channel = channel
         self.keep_damaged = keep_damaged
 
+    def prepare(self, jobs: Iterable[Source]) -> list[_PendingJob | Outcome]:
+        """Look up the existing outputs of jobs: the outcome of each that needs no embedding."""
+        return [self._prepare(job) for job in jobs]
+
     def embed(
-        self, jobs: Iterable[Source], *, timestamps: bool, scratch: Path, workers: int
+        self, prepared: Iterable[_PendingJob | Outcome], *, timestamps: bool, scratch: Path, workers: int
     ) -> Generator[Outcome, None, None]:
         """Embed and write jobs; yield the outcome of each, those that need no embedding first."""
         pending = []
-        for job in jobs:
-            prepared = self.prepare(job)
-            if isinstance(prepared, Outcome):
-                yield prepared
+        for each in prepared:
+            if isinstance(each, Outcome):
+                yield each
             else:
-                pending.append(prepared)
+                pending.append(each)
         clips = (each.clip for each in pending)
         reading: dict[str, Any] = {"hashes": True, "keep_damaged": self.keep_damaged, "workers": workers}
         embeddings = embed(self.model, clips, timestamps=timestamps, scratch=scratch, **reading)
@@ -213,10 +248,11 @@ class _Run:
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
             yield from outcomes
 
-    def prepare(self, job: Source) -> _PendingJob | Outcome:
-        """Look up the existing outputs of a job; return its outcome if there is nothing to embed."""
+    def _prepare(self, job: Source) -> _PendingJob | Outcome:
         try:
             existing = tuple(self._existing(output, job) for output in self.outputs)
+        except OptionError:
+            raise
         except HearTransformersError as error:
             return _failure(job, error)
         if not self.n_labels and all(each and not each.sha256 for each in existing):
@@ -234,8 +270,8 @@ class _Run:
         if existing is None or not existing.is_damaged or self.keep_damaged:
             return existing
         return ExistingOutput(
-            f"{output.path(job)} is kept, but holds what was there of a damaged file (keep_damaged); use overwrite to "
-            "replace it"
+            f"{output.path(job)} is kept, but holds what was there of a damaged file (--keep-damaged); "
+            "--overwrite replaces it"
         )
 
     def complete(self, pending: _PendingJob, embedded: Embedded) -> Outcome:
@@ -256,7 +292,7 @@ class _Run:
                 return self._skipped(job, existing, tags, embedded.warnings)
             shapes = [output.write(job, embedded) for output in missing]
         except OSError as error:
-            if is_disk_full(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
+            if is_of_disk(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
                 raise  # the next would fail too, or the part that is spoiled holds others
             return _failure(job, error, embedded.warnings)
         except HearTransformersError as error:
@@ -276,7 +312,9 @@ class _Run:
 
     def _outcome(self, job: Source, status: str, **rest: Any) -> Outcome:
         place: dict[str, Any] = {"start": job.start, "end": job.end, "channel": job.channel}
-        return Outcome(str(job.path), status, self.outputs[0].path(job), **place, **rest)
+        layers = tuple(str(output.content.layer) for output in self.outputs if output.content.separate)
+        found = Outcome(str(job.path), status, self.outputs[0].path(job), **place, layers=layers)
+        return replace(found, **rest)
 
 
 def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, path: Path) -> ExistingOutput | None:
@@ -285,7 +323,7 @@ def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, pat
         return existing
     if existing.file == job.file:
         return None
-    return ExistingOutput(f"{path} is kept, but was made from {existing.file}; use overwrite to replace it")
+    return ExistingOutput(f"{path} is kept, but was made from {existing.file}; --overwrite replaces it")
 
 
 def _failure(source: Source, error: Exception | None, warnings: tuple[str, ...] = ()) -> Outcome:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..embedding.pipeline import Embedded
-from ..errors import HearTransformersError
+from ..errors import HearTransformersError, OptionError
 from .formats import AUDIO, Content, ExistingOutput, FileFormat, mismatch_of, stored
 from .sources import Source
 
@@ -41,6 +41,9 @@ class FolderOfFiles:
     def __exit__(self, *error: Any) -> None:
         """Do nothing: every file is finished when it is written."""
 
+    def start(self, jobs: Iterable[Source]) -> None:
+        """Do nothing: jobs that are the same share an output."""
+
     def path(self, job: Source) -> Path:
         """Return the output of a job.
 
@@ -59,19 +62,26 @@ class FolderOfFiles:
         return path
 
     def existing(self, job: Source) -> ExistingOutput | None:
-        """Return the existing output of a job, or None."""
+        """Return the existing output of a job, or None.
+
+        Raises
+        ------
+        OptionError : it was made with other settings
+        """
         path = self.path(job)
         if self.overwrite or not path.exists():
             return None
         made_with = self.format.provenance_of(path)
         if mismatch := mismatch_of(made_with, self.format.provenance, path):
+            if isinstance(made_with, dict):
+                raise OptionError(mismatch)
             return ExistingOutput(mismatch)
         audio = made_with.get(AUDIO)
         if not isinstance(audio, dict):
             return ExistingOutput()
         wanted = job.audio(sha256="")
         if (audio.get("start"), audio.get("end")) != (wanted["start"], wanted["end"]):
-            return ExistingOutput(f"{path} is kept, but is of another part of a file; use overwrite to replace it")
+            return ExistingOutput(f"{path} is kept, but is of another part of a file; --overwrite replaces it")
         known = {"sha256": str(audio.get("sha256", "")), "file": str(audio.get("file", ""))}
         return ExistingOutput(**known, is_damaged=bool(audio.get("damaged")))
 

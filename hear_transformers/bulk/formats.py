@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -75,14 +77,56 @@ class Content:
     separate: bool = False
 
 
+MOST_DIFFERENCES = 6
+"""Settings that an error names; more are only counted."""
+
+LONGEST_SHOWN = 24
+"""Characters of a setting in an error."""
+
+SPOKEN = {"layers": "layer", "weights_sha256": "weights", "embedding": "kind"}
+"""Settings that have other names for users."""
+
+
 def mismatch_of(made_with: Any, settings: dict[str, Any], output: Path) -> str:
     """Describe how the settings that made an output differ from the current ones; empty if they are equal."""
     if not isinstance(made_with, dict):
-        return f"{output} is kept, but does not say what made it; use overwrite to replace it"
-    changed = [key for key in {**settings, **made_with} if key != AUDIO and settings.get(key) != made_with.get(key)]
-    if not changed:
+        return f"{output} is kept, but does not say what made it; give another --out, or --overwrite to replace it"
+    old = {key: value for key, value in made_with.items() if key != AUDIO}
+    if old == settings:
         return ""
-    return f"{output} is kept, but was made with other settings ({', '.join(changed)}); use overwrite to replace it"
+    changed = differences(old, settings)
+    more = f" and {len(changed) - MOST_DIFFERENCES} more" if len(changed) > MOST_DIFFERENCES else ""
+    return (
+        f"{output} was made with other settings: {', '.join(changed[:MOST_DIFFERENCES])}{more}; one place holds "
+        "embeddings of one kind: give another --out, or the same settings again, or --overwrite to replace it"
+    )
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Describe each value in which two settings differ: "layer 8 -> 4"; of what only one of them has, the name."""
+    if old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [each for key in {**new, **old} for each in differences(old.get(key), new.get(key), key)]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and _has_parts(old):
+        return [each for pair in zip(old, new, strict=True) for each in differences(*pair, name)]
+    if _has_parts(old) or _has_parts(new):
+        return [name]
+    return [f"{SPOKEN.get(name, name)} {_shown(old)} -> {_shown(new)}"]
+
+
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, dict) for each in value))
+
+
+def _shown(value: Any) -> str:
+    """Write a setting as a user would."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return ",".join(map(_shown, value)) or "none"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 class FileFormat(ABC):
@@ -172,17 +216,32 @@ SUFFIXES = {suffix: name for name, kind in {**FILES, **TABLES}.items() for suffi
 """Format by suffix."""
 
 
-def choose_format(out: Path, name: str | None) -> str:
+NUMBERED = re.compile(r"\.v?\d[^.]*")
+"""End of the name of a folder that is no suffix: "results.v2", "run.2024"."""
+
+
+def is_folder(out: str | os.PathLike[str]) -> bool:
+    """Return True if a path names a folder: one that exists, or by a slash at its end."""
+    return os.fspath(out).endswith(("/", os.sep)) or os.path.isdir(out)
+
+
+def choose_format(out: str | os.PathLike[str], name: str | None) -> str:
     """Choose the format of an output, a file or a folder, by name or else by the suffix.
 
     Raises
     ------
-    OptionError : the name is unknown, or is not that of the suffix
+    OptionError : the name is unknown, or is not that of the suffix; the suffix is that of no format
     """
     formats = (*FILES, *TABLES)
     if name is not None and name not in formats:
         raise unknown("format", name, formats)
-    by_suffix = None if out.is_dir() else SUFFIXES.get(out.suffix.lower())
+    suffix = "" if is_folder(out) else Path(out).suffix.lower()
+    by_suffix = SUFFIXES.get(suffix)
+    if suffix and not by_suffix and not NUMBERED.fullmatch(suffix):
+        raise OptionError(
+            f"--out {out}: {suffix} is not a format of embeddings; an output ends in {', '.join(SUFFIXES)}; if it is "
+            f"to be a folder, end it in a slash: {out}/"
+        )
     if name is not None and by_suffix not in (None, name):
         raise OptionError(f"format={name!r} does not go with the file name {out}; leave one of them out")
     return name or by_suffix or formats[0]

@@ -52,6 +52,11 @@ class HDF5Table(TableFormat):
             return {key: str(file.attrs[key]) for key in ("provenance", "id") if key in file.attrs}
         return {}
 
+    def n_rows_of(self, path: Path) -> int:
+        """Read the number of rows, see `TableFormat.n_rows_of`."""
+        with self.library.File(path, "r") as file:
+            return len(file["file"])
+
     @contextlib.contextmanager
     def writer(self, path: Path, metadata: Mapping[str, str]) -> Iterator[Callable[[Block], None]]:
         """Create a file, see `TableFormat.writer`."""

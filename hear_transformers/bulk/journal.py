@@ -15,18 +15,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import DiskFullError, OptionError
+from ..errors import DiskFullError, HearTransformersError, OptionError
 from ..files import atomic
 
 STATE = ".embed-audio"
@@ -35,8 +36,19 @@ STATE = ".embed-audio"
 LOCK_SECONDS = 10.0
 """How long a run waits for the lock of a table: the workers of a killed run may hold it for as long."""
 
+MOST_ATTEMPTS = 1000
+"""How often a folder is made that another run removes."""
+
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """Errors of a disk, a file or a quota that is full: the next file would fail as well."""
+
+
+DISK_FAILS = {
+    number
+    for name in ("EIO", "EROFS", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EREMOTEIO", "EHOSTDOWN")
+    if (number := getattr(errno, name, None)) is not None
+}
+"""Errors of a disk that fails, or of a network drive that is gone: the next file would fail as well."""
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -44,18 +56,30 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in DISK_FULL
 
 
+def is_of_disk(error: OSError) -> bool:
+    """Return True if an error is one of the disk, and not of one file."""
+    return is_disk_full(error) or error.errno in DISK_FAILS
+
+
 @contextlib.contextmanager
-def disk_full_as_error(folder: Path) -> Iterator[None]:
-    """Re-raise disk-full errors as DiskFullError."""
+def explained(folder: Path) -> Iterator[None]:
+    """Raise errors of writing outputs below a folder anew, with what to do; a full disk as DiskFullError."""
     try:
         yield
+    except BrokenPipeError:  # of stdout, which is no output
+        raise
     except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise DiskFullError(
-            f"{folder}: no room to write ({os.strerror(error.errno or 0)}); finished outputs are kept: free some "
-            "space, then run the same command again to resume"
-        ) from error
+        kept = "finished outputs are kept"
+        again = "then run the same command again to resume"
+        cause = os.strerror(error.errno) if error.errno else str(error)
+        place = error.filename or folder
+        if is_disk_full(error):
+            raise DiskFullError(f"{folder}: no room to write ({cause}); {kept}: free some space, {again}") from error
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            advice = "choose another --out, or allow writing there"
+        else:
+            advice = f"check the disk, or the connection to it, {again}"
+        raise HearTransformersError(f"{place}: cannot be read or written ({cause}); {kept}: {advice}") from error
 
 
 def digest(settings: Mapping[str, Any]) -> str:
@@ -70,51 +94,66 @@ class Journal:
     ----------
     path : of the file, created with the first line
     settings : their `digest`; it goes into every line, and lines of other settings are ignored
+    is_valid : whether a line holds what it should; others are ignored
 
     Attributes
     ----------
     lines : by key
-    has_begun : the file has a line of these settings
+    superseded : lines that a later one of the same key replaced
+    to_replace : `version` of the output that a run of these settings was asked to replace, empty if none
     """
 
-    def __init__(self, path: Path, settings: str) -> None:
+    def __init__(
+        self, path: Path, settings: str, is_valid: Callable[[dict[str, Any]], bool] = lambda line: True
+    ) -> None:
         self.path = path
         self.settings = settings
+        self.is_valid = is_valid
         self.lines: dict[str, dict[str, Any]] = {}
-        self.has_begun = False
+        self.superseded: list[dict[str, Any]] = []
+        self.to_replace = ""
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             for text in file:
-                # Lines that a killed run left incomplete are skipped.
-                try:
-                    line = json.loads(text)
-                    is_ours = line.pop("settings") == self.settings
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue
-                self.has_begun |= is_ours
-                if is_ours and "key" in line:
-                    self.lines[line.pop("key")] = line
+                self._read(text)
+
+    def _read(self, text: bytes) -> None:
+        """Take one line; what a killed run or a disk left incomplete or damaged is skipped."""
+        try:
+            line = json.loads(text)
+            is_ours = line.pop("settings") == self.settings
+            key = line.pop("key", None)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return
+        if is_ours and isinstance(key, str) and self.is_valid(line):
+            if key in self.lines:
+                self.superseded.append(self.lines[key])
+            self.lines[key] = line
+        elif is_ours and key is None:
+            self.to_replace = str(line.get("replace", ""))
 
     def add(self, lines: Mapping[str, Mapping[str, Any]]) -> None:
         """Add lines, by key."""
         self.lines.update({key: dict(line) for key, line in lines.items()})
-        text = self._encoded(lines)
+        self._append(self._encoded(lines))
+
+    def replace_output(self, version: str) -> None:
+        """Record that a run of these settings was asked to replace an output, so that one that resumes it may."""
+        self.to_replace = version
+        self._append(self._line({"replace": version}))
+
+    def replace(self, lines: dict[str, dict[str, Any]]) -> None:
+        """Rewrite the file with other lines, by key."""
+        with atomic(self.path) as file:
+            file.write(self._encoded(lines))
+        self.lines = lines
+
+    def _append(self, text: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 text = text if file.read(1) == b"\n" else b"\n" + text  # after an incomplete line
             file.write(text)
-
-    def begin(self) -> None:
-        """Drop all lines, those of other settings too, and record that a run of these settings has begun."""
-        self.lines = {}
-        self.replace()
-
-    def replace(self) -> None:
-        """Rewrite the file with the current lines."""
-        self.has_begun = True
-        with atomic(self.path) as file:
-            file.write(self._line({}) + self._encoded(self.lines))
 
     def _encoded(self, lines: Mapping[str, Mapping[str, Any]]) -> bytes:
         return b"".join(self._line({"key": key, **line}) for key, line in lines.items())
@@ -135,11 +174,11 @@ def scratch(folder: Path) -> Iterator[Path]:
         _remove_if_dead(lock)
     mine = state / f"{uuid.uuid4().hex}.lock"
     lock_of_run = FileLock(mine)
-    with contextlib.suppress(NotImplementedError, OSError):  # a file system without locks: nothing is removed
-        lock_of_run.acquire()
     place = mine.with_suffix("")
-    place.mkdir()
     try:
+        with contextlib.suppress(NotImplementedError, OSError):  # a file system without locks: nothing is removed
+            _acquire(lock_of_run)
+        place.mkdir(parents=True)
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -148,6 +187,18 @@ def scratch(folder: Path) -> Iterator[Path]:
         lock_of_run.release()
         with contextlib.suppress(OSError):
             state.rmdir()
+
+
+def _acquire(lock: FileLock) -> None:
+    """Acquire a lock in a folder that other runs remove when they end, if it is empty then."""
+    for attempt in itertools.count(1):
+        try:
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            return
+        except FileNotFoundError:
+            if attempt == MOST_ATTEMPTS:
+                raise
 
 
 def _remove_if_dead(path: Path) -> None:
@@ -161,17 +212,21 @@ def _remove_if_dead(path: Path) -> None:
 @contextlib.contextmanager
 def exclusive(folder: Path, table: Path) -> Iterator[None]:
     """Lock a table against concurrent runs, by a file in a folder; raise OptionError if another run has the lock."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock", timeout=LOCK_SECONDS)
     try:
         with contextlib.suppress(NotImplementedError):
-            lock.acquire()
+            _acquire(lock)
     except Timeout as error:
         raise OptionError(f"{table} is being written by another run; wait for it, or give each run a shard") from error
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):
+            if [path.name for path in folder.iterdir()] == ["lock"]:  # there is nothing to keep
+                (folder / "lock").unlink()
         lock.release()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 LISTS = {"failures": {"file", "error", "reason"}, "warnings": {"file", "warning"}}

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from ..errors import AudioError, OptionError
 from ..files import Address, local_path, place_of
 from .rows import Table, open_text, parse_seconds
-from .sources import Source, each_once
+from .sources import Source
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 
@@ -28,7 +28,7 @@ NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
 
 
 def read_manifest(path: str | os.PathLike[str], columns: Mapping[str, str] = NO_COLUMNS) -> list[Source]:
-    """Read a list of files; what it names twice is returned once.
+    """Read a list of files, in its order; what it names twice is returned twice.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def read_manifest(path: str | os.PathLike[str], columns: Mapping[str, str] = NO_
     try:
         is_list = path.suffix.lower() == ".txt" and table.is_list_of_paths()
         rows = _lines(path) if is_list else _rows(table)
-        sources = each_once(_source(path, place, *cells) for place, *cells in rows)
+        sources = [_source(path, place, *cells) for place, *cells in rows]
     except OSError as error:
         raise OptionError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not sources:

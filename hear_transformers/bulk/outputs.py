@@ -14,8 +14,9 @@ from ..embedding.embedder import columns_of
 from ..embedding.pipeline import Model
 from ..errors import OptionError, unknown
 from .folder_output import FolderOfFiles
-from .formats import DTYPES, FILES, TABLES, Content
-from .sources import Source, name_outputs
+from .formats import DTYPES, FILES, TABLES, Content, is_folder
+from .mixing import check_shards, check_unmixed, layer_folder
+from .sources import Source, name_outputs, places_of
 from .table_output import TableOfParts
 
 Output = FolderOfFiles | TableOfParts
@@ -90,11 +91,12 @@ class Destination:
     options: OutputOptions
 
     @staticmethod
-    def of(out: Path, options: OutputOptions) -> Destination:
+    def of(out: str | os.PathLike[str], options: OutputOptions) -> Destination:
         """Return the destination of a path, which names a folder or the one output, see `extract`."""
         suffixes = {**FILES, **TABLES}[options.format].suffixes
-        is_file = out.suffix.lower() in suffixes and not out.is_dir()
-        folder, file = (out.parent, out.name) if is_file else (out, None)
+        path = Path(out)
+        is_file = path.suffix.lower() in suffixes and not is_folder(out)
+        folder, file = (path.parent, path.name) if is_file else (path, None)
         if options.format in TABLES:
             name = PurePath(file or f"{TABLE_NAME}{suffixes[0]}")
             file = f"{name.stem}{options.shard.suffix}{name.suffix}"
@@ -115,9 +117,26 @@ class Destination:
             )
         return [PurePath(self.file)] * len(sources)
 
+    def check_unmixed(self, contents: list[Content], jobs: Sequence[Source]) -> None:
+        """Refuse to write beside outputs of other settings, see `mixing`; an output that the user names is alone."""
+        options, own = self.options, set()
+        is_named = self.file is not None and PurePath(self.file).stem != f"{TABLE_NAME}{options.shard.suffix}"
+        tables = TABLE_NAME
+        for content in contents:
+            folder = self.folder / layer_folder(content)
+            if options.format in TABLES:
+                assert self.file is not None
+                check_shards(folder / self.file, options.shard.count)
+                own.add(folder / self.file)
+                tables = PurePath(self.file).stem.removesuffix(options.shard.suffix)
+            elif options.overwrite:
+                own |= {folder / job.name for job in jobs}
+        if options.format in TABLES or not is_named:
+            check_unmixed(self.folder, contents, tables, own, files=not is_named)
+
     def output(self, content: Content, scratch: Path) -> Output:
         """Return the output of a content; `scratch` is a folder for unfinished files."""
-        folder = self.folder / f"layer={content.layer}" if content.separate else self.folder
+        folder = self.folder / layer_folder(content)
         overwrite = self.options.overwrite
         if self.options.format in TABLES:
             assert self.file is not None
@@ -128,10 +147,17 @@ class Destination:
 
 
 def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[Source], list[Source]]:
-    """Return the jobs of a shard, sources with the names of their outputs, and its sources that cannot be read."""
+    """Return the jobs of a shard, sources with the names of their outputs, and its sources that cannot be read.
+
+    Sources that are the same part of a file are jobs of the same name, and so of the same output.
+    """
     shard = destination.options.shard
     found = [source for source in sources if source.error is None]
-    jobs = [replace(source, name=name) for source, name in zip(found, destination.names(found), strict=True)]
+    places = places_of(found)
+    once = dict(zip(reversed(places), reversed(found), strict=True))  # the first of each place
+    firsts = [once[place] for place in dict.fromkeys(places)]
+    names = dict(zip(dict.fromkeys(places), destination.names(firsts), strict=True))
+    jobs = [replace(source, name=names[place]) for source, place in zip(found, places, strict=True)]
     failed = [source for source in sources if source.error is not None and shard.has(str(source.path))]
     return [job for job in jobs if shard.has(job.key)], failed
 
@@ -146,10 +172,9 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str, chan
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     kind = "timestamps" if timestamps else "scene"
-    stored_as = {} if dtype == DTYPES[0] else {"dtype": dtype}
     made_by = {key: value for key, value in model.provenance().items() if key not in SETTINGS_OF_OTHERS[kind]}
     heard = {} if channel == MIX else {"channel": channel}
-    settings = {"embedding": kind, **made_by, **heard, **stored_as}
+    settings = {"embedding": kind, **made_by, **heard, "dtype": dtype}
     columns = model.columns(timestamps=timestamps)
     if not apart:
         return [Content(settings, ",".join(columns) or None, dtype=dtype)]

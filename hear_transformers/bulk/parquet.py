@@ -26,6 +26,10 @@ class ParquetTable(TableFormat):
             return {key.decode(): value.decode() for key, value in metadata.items() if key in (b"provenance", b"id")}
         return {}
 
+    def n_rows_of(self, path: Path) -> int:
+        """Read the number of rows, see `TableFormat.n_rows_of`."""
+        return int(self.library.parquet.read_metadata(path).num_rows)
+
     @contextlib.contextmanager
     def writer(self, path: Path, metadata: Mapping[str, str]) -> Iterator[Callable[[Block], None]]:
         """Create a file, see `TableFormat.writer`."""
@@ -46,7 +50,7 @@ class ParquetTable(TableFormat):
 
     def _arrow_of(self, block: Block) -> Any:
         array, size = self.library.array, block["embedding"].shape[1]
-        times = {name: block[name] for name in ("start", "end", "time_ms")}
+        times = {name: column for name, column in block.items() if name not in ("file", "channel", "embedding")}
         numbers = array(block["embedding"].reshape(-1))  # (rows * size,)
         columns: dict[str, Any] = {name: array(block[name]) for name in ("file", "channel") if name in block}
         columns |= {name: array(column, mask=np.isnan(column)) for name, column in times.items()}
@@ -78,7 +82,6 @@ class ParquetTable(TableFormat):
 
 
 def _block_of(rows: Any) -> Block:
-    names = ("file", "channel", "start", "end", "time_ms")
-    block = {name: rows[name].to_numpy() for name in names if name in rows.column_names}
+    block = {name: rows[name].to_numpy() for name in rows.column_names if name not in ("layer", "embedding")}
     numbers = rows["embedding"].combine_chunks().flatten().to_numpy()  # (rows * size,)
     return {**block, "embedding": numbers.reshape(len(rows), -1)}

@@ -28,8 +28,8 @@ class Source:
     Attributes
     ----------
     path : as the user would write it, or an address
-    name : path relative to the folder that was searched; of a job of a run (`outputs.jobs_of`), that of its output
-        relative to the output folder, in a table a unique name
+    name : path relative to the folder that was searched, or to the folders of a pattern before its first ``*``; of a
+        job of a run (`outputs.jobs_of`), that of its output relative to the output folder, in a table a unique name
     error : why there is no file to read, None if there may be one
     start, end : of the part of the file, in s
     channel : of the file, from 1, where its channels are sources of their own
@@ -87,12 +87,9 @@ class Source:
             record |= {"damaged": any(map(is_of_damage, embedded.warnings))}
         return record
 
-    @property
-    def place(self) -> tuple[str, float, float]:
-        """Identity of the source: links in its folder are resolved, a link to the file itself is another source."""
-        if isinstance(self.path, Address):
-            return self.path, self.start, self.end
-        return os.path.join(os.path.realpath(self.path.parent), self.path.name), self.start, self.end
+
+Place = tuple[str, float, float, int | None]
+"""Identity of a source, file, part and channel: links in its folder are resolved, a link to the file is another one."""
 
 
 def find_sources(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Source]:
@@ -112,17 +109,41 @@ def find_sources(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Sour
     -------
     sources : an input that cannot be read is a source with an `error`, so that it does not stop the others
     """
+    return each_once(expand_inputs(inputs, listed))
+
+
+def expand_inputs(inputs: Iterable[str], listed: Iterable[str] = ()) -> Iterator[Source]:
+    """Find the audio files that the inputs stand for, as often as they are named; see `find_sources`."""
     stripped = (line.rstrip("\r\n") for line in listed)
     lines = (line for entry in inputs for line in (stripped if entry == STDIN else [entry]))
-    return each_once(source for line in lines if line for source in _expand(line))
+    return (source for line in lines if line for source in _expand(line))
 
 
-def each_once(sources: Iterable[Source]) -> list[Source]:
-    """Drop sources that are named twice."""
-    found: dict[tuple[str, float, float], Source] = {}
-    for source in sources:
-        found.setdefault(source.place, source)
-    return list(found.values())
+def each_once(sources: Iterable[Source], beside: Iterable[Source] = ()) -> list[Source]:
+    """Drop sources that are named twice, or are among those `beside`."""
+    sources = list(sources)
+    seen = set(places_of(beside))
+    found = []
+    for place, source in zip(places_of(sources), sources, strict=True):
+        if place not in seen:
+            seen.add(place)
+            found.append(source)
+    return found
+
+
+def places_of(sources: Iterable[Source]) -> list[Place]:
+    """Return the place of every source."""
+    folders: dict[Path, str] = {}  # by their names: many sources share few
+
+    def place(source: Source) -> Place:
+        part = (source.start, source.end, source.channel)
+        if isinstance(source.path, Address):
+            return (source.path, *part)
+        parent = source.path.parent
+        folder = folders.get(parent) or folders.setdefault(parent, os.path.realpath(parent))
+        return (os.path.join(folder, source.path.name), *part)
+
+    return [place(source) for source in sources]
 
 
 def each_channel(sources: Iterable[Source]) -> list[Source]:
@@ -156,15 +177,15 @@ def _expand(entry: str) -> Iterator[Source]:
     if isinstance(path, Address):
         yield Source(path, PurePath(path.path.name))
     elif os.path.isdir(path):  # unlike Path.is_dir, returns False for a name that is too long
-        yield from _search(path)
+        yield from _search(path, path)
     elif not os.path.lexists(path) and glob.has_magic(str(path)):
         yield from _match(str(path))
     else:
         yield Source(path, PurePath(path.name))
 
 
-def _search(folder: Path) -> Iterator[Source]:
-    """Find the audio files in a folder and below."""
+def _search(folder: Path, root: Path) -> Iterator[Source]:
+    """Find the audio files in a folder and below; they are named relative to `root`."""
     unreadable: list[OSError] = []
     seen: set[str] = set()
     n_found = 0
@@ -177,7 +198,7 @@ def _search(folder: Path) -> Iterator[Source]:
         for name in sorted(files):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 path = Path(parent, name)
-                yield Source(path, path.relative_to(folder))
+                yield Source(path, path.relative_to(root))
                 n_found += 1
     for error in unreadable:
         path = Path(error.filename)
@@ -188,7 +209,7 @@ def _search(folder: Path) -> Iterator[Source]:
 
 
 def _match(pattern: str) -> Iterator[Source]:
-    """Find the files that match a pattern, as in a shell with ``**``."""
+    """Find the files that match a pattern, as in a shell with ``**``; they are named below its fixed part."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
@@ -200,7 +221,7 @@ def _match(pattern: str) -> Iterator[Source]:
         if path.is_file():
             yield Source(path, path.relative_to(root))
         elif "**" not in parts:  # which also matches every folder on the way to a file
-            yield from _search(path)
+            yield from _search(path, root)
 
 
 def _below(name: PurePath) -> PurePath:

@@ -1,7 +1,9 @@
 """Embeddings of many sources in one table, in bounded memory: `parquet` or `hdf5`.
 
-A row is an embedding: ``file``, its ``channel`` if each is embedded apart, ``start`` and ``end`` in s of what it sees
-of that file, ``time_ms`` of its centre (none for a scene), ``layer``, ``embedding``. See `Block`.
+A row is an embedding: ``file``, its ``channel`` if each is embedded apart; ``start`` and ``end`` in s of the part of
+the file as it was asked for or, along time, of what the embedding sees; ``time_ms`` of its centre (none for a scene);
+``part_start`` and ``part_end`` as a manifest gives them (none for the end of the file), ``audio_end`` where the audio
+of that part ended; ``layer``, ``embedding``. See `Block`.
 
 parquet  ``embedding`` is a list of fixed size; row groups of `GROUP_ROWS`; the metadata of the schema hold the
          provenance as JSON, and the identity of the table
@@ -30,8 +32,11 @@ Block = dict[str, np.ndarray]
 
 file : (rows,) of text, as the user names it
 channel : (rows,) int64, only where channels are embedded apart
-start, end : (rows,) float64, of what each sees, in s from the beginning of the file
+start, end : (rows,) float64, in s from the beginning of the file: of a scene the part as it was asked for, its end that
+    of the audio if none was; along time what each embedding sees
 time_ms : (rows,) float64, of the centre of each, from the beginning of the file; NaN for a scene
+part_start, part_end, audio_end : (rows,) float64, in s from the beginning of the file: the part as it was asked for,
+    NaN for no end, and where its audio ended
 embedding : (rows, size) float32 or float16
 """
 
@@ -77,6 +82,10 @@ class TableFormat(ABC):
         with contextlib.suppress(KeyError, ValueError):
             return json.loads(self.metadata_of(path)["provenance"])
         return None
+
+    @abstractmethod
+    def n_rows_of(self, path: Path) -> int:
+        """Read the number of rows of a file of this format."""
 
     @abstractmethod
     def writer(self, path: Path, metadata: Mapping[str, str]) -> AbstractContextManager[Callable[[Block], None]]:

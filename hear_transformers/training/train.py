@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from .. import catalogue
-from ..bulk.journal import disk_full_as_error
+from ..bulk.journal import explained
 from ..bulk.tables import import_extra
 from ..checkpoints import state_dicts
 from ..embedding.precision import AUTO, resolve
@@ -229,7 +229,7 @@ class Training:
         """
         out = self.options.out
         try:
-            with disk_full_as_error(out):
+            with explained(out):
                 self._fit(out)
         except OSError as error:
             kept = "the run is kept up to its last checkpoint: run the same command again to resume"

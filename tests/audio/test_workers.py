@@ -54,3 +54,50 @@ def test_what_stops_the_items_is_raised_behind_them():
     with pytest.raises(KeyError, match="list"):
         taken.extend(workers.ahead(items(), lambda item: 0, room=0))
     assert taken == [1]
+
+
+STARTING = """
+import contextlib, os, signal, sys, threading, time, traceback
+from pathlib import Path
+from hear_transformers.audio import workers
+from hear_transformers.audio.clips import Clip, ReadOptions
+
+def work(delay):
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    loads = workers.load((Clip(Path(sys.argv[1])) for _ in range(100_000)), ReadOptions(32_000, 1.0, False), workers=3)
+    process = os.getpid()
+    try:
+        threading.Thread(target=lambda: (time.sleep(delay), os.kill(process, signal.SIGINT))).start()
+        with contextlib.closing(loads):
+            for loaded in loads:
+                pass
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+for i in range(int(sys.argv[2])):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = work((1 + i) / 300)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), end=" ")
+    try:
+        os.killpg(child, 0)
+        print("orphans")
+    except ProcessLookupError:
+        print("none")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_no_worker_outlives_an_interruption_while_workers_start(audio_file):
+    command = [sys.executable, "-c", STARTING, audio_file(), "20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["130 none"] * 20

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from hear_transformers.bulk.formats import FILES, TABLES, choose_format, stored
+from hear_transformers.bulk.outputs import Destination, OutputOptions
 from hear_transformers.errors import HearTransformersError, OptionError
 
 SCENE = np.arange(6, dtype=np.float32)
@@ -110,6 +111,27 @@ def test_what_float16_does_not_hold_is_refused(value):
 )
 def test_format_is_the_one_named_or_that_of_the_suffix(out, name, chosen):
     assert choose_format(Path(out), name) == chosen
+
+
+@pytest.mark.parametrize("out", ["foo.csv", "x/foo.json", "foo.PT", "foo.txt", "foo.tsv", "foo.csv.gz", "foo.npz.bak"])
+@pytest.mark.parametrize("name", [None, "npz"])
+def test_a_suffix_of_no_format_is_refused(out, name):
+    with pytest.raises(OptionError, match=r"ends in \.npz, .*; if it is to be a folder, end it in a slash"):
+        choose_format(Path(out), name)
+
+
+@pytest.mark.parametrize("out", ["foo.csv/", "out.v2/", "out.npz/", "run.2024-05", "out.v2", ".hidden", "a.b/c", ".."])
+def test_a_folder_may_have_a_dot_in_its_name(out):
+    assert choose_format(out, None) == "npz"
+    destination = Destination.of(out, OutputOptions())
+    assert (destination.folder, destination.file) == (Path(out), None)
+
+
+@pytest.mark.parametrize("name", ["foo.csv", "foo.parquet", "foo.pt"])
+def test_a_folder_that_exists_is_one_whatever_its_name(tmp_path, name):
+    (tmp_path / name).mkdir()
+    assert choose_format(tmp_path / name, None) == "npz"
+    assert Destination.of(tmp_path / name, OutputOptions()).folder == tmp_path / name
 
 
 @pytest.mark.parametrize(("name", "message"), [("csv", "npz, npy, parquet, hdf5"), ("npy", r"file name a\.npz")])

@@ -1,5 +1,6 @@
 """What a run leaves for the next one: lines of what is finished, locks of who is at work, the list of what failed."""
 
+import errno
 import json
 import os
 import signal
@@ -16,11 +17,11 @@ from hear_transformers.bulk.journal import (
     Journal,
     Warnings,
     digest,
-    disk_full_as_error,
     exclusive,
+    explained,
     scratch,
 )
-from hear_transformers.errors import DiskFullError, OptionError
+from hear_transformers.errors import DiskFullError, HearTransformersError, OptionError
 
 
 def note(path: Path, settings: str, **lines: dict) -> None:
@@ -35,11 +36,13 @@ def test_lines_are_read_back(tmp_path):
 
 def test_lines_of_other_settings_are_not_ours(tmp_path):
     note(tmp_path / "j", "theirs", a={})
-    ours = Journal(tmp_path / "j", "ours")
-    assert (ours.lines, ours.has_begun) == ({}, False)
+    assert Journal(tmp_path / "j", "ours").lines == {}
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"key": "b", "settings": "s"', b"\xff\xfe", b"[]\n", b"7\n", b"null\n"])
+@pytest.mark.parametrize(
+    "torn",
+    [b"{", b'{"key": "b", "settings": "s"', b"\xff\xfe", b"[]\n", b"7\n", b"null\n", b"[" * 100_000, b"\0" * 100],
+)
 def test_a_torn_line_is_none_and_spoils_no_other(tmp_path, torn):
     note(tmp_path / "j", "s", a={})
     with (tmp_path / "j").open("ab") as file:
@@ -48,13 +51,12 @@ def test_a_torn_line_is_none_and_spoils_no_other(tmp_path, torn):
     assert Journal(tmp_path / "j", "s").lines.keys() == {"a", "c"}
 
 
-def test_a_new_beginning_forgets_but_is_noted(tmp_path):
-    old = Journal(tmp_path / "j", "s")
-    old.add({"a": {}})
-    old.begin()
-    again = Journal(tmp_path / "j", "s")
-    assert (again.lines, again.has_begun) == ({}, True)
-    assert [path.name for path in tmp_path.iterdir()] == ["j"]
+def test_what_may_be_replaced_is_noted_for_these_settings(tmp_path):
+    note(tmp_path / "j", "s", a={})
+    Journal(tmp_path / "j", "s").replace_output("7-9")
+    assert Journal(tmp_path / "j", "s").to_replace == "7-9"
+    assert Journal(tmp_path / "j", "s").lines == {"a": {}}
+    assert Journal(tmp_path / "j", "t").to_replace == ""
 
 
 def test_settings_in_another_order_are_the_same():
@@ -151,10 +153,49 @@ def test_warnings_stay_until_their_source_is_embedded_again(tmp_path):
 
 
 def test_a_full_disk_says_how_to_go_on(tmp_path):
-    with pytest.raises(DiskFullError, match="finished outputs are kept"), disk_full_as_error(tmp_path):
+    with pytest.raises(DiskFullError, match="finished outputs are kept"), explained(tmp_path):
         raise OSError(next(iter(journal.DISK_FULL)), os.strerror(28))
 
 
-def test_other_errors_of_the_system_stay_as_they_are(tmp_path):
-    with pytest.raises(PermissionError), disk_full_as_error(tmp_path):
-        raise PermissionError(13, "Permission denied")
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EIO, r"cannot be read or written \(Input/output error\); finished outputs are kept: check the disk"),
+        (errno.ESTALE, "check the disk, or the connection to it, then run the same command again to resume"),
+        (errno.EACCES, "choose another --out, or allow writing there"),
+        (errno.EROFS, "choose another --out, or allow writing there"),
+    ],
+)
+def test_an_error_of_the_disk_says_where_and_what_to_do(tmp_path, number, advice):
+    with pytest.raises(HearTransformersError, match=f"^{tmp_path}/a: .*{advice}"), explained(tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path / "a"))
+
+
+def test_a_closed_stdout_is_no_error_of_the_outputs(tmp_path):
+    with pytest.raises(BrokenPipeError), explained(tmp_path):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_table_without_a_journal_leaves_no_lock(tmp_path):
+    with exclusive(tmp_path / "state/t", tmp_path / "t"):
+        assert (tmp_path / "state/t/lock").exists()
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+RACE = """
+import sys
+from pathlib import Path
+from hear_transformers.bulk.journal import exclusive, scratch
+folder = Path(sys.argv[1])
+for i in range(150):
+    with scratch(folder) as place, exclusive(folder / ".embed-audio/t", folder / "t"):
+        (place / "half").touch()
+"""
+
+
+def test_runs_that_begin_and_end_at_once_do_not_disturb_each_other(tmp_path):
+    runs = [subprocess.Popen([sys.executable, "-c", RACE, tmp_path], stderr=subprocess.PIPE) for _ in range(3)]
+    for run in runs:
+        _, errors = run.communicate(timeout=100)
+        assert (run.returncode, errors) == (0, b"")
+    assert list(tmp_path.iterdir()) == []

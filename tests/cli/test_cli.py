@@ -268,6 +268,34 @@ def test_labels_are_not_printed_by_quiet(embed_audio, audio_file):
     assert (result.exit_code, result.output) == (0, "")
 
 
+def test_separate_layers_are_printed_as_one_pattern(embed_audio, audio_file):
+    audio_file()
+    arguments = ["tone.wav", "--layer=2,5,9", "--separate-layers", "--out=out"]
+    assert embed_audio(*arguments).stdout.splitlines()[0] == "tone.wav -> out/layer={2,5,9}/tone.npz  (8,) float32"
+    record = json.loads(embed_audio(*arguments, "--json").stdout)
+    assert (record["output"], record["layers"]) == ("out/layer=2/tone.npz", ["2", "5", "9"])
+
+
+@pytest.mark.parametrize("arguments", [["tone.wav", "./tone.wav"], [".", "tone.wav"], ["*.wav", "."]])
+def test_inputs_that_are_named_twice_are_counted(embed_audio, audio_file, arguments):
+    audio_file()
+    result = embed_audio(*arguments)
+    assert result.stderr == "Note: files that the inputs name again, and that are embedded once: 1\n"
+    assert result.stdout.endswith("1 written\n")
+    assert embed_audio(*arguments, "--quiet").output == ""
+
+
+@pytest.mark.parametrize(
+    ("format", "told"), [("npz", "they share an output"), ("parquet", "the table has a row for each")]
+)
+def test_rows_of_a_manifest_that_are_the_same_are_counted(embed_audio, audio_file, tmp_path, format, told):
+    audio_file()
+    (tmp_path / "list.csv").write_text("path,start,end\ntone.wav,0,1\ntone.wav,0,1\ntone.wav,0,5\n")
+    result = embed_audio("--manifest=list.csv", f"--format={format}")
+    assert result.stderr == f"Note: rows that are the same part of a file as one before: 1; {told}\n"
+    assert result.stdout.endswith("2 written\n")
+
+
 @pytest.mark.slow
 def test_many_files_are_counted_not_listed(embed_audio, audio_file):
     for i in range(11):
@@ -276,13 +304,24 @@ def test_many_files_are_counted_not_listed(embed_audio, audio_file):
     assert embed_audio(".").stdout == "0 written, 11 skipped, outputs exist (--overwrite replaces them)\n"
 
 
+def test_outputs_of_other_settings_end_the_command_before_it_begins(embed_audio, audio_file, tmp_path):
+    audio_file("a.wav")
+    audio_file("b.wav")
+    assert embed_audio("a.wav", "--out=out").exit_code == 0
+    result = embed_audio("b.wav", "--layer=2", "--out=out")
+    assert result.exit_code == 2
+    assert "out/a.npz was made with other settings: layer features -> 2; " in result.stderr
+    assert "give another --out, or the same settings again, or --overwrite" in result.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.npz"]
+
+
 @pytest.mark.slow
-def test_a_few_warnings_about_kept_outputs_are_enough(embed_audio, audio_file):
+def test_a_few_warnings_about_kept_outputs_are_enough(embed_audio, audio_file, tmp_path):
     for i in range(5):
         audio_file(f"{i}.wav", seconds=0.1)
-    embed_audio(".")
-    warnings = embed_audio(".", "--layer=2").stderr.splitlines()
-    assert warnings[0].startswith("Warning: 0.npz is kept, but was made with other settings (scene)")
+        (tmp_path / f"{i}.npz").write_text("mine")
+    warnings = embed_audio(".").stderr.splitlines()
+    assert warnings[0].startswith("Warning: 0.npz is kept, but does not say what made it")
     assert warnings[3:] == ["Warning: 2 more outputs were kept"]
 
 
