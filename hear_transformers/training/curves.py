@@ -26,11 +26,12 @@ class StepLog:
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
-        header, *rows = (path.read_text() if path.exists() else "").splitlines() or [""]
-        # A run that was killed while writing leaves a partial row.
-        complete = [row for row in rows if row.count(",") == header.count(",")]
-        kept = [header, *(row for row in complete if int(row.partition(",")[0]) <= step)] if header else []
-        path.write_text("".join(f"{line}\n" for line in kept))
+        # A run that was killed while writing leaves a partial line.
+        lines, _, _ = (path.read_text() if path.exists() else "").rpartition("\n")
+        header, *rows = lines.splitlines() or [""]
+        kept = [header, *(row for row in rows if int(row.partition(",")[0]) <= step)] if header else []
+        with atomic(path) as file:
+            file.write("".join(f"{line}\n" for line in kept).encode())
         self._has_header = bool(kept)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:

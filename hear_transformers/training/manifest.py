@@ -69,6 +69,7 @@ class Manifest:
     classes : names
     label_ends : (clips,) where a clip's labels end in `labels`; they begin where those of the clip before end
     labels : (labels,) class numbers, those of a clip all different
+    part : of the source that these clips are, in words; empty for all of it
     """
 
     source: Path
@@ -79,6 +80,7 @@ class Manifest:
     classes: tuple[str, ...]
     label_ends: NDArray[np.int64]
     labels: NDArray[np.int32]
+    part: str = ""
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -122,14 +124,16 @@ class Manifest:
             target[self.labels_of(clip)] = 1.0
         return targets
 
-    def taken(self, clips: NDArray[np.int64]) -> Manifest:
-        """Return some of the clips, with the same classes."""
+    def taken(self, is_taken: NDArray[np.bool_], part: str) -> Manifest:
+        """Return some of the clips, (clips,) True for each, with the same classes."""
+        clips = np.flatnonzero(is_taken)
         labels = [self.labels_of(clip) for clip in clips.tolist()]
         return replace(
             self,
             **{name: getattr(self, name)[clips] for name in ("paths", "starts", "ends", "lines")},
             label_ends=np.cumsum([len(each) for each in labels], dtype=np.int64),
             labels=np.concatenate([np.zeros(0, np.int32), *labels]),
+            part=part,
         )
 
     def digest(self) -> str:
@@ -203,14 +207,26 @@ def read_pair(
         _refuse_empty_classes(training)
         validation, _ = _read(Path(valid), training.classes, layout, folders)
     else:
-        is_valid = _drawn(training, part, seed, folders) if isinstance(part, float) else values == value
-        if not is_valid.any():
-            found = ", ".join(map(str, np.unique(values)[:N_VALUES]))
-            raise OptionError(f"{training.source}: the column {column} is never {value!r}; choose one of {found}")
-        training, validation = training.taken(np.flatnonzero(~is_valid)), training.taken(np.flatnonzero(is_valid))
+        if isinstance(part, float):
+            is_valid = _drawn(training, part, seed, folders)
+            chosen, others = f"{part:g} of the files", "the other files"
+        else:
+            is_valid = values == value
+            chosen, others = f"{column}={value}", f"{column}={_others(training.source, column, value, values)}"
+        training, validation = training.taken(~is_valid, others), training.taken(is_valid, chosen)
         _refuse_empty_classes(training)
     _refuse_overlap(training, validation, folders)
     return training, validation
+
+
+def _others(source: Path, column: str, value: str, values: NDArray[np.str_]) -> str:
+    """List the other values of a column; raise OptionError if the one asked for is not among them."""
+    found = np.unique(values).tolist()
+    others = [each for each in found if each != value]
+    shown = ", ".join(others[:N_VALUES]) + (", ..." if len(others) > N_VALUES else "")
+    if value not in found:
+        raise OptionError(f"{source}: the column {column} is never {value!r}; choose one of {shown}")
+    return shown
 
 
 def parse_part(valid: str | os.PathLike[str]) -> float | tuple[str, str] | None:
@@ -411,8 +427,8 @@ def _rows(source: Path, layout: Layout, folders: _Folders, faults: _Faults, colu
 
 
 def _labels_in(cell: Any, separator: str) -> list[str]:
-    """Return the labels of a cell: of text, a number, nothing, or of a list in Parquet."""
-    parts = cell if isinstance(cell, list) else "" if cell is None else str(cell).split(separator)
+    """Return the labels of a cell: of text, or in Parquet also of a number, a list, or nothing: None or NaN."""
+    parts = cell if isinstance(cell, list) else () if cell is None or cell != cell else str(cell).split(separator)
     return [label for part in parts if (label := str(part).strip())]
 
 

@@ -178,6 +178,7 @@ class Training:
         lines = [
             f"{self.name}: {n_parameters:,} parameters, {self._start}",
             self.data_in_words,
+            *([f"trained on {self.train.part}, validated on {self.valid.part}"] if self.valid.part else []),
             f"{recipe.epochs} epochs of {self.run.steps_per_epoch} steps of {recipe.batch_size} clips of "
             f"{self.n_samples / self.sample_rate:g} s (the network takes {limits}), {recipe.optimiser} at "
             f"{recipe.learning_rate:g}, in {recipe.precision}",
@@ -223,28 +224,37 @@ class Training:
 
         Raises
         ------
-        TrainingError : see `loop.fit`
+        TrainingError : see `loop.fit`; or the folder cannot be written
         DiskFullError : the disk of the outputs is full
         """
-        options = self.options
-        options.out.mkdir(parents=True, exist_ok=True)
-        with disk_full_as_error(options.out):
-            if self.processes.rank == 0 and not (options.out / loop.CHECKPOINT).exists():
-                with atomic(options.out / SETTINGS) as file:
-                    file.write(json.dumps(self.settings(), indent=2).encode() + b"\n")
-            loop.fit(
-                self.run,
-                self.batches,
-                options.out,
-                validate=lambda network: tagging.score(self.objective, self._predictions(network)),
-                keep=self.keep,
-                checkpoint_seconds=options.checkpoint_seconds,
-                progress=options.progress,
-                log=options.log,
-                title=f"{self.name} {self._start}; {self.train.source.name}: {self.data_in_words}",
-            )
-            self._write_results()
+        out = self.options.out
+        try:
+            with disk_full_as_error(out):
+                self._fit(out)
+        except OSError as error:
+            kept = "the run is kept up to its last checkpoint: run the same command again to resume"
+            raise TrainingError(f"{error.filename or out}: {error.strerror or error}; {kept}") from error
         return self.run.best
+
+    def _fit(self, out: Path) -> None:
+        """Train to the end, and write all that a run leaves."""
+        options = self.options
+        out.mkdir(parents=True, exist_ok=True)
+        if self.processes.rank == 0 and not (out / loop.CHECKPOINT).exists():
+            with atomic(out / SETTINGS) as file:
+                file.write(json.dumps(self.settings(), indent=2).encode() + b"\n")
+        loop.fit(
+            self.run,
+            self.batches,
+            out,
+            validate=lambda network: tagging.score(self.objective, self._predictions(network)),
+            keep=self.keep,
+            checkpoint_seconds=options.checkpoint_seconds,
+            progress=options.progress,
+            log=options.log,
+            title=f"{self.name} {self._start}; {self.train.source.name}: {self.data_in_words}",
+        )
+        self._write_results()
 
     def _predictions(self, network: nn.Module) -> tagging.Predictions:
         return tagging.predict(self.objective, self.validation_batches, self.processes, network)

@@ -126,6 +126,19 @@ def test_a_manifest_names_parts_of_files(embed_audio, audio_file, tmp_path):
     assert (record["start"], record["end"], record["output"]) == (0.25, 0.5, "out/clips/tone.250-500.npz")
 
 
+def test_columns_name_what_a_manifest_holds(embed_audio, audio_file, tmp_path):
+    audio_file("clips/tone.wav")
+    (tmp_path / "raven.txt").write_text("Selection\tBegin Time (s)\tEnd Time (s)\tBegin File\n1\t0.25\t0.5\ttone.wav\n")
+    refused = embed_audio("--manifest=raven.txt", "--out=out")
+    assert refused.exit_code == 2
+    assert "--columns 'path=Begin File', with start=Begin Time (s),end=End Time (s)" in refused.stderr
+    columns = "path=clips/{Begin File},start=Begin Time (s),end=End Time (s)"
+    result = embed_audio("--manifest=raven.txt", f"--columns={columns}", "--out=out", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["output"] == "out/clips/tone.250-500.npz"
+    assert "give --manifest" in embed_audio("clips", "--columns=path=a").stderr
+
+
 def test_a_wrong_line_of_a_manifest_is_named(embed_audio, tmp_path):
     (tmp_path / "list.csv").write_text("path,start,end\na.wav,0.25,0.1\n")
     result = embed_audio("--manifest=list.csv")

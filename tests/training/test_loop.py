@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hear_transformers.errors import TrainingError
 from hear_transformers.files import atomic
-from hear_transformers.training import loop
+from hear_transformers.training import curves, loop
 from hear_transformers.training.curves import Curves
 from hear_transformers.training.loop import Objective, Processes, TrainingRun, fit, seed_of
 from hear_transformers.training.optimisation import Average, build_optimiser, learning_rate_at
@@ -99,11 +99,19 @@ class Faults:
         return function(*arguments, **options)
 
 
+def save_nothing(figure, path: Path) -> None:
+    with atomic(path) as file:
+        file.write(b"a picture")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [KilledError(), OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")]
 )
-def test_a_fault_at_any_operation_loses_no_run_and_leaves_no_unfinished_file(tmp_path: Path, error) -> None:
+def test_a_fault_at_any_operation_loses_no_run_and_leaves_no_unfinished_file(
+    tmp_path: Path, monkeypatch, error
+) -> None:
+    monkeypatch.setattr(curves, "save", save_nothing)  # draws for seconds
     recipe = replace(RECIPE, epochs=1)
 
     def train(folder: Path) -> TrainingRun:
@@ -128,6 +136,8 @@ def test_a_fault_at_any_operation_loses_no_run_and_leaves_no_unfinished_file(tmp
         resumed = train(folder)
         assert_same(whole.network, resumed.network)
         assert sorted(path.name for path in folder.iterdir()) == names
+        for table in ("steps.csv", "epochs.csv"):
+            assert (folder / table).read_text() == (tmp_path / "whole" / table).read_text()
     assert n_faults >= 12
 
 

@@ -267,6 +267,7 @@ def test_a_column_can_name_the_validation_set(tmp_path):
     train, valid = manifest.read_pair(path, "fold=2")
     assert files(valid) == {"4.wav", "5.wav", "6.wav", "7.wav"}
     assert len(train) == 8
+    assert (train.part, valid.part) == ("fold=1, 3", "fold=2")
     with pytest.raises(OptionError, match=r"the column fold is never '4'; choose one of 1, 2, 3"):
         manifest.read_pair(path, "fold=4")
     with pytest.raises(TrainingError, match="must name the columns path and labels and split"):
