@@ -11,7 +11,7 @@ from hear_transformers.cli.hear_transformers import main as hear_transformers
 
 from hear_transformers.harness import official
 
-TRAIN = ["train", "--family=ast", "--train=missing.csv", "--valid=0.1", "--out=out"]
+TRAIN = ["train", "--model=ast", "--train=missing.csv", "--valid=0.1", "--out=out"]
 M4A = b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" + bytes(64)
 
 
