@@ -103,8 +103,11 @@ def train_command(
 
     Clips are listed in a table (.csv, .tsv, .txt or .parquet) with the columns path,labels and optionally start,end
     (s), or in others that --columns names; paths are relative to the table. Or they lie in folders that are named after
-    their classes. The output is best.safetensors and model.safetensors (the last epoch), which load_model(path) and
-    embed-audio --weights read, and the training curves. Running the same command again resumes an interrupted run.
+    their classes. Running the same command again resumes an interrupted run.
+
+    The output is best.safetensors and model.safetensors (the last epoch), which load_model(path) and embed-audio
+    --weights read; the curves of the training; and what the best network makes of the validation set: scores.csv for
+    each class, predictions.csv for each clip, and with one label a clip confusion.csv and confusion.png.
 
     On several GPUs: torchrun --nproc-per-node N --no-python hear-transformers train ...
     """
