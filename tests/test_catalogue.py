@@ -9,6 +9,7 @@ from hear_transformers.cli.hear import parse_system
 
 from hear_transformers import FAMILIES, catalogue, errors, tiny
 from hear_transformers.checkpoints.published import manifest
+from hear_transformers.embedding.devices import pick_device
 from hear_transformers.errors import OptionError
 from hear_transformers.training.recipes import RECIPES, with_changes
 
@@ -241,7 +242,7 @@ def test_near_values_of_options_in_python(options: dict[str, str], near: str) ->
 
 def test_near_words_of_devices_and_recipes() -> None:
     with pytest.raises(OptionError, match="did you mean cpu"):
-        catalogue.pick_device("cpuu")
+        pick_device("cpuu")
     with pytest.raises(OptionError, match="did you mean epochs"):
         with_changes(RECIPES["scratch"], epoch=3)
 

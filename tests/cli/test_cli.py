@@ -312,8 +312,8 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
     ("arguments", "message"),
     [
         (["--model=pasta"], "choose one of tiny, passt"),
-        (["--device=tpu"], "device='tpu' cannot be used here; choose auto or"),
-        (["--device=cuda:99"], "device='cuda:99' cannot be used here; choose auto or"),
+        (["--device=tpu"], "device='tpu' cannot be used here; choose one of auto,"),
+        (["--device=cuda:99"], "device='cuda:99' cannot be used here; choose one of auto,"),
         (["--batch-size=0"], "'0' is neither a whole number of 1 or more, nor auto"),
         (["--num-workers=-1"], "'-1' is neither a whole number of 0 or more, nor auto"),
         (["--num-workers=many"], "'many' is neither a whole number of 0 or more, nor auto"),

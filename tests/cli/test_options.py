@@ -81,7 +81,8 @@ def test_no_other_name_of_these_meanings_is_left() -> None:
 
 
 def test_long_options_have_one_name() -> None:
-    several = [(path, option.opts) for path, option in OPTIONS if len(option.opts) > 1]
+    long = [(path, [name for name in option.opts if name.startswith("--")]) for path, option in OPTIONS]
+    several = [(path, names) for path, names in long if len(names) > 1]
     assert several == []
 
 

@@ -17,7 +17,7 @@ def test_what_cannot_be_used_is_named_with_what_can(name, load):
     given = str(name) if isinstance(name, torch.device) else name
     with pytest.raises(OptionError) as caught:
         load(name)
-    assert f"device={given!r} cannot be used here; choose auto or " in str(caught.value)
+    assert f"device={given!r} cannot be used here; choose one of auto, " in str(caught.value)
     assert str(caught.value).endswith("cpu")
 
 
@@ -44,7 +44,7 @@ def test_auto_is_the_fastest(monkeypatch, cuda, mps, expected):
 def test_cards_are_listed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(OptionError, match="choose auto or cuda:0, cuda:1, cuda, cpu"):
+    with pytest.raises(OptionError, match="choose one of auto, cuda:0, cuda:1, cuda, cpu"):
         pick_device("tpu")
 
 
