@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..embedding.options import shortened
+from ..embedding.options import lengthened, shortened
 from ..errors import OptionError
+from ..hear import usual_frames
 from ..networks.family import Family, Variant
 from ..networks.frontend import FrameSpec
 from ..networks.trunk import Trunk
@@ -29,14 +30,14 @@ def plan_clips(
     Parameters
     ----------
     family, name : of the network and its variant
-    recipe : `Recipe.seconds` is the length; None for the window of the variant's scenes, or the longest that a smaller
-        network takes
+    recipe : `Recipe.seconds` is the length; None for the window of the variant's scenes, or the longest that a shorter
+        or longer network takes
     network : arguments of the network in training that differ from the variant's
     n_clips : that a process trains on at once
 
     Returns
     -------
-    variant : with these arguments, its windows no longer than the network takes
+    variant : with these arguments, its scenes as long as the network takes, as where it is embedded with
     n_samples : length of the clips
 
     Raises
@@ -46,7 +47,7 @@ def plan_clips(
     row = row_with(family, name, network, n_classes=2)
     with torch.random.fork_rng(devices=[]), FakeTensorMode():
         trunk = build(family, name, row).train()
-        variant = shortened(row, trunk)
+        variant = lengthened(shortened(row, trunk), trunk, usual_frames(family, family.variants[name]))
         n_samples = _clip_samples(variant, trunk, recipe)
         try:
             example = variant.frontend.example(frames_of(variant, n_samples))

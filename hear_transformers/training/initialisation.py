@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +14,7 @@ from ..checkpoints import state_dicts
 from ..checkpoints.loading import check_family, errors_name_file, fetch_by_name, read_start
 from ..checkpoints.search import own_tensors
 from ..errors import OptionError, did_you_mean
-from ..networks.family import Family, Variant, random_trunk, variant_of
+from ..networks.family import Family, Variant, random_trunk, variant_of, with_network
 from ..networks.trunk import Trunk
 
 PUBLISHED, IMAGENET = "published", "imagenet"
@@ -66,7 +65,7 @@ def row_with(family: Family, variant: str, network: Mapping[str, Any], *, n_clas
     if not family.classifier or n_classes < 1:
         raise OptionError(f"n_classes={n_classes} for {family.name}; choose 1 or more, and a family with a classifier")
     _check_kinds(family, row, network)
-    return replace(row, network={**row.network, **network, "n_classes": n_classes})
+    return with_network(row, {**network, "n_classes": n_classes})
 
 
 def build(family: Family, name: str, variant: Variant) -> Trunk:

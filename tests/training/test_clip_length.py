@@ -29,6 +29,7 @@ NETWORKS = [  # family, variant, network, in training
     ("ast", "tiny_10_10", {**DEIT, "frames": 100}, {"patchout": (2, 3)}),
     slow("ast", "audioset_16_16", {**DEIT, "frames": 16}, {}),
     slow("ast", "speechcommands_10_10", DEIT, {}),
+    ("ast", "tiny_10_10", {**DEIT, "frames": 500, "n_mels": 64}, {}),
     ("passt", "base", {**DEIT, "time_positions": 49}, {}),
     ("passt", "base", {**DEIT, "time_positions": 30}, {"patchout": (4, 20)}),
     slow("passt", "hop160base", {**DEIT, "time_positions": 7}, {}),

@@ -107,6 +107,9 @@ def test_clips_are_as_long_as_the_recipe_or_the_variant_says() -> None:
     assert seconds(passt, "base") == 10
     assert seconds(passt, "base20sec") == 20
     assert seconds(passt, "base", time_positions=49) == pytest.approx(5.05)
+    assert seconds(passt, "base", time_positions=200) == 20
+    assert seconds(ast, "tiny_10_10", frames=312) == pytest.approx(3.12, abs=0.03)
+    assert seconds(ast, "tiny_10_10", frames=2048) == pytest.approx(20.48, abs=0.03)
     assert seconds(atgnn, "pyr_t_encoder") == clip_length.LONGEST_SECONDS
     assert seconds(atgnn, "pyr_t_encoder", replace(PLAIN, seconds=3.0)) == 3
 
