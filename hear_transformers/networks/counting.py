@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from .family import Family, Variant
 
@@ -44,6 +43,8 @@ def count_operations(family: Family, variant: Variant, seconds: float = CLIP_SEC
 
 @torch.no_grad()
 def _count(family: Family, variant: Variant, seconds: float, *, with_frontend: bool) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # which loads Triton: 60 MB that no embedding needs
+
     spec = variant.frontend
     frontend = spec.build()
     n_samples = int(seconds * spec.sample_rate)
