@@ -151,7 +151,7 @@ def rows_that_fit(family: Family, content: Content, given: Mapping[str, Any], pr
             continue
         known[network] = False
         for place in prefixes(family, [*content.tensors, *content.refused], prefix):
-            with contextlib.suppress(WeightsError, OptionError):
+            with contextlib.suppress(WeightsError, OptionError, *BUILD_ERRORS):  # arguments may be for other variants
                 found = fit(family, row, content, place, given, tops, resize=False)
                 known[network] |= not found.n_misfits and not found.lost
     return [name for name, row in family.variants.items() if known[repr((row.network, row.frontend))]]
