@@ -432,15 +432,15 @@ def test_a_file_of_our_own_is_taken_as_it_is(variant, tmp_path):
 @pytest.mark.slow
 def test_an_image_classifier_is_no_tagger(imagenet_file):
     path, _, _ = imagenet_file
-    with pytest.raises(WeightsError, match=r"pvig_s_82\.1\.pth\.tar does not fit ATGNN: .* missing: labels\."):
+    with pytest.raises(WeightsError, match=r"pvig_s_82\.1\.pth\.tar does not fit ATGNN: .* shape or type: stem\.0"):
         small("pyr_s", path)
 
 
 @pytest.mark.slow
-def test_a_file_of_another_size_is_refused(imagenet_file):
-    path, _, _ = imagenet_file
-    with pytest.raises(WeightsError, match=r"does not fit ATGNN: .* is it a checkpoint of another network or variant"):
-        atgnn.load_model(path, variant="pvig_s")
+def test_a_file_of_another_size_is_loaded_with_its_sizes(imagenet_file):
+    path, weights, _ = imagenet_file
+    model = atgnn.load_model(path, variant="pvig_s")
+    assert model.trunk.pos_embed.shape[1] == weights["pos_embed"].shape[1]
 
 
 @pytest.mark.slow
