@@ -363,7 +363,7 @@ def _equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
 
 
 def _nothing_fits(path: Path, fits: Sequence[Fit], errors: Sequence[WeightsError], rows: Sequence[str]) -> str:
-    """Say what the nearest network in a file lacks, and which variants would fit."""
+    """Describe what the nearest network in a file lacks, and which variants would fit."""
     if not fits:
         return f"{path}: {errors[0]}"
     nearest = min(fits, key=lambda found: found.n_misfits)
