@@ -125,6 +125,7 @@ def recognise(
     if row and row.family in FAMILIES:
         raise WeightsError(f"{path} is the published checkpoint {row.name} of {row.family}; load it with that family")
     first = next(iter(family.variants))
+    check_arguments(family, family.variants[first], network)
     names = search.rows_that_fit(replace(family, variants={first: family.variants[first]}), content, network, prefix)
     names = names or search.rows_that_fit(family, content, network, prefix)
     kinds = {repr((family.variants[name].network, family.variants[name].frontend)) for name in names}

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..errors import OptionError, WeightsError
 from ..networks.family import Family, Variant, on_meta, with_network
+from ..networks.imagenet import are_for_images
 from ..networks.trunk import Trunk
 from .state_dicts import Content, compare, misfit_message
 
@@ -151,7 +152,7 @@ def rows_that_fit(family: Family, content: Content, given: Mapping[str, Any], pr
             continue
         known[network] = False
         for place in prefixes(family, [*content.tensors, *content.refused], prefix):
-            with contextlib.suppress(WeightsError, OptionError):
+            with contextlib.suppress(WeightsError, OptionError, *BUILD_ERRORS):  # arguments may be for other variants
                 found = fit(family, row, content, place, given, tops, resize=False)
                 known[network] |= not found.n_misfits and not found.lost
     return [name for name, row in family.variants.items() if known[repr((row.network, row.frontend))]]
@@ -266,7 +267,9 @@ def fit(
             resized = with_network(sized, {**family.sizes({**theirs, **ours}, variant, given), **given})
             trunk, sized = on_meta(family, resized), resized
     wanted = trunk.state_dict()
-    lost = tuple(name for name in wanted if name not in ours and _is_of_classifier(family, name))
+    # A network for images has no classifier of sounds to lose: it is a start of training.
+    of_images = any(are_for_images(theirs.get(anchor)) for anchor in family.anchors)
+    lost = tuple(name for name in wanted if name not in ours and _is_of_classifier(family, name) and not of_images)
     used = {name: ours.get(name, NO_BATCHES) for name in wanted if name in ours or name.endswith(COUNTER)}
     unused = [name for name in ours if name not in wanted and name not in family.unused]
     strange = _strange(family, unused, wanted, tops, other_classifier=bool(lost))
@@ -360,7 +363,7 @@ def _equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
 
 
 def _nothing_fits(path: Path, fits: Sequence[Fit], errors: Sequence[WeightsError], rows: Sequence[str]) -> str:
-    """Say what the nearest network in a file lacks, and which variants would fit."""
+    """Describe what the nearest network in a file lacks, and which variants would fit."""
     if not fits:
         return f"{path}: {errors[0]}"
     nearest = min(fits, key=lambda found: found.n_misfits)

@@ -235,7 +235,7 @@ def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[s
 
 
 def misfit_message(path: str | Path, module: nn.Module, misfits: Mapping[str, Sequence[str]], where: str = "") -> str:
-    """Say what does not fit a network; `where` says more about the place in the file."""
+    """Describe what does not fit a network; `where` says more about the place in the file."""
     return (
         f"{path} does not fit {type(module).__name__}: {_summary(misfits)}{where}; "
         "is it a checkpoint of another network or variant?"

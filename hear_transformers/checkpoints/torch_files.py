@@ -114,6 +114,8 @@ def read_torch(path: Path, in_memory: bool) -> tuple[Any, tuple[str, ...]]:
     except pickle.UnpicklingError as error:
         named = re.search(r"(?i)unsupported (?:global: )?global ([\w.]+)", str(error))
         found = f"the file holds code ({named[1]})" if named else "the file is damaged or holds code"
+        if "call reduce for" in str(error):  # of what another call would have made
+            found = "the file holds code"
         raise WeightsError(f"{path}: refused: {found}, only tensors are loaded; save a state_dict() alone") from error
     except Exception as error:  # damaged bytes raise any type, from EOFError to KeyError
         raise WeightsError(f"{path}: damaged or cut short ({type(error).__name__})") from error

@@ -59,6 +59,8 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
+        if heads < 1 or dim % heads:
+            raise OptionError(f"heads={heads} do not divide dim={dim}")
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)

@@ -24,8 +24,8 @@ from tests.helpers.golden import filled
 N_DAMAGES = 40
 """Files of each form: what runs in seconds."""
 
-LIMIT_S = 20.0
-"""Longest time for one file, far above a usual one: other work may share the processor."""
+LIMIT_S = 10.0
+"""Longest time of the processor for one file, far above a usual one."""
 
 MEMORY_BYTES = 2**29
 """Most memory that a file of a megabyte may take beyond what was taken before."""
@@ -78,14 +78,14 @@ DAMAGES = (flipped, flipped, cut, zeroed, doubled)
 
 def load(path: Path) -> None:
     """Load a file, which may fit or not."""
-    began = time.monotonic()
+    began = time.process_time()
     message = str(path)
     try:
         efficientat.load_model(path, "mn01_as")
     except WeightsError as error:
         message = str(error)
     assert message.startswith(str(path))
-    assert time.monotonic() - began < LIMIT_S
+    assert time.process_time() - began < LIMIT_S
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
@@ -219,8 +219,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 def test_hostile_files_are_refused_and_take_nothing(name: str, tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(HOSTILE[name]())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(WeightsError, match=r"net\.pt"):
         efficientat.load_model(tmp_path / "net.pt", "mn01_as")
-    assert time.monotonic() - began < LIMIT_S
+    assert time.process_time() - began < LIMIT_S
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MEMORY_BYTES

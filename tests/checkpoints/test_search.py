@@ -307,15 +307,15 @@ def test_heads_that_cannot_be_known_must_be_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "network"), [(ast, {"width": 3}), (passt, {"frames": 3}), (panns, {"n_mel": 40}), (tiny, {"heads": 5})]
+    ("family", "given"), [(ast, {"width": 3}), (passt, {"frames": 3}), (panns, {"n_mel": 40}), (tiny, {"heads": 5})]
 )
 def test_arguments_that_make_no_network_are_refused(
-    family: Any, network: dict[str, Any], weights: StateDict, tmp_path: Path
+    family: Any, given: dict[str, Any], weights: StateDict, tmp_path: Path
 ) -> None:
     torch.save(weights, tmp_path / "net.pt")
     for path in ("", tmp_path / "net.pt"):
         with pytest.raises(OptionError, match=r"network=.* makes no network of .*; its arguments are \w+, "):
-            family.load_model(path, network=network, pretrained=False)
+            family.load_model(path, network=given, pretrained=False)
 
 
 def test_arguments_and_normalisation_are_part_of_the_provenance(tmp_path: Path) -> None:
