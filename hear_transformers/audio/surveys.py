@@ -15,6 +15,7 @@ The rule for counts and ends, the same for all formats (`chunks`, `xiph`, `mpeg`
 
 from __future__ import annotations
 
+import struct
 from typing import BinaryIO
 
 from . import chunks, mpeg, xiph
@@ -56,7 +57,14 @@ def survey(file: BinaryIO, n_bytes: int, suffix: str = "") -> Survey:
 
 
 def _one(file: BinaryIO, begin: int, n_bytes: int, suffix: str) -> Survey:
-    """Survey the file that begins at a position."""
+    """Survey the file that begins at a position; one that ends within its header is left to libsndfile."""
+    try:
+        return _surveyed(file, begin, n_bytes, suffix)
+    except struct.error:
+        return Survey()
+
+
+def _surveyed(file: BinaryIO, begin: int, n_bytes: int, suffix: str) -> Survey:
     head = bytes_at(file, begin, 12)
     if head[:4] == b"OggS":
         return xiph.ogg(file, begin, n_bytes)
