@@ -385,7 +385,7 @@ def leave_the_terminal() -> None:
     """Silence this worker process: the main process handles Ctrl-C and reports errors."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # libmpg123 complains about every excerpt that begins amid an MP3, although it is right.
+    # libmpg123 complains of the frames that are decoded before an excerpt far inside an MP3, though not of the excerpt.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)
     os.close(silence)
