@@ -334,13 +334,11 @@ class AudioFile:
         try:
             yield
         except AudioError as error:
-            if self._copy is None:
+            if self._copy is None and type(error) is AudioError:
                 raise
             raise AudioError(str(error).replace(str(self._local), str(self.path))) from error
         except OSError as error:
             raise AudioError(f"{self.path}: cannot be read ({error.strerror})") from error
-        except ffmpeg.MissingError as error:
-            raise AudioError(str(error)) from error
 
     def _mono(
         self, decoder: Decoder, block_seconds: float = BLOCK_SECONDS, first: int = 0, last: int = sndfile.UNKNOWN_FRAMES
