@@ -1,7 +1,8 @@
 """Audio files to waveforms: `audio.open(path)` is an `AudioFile`.
 
-The content of a file (`containers`) decides whether libsndfile (`sndfile`) or FFmpeg (`ffmpeg`) decodes it; channels
-are averaged or chosen (`levels`), and soxr resamples (`reading`); what lies at `addresses` is fetched. `clips` are what
+The content of a file (`containers`) decides whether libsndfile (`sndfile`) or FFmpeg (`ffmpeg`) decodes it; where its
+audio begins and ends, `surveys` find out, whatever its header counts (`chunks`, `xiph`, `mpeg`, `views`); channels are
+averaged or chosen (`levels`), and soxr resamples (`reading`); what lies at `addresses` is fetched. `clips` are what
 is embedded, read by `workers` ahead of the network; `inputs` turns arrays and other holders of sound into clips.
 """
 

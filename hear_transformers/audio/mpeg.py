@@ -7,6 +7,7 @@ missing, and stops there.
 from __future__ import annotations
 
 import functools
+import re
 import struct
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
@@ -158,8 +159,10 @@ def survey(file: BinaryIO, begin: int, n_bytes: int, *, inside: bool = False) ->
     if not streams:
         return None
     first, last = streams[0], streams[-1]
-    is_partial = last.end < n_bytes and not is_other(file, last.end, n_bytes)
     n_lost = sum(len(gap) for stream in streams for gap in stream.gaps)
+    if 2 * n_lost > last.end - first.begin:
+        return None  # not music: frames by chance
+    is_partial = last.end < n_bytes and not is_other(file, last.end, n_bytes)
     is_cut = is_partial or last.gaps or last.lacks_bytes()
     damage = "cut short" if last.count is not None and last.count > last.frames + 1 and is_cut else ""
     notes = [] if damage else _miscounted(streams)
@@ -187,12 +190,19 @@ def _miscounted(streams: list[Stream]) -> list[str]:
     return notes
 
 
+MOST_PIECES = 100_000
+"""Streams, and beginnings of frames that are none; with more, or more than frames, the file is none of music."""
+
+FALSE_STARTS = 16
+"""As many there may be in any file."""
+
+
 def _scan(file: BinaryIO, begin: int, n_bytes: int) -> list[Stream]:
-    """Find the streams in a range of a file."""
+    """Find the streams in a range of a file; none if there are absurdly many."""
     streams: list[Stream] = []
     stream: Stream | None = None
-    position, buffer, base = begin, b"", begin
-    while position + 4 <= n_bytes:
+    position, buffer, base, n_pieces = begin, b"", begin, 0
+    while position + 4 <= n_bytes and n_pieces <= MOST_PIECES:
         offset = position - base
         if offset + LEAST_ROOM > len(buffer) and base + len(buffer) < n_bytes:
             buffer, base, offset = bytes_at(file, position, min(BUFFER_BYTES, n_bytes - position)), position, 0
@@ -200,18 +210,21 @@ def _scan(file: BinaryIO, begin: int, n_bytes: int) -> list[Stream]:
                 break
         form = form_of(buffer[offset + 1], buffer[offset + 2]) if buffer[offset] == 0xFF else None
         if form is None or position + form.length > n_bytes:
+            n_pieces += 1
             skipped, is_tag = _behind(buffer, offset)
             position += skipped
             stream = None if is_tag else stream  # behind a tag begins another file, if any
             continue
         is_next = stream is not None and stream.end == position and stream.form.kind == form.kind
         if not (is_next or _is_followed(buffer, offset, form, n_bytes - base)):
+            n_pieces += 1
             position += 1
             continue
         header = _header(buffer, offset, position)
         if stream is None or header is not None or stream.form.kind != form.kind:
             stream = Stream(form, buffer[offset : offset + 4], position, position, header)
             streams.append(stream)
+            n_pieces += 1
         elif not is_next:
             stream.gaps.append(range(stream.end, position))
         position += form.length
@@ -220,7 +233,8 @@ def _scan(file: BinaryIO, begin: int, n_bytes: int) -> list[Stream]:
             stream.frames += 1
         else:
             stream.header_end = position
-    return streams
+    n_frames = sum(stream.frames for stream in streams)
+    return streams if n_pieces <= min(MOST_PIECES, FALSE_STARTS + n_frames) else []
 
 
 def _is_followed(buffer: bytes, offset: int, form: Form, end: int) -> bool:
@@ -247,8 +261,12 @@ def _behind(buffer: bytes, offset: int) -> tuple[int, bool]:
     if buffer.startswith(b"APETAGEX", offset) and offset + 24 <= len(buffer):
         size, _, flags = struct.unpack("<III", buffer[offset + 12 : offset + 24])
         return (32 + size if flags & 1 << 29 else 32), True  # a header, else the footer alone is left
-    places = (buffer.find(start, offset + 1) for start in (b"\xff", b"ID3", b"TAG", b"APETAGEX"))
-    return min((place - offset for place in places if place >= 0), default=max(1, len(buffer) - offset - 8)), False
+    found = BEGINNING.search(buffer, offset + 1)
+    return (found.start() - offset if found else max(1, len(buffer) - offset - 8)), False
+
+
+BEGINNING = re.compile(rb"\xff[\xe2-\xe7\xf2-\xff][\x10-\xef]|ID3|TAG|APETAGEX")
+"""How frames and tags begin; not 0xFF again and again, as in an erased memory."""
 
 
 def _header(buffer: bytes, offset: int, position: int) -> Header | None:

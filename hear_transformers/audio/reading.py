@@ -315,7 +315,7 @@ class AudioFile:
             except sndfile.RefusedError as refusal:
                 other = containers.recognise(file, containers.OTHERS)
                 if other is None:
-                    raise
+                    raise AudioError(str(refusal)) from refusal
                 if len(found.streams) > 1 and other.name != "Ogg":
                     raise AudioError(f"{refusal}; {len(found.streams)} files were joined: split them") from refusal
                 try:
@@ -323,9 +323,9 @@ class AudioFile:
                 except ffmpeg.MissingError as error:
                     raise AudioError(f"{refusal}; FFmpeg may know it, run: {ffmpeg.INSTALL}") from error
                 except AudioError as error:
-                    raise refusal from error
+                    raise AudioError(str(refusal)) from error
                 if decoder.is_empty:
-                    raise
+                    raise AudioError(str(refusal)) from refusal
             yield decoder
 
     @contextlib.contextmanager
@@ -334,7 +334,7 @@ class AudioFile:
         try:
             yield
         except AudioError as error:
-            if self._copy is None:
+            if self._copy is None and type(error) is AudioError:
                 raise
             raise AudioError(str(error).replace(str(self._local), str(self.path))) from error
         except OSError as error:

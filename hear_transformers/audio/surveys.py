@@ -70,9 +70,11 @@ def _surveyed(file: BinaryIO, begin: int, n_bytes: int, suffix: str) -> Survey:
         return xiph.ogg(file, begin, n_bytes)
     if head.startswith(b"fLaC"):
         found = xiph.flac(file, begin, n_bytes)
+    elif head[:4] in chunks.FILES:
+        found = chunks.survey(file, begin, n_bytes)
     elif head[:3] == b"ID3" or suffix in MPEG_SUFFIXES or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"):
         found = mpeg.survey(file, begin, n_bytes)
     else:
-        found = chunks.survey(file, begin, n_bytes)
+        found = None
     # libsndfile may know what is not known here.
     return found or Survey()

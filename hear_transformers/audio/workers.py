@@ -407,7 +407,7 @@ def leave_the_terminal() -> None:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-    # libmpg123 complains about every excerpt that begins amid an MP3, although it is right.
+    # libmpg123 complains of the frames that are decoded before an excerpt far inside an MP3, though not of the excerpt.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)
     os.close(silence)

@@ -1,7 +1,9 @@
 """Audio ends where it ends, whatever headers count; what is lost is said, and taken as far as it goes if asked for."""
 
+import contextlib
 import os
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -370,3 +372,28 @@ def test_little_is_read_of_a_large_file_before_it_is_decoded(tmp_path):
         first = next(file.blocks(RATE, 0.5))
         assert len(first) == RATE // 2
     assert os.path.getsize(path) == 2_000_000_044
+
+
+CROWDED = {
+    "random bytes": np.random.default_rng(0).bytes(3_000_000),
+    "beginnings of frames": b"\xff\xfb" * 1_000_000,
+    "pages of Ogg": b"OggS\0" * 500_000,
+    "streams of FLAC": b"fLaC\0\0\0\x22" * 2_000,
+    "WAV files": patched(WAV[:44], 40, bytes(4)) * 2_000,
+    "headers of MP3": MP3[: MP3.index(MP3[:2], 4)] * 2_000,
+}
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".wav", ""])
+@pytest.mark.parametrize("content", CROWDED.values(), ids=CROWDED)
+def test_crowded_files_are_an_answer_or_an_audio_error_at_once(tmp_path, content, suffix):
+    start = time.process_time()
+    with contextlib.suppress(AudioError):
+        reading.read(write(tmp_path, f"a{suffix}", content), RATE)
+    assert time.process_time() - start < 3.0
+
+
+def test_a_wav_may_have_the_name_of_an_mp3(tmp_path):
+    waveform, warnings = taken(write(tmp_path, "a.mp3", WAV))
+    assert len(waveform) == 2 * RATE
+    assert warnings == []
