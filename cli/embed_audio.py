@@ -40,13 +40,13 @@ TIME_OPTIONS = ("hop_ms", "window_ms", "framing", "segment", "overlap")
 EXAMPLES = """\b
 Examples:
   embed-audio input.wav                        one vector: input.npz
-  embed-audio input.wav --layer 8              from the eighth block
+  embed-audio input.wav --layer 8 --out layer8 from the eighth block, elsewhere: a folder holds one kind
   embed-audio clips/ --hop-ms 50 --out table.parquet
                                                a vector every 50 ms, all in one table
   embed-audio clips/ --segment 3 --out table.parquet
                                                a vector for 0-3 s, 3-6 s, ...
   embed-audio "clips/**/*.flac" --model passt --layer 4,8,12 --pool meanmax --out embeddings
-  embed-audio input.wav --model efficientat --layer logits --labels
+  embed-audio input.wav --model efficientat --layer logits --labels --out labels
                                                prints labels: Speech, Music, ...
   find . -name "*.ogg" | embed-audio - --json
   embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8
