@@ -169,7 +169,7 @@ class Loader:
                 raise OptionError(f"{error}; {path} holds no classifier") if lost else error from None
             model = Embedder(trunk, chosen, name=(family.name, name), precision=precision, device=place)
             model.read_with = _read_with(family.variants[name], row, given, weights_prefix)
-            return model.to(place)
+            return model if place == model.device else model.to(place)
 
         if os.fspath(path):
             file = local_path(path, "weights")

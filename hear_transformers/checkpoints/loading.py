@@ -85,7 +85,7 @@ def read_foreign(
     if name is None:
         name = recognise(family, content, path, files, network=network, prefix=prefix)
     name, variant = variant_of(family, name)
-    check_arguments(family, variant, network)
+    check_arguments(family, variant, network, sizes_follow=True)
     beside = hugging_face.read_beside(family, variant, files[0])
     variant = with_normalisation(variant, beside.normalisation)
     given = {**beside.network, **network}
@@ -125,7 +125,7 @@ def recognise(
     if row and row.family in FAMILIES:
         raise WeightsError(f"{path} is the published checkpoint {row.name} of {row.family}; load it with that family")
     first = next(iter(family.variants))
-    check_arguments(family, family.variants[first], network)
+    check_arguments(family, family.variants[first], network, sizes_follow=True)
     names = search.rows_that_fit(replace(family, variants={first: family.variants[first]}), content, network, prefix)
     names = names or search.rows_that_fit(family, content, network, prefix)
     kinds = {repr((family.variants[name].network, family.variants[name].frontend)) for name in names}

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError, WeightsError
-from ..networks.family import Family, Variant, on_meta, with_network
+from ..networks.family import BUILD_ERRORS, Family, Variant, arguments_error, on_meta, with_network
 from ..networks.imagenet import are_for_images
 from ..networks.trunk import Trunk
 from .state_dicts import Content, compare, misfit_message
@@ -39,9 +39,6 @@ COUNTER = ".num_batches_tracked"
 
 NO_BATCHES = torch.tensor(0)
 """Stands for a missing counter of batches."""
-
-BUILD_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError)
-"""What the constructors of networks raise for arguments that do not fit each other."""
 
 LENGTHS = ("frames", "time_positions", "n_mels")
 """Arguments of networks that say how long clips were in training, and of how many bands."""
@@ -152,7 +149,7 @@ def rows_that_fit(family: Family, content: Content, given: Mapping[str, Any], pr
             continue
         known[network] = False
         for place in prefixes(family, [*content.tensors, *content.refused], prefix):
-            with contextlib.suppress(WeightsError, OptionError, *BUILD_ERRORS):  # arguments may be for other variants
+            with contextlib.suppress(WeightsError, *BUILD_ERRORS):  # arguments may be for other variants
                 found = fit(family, row, content, place, given, tops, resize=False)
                 known[network] |= not found.n_misfits and not found.lost
     return [name for name, row in family.variants.items() if known[repr((row.network, row.frontend))]]
@@ -260,12 +257,16 @@ def fit(
     theirs = under(content.tensors, prefix)
     ours = family.convert_state_dict(theirs, variant)
     sized = with_network(variant, {**classes_in(family, ours), **given})
-    trunk = usual = on_meta(family, sized)
+    trunk = usual = None
+    with contextlib.suppress(*BUILD_ERRORS):  # arguments may go with the sizes of the file alone
+        trunk = usual = on_meta(family, sized)
     if resize:
         # Tensors that are missing or of odd shapes decide nothing; the comparison says what they are.
-        with contextlib.suppress(OptionError, *BUILD_ERRORS):
+        with contextlib.suppress(*BUILD_ERRORS):
             resized = with_network(sized, {**family.sizes({**theirs, **ours}, variant, given), **given})
             trunk, sized = on_meta(family, resized), resized
+    if trunk is None:
+        raise arguments_error(family, variant, given)
     wanted = trunk.state_dict()
     # A network for images has no classifier of sounds to lose: it is a start of training.
     of_images = any(are_for_images(theirs.get(anchor)) for anchor in family.anchors)
@@ -281,7 +282,7 @@ def fit(
         state_dict=used,
         lost=lost,
         misfits=compare(needed, used | {name: ours[name] for name in strange}),
-        is_usual=_shapes(family, trunk) == _shapes(family, usual),
+        is_usual=usual is not None and _shapes(family, trunk) == _shapes(family, usual),
         unused=tuple(unused),
     )
 

@@ -188,15 +188,31 @@ def with_normalisation(variant: Variant, normalisation: Sequence[float] | None) 
     raise OptionError(f"normalisation={normalisation!r} is no mean and deviation above 0, such as (-4.27, 4.57)")
 
 
-def check_arguments(family: Family, variant: Variant, given: Mapping[str, Any]) -> None:
-    """Raise OptionError that lists the arguments of a variant's network if it cannot be built with those given."""
+BUILD_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError)
+"""Errors of networks that are built with wrong arguments; OptionError is a ValueError."""
+
+
+def check_arguments(family: Family, variant: Variant, given: Mapping[str, Any], *, sizes_follow: bool = False) -> None:
+    """Raise OptionError that lists the arguments of a variant's network if it cannot be built with those given.
+
+    With `sizes_follow`, a file will say what other sizes they go with, and only unknown ones are refused.
+    """
     try:
         on_meta(family, with_network(variant, given))
-    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
-        raise OptionError(
-            f"network={dict(given)!r} makes no network of {family.name}: {error}; its arguments are "
-            f"{', '.join(argument_names(family.network, variant.network))}"
-        ) from error
+    except BUILD_ERRORS as error:
+        if sizes_follow and set(given) <= set(argument_names(family.network, variant.network)):
+            return
+        raise arguments_error(family, variant, given, error) from error
+
+
+def arguments_error(
+    family: Family, variant: Variant, given: Mapping[str, Any], reason: Exception | str = "they do not fit the file"
+) -> OptionError:
+    """Return the error for arguments that make no network."""
+    names = ", ".join(argument_names(family.network, variant.network))
+    return OptionError(
+        f"network={dict(given)!r} makes no network of {family.name}: {reason}; its arguments are {names}"
+    )
 
 
 def argument_names(network: Callable[..., Trunk], known: Iterable[str] = ()) -> list[str]:

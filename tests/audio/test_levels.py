@@ -124,7 +124,7 @@ def test_a_run_embeds_one_channel_and_knows_which(embed_audio, audio_file, tmp_p
     with np.load("both.npz") as one, np.load("alone.npz") as alone:
         np.testing.assert_allclose(one["embedding"], alone["embedding"], atol=1e-5)
     assert "1 skipped" in embed_audio("both.wav", "--channel", option).stdout
-    assert "other settings (channel)" in embed_audio("both.wav").stderr
+    assert "other settings: channel" in embed_audio("both.wav").stderr
 
 
 @pytest.mark.parametrize("out", ["vectors", "table.parquet", "table.h5"])

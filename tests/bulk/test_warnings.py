@@ -77,7 +77,7 @@ def test_outputs_of_damaged_files_are_of_other_settings(embed_audio, clips, out)
     assert again.stderr == ""
     without = embed_audio("clips", "--out", out)
     assert without.stdout.startswith("0 written, 7 skipped")
-    assert without.stderr.count("holds what was there of a damaged file (keep_damaged)") == 3
+    assert without.stderr.count("holds what was there of a damaged file (--keep-damaged)") == 3
 
 
 def test_an_output_says_what_was_taken(embed_audio, clips, tmp_path):

@@ -357,7 +357,7 @@ def test_frames_of_native_timestamps_lie_where_their_audio_is():
 
 
 def test_native_chunks_hold_two_positions_of_the_last_layer():
-    with pytest.raises(OptionError, match="choose 1280 to"):
+    with pytest.raises(OptionError, match="choose at least 1280 ms"):
         small("base", window_ms=1_000, framing="native")
 
 
