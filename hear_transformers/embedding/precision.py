@@ -45,8 +45,8 @@ HALF_CAPABILITY = (7, 0)
 SLOWER = 1.2
 """Times as slow as float32 from which a precision is warned of; less is within the noise of a short measurement."""
 
-MEASURED_SECONDS = 0.02
-"""Time for which a computation is repeated; its fastest call counts."""
+MEASURED_SECONDS = 0.1
+"""Time for which a computation is repeated in two precisions by turns; the fastest call of each counts."""
 
 X86 = ("x86_64", "amd64", "i686")
 """Names of x86 by `platform.machine`, in small letters."""
@@ -107,7 +107,7 @@ class Slowdown(NamedTuple):
 
 
 def slowdown(precision: str, device: torch.device) -> Slowdown:
-    """Measure a precision on a device: for some tens of ms, once a process."""
+    """Measure a precision on a device: for less than a second, once a process."""
     with _MEASURING:  # threads would measure each other
         return _measured(precision, str(device))
 
@@ -124,24 +124,28 @@ def _measured(precision: str, name: str) -> Slowdown:
         return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
 
     def ratio(compute: Callable[..., Tensor], *operands: Tensor) -> float:
-        exact = _seconds(compute, operands, device)
-        return _seconds(compute, [each.to(PRECISIONS[precision]) for each in operands], device) / exact
+        exact, chosen = _seconds(compute, operands, [each.to(PRECISIONS[precision]) for each in operands])
+        return chosen / exact
 
-    # The width of AST small, and a late block of PANNs: large enough for the fast ways that float32 has.
-    product = ratio(F.linear, noise(128, 384), noise(384, 384))
-    return Slowdown(product, ratio(partial(F.conv2d, padding=1), noise(1, 128, 8, 8), noise(128, 128, 3, 3)))
+    # The width of AST, and a block of PANNs: threads wait for each other a small part of the time.
+    product = ratio(F.linear, noise(256, 768), noise(768, 768))
+    return Slowdown(product, ratio(partial(F.conv2d, padding=1), noise(1, 128, 16, 16), noise(128, 128, 3, 3)))
 
 
 @torch.no_grad()
-def _seconds(compute: Callable[..., Tensor], operands: Sequence[Tensor], device: torch.device) -> float:
-    """Return the least time of some calls, the first of which warms up."""
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < MEASURED_SECONDS:
-        start = time.perf_counter()
-        with multiplying("float32"):
-            compute(*operands).sum().item()  # waits for the device
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+def _seconds(compute: Callable[..., Tensor], *choices: Sequence[Tensor]) -> list[float]:
+    """Return the least time of some calls with each choice of operands, the first of which warm up.
+
+    They take turns, so that other work of the machine slows all of them.
+    """
+    times: list[list[float]] = [[] for _ in choices]
+    while len(times[0]) < 3 or sum(map(sum, times)) < MEASURED_SECONDS:
+        for operands, each in zip(choices, times, strict=True):
+            start = time.perf_counter()
+            with multiplying("float32"):
+                compute(*operands).sum().item()  # waits for the device
+            each.append(time.perf_counter() - start)
+    return [min(each[1:]) for each in times]
 
 
 def warn_if_slow(precision: str, device: torch.device) -> None:
