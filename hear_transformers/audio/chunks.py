@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from . import mpeg
 from .containers import UNKNOWN_BYTES
-from .views import MOST_TIMES, Piece, Survey, bytes_at, is_other, miscounted, patched
+from .views import MOST_TIMES, Piece, Survey, bytes_at, is_other, miscounted, patched, unread
 
 MISCOUNTED_BYTES = 512
 """Recorders count the header as samples, or up to the end of a sector of the card: that has 512 bytes."""
@@ -32,6 +35,14 @@ KNOWN_CHUNKS = frozenset(
     b"uuid,edct,strg,peak,ovvw,mark,regn,umid,data,slnt".split(b",")
 )
 """Chunks that may be cut off without a loss of samples."""
+
+CHUNKS_BEHIND = KNOWN_CHUNKS - {b"data", b"slnt"}
+"""Chunks that hold no samples."""
+
+NAMES_BEHIND = re.compile(b"|".join(map(re.escape, sorted(CHUNKS_BEHIND))))
+
+MOST_BEHIND = 100
+"""Chunks that are looked for there, and that may follow each other."""
 
 GUID = bytes.fromhex("F3ACD3118CD100C04F8EDB8A")
 """What ends the names of chunks of Sony's Wave64, whose first four bytes are those of WAV."""
@@ -90,6 +101,7 @@ class Samples:
     rate : bytes in a second
     layout : of chunks that may follow, None where none may
     mended : end -> the pieces of the file with a header that counts up to there
+    inner : end -> what was found out about the file that the samples up to there are, None where they are samples
     """
 
     start: int
@@ -99,22 +111,34 @@ class Samples:
     rate: float
     layout: Layout | None
     mended: Callable[[int], tuple[Piece, ...]]
+    inner: Callable[[int], Survey | None] | None = None
 
 
 def survey(file: BinaryIO, begin: int, n_bytes: int) -> Survey | None:
     """Survey such a file in the bytes from `begin` to `n_bytes`; return None where its header is not understood."""
     head = bytes_at(file, begin, 40)
     found = next((read(file, begin, n_bytes) for start, read in READERS if head.startswith(start)), None)
-    if found is None or isinstance(found, Survey):
-        return found
-    if found.align <= 0 or found.rate <= 0 or found.start > n_bytes:
+    if found is None:
         return None
+    if found.start > n_bytes:
+        return None
+    if found.align <= 0 or found.rate <= 0:  # blocks of any size, as in ALAC
+        end = _behind_chunks(file, found.layout, found.start + (found.claimed or 0), n_bytes)
+        following = _file_at(file, found.layout, end)
+        return None if following is None else Survey(((range(begin, following),),), False, following=following)
     end, damage, notes, following = _end(file, found, n_bytes)
     length = (end - found.start) // found.align * found.align
     claimed = length if found.claimed is None or found.claimed >= UNKNOWN else found.claimed
     if not damage and abs(claimed - length) >= found.align:
         notes = (miscounted(claimed / found.rate, length / found.rate), *notes)
-    is_plain = begin == 0 and following is None and (found.claimed is None or abs(found.claimed - length) < found.align)
+    is_counted = end == n_bytes if found.claimed is None else abs(found.claimed - length) < found.align
+    is_plain = begin == 0 and following is None and is_counted
+    if found.inner is not None:
+        inner = found.inner(end)
+        if inner is None:
+            return None
+        damage = inner.damage or damage
+        return replace(inner, notes=() if damage else notes + inner.notes, damage=damage, following=following)
     return Survey((found.mended(found.start + length),), is_plain, notes, damage, is_counted=False, following=following)
 
 
@@ -124,21 +148,24 @@ def _end(file: BinaryIO, found: Samples, n_bytes: int) -> tuple[int, str, tuple[
         following = _next_wav(file, found.start, n_bytes)
         if following is not None:
             return following, "", (), following
+    last = functools.partial(_before_chunks, file, found.layout, found.start, n_bytes)
     if found.claimed is None or found.claimed >= UNKNOWN:
-        return n_bytes, "", (), None
+        return last(), "", (), None
     stop = found.start + found.claimed
     if stop > n_bytes:
-        is_whole = found.outer in (n_bytes, n_bytes + found.claimed % 2)
+        end = last()
+        is_whole = end < n_bytes or found.outer in (n_bytes, n_bytes + found.claimed % 2)
         is_whole &= found.claimed <= MOST_TIMES * (n_bytes - found.start)
         is_whole |= stop - n_bytes <= MISCOUNTED_BYTES and (n_bytes - found.start) % found.align == 0
-        return n_bytes, "" if is_whole else "cut short", (), None
+        return end, "" if is_whole else "cut short", (), None
     # Sizes beyond 4 GB lack their upper bits.
     for end in range(stop, n_bytes + 1, 2**32):
         behind = _behind_chunks(file, found.layout, end, n_bytes)
         if behind >= n_bytes:
             return end, "", (), None
-        if (end == stop or behind > end) and bytes_at(file, behind, 4) in FILES:
-            return end, "", (), behind
+        following = _file_at(file, found.layout, behind)
+        if following is not None and (end == stop or behind > end):
+            return end, "", (), following
         if behind > end + 1:
             return end, "", (), None
     if found.claimed and is_other(file, stop, n_bytes):
@@ -146,8 +173,14 @@ def _end(file: BinaryIO, found: Samples, n_bytes: int) -> tuple[int, str, tuple[
     rest = n_bytes - stop
     is_inside = found.outer is not None and found.outer > stop + found.align
     if not found.claimed or is_inside or rest >= BEHIND_SECONDS * found.rate:
-        return n_bytes, "", (), None
-    return stop, "", (f"{rest} bytes behind the end of its audio are not read",), None
+        return last(), "", (), None
+    return stop, "", (unread(rest),), None
+
+
+def _file_at(file: BinaryIO, layout: Layout | None, position: int) -> int | None:
+    """Return where another file begins at a position, or behind its padding; libsndfile pads CAF by a byte."""
+    places = range(position, position + max(2, layout.padding if layout else 1))
+    return next((place for place in places if bytes_at(file, place, 4) in FILES), None)
 
 
 def _next_wav(file: BinaryIO, position: int, n_bytes: int) -> int | None:
@@ -161,11 +194,29 @@ def _next_wav(file: BinaryIO, position: int, n_bytes: int) -> int | None:
     return None
 
 
+def _before_chunks(file: BinaryIO, layout: Layout | None, start: int, n_bytes: int) -> int:
+    """Return where the chunks begin that end a file whose samples are counted wrongly; its end if there are none."""
+    if layout is None:
+        return n_bytes
+    base = max(start, n_bytes - BUFFER_BYTES)
+    tail = bytes_at(file, base, n_bytes - base)
+    for match in itertools.islice(NAMES_BEHIND.finditer(tail), MOST_BEHIND):
+        position = base + match.start()
+        for _ in range(MOST_BEHIND):
+            name, content, size = layout.chunk(file, position)
+            position = content + layout.padded(size)
+            if name not in CHUNKS_BEHIND or size < 0 or position >= n_bytes:
+                break
+        if name in CHUNKS_BEHIND and content + size <= n_bytes <= position:
+            return base + match.start()
+    return n_bytes
+
+
 def _behind_chunks(file: BinaryIO, layout: Layout | None, position: int, n_bytes: int) -> int:
     """Return the end of the chunks that begin at a position, or behind its padding: the position if none does."""
     if layout is None:
         return position
-    for start in {position, layout.padded(position)}:
+    for start in range(position, position + layout.padding):
         end = start
         for _ in range(MOST_CHUNKS):
             name, content, size = layout.chunk(file, end)
@@ -187,7 +238,7 @@ def _behind_chunks(file: BinaryIO, layout: Layout | None, position: int, n_bytes
 # RIFF, RF64, Wave64
 
 
-def _riff(file: BinaryIO, begin: int, n_bytes: int) -> Samples | Survey | None:
+def _riff(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
     """Read WAV (Multimedia Programming Interface and Data Specifications 1.0), and RF64 (EBU Tech 3306)."""
     head = bytes_at(file, begin, 12)
     layout = Layout(">" if head[:4] == b"RIFX" else "<")
@@ -206,12 +257,9 @@ def _riff(file: BinaryIO, begin: int, n_bytes: int) -> Samples | Survey | None:
     else:
         return None
     if sizes is not None:
-        claimed_outer, size = sizes[0], (sizes[1] if size == 0xFFFFFFFF else size)
+        claimed_outer, size = sizes  # whatever the chunk counts, as libsndfile does
     outer = begin + 8 + claimed_outer if 0 < claimed_outer < (UNKNOWN if large else UNKNOWN_BYTES) else None
     claimed = size if size < UNKNOWN_BYTES or sizes is not None else None
-    if form.tag == MP3_IN_WAV:
-        end = n_bytes if claimed is None else min(n_bytes, content + claimed)
-        return mpeg.survey(file, content, end, inside=True)
 
     def mended(end: int) -> tuple[Piece, ...]:
         whole = range(begin, end)
@@ -222,6 +270,9 @@ def _riff(file: BinaryIO, begin: int, n_bytes: int) -> Samples | Survey | None:
             return patched(whole, {begin + 4: layout.pack(end - begin - 8), content - 4: layout.pack(end - content)})
         return form.as_rf64(end - content), range(content, end)
 
+    if form.tag == MP3_IN_WAV:
+        inner = functools.partial(mpeg.survey, file, content, inside=True)
+        return Samples(content, claimed, outer, 1, form.rate or MP3_RATE, layout, mended, inner)
     return Samples(content, claimed, outer, form.align, form.rate, layout, mended)
 
 
@@ -246,6 +297,9 @@ class Form:
 
 
 MP3_IN_WAV, EXTENSIBLE = 0x55, 0xFFFE
+MP3_RATE = 16_000.0
+"""Bytes in a second of an MP3 whose header does not tell: 128 kbit/s."""
+
 UNCOMPRESSED = (1, 3, 6, 7)
 """Tags of PCM, float, A-law and mu-law (RFC 2361)."""
 
@@ -300,9 +354,10 @@ def _aiff(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
     exponent, mantissa = struct.unpack(">HQ", common[8:18])  # a float of 80 bits
     frames_per_second = math.ldexp(mantissa, (exponent & 0x7FFF) - 16383 - 63) if exponent & 0x7FFF < 16383 + 64 else 0
     kind = common[18:22] or b"NONE"
-    if kind not in AIFF_BITS:
+    if kind not in AIFF_BITS and kind not in AIFF_BLOCKS:
         return None
-    align = channels * ((AIFF_BITS[kind] or bits) + 7) // 8
+    n_bytes_each, n_frames_each = AIFF_BLOCKS.get(kind, (((AIFF_BITS.get(kind) or bits) + 7) // 8, 1))
+    align = channels * n_bytes_each
     (offset,) = struct.unpack(">I", bytes_at(file, content, 4).ljust(4, b"\0"))
     start = content + 8 + offset
     (outer,) = struct.unpack(">I", bytes_at(file, begin + 4, 4))
@@ -313,8 +368,11 @@ def _aiff(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
 
     claimed = max(0, size - 8 - offset) if size < UNKNOWN_BYTES else None
     outer_end = begin + 8 + outer if 0 < outer < UNKNOWN_BYTES else None
-    return Samples(start, claimed, outer_end, align, frames_per_second * align, layout, mended)
+    return Samples(start, claimed, outer_end, align, frames_per_second * align / n_frames_each, layout, mended)
 
+
+AIFF_BLOCKS = {b"ima4": (34, 64), b"GSM ": (33, 160)}
+"""Bytes and frames of a block of each channel."""
 
 AIFF_BITS = {
     b"NONE": 0, b"twos": 0, b"sowt": 0, b"raw ": 0, b"in24": 24, b"42ni": 24, b"in32": 32, b"23ni": 32, b"fl32": 32,
@@ -328,17 +386,17 @@ def _au(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
     head = bytes_at(file, begin, 24)
     order = ">" if head[:4] == b".snd" else "<"
     offset, size, encoding, rate, channels = struct.unpack(order + "5I", head[4:24].ljust(20, b"\0"))
-    align = AU_BYTES.get(encoding, 0) * channels
+    bits = AU_BITS.get(encoding, 0) * channels
 
     def mended(end: int) -> tuple[Piece, ...]:
         return patched(range(begin, end), {begin + 8: Layout(order).pack(end - begin - offset)})
 
     claimed = size if size < UNKNOWN_BYTES else None
-    return Samples(begin + offset, claimed, None, align, float(rate * align), None, mended)
+    return Samples(begin + offset, claimed, None, (bits + 7) // 8, rate * bits / 8, None, mended)
 
 
-AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
-"""Bytes of a sample by encoding."""
+AU_BITS = {1: 8, 2: 8, 3: 16, 4: 24, 5: 32, 6: 32, 7: 64, 23: 4, 24: 4, 25: 3, 26: 5, 27: 8}
+"""Bits of a sample by encoding; 23 to 26 are G.721, G.722, G.723 of 24 and of 40 kbit/s."""
 
 
 def _caf(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
@@ -363,9 +421,32 @@ def _caf(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
     return Samples(start, claimed, None, align, per_second, layout, mended)
 
 
-READERS: tuple[tuple[bytes, Callable[[BinaryIO, int, int], Samples | Survey | None]], ...] = (
+def _nist(file: BinaryIO, begin: int, n_bytes: int) -> Samples | None:
+    """Read SPHERE of NIST, whose header is text of the form ``name -type value`` (SPHERE 2.7, file headers)."""
+    head = bytes_at(file, begin, 16)
+    size = int(head[8:15]) if head[8:15].strip().isdigit() else 0
+    fields = dict(re.findall(rb"^(\w+) -\w+ (.*)$", bytes_at(file, begin, min(size, MOST_NIST_BYTES)), re.MULTILINE))
+    names = (b"channel_count", b"sample_n_bytes", b"sample_rate", b"sample_count")
+    numbers = [int(fields[name]) for name in names if fields.get(name, b"").strip().isdigit()]
+    if len(numbers) < len(names) or fields.get(b"sample_coding", b"pcm") not in NIST_CODINGS:
+        return None
+    channels, width, rate, count = numbers
+    align = channels * width
+
+    def mended(end: int) -> tuple[Piece, ...]:
+        return (range(begin, end),)  # libsndfile takes all there is for samples
+
+    return Samples(begin + size, count * align, None, align, float(rate * align), None, mended)
+
+
+MOST_NIST_BYTES = 2**16
+"""Bytes of a header of SPHERE that are looked at; most have 1,024."""
+
+NIST_CODINGS = (b"pcm", b"ulaw", b"mu-law", b"alaw")
+
+READERS: tuple[tuple[bytes, Callable[[BinaryIO, int, int], Samples | None]], ...] = (
     (b"RIFF", _riff), (b"RIFX", _riff), (b"RF64", _riff), (b"BW64", _riff), (b"riff", _wave64), (b"FORM", _aiff),
-    (b".snd", _au), (b"dns.", _au), (b"caff", _caf),
+    (b".snd", _au), (b"dns.", _au), (b"caff", _caf), (b"NIST", _nist),
 )  # fmt: skip
 """Readers of headers by the first bytes of the file."""
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
+from .views import behind_id3, bytes_at
+
 HEAD_BYTES = 2**14
 """Bytes read to recognise a file: more than one frame of AAC, whose size has 13 bits (ISO/IEC 14496-3, 1.A.2.2)."""
 
@@ -24,13 +26,20 @@ MOST_SAMPLES = 8
 """Most samples for each byte of an MP4: QuickTime counts those before compression, and MACE 6:1 makes six a byte."""
 
 
+ANOTHER = "damaged: another file was joined to it, which is not read; split them"
+
+
 def iso_flaw(file: BinaryIO, n_bytes: int) -> str:
-    """Check the boxes of an MP4: the outermost must be whole."""
+    """Check the boxes of an MP4: the outermost must be whole, and those of one file."""
+    seen: list[bytes] = []
     for kind, _, end in _boxes(file, 0, n_bytes):
         if kind not in ISO_BOXES:
             break  # bytes that some program appended
         if end > n_bytes:
             return f"cut short: {n_bytes} bytes of {end}"
+        seen.append(kind)
+        if seen.count(b"ftyp") > 1 or seen.count(b"moov") > 1:
+            return ANOTHER
     return ""
 
 
@@ -83,12 +92,20 @@ def _claimed_samples(file: BinaryIO, kind: bytes, body: int) -> int:
     return 0 if flags & 0xF00 else first  # trun: flags 0x100 to 0x800 announce entries (section 8.8.8)
 
 
-def _sizes_flaw(size_of: Callable[[bytes], int], file: BinaryIO, n_bytes: int) -> str:
-    """Check a file of consecutive parts, by a function that returns the size of a part, 0 if unknown."""
+def _sizes_flaw(size_of: Callable[[bytes], int], file: BinaryIO, n_bytes: int, only_first: bytes = b"") -> str:
+    """Check a file of consecutive parts, by a function that returns the size of a part, 0 if unknown.
+
+    Parameters
+    ----------
+    only_first : beginning of a part that stands for another file where it is not the first; empty if FFmpeg reads on
+    """
     position = 0
     while position < n_bytes:
         file.seek(position)
-        size = size_of(file.read(24).ljust(24, b"\0"))
+        head = file.read(24).ljust(24, b"\0")
+        if position and only_first and head.startswith(only_first):
+            return ANOTHER
+        size = size_of(head)
         if size <= 0:
             return ""
         position += size
@@ -163,7 +180,7 @@ CONTAINERS = (
     Container("Matroska or WebM", "matroska", re.escape(EBML_HEADER), partial(_sizes_flaw, _ebml_size), True),
     # Twelve bits of sync, layer 0, and the first three bytes are the same in the next frame (ISO/IEC 14496-3, 1.A.2.2).
     Container("AAC (ADTS)", "aac", rb"(\xff[\xf0\xf1\xf8\xf9].).{4,8188}?\1"),
-    Container("WMA or WMV (ASF)", "asf", re.escape(ASF_HEADER), partial(_sizes_flaw, _asf_size)),
+    Container("WMA or WMV (ASF)", "asf", re.escape(ASF_HEADER), partial(_sizes_flaw, _asf_size, only_first=ASF_HEADER)),
     # Signature and version (Adobe Flash Video File Format Specification, annex E.2).
     Container("Flash video (FLV)", "flv", rb"FLV\x01", claims_duration=True),
     # A sync byte every 188 bytes, on Blu-ray discs after four bytes of time (ISO/IEC 13818-1, section 2.4.3.2).
@@ -209,11 +226,5 @@ OTHERS = (
 
 def recognise(file: BinaryIO, among: Sequence[Container] = CONTAINERS) -> Container | None:
     """Return which of some containers a file is, None if none of them; a tag ID3v2 in front does not count."""
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-    if head[:3] == b"ID3" and len(head) >= 10:
-        # Four times seven bits of size after ten bytes of header (ID3v2.4.0, section 3.1).
-        size = sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
-        file.seek(10 + size)
-        head = file.read(HEAD_BYTES)
+    head = bytes_at(file, behind_id3(file, 0), HEAD_BYTES)
     return next((container for container in among if re.match(container.start, head, re.DOTALL)), None)

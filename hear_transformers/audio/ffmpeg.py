@@ -127,7 +127,10 @@ class FFmpegDecoder:
             pass
 
     def seconds(self) -> float | None:
-        """Return the duration of the audio if it is in the header: that of an MP4 which is not fragmented."""
+        """Return the duration of the audio if it is in the header: that of a whole MP4 which is not fragmented."""
+        return None if self.damage else self._claimed_seconds()
+
+    def _claimed_seconds(self) -> float | None:
         stream = self.stream
         if not (self.claims_duration and stream.frames and stream.duration):
             return None
@@ -149,7 +152,7 @@ class FFmpegDecoder:
         held: list[np.ndarray] = []
         count = 0
         for piece in self._up_to_damage():
-            seconds = self.seconds()
+            seconds = self._claimed_seconds()
             n_claimed = UNKNOWN_FRAMES if seconds is None else round(seconds * self.samplerate)
             held.append(piece)
             count += len(piece)

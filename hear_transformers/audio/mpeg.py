@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
-from .views import Piece, Survey, bytes_at, is_other, miscounted
+from .views import Piece, Survey, bytes_at, id3_bytes, is_other, miscounted, unread
 
 BUFFER_BYTES = 2**20
 
@@ -168,6 +168,8 @@ def survey(file: BinaryIO, begin: int, n_bytes: int, *, inside: bool = False) ->
     notes = [] if damage else _miscounted(streams)
     if is_partial and last.count is None:
         notes.append("its last frame is incomplete: there may have been more")
+    elif is_partial and not damage:
+        notes.append(unread(n_bytes - last.end))
     if n_lost:
         notes.append(f"{n_lost} bytes between its frames are no MP3 and were left out")
     is_right = all(stream.count in (stream.frames, stream.frames + 1) for stream in streams)
@@ -250,12 +252,8 @@ def _is_followed(buffer: bytes, offset: int, form: Form, end: int) -> bool:
 
 def _behind(buffer: bytes, offset: int) -> tuple[int, bool]:
     """Return by how many bytes to go on where no frame begins, and whether these are a tag."""
-    if buffer.startswith(b"ID3", offset) and offset + 10 <= len(buffer):
-        # Four times seven bits of size, and a footer by a flag (ID3v2.4.0, section 3.1).
-        size = sum(
-            byte << 7 * place for byte, place in zip(buffer[offset + 6 : offset + 10], (3, 2, 1, 0), strict=True)
-        )
-        return 10 + size + (10 if buffer[offset + 5] & 0x10 else 0), True
+    if size := id3_bytes(buffer[offset : offset + 10]):
+        return size, True
     if buffer.startswith(b"TAG", offset):
         return 128, True
     if buffer.startswith(b"APETAGEX", offset) and offset + 24 <= len(buffer):

@@ -174,7 +174,11 @@ class SndfileDecoder:
         if self.stream.subtype.startswith("MPEG_LAYER"):
             self._skip_mpeg(n_frames)
         else:
-            self.stream.seek(n_frames)
+            try:
+                self.stream.seek(n_frames)
+            except soundfile.SoundFileError:  # it cannot in GSM, G.721, G.723, DPCM, DWVW, ...
+                self._open(number)
+                self._decode_up_to(n_frames)
         self.position = n_frames
 
     def _skip_mpeg(self, n_frames: int) -> None:
@@ -185,6 +189,10 @@ class SndfileDecoder:
         if n_frames > SOUGHT_SECONDS * self.samplerate:
             self.stream.seek(n_frames - ROLLED_FRAMES)
             n_frames = ROLLED_FRAMES
+        self._decode_up_to(n_frames)
+
+    def _decode_up_to(self, n_frames: int) -> None:
+        """Decode the next frames for nothing."""
         while n_frames > 0 and len(frames := self.stream.decode(min(n_frames, SKIPPED_FRAMES))):
             n_frames -= len(frames)
 

@@ -19,7 +19,7 @@ import struct
 from typing import BinaryIO
 
 from . import chunks, mpeg, xiph
-from .views import Survey, bytes_at
+from .views import Survey, behind_id3, bytes_at
 
 MPEG_SUFFIXES = (".mp1", ".mp2", ".mp3", ".mpga", ".mpa")
 """Names of files that may begin with other bytes than MPEG audio."""
@@ -40,6 +40,8 @@ def survey(file: BinaryIO, n_bytes: int, suffix: str = "") -> Survey:
     position = 0
     while len(surveys) < MOST_FILES:
         found = _one(file, position, n_bytes, suffix)
+        if position and not found.streams:  # libsndfile may know what is not known here
+            found = Survey(((range(position, n_bytes),),), is_plain=False)
         surveys.append(found)
         if found.following is None:
             break
@@ -65,14 +67,15 @@ def _one(file: BinaryIO, begin: int, n_bytes: int, suffix: str) -> Survey:
 
 
 def _surveyed(file: BinaryIO, begin: int, n_bytes: int, suffix: str) -> Survey:
-    head = bytes_at(file, begin, 12)
+    start = behind_id3(file, begin)
+    head = bytes_at(file, start, 12)
     if head[:4] == b"OggS":
-        return xiph.ogg(file, begin, n_bytes)
+        return xiph.ogg(file, start, n_bytes)
     if head.startswith(b"fLaC"):
-        found = xiph.flac(file, begin, n_bytes)
+        found = xiph.flac(file, start, n_bytes)
     elif head[:4] in chunks.FILES:
-        found = chunks.survey(file, begin, n_bytes)
-    elif head[:3] == b"ID3" or suffix in MPEG_SUFFIXES or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"):
+        found = chunks.survey(file, start, n_bytes)
+    elif start > begin or suffix in MPEG_SUFFIXES or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"):
         found = mpeg.survey(file, begin, n_bytes)
     else:
         found = None

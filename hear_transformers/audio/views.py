@@ -49,6 +49,11 @@ def miscounted(claimed: float, found: float) -> str:
     return f"the header counts {claimed:.7g} s of audio, {found:.7g} s are there"
 
 
+def unread(n_bytes: int) -> str:
+    """Return the warning about bytes that may be audio or not."""
+    return f"{n_bytes} bytes behind the end of its audio are not read"
+
+
 class View:
     """Pieces of a file as a file, for libsndfile: it reads them by `read`, `seek` and `tell`.
 
@@ -122,6 +127,29 @@ def bytes_at(file: BinaryIO, position: int, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+MOST_TAGS = 100
+"""Tags in front of a file that are looked at."""
+
+
+def id3_bytes(head: bytes) -> int:
+    """Return the size of a tag ID3v2 by its first ten bytes, 0 if it is none."""
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    # Four times seven bits of size, and a footer by a flag (ID3v2.4.0, section 3.1).
+    size = sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
+    return 10 + size + (10 if head[5] & 0x10 else 0)
+
+
+def behind_id3(file: BinaryIO, position: int) -> int:
+    """Return the end of the tags ID3v2 that begin at a position, which is itself where there is none."""
+    for _ in range(MOST_TAGS):
+        size = id3_bytes(bytes_at(file, position, 10))
+        if not size:
+            break
+        position += size
+    return position
 
 
 TAGS = (

@@ -21,6 +21,7 @@ from tests.helpers.headers import (
     as_vbri,
     encoded,
     loud_then_quiet,
+    mp3_in_wav,
     patched,
     with_frames,
     with_size,
@@ -62,7 +63,15 @@ JOINED = {
     "a.wav": (WAV, encoded("WAV", 1.0)),
     "piped.wav": (patched(WAV, 40, b"\xff" * 4), patched(WAV, 40, b"\xff" * 4), WAV),
     "chunks.wav": (WAV + b"LIST\x0a\0\0\0INFOICMT12", encoded("WAV", 1.0)),
+    "odd.wav": (encoded("WAV", 1.00003125, subtype="PCM_24"), encoded("WAV", 1.0, subtype="PCM_24")),
     "a.aiff": (encoded("AIFF"), encoded("AIFF", 1.0)),
+    "ima4.aifc": (encoded("AIFF", subtype="IMA_ADPCM"), encoded("AIFF", 1.0, subtype="IMA_ADPCM")),
+    "g721.au": (encoded("AU", subtype="G721_32"), encoded("AU", 1.0, subtype="G721_32")),
+    "alac.caf": (encoded("CAF", subtype="ALAC_16"), encoded("CAF", 1.0, subtype="ALAC_16")),
+    "a.nist": (encoded("NIST"), encoded("NIST", 1.0)),
+    "tagged.flac": (ID3 + FLAC, ID3 + FLAC),
+    "tagged.ogg": (ID3 + OGG, OGG),
+    "mp3 in it.wav": (mp3_in_wav(2.0), mp3_in_wav(1.0)),
 }
 
 
@@ -212,6 +221,43 @@ def test_a_recording_that_was_not_closed_is_read_in_any_codec(tmp_path, subtype)
     assert len(warnings) == 1
 
 
+@pytest.mark.parametrize("size", [0, 1_000, 60_000, 0x7FFFFFFF, 0xFFFFFFFF, 128_044])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_chunks_at_the_end_are_no_samples_whatever_is_counted(tmp_path, subtype, size):
+    content = encoded("WAV", subtype=subtype)
+    expected = reading.read(write(tmp_path, "a.wav", content), RATE)
+    content = patched(content, content.index(b"data") + 4, struct.pack("<I", size))
+    waveform, _ = taken(write(tmp_path, "b.wav", content + b"LIST\x0b\0\0\0INFOICMT123\0" + b"id3 \4\0\0\0abcd"))
+    assert torch.equal(waveform, expected)
+
+
+def test_an_rf64_whose_sizes_were_not_written_is_read_whole(tmp_path):
+    content = patched(encoded("RF64"), 20, bytes(24))
+    content = patched(content, content.index(b"data") + 4, struct.pack("<I", 2 * 2 * RATE))
+    waveform, (warning,) = taken(write(tmp_path, "a.wav", content))
+    assert len(waveform) == 2 * RATE
+    assert "the header counts 0 s of audio, 2 s are there" in warning
+
+
+@pytest.mark.parametrize("size", [0, 10_000, 0xFFFFFFFF])
+def test_an_mp3_in_a_wav_is_read_whole(tmp_path, size):
+    content = mp3_in_wav(2.0)
+    expected = reading.read(write(tmp_path, "a.wav", content), RATE)
+    path = write(tmp_path, "b.wav", patched(content, content.index(b"data") + 4, struct.pack("<I", size)))
+    waveform, _ = taken(path)
+    assert torch.equal(waveform, expected)
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"),
+    [("WAV", "GSM610"), ("WAV", "NMS_ADPCM_32"), ("AU", "G721_32"), ("AU", "G723_40"), ("AIFF", "DWVW_16")],
+)
+def test_an_excerpt_of_what_cannot_be_sought_is_a_part_of_the_whole(tmp_path, format, subtype):
+    path = write(tmp_path, "a", encoded(format, sample_rate=8_000, subtype=subtype))
+    with AudioFile(path) as file:
+        assert torch.equal(file.excerpt(8_000, 1.25, 0.5), file.read(8_000)[10_000:14_000])
+
+
 BEHIND = {
     "text": b"made by some recorder|" * 20,
     "zeros": bytes(70_000),
@@ -269,6 +315,13 @@ def warnings_to_nowhere(message: str) -> None:
     pass
 
 
+@pytest.mark.parametrize("total", [0, 1, 32_000, 128_000])
+def test_a_tag_in_front_of_a_flac_hides_nothing(tmp_path, total):
+    waveform, warnings = taken(write(tmp_path, "a.flac", 2 * ID3 + with_total(FLAC, total)))
+    assert torch.equal(waveform, reading.read(write(tmp_path, "b.flac", FLAC), RATE))
+    assert len(warnings) == (total > 0)
+
+
 # What is lost
 
 DAMAGED = {
@@ -280,6 +333,11 @@ DAMAGED = {
     "half an au": ("a.au", encoded("AU")[:64_024], "cut short after 1.000 s", 1.0),
     "half a w64": ("a.w64", encoded("W64")[:64_104], "cut short after 1.000 s", 1.0),
     "half an rf64": ("a.rf64", encoded("RF64")[:64_104], "cut short after 1.000 s", 1.0),
+    "half an aiff of ima4": ("a.aifc", encoded("AIFF", subtype="IMA_ADPCM")[:17_088], "cut short after 1.000 s", 1.0),
+    "half an au of g.721": ("a.au", encoded("AU", subtype="G721_32")[:16_044], "cut short after 1.00[0-3] s", None),
+    "half a sphere": ("a.nist", encoded("NIST")[:65_024], "cut short after 1.000 s", 1.0),
+    "half a tagged flac": ("a.flac", ID3 + FLAC[: len(FLAC) // 2], "damaged after 0.896 s", 0.896),
+    "half an mp3 in a wav": ("a.wav", mp3_in_wav(2.0)[:9_000], "cut short after [01]", None),
     "half a flac": ("a.flac", FLAC[: len(FLAC) // 2], "(cut short|damaged) after 0.896 s", 0.896),
     "half a flac of unknown length": ("a.flac", with_total(FLAC, 0)[: len(FLAC) // 2], "damaged after 0.896 s", 0.896),
     "flac that ends in zeros": ("a.flac", FLAC[:-3_000] + bytes(3_000), "damaged after 1.920 s", 1.92),

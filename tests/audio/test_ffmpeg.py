@@ -515,3 +515,15 @@ def test_of_a_file_cut_short_is_taken_what_is_there(tmp_path, name):
     assert 1.0 < len(waveform) / 48_000 < 2.5
     assert torch.equal(waveform[:40_000], expected[:40_000])
     assert warnings[-1].endswith("what is there was taken")
+
+
+@pytest.mark.parametrize("name", ["a.m4a", "fast.mp4", "a.wma"])
+def test_a_joined_file_of_which_ffmpeg_reads_the_first_alone_is_refused(tmp_path, name):
+    container, codec, options = {**KEPT, "a.m4a": ("mp4", "aac", {})}[name]
+    path = media.write(tmp_path / name, tone(2.0, 48_000), 48_000, container, codec, **options)
+    whole = reading.read(path, 48_000)
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(AudioError, match=r"damaged after [12]\..*another file was joined to it.*--keep-damaged"):
+        reading.read(path, 48_000)
+    with AudioFile(path, keep_damaged=True, warn=lambda message: None) as file:
+        assert torch.equal(file.read(48_000), whole)

@@ -301,13 +301,13 @@ def test_one_table_holds_the_same(drill, undisturbed, expected):
 CHANGES = """
 import os
 from hear_transformers.bulk import sources
-find_sources = sources.find_sources
+expand_inputs = sources.expand_inputs
 def find_then_change(*arguments):
-    found = find_sources(*arguments)
+    found = list(expand_inputs(*arguments))
     os.unlink("late/deleted.wav")
     os.replace("other.wav", "late/replaced.wav")
     return found
-sources.find_sources = find_then_change
+sources.expand_inputs = find_then_change
 """
 
 
