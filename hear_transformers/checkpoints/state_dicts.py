@@ -248,9 +248,13 @@ def _form(value: Tensor) -> str:
 
 
 def _fits(given: Tensor, wanted: Tensor) -> bool:
-    """Return True if a tensor has the wanted shape and may be converted: floats to floats, integers to integers."""
+    """Return True if a tensor has the wanted shape and may be converted: floats to floats, integers to integers.
+
+    A count of batches may be a float: averages of weights and conversions to half precision often do not spare it.
+    """
     kinds = (given.is_floating_point(), given.is_complex()), (wanted.is_floating_point(), wanted.is_complex())
-    return given.shape == wanted.shape and kinds[0] == kinds[1]
+    is_count = wanted.dim() == 0 and not wanted.is_floating_point() and given.is_floating_point()
+    return given.shape == wanted.shape and (kinds[0] == kinds[1] or is_count)
 
 
 def _is_finite(value: Tensor) -> bool:
