@@ -61,13 +61,16 @@ def parse_network_options(options: dict[str, Any]) -> dict[str, Any]:
     if changes := parse_changes("--network", parsed.pop("network")):
         parsed["network"] = changes
     if "normalisation" in options:
-        try:
-            parsed["normalisation"] = tuple(float(part) for part in options["normalisation"].split(","))
-        except ValueError as error:
-            raise OptionError(
-                f"--normalisation: {options['normalisation']!r} is not MEAN,STD, such as -4.27,4.57"
-            ) from error
+        parsed["normalisation"] = parse_normalisation(options["normalisation"])
     return parsed
+
+
+def parse_normalisation(text: str) -> tuple[float, ...]:
+    """Parse a mean and a standard deviation."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"--normalisation: {text!r} is not MEAN,STD, such as -4.27,4.57") from error
 
 
 def count_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:

@@ -14,7 +14,7 @@ from hear_transformers.errors import OptionError, did_you_mean
 from hear_transformers.training.recipes import RECIPES, Recipe, with_changes
 
 from .failures import guarded
-from .parsing import parse_changes
+from .parsing import parse_changes, parse_normalisation
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -70,6 +70,9 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
     metavar="NAME=VALUE",
     help="Changes to the network, such as depth=4, or '{\"depth\": 4}'; may be repeated.",
 )
+@click.option(
+    "--normalisation", metavar="MEAN,STD", help="Of the recordings.  [default: that of --from, or the model's]"
+)
 @click.option("--classes", type=FILE, help="Text file with one class per line.  [default: the classes in --train]")
 @click.option("--multi-label/--single-label", default=None, help="Several labels per clip.  [default: as in --train]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random draws.")
@@ -93,6 +96,7 @@ def train_command(
     recipe: str | None,
     changes: tuple[str, ...],
     network: tuple[str, ...],
+    normalisation: str | None,
     classes: Path | None,
     columns: str,
     label_separator: str,
@@ -130,6 +134,7 @@ def train_command(
         variant=variant,
         recipe=choose_recipe(recipe or ("fine_tune" if given["source"] else "scratch"), replaced, changes),
         network=parse_changes("--network", network),
+        normalisation=None if normalisation is None else parse_normalisation(normalisation),
         classes=read_classes(classes),
         layout=Layout(columns=parse_columns(columns), separator=label_separator),
         progress=sys.stderr.isatty(),

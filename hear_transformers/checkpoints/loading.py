@@ -7,7 +7,7 @@ import hashlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def recognise(
         raise WeightsError(f"{path} is the published checkpoint {row.name} of {row.family}; load it with that family")
     first = next(iter(family.variants))
     check_arguments(family, family.variants[first], network, sizes_follow=True)
-    names = search.rows_that_fit(replace(family, variants={first: family.variants[first]}), content, network, prefix)
+    names = search.rows_that_fit(family, content, network, prefix, among=[first])
     names = names or search.rows_that_fit(family, content, network, prefix)
     kinds = {repr((family.variants[name].network, family.variants[name].frontend)) for name in names}
     if len(kinds) > 1:

@@ -138,13 +138,20 @@ def _differs_in_length(family: Family, variant: Variant, found: Fit) -> bool:
     return _shapes(family, found.trunk) == _shapes(family, on_meta(family, with_network(variant, lengths)))
 
 
-def rows_that_fit(family: Family, content: Content, given: Mapping[str, Any], prefix: str | None = None) -> list[str]:
-    """Return the variants whose networks are in a file as they are, but for the number of classes."""
+def rows_that_fit(
+    family: Family,
+    content: Content,
+    given: Mapping[str, Any],
+    prefix: str | None = None,
+    among: Collection[str] | None = None,
+) -> list[str]:
+    """Return the variants, `among` some or all, whose networks are in a file as they are, but for their classes."""
     if not _anchored(family, content.tensors):
         return []
     tops = functools.cache(lambda: tops_of(family))
     known: dict[str, bool] = {}  # many variants share a network
-    for row in family.variants.values():
+    rows = {name: row for name, row in family.variants.items() if among is None or name in among}
+    for row in rows.values():
         if (network := repr((row.network, row.frontend))) in known:
             continue
         known[network] = False
@@ -152,7 +159,7 @@ def rows_that_fit(family: Family, content: Content, given: Mapping[str, Any], pr
             with contextlib.suppress(WeightsError, *BUILD_ERRORS):  # arguments may be for other variants
                 found = fit(family, row, content, place, given, tops, resize=False)
                 known[network] |= not found.n_misfits and not found.lost
-    return [name for name, row in family.variants.items() if known[repr((row.network, row.frontend))]]
+    return [name for name, row in rows.items() if known[repr((row.network, row.frontend))]]
 
 
 def holds_any(family: Family, content: Content) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from ..files import atomic
-from .torch_files import LEGACY_HEAD, holds_compressed, read_torch
+from .torch_files import LEGACY_HEADS, holds_compressed, read_torch
 
 PACKAGE = "hear_transformers"
 """Value of ``package`` in the metadata of every checkpoint that this package writes."""
@@ -95,12 +95,17 @@ def _tensors_in(loaded: Any) -> Iterator[tuple[str, Tensor]]:
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen and len(parts) < DEEPEST:
             seen.add(id(value))
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
-            inner = [((*parts, str(key)), held) for key, held in items if isinstance(key, str) or key in NUMBERS]
+            inner = [((*parts, str(key)), held) for key, held in items if _is_name(key)]
             waiting.extend(reversed(inner))
 
 
 NUMBERS = range(10**9)
 """Keys of containers besides text, such as the numbers of parameters in the state of an optimizer."""
+
+
+def _is_name(key: Any) -> bool:
+    """Return True for a key that may be part of a name; whether a range holds anything but an int takes a minute."""
+    return isinstance(key, str) or (isinstance(key, int) and key in NUMBERS)
 
 
 def _kind_of(value: Tensor) -> str | None:
@@ -164,7 +169,7 @@ def _read_file(path: Path) -> tuple[Any, tuple[str, ...]]:
         raise WeightsError(f"{path}: no such file")
     try:
         with path.open("rb") as file:
-            head = file.read(len(LEGACY_HEAD))
+            head = file.read(HEAD_BYTES)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from error
     if not head:
@@ -173,9 +178,25 @@ def _read_file(path: Path) -> tuple[Any, tuple[str, ...]]:
         return _read_safetensors(path), ()
     if head.startswith(b"PK\3\4"):
         return read_torch(path, in_memory=holds_compressed(path))
-    if head == LEGACY_HEAD:
+    if head.startswith(LEGACY_HEADS):
         return read_torch(path, in_memory=True)
-    raise WeightsError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save")
+    found = next((what for what, starts in OTHERS.items() if head.lstrip().startswith(starts)), "")
+    if head[257:262] == b"ustar":
+        found = ARCHIVE
+    raise WeightsError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save{found}")
+
+
+HEAD_BYTES = 512
+"""Bytes by which a file is known: a header of tar."""
+
+ARCHIVE = ", but an archive or a compressed file; unpack it and give the checkpoint in it"
+OTHERS: dict[str, tuple[bytes, ...]] = {
+    ", but a pointer of Git LFS to it; fetch the file itself with `git lfs pull`": (b"version https://git-lfs",),
+    ", but a page or message of a server in its place; download it again": (b"<", b'{"error'),
+    ", but another pickle, which is not read, as that may run code; save its tensors with torch.save": (b"\x80",),
+    ARCHIVE: (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd", b"PK\5\6"),
+}
+"""What users take for checkpoints, and the bytes that it starts with."""
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -248,9 +269,13 @@ def _form(value: Tensor) -> str:
 
 
 def _fits(given: Tensor, wanted: Tensor) -> bool:
-    """Return True if a tensor has the wanted shape and may be converted: floats to floats, integers to integers."""
+    """Return True if a tensor has the wanted shape and may be converted: floats to floats, integers to integers.
+
+    A count of batches may be a float: averages of weights and conversions to half precision often do not spare it.
+    """
     kinds = (given.is_floating_point(), given.is_complex()), (wanted.is_floating_point(), wanted.is_complex())
-    return given.shape == wanted.shape and kinds[0] == kinds[1]
+    is_count = wanted.dim() == 0 and not wanted.is_floating_point() and given.is_floating_point()
+    return given.shape == wanted.shape and (kinds[0] == kinds[1] or is_count)
 
 
 def _is_finite(value: Tensor) -> bool:

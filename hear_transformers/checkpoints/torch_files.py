@@ -4,6 +4,7 @@ import functools
 import pickle
 import re
 import threading
+import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 
 from ..errors import WeightsError
 
-LEGACY_HEAD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-"""First bytes of files that ``torch.save`` wrote before PyTorch 1.6: ``torch.serialization.MAGIC_NUMBER``."""
+LEGACY_HEADS = tuple(pickle.dumps(0x1950A86A20F9469CFC6C, protocol) for protocol in range(2, 6))
+"""First bytes of files that ``torch.save`` wrote before PyTorch 1.6: ``torch.serialization.MAGIC_NUMBER``, with any
+``pickle_protocol``."""
 
 
 ZIP_RATIO = 8
@@ -33,16 +35,21 @@ def holds_compressed(path: Path) -> bool:
         raise WeightsError(f"{path}: refused: {packed} bytes would unpack to {unpacked}; torch.save does not compress")
     if any(entry.filename.endswith("/constants.pkl") for entry in entries):
         raise WeightsError(f"{path}: refused: a TorchScript program, only tensors are loaded; save its state_dict()")
+    if not any(entry.filename.endswith("data.pkl") for entry in entries):
+        names = ", ".join(entry.filename for entry in entries[:3])
+        raise WeightsError(f"{path}: an archive, but of {names or 'nothing'}; unpack it and give the checkpoint in it")
     return any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
 
 
 def _load(path: Path, in_memory: bool) -> Any:
     """Load by content: PyTorch from 2.13 on takes any name that ends in .safetensors for a file of that format."""
     load = functools.partial(torch.load, map_location="cpu", weights_only=True)
-    if path.suffix != ".safetensors":
-        return load(path, mmap=not in_memory)
-    with path.open("rb") as file:  # of which memory cannot be mapped
-        return load(file)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        if path.suffix != ".safetensors":
+            return load(path, mmap=not in_memory)
+        with path.open("rb") as file:  # of which memory cannot be mapped
+            return load(file)
 
 
 RUNNERS = re.compile(
@@ -112,6 +119,11 @@ def read_torch(path: Path, in_memory: bool) -> tuple[Any, tuple[str, ...]]:
                 if not _stand_in(str(error), standins):
                     raise
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):
+            raise WeightsError(
+                f"{path}: refused: damaged, or saved with another pickle_protocol than 2, which PyTorch does not read "
+                "without running code; save a state_dict() with torch.save's own"
+            ) from error
         named = re.search(r"(?i)unsupported (?:global: )?global ([\w.]+)", str(error))
         found = f"the file holds code ({named[1]})" if named else "the file is damaged or holds code"
         if "call reduce for" in str(error):  # of what another call would have made

@@ -58,7 +58,7 @@ def read_trained(
     state_dict = state_dicts.read_state_dict(file)
     arguments = _arguments(metadata.get("network", "{}"), len(state_dict), file)
     check_arguments(family, row, network)
-    variant = _with_normalisation(with_network(row, {**arguments, **network}), metadata, file)
+    variant = normalisation_in(metadata, with_network(row, {**arguments, **network}), file)
     _check_network(family, variant, state_dict, file)
     return Loaded(
         name=held,
@@ -70,7 +70,7 @@ def read_trained(
     )
 
 
-def _with_normalisation(variant: Variant, metadata: Mapping[str, str], file: Path) -> Variant:
+def normalisation_in(metadata: Mapping[str, str], variant: Variant, file: Path) -> Variant:
     """Change the mean and the standard deviation of a variant's front end to those in a file, if any are."""
     if "normalisation" not in metadata:
         return variant

@@ -200,7 +200,7 @@ def check_arguments(family: Family, variant: Variant, given: Mapping[str, Any], 
     try:
         on_meta(family, with_network(variant, given))
     except BUILD_ERRORS as error:
-        if sizes_follow and set(given) <= set(argument_names(family.network, variant.network)):
+        if sizes_follow and set(given) <= set(arguments_of(family, variant)):
             return
         raise arguments_error(family, variant, given, error) from error
 
@@ -209,22 +209,27 @@ def arguments_error(
     family: Family, variant: Variant, given: Mapping[str, Any], reason: Exception | str = "they do not fit the file"
 ) -> OptionError:
     """Return the error for arguments that make no network."""
-    names = ", ".join(argument_names(family.network, variant.network))
+    names = ", ".join(arguments_of(family, variant))
     return OptionError(
         f"network={dict(given)!r} makes no network of {family.name}: {reason}; its arguments are {names}"
     )
 
 
-def argument_names(network: Callable[..., Trunk], known: Iterable[str] = ()) -> list[str]:
-    """Return the names of a network's arguments, those of its base classes too."""
-    builders = inspect.getmro(network) if inspect.isclass(network) else (network,)
-    names: dict[str, None] = {}
+def arguments_of(family: Family, variant: Variant) -> dict[str, Any]:
+    """Return the arguments of a variant's network, those of its base classes too, each with a value that it may have.
+
+    A function that builds networks passes on arguments that other variants set.
+    """
+    values = dict(variant.network)
+    for row in family.variants.values():
+        values = {**row.network, **values}
+    kind = type(on_meta(family, variant))
+    builders: list[Callable[..., Any]] = [family.network, *(base for base in kind.__mro__ if issubclass(base, Trunk))]
     for builder in builders:
-        parameters = inspect.signature(builder).parameters.values()
-        names |= dict.fromkeys(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return [*(names | dict.fromkeys(known))]
+        for name, parameter in inspect.signature(builder).parameters.items():
+            if parameter.default is not parameter.empty:
+                values.setdefault(name, parameter.default)
+    return values
 
 
 def count_members(names: Iterable[str], container: str) -> int:

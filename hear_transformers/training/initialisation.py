@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from ..checkpoints import state_dicts
+from ..checkpoints import hugging_face, state_dicts
 from ..checkpoints.loading import check_family, errors_name_file, fetch_by_name, read_start
 from ..checkpoints.search import own_tensors
+from ..checkpoints.trained import normalisation_in
 from ..errors import OptionError, did_you_mean
-from ..networks.family import Family, Variant, random_trunk, variant_of, with_network
+from ..networks.family import Family, Variant, arguments_of, random_trunk, variant_of, with_network, with_normalisation
 from ..networks.trunk import Trunk
 
 PUBLISHED, IMAGENET = "published", "imagenet"
@@ -59,6 +59,19 @@ def init_from(
     return trunk, reinitialised
 
 
+def with_normalisation_of(family: Family, variant: Variant, source: str) -> Variant:
+    """Change the normalisation of a variant to that which the file of a start was trained with, see `init_from`.
+
+    Our own checkpoints say it themselves; for others ``preprocessor_config.json`` beside them does.
+    """
+    if source in ("", PUBLISHED, IMAGENET):
+        return variant
+    if metadata := state_dicts.read_metadata(source):
+        return normalisation_in(metadata, variant, Path(source))
+    weights, *_ = hugging_face.weights_in(Path(source))
+    return with_normalisation(variant, hugging_face.read_beside(family, variant, weights).normalisation)
+
+
 def row_with(family: Family, variant: str, network: Mapping[str, Any], *, n_classes: int) -> Variant:
     """Return a row of the table with other arguments of its network, see `init_from`."""
     _, row = variant_of(family, variant)
@@ -73,7 +86,7 @@ def build(family: Family, name: str, variant: Variant) -> Trunk:
     try:
         return random_trunk(family, variant)
     except Exception as error:  # the errors that arbitrary arguments cause have no common root
-        known = defaults_of(family, type(random_trunk(family, family.variants[name])))
+        known = arguments_of(family, family.variants[name])
         for key in variant.network:
             if key not in known:
                 raise OptionError(
@@ -81,27 +94,6 @@ def build(family: Family, name: str, variant: Variant) -> Trunk:
                 ) from error
         given = ", ".join(f"{key}={value!r}" for key, value in variant.network.items())
         raise OptionError(f"{family.name}/{name} cannot be built with {given}: {error}") from error
-
-
-def defaults_of(family: Family, *kinds: type[Trunk]) -> dict[str, Any]:
-    """Return the arguments of a family's networks, each with a value that it may have.
-
-    Parameters
-    ----------
-    family : whose variants set arguments, and whose networks have others
-    kinds : classes of its networks, where `Family.network` is a function that passes on what it does not know
-    """
-    values = {key: value for row in family.variants.values() for key, value in row.network.items()}
-    networks: list[Any] = [family.network, *kinds]
-    for kind in networks:
-        builders: list[Callable[..., Any]] = [kind]
-        if isinstance(kind, type):
-            builders = [base for base in kind.__mro__ if issubclass(base, Trunk)]
-        for builder in builders:
-            for name, parameter in inspect.signature(builder).parameters.items():
-                if parameter.default is not parameter.empty:
-                    values.setdefault(name, parameter.default)
-    return values
 
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list", list: "a list"}
@@ -112,7 +104,7 @@ def _check_kinds(family: Family, row: Variant, network: Mapping[str, Any]) -> No
     """Raise OptionError if an argument is of another kind than the variant's, before anything is made of it."""
     if "n_classes" in network:
         raise OptionError("n_classes is the number of classes in the labels; leave it out of the network's arguments")
-    known = {**defaults_of(family), **row.network}
+    known = arguments_of(family, row)
     for key, value in network.items():
         wanted, found = KINDS.get(type(known.get(key))), KINDS.get(type(value))
         if wanted not in (None, found) and (wanted, found) != (KINDS[float], KINDS[int]):

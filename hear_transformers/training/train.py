@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..checkpoints import state_dicts
 from ..embedding.precision import AUTO, resolve
 from ..errors import OptionError, TrainingError
 from ..files import atomic
-from ..networks.family import Family, variant_of
+from ..networks.family import Family, variant_of, with_normalisation
 from . import augment, clip_length, data, initialisation, loop, manifest, results, tagging
 from .recipes import Recipe, with_changes
 
@@ -50,6 +50,8 @@ class Options:
     layout : of the tables
     source : weights to start from, see `initialisation.init_from`
     network : constructor arguments of the network that replace the variant's and the recipe's
+    normalisation : mean and standard deviation of the recordings, as the authors' training code takes them; None for
+        those of the file that training starts from, or of the variant
     classes : all names in order, None for those of the training manifest
     multi_label : True if clips may have any number of labels; None to infer it from the training manifest
     seed : of all random draws
@@ -68,6 +70,7 @@ class Options:
     layout: manifest.Layout = field(default_factory=manifest.Layout)
     source: str = ""
     network: Mapping[str, Any] = field(default_factory=dict)
+    normalisation: Sequence[float] | None = None
     classes: tuple[str, ...] | None = None
     multi_label: bool | None = None
     seed: int = 0
@@ -97,12 +100,17 @@ class Training:
         self.processes = processes
         self.recipe = recipe = with_changes(options.recipe, precision=self._precision())
         self.family: Family = catalogue.family(options.family).FAMILY
-        self.variant_name, _ = variant_of(self.family, options.variant)
+        self.variant_name, usual = variant_of(self.family, options.variant)
         self.network = {**recipe.network, **options.network}
         size = max(1, recipe.batch_size // processes.count)
         self.variant, self.n_samples = clip_length.plan_clips(
             self.family, self.variant_name, recipe, self.network, size
         )
+        if options.normalisation is None:
+            self.variant = initialisation.with_normalisation_of(self.family, self.variant, options.source)
+        self.variant = with_normalisation(self.variant, options.normalisation)
+        self.normalisation = self.variant.frontend.normalisation
+        self.is_usual = self.normalisation == usual.frontend.normalisation
         self.sample_rate = self.variant.frontend.sample_rate
         self.train, self.valid = manifest.read_pair(
             options.train, options.valid, options.classes, options.layout, seed=options.seed
@@ -182,6 +190,11 @@ class Training:
             f"{recipe.epochs} epochs of {self.run.steps_per_epoch} steps of {recipe.batch_size} clips of "
             f"{self.n_samples / self.sample_rate:g} s (the network takes {limits}), {recipe.optimiser} at "
             f"{recipe.learning_rate:g}, in {recipe.precision}",
+            *(
+                []
+                if self.is_usual
+                else ["normalised by mean {:g} and deviation {:g}".format(*self.normalisation or ())]
+            ),
             *self._advice(),
         ]
         if options.source and self.fresh:
@@ -210,6 +223,7 @@ class Training:
             "variant": self.variant_name,
             "network": json.dumps(dict(options.network)),
             "from": options.source,
+            "normalisation": json.dumps(self.normalisation),
             "recipe": json.dumps(asdict(options.recipe)),
             "precision": self.recipe.precision,
             "classes": list(self.train.classes),
@@ -324,6 +338,7 @@ class Training:
             "family": self.options.family,
             "variant": self.variant_name,
             "network": json.dumps({**self.network, "n_classes": len(self.train.classes)}),
+            **({} if self.is_usual else {"normalisation": json.dumps(self.normalisation)}),
             "labels": json.dumps(self.train.classes),
             "multi_label": json.dumps(self.multi_label),
             "step": str(self.run.step),

@@ -88,7 +88,6 @@ def load(path: Path) -> None:
     assert time.process_time() - began < LIMIT_S
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 @pytest.mark.parametrize("form", FORMS)
 def test_damage_of_any_kind_is_a_weights_error_or_loads(form: str, tmp_path: Path) -> None:
     content = FORMS[form]()
@@ -214,7 +213,6 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_are_refused_and_take_nothing(name: str, tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(HOSTILE[name]())

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from hear_transformers import ast, atgnn, catalogue, efficientat, mast, panns, passt, tiny
+from hear_transformers.checkpoints.loading import recognise
+from hear_transformers.checkpoints.state_dicts import Content
 from hear_transformers.embedding.embedder import Embedder
 from hear_transformers.errors import OptionError, WeightsError
+from hear_transformers.networks.family import on_meta
 from hear_transformers.networks.trunk import Trunk
 from tests.helpers.golden import filled
 
@@ -364,6 +367,14 @@ def test_the_tensors_say_which_model_a_file_is_for(
     name = catalogue.family_of_checkpoint(str(tmp_path / "net.pt"))
     assert f"hear_transformers.{name}" == family.__name__
     assert family.load_model(tmp_path / "net.pt").name == (name, variant)
+
+
+@pytest.mark.parametrize("name", ["cnn14", "wavegram_cnn14", "wavegram_logmel_cnn14"])
+def test_a_variant_is_known_among_those_that_it_extends(name: str) -> None:
+    family = panns.FAMILY
+    row = family.variants[name]
+    weights = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in on_meta(family, row).state_dict().items()}
+    assert recognise(family, Content(weights), Path("net.pt"), (), network={}) == name
 
 
 def test_a_file_of_no_model_says_what_to_give(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Checkpoint files: what is read, what is refused, what fits a network."""
 
 import argparse
+import bz2
 import collections
 import contextlib
 import datetime
 import enum
 import functools
+import gzip
 import importlib
+import io
 import json
 import math
 import os
@@ -14,6 +17,8 @@ import pickle
 import random
 import re
 import subprocess
+import tarfile
+import time
 import types
 import zipfile
 from pathlib import Path
@@ -132,6 +137,13 @@ def test_a_container_that_holds_itself_ends(tmp_path: Path) -> None:
     endless: dict[str, Any] = {"weight": torch.ones(1)}
     endless["model"] = endless
     assert read_state_dict(saved(tmp_path / "net.pt", endless)).keys() == {"weight"}
+
+
+def test_keys_that_are_no_names_take_no_time(tmp_path: Path) -> None:
+    path = saved(tmp_path / "net.pt", {key: torch.ones(1) for key in (b"a", 1.5, None, (1, 2), -1, 10**10, "a", 2)})
+    began = time.process_time()
+    assert read_state_dict(path).keys() == {"a", "2"}
+    assert time.process_time() - began < 5.0  # a range was searched for a minute
 
 
 def test_containers_that_share_their_parts_take_no_longer(tmp_path: Path) -> None:
@@ -423,11 +435,57 @@ def test_other_content_is_refused(tmp_path: Path, content: bytes, message: str) 
         read_state_dict(written(tmp_path / "net.pt", content))
 
 
-def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["notes/readme.txt"], ["weights/net.pt"], ["a.npy", "b.npy"]])
+def test_an_archive_of_something_else_is_refused(tmp_path: Path, names: list[str]) -> None:
     with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
-        archive.writestr("notes/readme.txt", "hello")
-    with pytest.raises(WeightsError, match="damaged"):
+        for name in names:
+            archive.writestr(name, "hello")
+    with pytest.raises(WeightsError, match=rf"net\.pt: an archive, but of {names[0]}.*; unpack it"):
         read_state_dict(tmp_path / "net.pt")
+
+
+def tar_of(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        entry = tarfile.TarInfo("net.pt")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS .*git lfs pull"),
+        (b"<!DOCTYPE html><html><head><title>404", "a page or message of a server .* download it again"),
+        (b"\n<?xml version='1.0'?><Error><Code>AccessDenied", "a page or message of a server .* download it again"),
+        (b'{"error":"Entry not found"}', "a page or message of a server .* download it again"),
+        (tar_of(b"net"), "an archive or a compressed file; unpack it"),
+        (gzip.compress(b"net"), "an archive or a compressed file; unpack it"),
+        (bz2.compress(b"net"), "an archive or a compressed file; unpack it"),
+        (pickle.dumps({"weight": np.ones(3)}), "another pickle, .* save its tensors with torch.save"),
+    ],
+)  # fmt: skip
+def test_what_lies_in_the_place_of_a_checkpoint_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(WeightsError, match=rf"net\.pt is not a checkpoint: .*, but {message}"):
+        read_state_dict(written(tmp_path / "net.pt", content))
+
+
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize(
+    ("protocol", "beside", "reads"),
+    [(2, b"bytes", True), (2, {1}, True), (3, None, True), (3, b"bytes", False), (4, None, False), (5, None, False)],
+)
+def test_other_protocols_of_pickle_are_read_or_named(
+    tmp_path: Path, state_dict: dict[str, Tensor], protocol: int, beside: Any, reads: bool, new: bool
+) -> None:
+    content = {**state_dict, "beside": beside}
+    path = saved(tmp_path / "net.pt", content, pickle_protocol=protocol, _use_new_zipfile_serialization=new)
+    if reads:
+        assert_equal(read_state_dict(path), state_dict)
+        return
+    with pytest.raises(WeightsError, match=r"net\.pt: refused: damaged, or saved with another pickle_protocol than 2"):
+        read_state_dict(path)
 
 
 def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
@@ -495,6 +553,12 @@ def test_other_precisions_become_float32(network: nn.Module, state_dict: dict[st
     given = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state_dict.items()}
     load_into(network, given, "net.pt")
     assert_equal(network.state_dict(), {key: value.to(state_dict[key].dtype) for key, value in given.items()})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_counts_may_be_floats(network: nn.Module, state_dict: dict[str, Tensor], dtype: torch.dtype) -> None:
+    load_into(network, state_dict | {"1.num_batches_tracked": torch.tensor(3, dtype=dtype)}, "net.pt")
+    assert_equal(network.state_dict(), state_dict | {"1.num_batches_tracked": torch.tensor(3)})
 
 
 def test_known_unused_keys_are_passed_over(network: nn.Module, state_dict: dict[str, Tensor]) -> None:

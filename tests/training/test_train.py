@@ -23,8 +23,9 @@ from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 
 from hear_transformers import ast, atgnn, passt
+from hear_transformers.checkpoints import state_dicts
 from hear_transformers.embedding import precision
-from hear_transformers.training import clip_length, tagging
+from hear_transformers.training import clip_length, tagging, train
 from hear_transformers.training.data import Batch
 from hear_transformers.training.loop import Processes
 from hear_transformers.training.recipes import RECIPES
@@ -112,6 +113,54 @@ def test_clips_are_as_long_as_the_recipe_or_the_variant_says() -> None:
     assert seconds(ast, "tiny_10_10", frames=2048) == pytest.approx(20.48, abs=0.03)
     assert seconds(atgnn, "pyr_t_encoder") == clip_length.LONGEST_SECONDS
     assert seconds(atgnn, "pyr_t_encoder", replace(PLAIN, seconds=3.0)) == 3
+
+
+# The normalisation of the recordings
+
+
+OWN = (-1.5, 3.25)
+KINDS = {
+    "option": (OWN, OWN),
+    "folder": (None, OWN),
+    "file beside": (None, OWN),
+    "file of ours": (None, OWN),
+    "option before file": ((-2.0, 3.0), (-2.0, 3.0)),
+    "nothing": (None, ast.VARIANTS["esc50_10_10"].frontend.normalisation),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_network_is_loaded_with_the_normalisation_of_its_training(
+    kind: str, sounds: Path, tmp_path: Path
+) -> None:
+    network = {**NETWORK, "frames": 64}
+    start = tmp_path / "start" / "model.safetensors"
+    start.parent.mkdir()
+    given, expected = KINDS[kind]
+    trunk = ast.AST(**network, n_classes=3)
+    if kind == "file of ours":
+        names = {"family": "ast", "variant": "esc50_10_10", "network": json.dumps({**network, "n_classes": 3})}
+        state_dicts.write(start, trunk, {**names, "normalisation": json.dumps(OWN)})
+    else:
+        safetensors.torch.save_file(trunk.state_dict(), start)
+        (start.parent / "preprocessor_config.json").write_text(json.dumps({"mean": OWN[0], "std": OWN[1]}))
+    source = {"option": "", "nothing": "", "folder": str(start.parent)}.get(kind, str(start))
+    run = train.Training(
+        train.Options(
+            family="ast", variant="esc50_10_10", train=sounds / "train.csv", valid=sounds / "valid.csv", out=tmp_path,
+            recipe=replace(PLAIN, batch_size=2), source=source, network=network, normalisation=given,
+        ),
+        Processes.join(torch.device("cpu")),
+    )  # fmt: skip
+    assert run.objective.frontend.spec.normalisation == expected
+    assert any(line.startswith("normalised by mean") for line in run.describe()) == (kind != "nothing")
+    run.keep(run.objective.trunk, tmp_path / "net.safetensors")
+    assert ("normalisation" in state_dicts.read_metadata(tmp_path / "net.safetensors")) == (kind != "nothing")
+    model = ast.load_model(tmp_path / "net.safetensors", layer="logits")
+    assert model.variant.frontend.normalisation == expected
+    waveforms = batch_of(1).waveforms
+    logits = run.objective.logits(run.objective.trunk.eval(), batch_of(1))
+    torch.testing.assert_close(model.embed_scenes(waveforms), logits, rtol=0, atol=1e-5)
 
 
 # Scores
@@ -322,6 +371,8 @@ def test_a_file_that_breaks_is_skipped_counted_and_named(sounds: Path, tmp_path:
         (["--network", "depht=4"], "depth, patchout; did you mean depth?"),
         (["--network", "depth=four"], "depth='four' is not allowed; give a whole number"),
         (["--network", "patchout=False"], "patchout=False is not allowed; give a list"),
+        (["--normalisation", "1"], "normalisation=(1.0,) is no mean and deviation above 0"),
+        (["--normalisation", "mean"], "--normalisation: 'mean' is not MEAN,STD"),
         (["--seconds", "20"], "seconds=20 is no length of clips"),
         (["--valid", "2"], "valid=2 is no fraction"),
         (["--columns", "path=x"], "no column 'x'; its columns are 'path', 'labels'"),
