@@ -62,8 +62,12 @@ def init_from(
 def row_with(family: Family, variant: str, network: Mapping[str, Any], *, n_classes: int) -> Variant:
     """Return a row of the table with other arguments of its network, see `init_from`."""
     _, row = variant_of(family, variant)
-    if not family.classifier or n_classes < 1:
-        raise OptionError(f"n_classes={n_classes} for {family.name}; choose 1 or more, and a family with a classifier")
+    if not family.classifier:
+        raise OptionError(
+            f"model={family.name!r} has no classifier to train; choose a family that has one, such as passt"
+        )
+    if n_classes < 1:
+        raise OptionError(f"n_classes={n_classes} for {family.name}; choose 1 or more")
     _check_kinds(family, row, network)
     return with_network(row, {**network, "n_classes": n_classes})
 

@@ -339,8 +339,10 @@ def test_starts_that_there_are_not_say_what_there_is(name, options, message):
 
 
 def test_a_network_without_a_classifier_cannot_be_trained_on_labels():
-    with pytest.raises(OptionError, match=r"n_classes=3 for tiny; choose .* a family with a classifier"):
+    with pytest.raises(OptionError, match=r"model='tiny' has no classifier to train; choose a family that has one"):
         initialisation.init_from(family_of("tiny"), "tiny", "", n_classes=3)
+    with pytest.raises(OptionError, match=r"n_classes=0 for passt; choose 1 or more"):
+        initialisation.init_from(family_of("passt"), "base", "", n_classes=0)
 
 
 def test_a_published_checkpoint_is_fetched(tmp_path, monkeypatch):
