@@ -281,6 +281,7 @@ def test_json_says_which_channel_was_heard(embed_audio, tmp_path, channel, shown
     assert json.loads(line)["channel"] == shown
 
 
+@pytest.mark.filterwarnings("default")
 def test_warnings_are_lines_without_a_place_in_the_code(embed_audio, audio_file, monkeypatch):
     def check(*_, **words):
         if words:
