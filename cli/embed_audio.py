@@ -442,7 +442,8 @@ def summarise(report: Report, stored: OutputOptions) -> None:
 
     if len(report.written) <= FEW_FILES:
         for outcome in report.written:
-            click.echo(one_line(f"{outcome.source} -> {outcome.pattern}  {outcome.shape} {stored.dtype}"))
+            shapes = " ".join(map(str, dict.fromkeys(outcome.shapes)))  # separate layers may differ
+            click.echo(one_line(f"{outcome.source} -> {outcome.pattern}  {shapes} {stored.dtype}"))
     messages = [outcome.message for outcome in report.skipped if outcome.message]
     if report.repeated:
         each = "the table has a row for each" if stored.format in TABLES else "they share an output"

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checkpoints import state_dicts
 from ..checkpoints.loading import check_family, errors_name_file, fetch_by_name, read_start
 from ..checkpoints.search import own_tensors
-from ..errors import OptionError, did_you_mean
+from ..errors import OptionError, did_you_mean, similar
 from ..networks.family import Family, Variant, random_trunk, variant_of, with_network
 from ..networks.trunk import Trunk
 
@@ -128,6 +128,8 @@ def _file_of(family: Family, name: str, source: str) -> Path:
     row = family.variants[name]
     rows = {PUBLISHED: (family.name, row.checkpoint) if row.checkpoint else None, IMAGENET: row.imagenet}
     if source not in rows:
+        if (near := similar(source, rows)) and not Path(source).exists():
+            raise OptionError(f"no start {source!r}, nor a file of that name; did you mean {near[0]}?")
         return Path(source)
     published = rows[source]
     if published is None:

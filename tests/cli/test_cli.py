@@ -338,6 +338,14 @@ def test_separate_layers_are_printed_as_one_pattern(embed_audio, audio_file):
     assert (record["output"], record["layers"]) == ("out/layer=2/tone.npz", ["2", "5", "9"])
 
 
+@pytest.mark.parametrize(
+    ("layers", "sizes"), [("2,5", "(8,)"), ("0,8,13", "(8,) (16,)"), ("features,logits", "(96,) (527,)")]
+)
+def test_sizes_of_separate_layers_are_printed(embed_audio, audio_file, layers, sizes):
+    result = embed_audio(audio_file(), f"--layer={layers}", "--separate-layers", "--out=out")
+    assert result.stdout.splitlines()[0].endswith(f"}}/tone.npz  {sizes} float32")
+
+
 @pytest.mark.parametrize("arguments", [["tone.wav", "./tone.wav"], [".", "tone.wav"], ["*.wav", "."]])
 def test_inputs_that_are_named_twice_are_counted(embed_audio, audio_file, arguments):
     audio_file()

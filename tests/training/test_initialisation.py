@@ -326,6 +326,7 @@ def test_a_file_of_another_family_is_no_start(name, tmp_path):
             r"no start 'published' .* choose imagenet, a file, or",
         ),
         ("panns", {"source": "imagenet"}, "no start 'imagenet' is known for panns/cnn14; choose published, a file, or"),
+        ("panns", {"source": "publised"}, "no start 'publised', nor a file of that name; did you mean published"),
         (
             "atgnn",
             {"source": "imagenet", "variant": "pyr_b"},
