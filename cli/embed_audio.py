@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from hear_transformers import FAMILIES, __version__
+from hear_transformers.errors import OptionError
 
 from . import signals
 from .failures import Failure, guarded, one_line
@@ -34,8 +35,21 @@ FEW_WARNINGS = 3
 TOP_K = 10
 """Default number of labels per file."""
 
+LOGITS = "logits"
+"""Layer that labels are of."""
+
 TIME_OPTIONS = ("hop_ms", "window_ms", "framing", "segment", "overlap")
 """Options of embeddings along time only."""
+
+SECTIONS = {
+    "manifest": "Input",
+    "model": "Model",
+    "layer": "Embedding",
+    "device": "Computation",
+    "out": "Output",
+    "fail_fast": "Other options",
+}
+"""First option of each section of the help -> its heading."""
 
 EXAMPLES = """\b
 Examples:
@@ -46,7 +60,7 @@ Examples:
   embed-audio clips/ --segment 3 --out table.parquet
                                                a vector for 0-3 s, 3-6 s, ...
   embed-audio "clips/**/*.flac" --model passt --layer 4,8,12 --pool meanmax --out embeddings
-  embed-audio input.wav --model efficientat --layer logits --labels --out labels
+  embed-audio input.wav --model efficientat --labels --out labels
                                                prints labels: Speech, Music, ...
   find . -name "*.ogg" | embed-audio - --json
   embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8
@@ -76,6 +90,25 @@ To list models and layers: hear-transformers list, hear-transformers info MODEL.
 """
 
 
+class InSections(click.Command):
+    """A command whose help lists its options in sections."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options below their headings, in columns that are aligned over all sections."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        heading = ""
+        for option in self.get_params(context):
+            heading = SECTIONS.get(option.name or "", heading)
+            record = option.get_help_record(context) if isinstance(option, click.Option) else None
+            if record:
+                sections.setdefault(heading, []).append(record)
+        widest = max(len(names) for records in sections.values() for names, _ in records)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                spacing = 2 + widest - max(len(names) for names, _ in records)
+                formatter.write_dl(records, col_max=widest, col_spacing=spacing)
+
+
 def milliseconds(context: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
     """Parse one or several numbers: "160" or "160,800"."""
     if value is None:
@@ -95,7 +128,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
     return index, count
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(cls=InSections, epilog=EXAMPLES)
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option(
     "--manifest", metavar="FILE", help="List of files: .txt, or .csv, .tsv or .parquet with columns path, start, end."
@@ -103,6 +136,11 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--columns", metavar="NAME=COLUMN,...", help="Which columns hold these: path=filename, or path=audio/{ytid}.wav."
 )
+@click.option(
+    "--channel", default="mix", show_default=True, metavar="N", help="1 (the first), 2, ..., mix (mean of all), each."
+)
+@click.option("--keep-damaged", is_flag=True, help="Take what is there of files cut short or damaged, with a warning.")
+@click.option("--shard", default="0/1", callback=fraction, metavar="I/N", help="Embed part I of N only: 0/8 to 7/8.")
 @click.option(
     "--model",
     metavar="NAME",
@@ -130,9 +168,6 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
     "--segment", type=float, metavar="S", help="A vector for each segment of S seconds; implies --timestamps."
 )
 @click.option("--overlap", type=float, metavar="S", help="Seconds that two segments share.  [default: 0]")
-@click.option(
-    "--channel", default="mix", show_default=True, metavar="N", help="1 (the first), 2, ..., mix (mean of all), each."
-)
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
 @click.option(
     "--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16, tf32, auto; results are float32."
@@ -146,12 +181,12 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option("--dtype", metavar="NAME", help="Type of stored numbers: float32, float16.  [default: float32]")
 @click.option("--separate-layers", is_flag=True, help="Each layer in a folder of its own: layer=4.")
-@click.option("--shard", default="0/1", callback=fraction, metavar="I/N", help="Embed part I of N only: 0/8 to 7/8.")
 @click.option("--overwrite", is_flag=True, help="Embed again, replace existing outputs; see below.")
-@click.option("--keep-damaged", is_flag=True, help="Take what is there of files cut short or damaged, with a warning.")
-@click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
-@click.option("--labels", is_flag=True, help="Print the likeliest classes, AudioSet's or yours; needs --layer logits.")
+@click.option(
+    "--labels", is_flag=True, help="Print the likeliest classes, AudioSet's or yours; implies --layer logits."
+)
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"Labels per file.  [default: {TOP_K}]")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
 @click.option("-v", "--verbose", is_flag=True, help="Print what is read from the checkpoint and what is not.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file on stdout.")
@@ -182,18 +217,18 @@ def main(
     """
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
+    # All that needs no PyTorch comes first, which takes seconds; of a file of one's own the layers are not known yet.
+    timestamps = wants_timestamps(scene, options)
+    n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options, timestamps)
+    check_words(model, options, of_its_own=bool(weights or options["network"]), labels=bool(n_labels))
+    place = local_output(out)
+    options["format"] = choose_storage(place, options)
     from hear_transformers import catalogue
-
-    # Before PyTorch, which takes seconds; of a file of one's own the layers are not known yet.
-    catalogue.check(model, options["variant"], None if weights or options["network"] else options["layer"])
     from hear_transformers.audio import levels, workers
     from hear_transformers.bulk import extract
     from hear_transformers.bulk.sources import each_channel
 
-    place = local_output(out)
-    stored = output_options(place, options)
-    timestamps = wants_timestamps(scene, options)
-    n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options["layer"], timestamps)
+    stored = output_options(options)
     given = parse_network_options({name: value for name, value in options.items() if value is not None})
     heard = levels.parse_channel(channel)
     found = find(inputs, manifest, columns, quiet=quiet)
@@ -202,13 +237,14 @@ def main(
         if model is None and options["variant"] is None:
             model = catalogue.family_of_checkpoint(weights or "")
         embedder = catalogue.load(model, weights or "", device, given)
-    with Progress(quiet=quiet, as_json=as_json) as progress, resumable(stored.overwrite):
+    of_all = heard if isinstance(heard, int) else None
+    with Progress(quiet=quiet, as_json=as_json, channel=of_all) as progress, resumable(stored.overwrite):
         report = extract.extract(
             embedder,
             found,
             place,
             stored,
-            channel=heard if isinstance(heard, int) else None,
+            channel=of_all,
             timestamps=timestamps,
             n_labels=n_labels,
             fail_fast=fail_fast,
@@ -230,17 +266,41 @@ def local_output(out: str) -> str:
     return os.path.join(path, "") if out.endswith(("/", os.sep)) else path
 
 
-def output_options(out: str, options: dict[str, Any]) -> OutputOptions:
+def choose_storage(out: str, options: dict[str, Any]) -> str:
+    """Return the format of the outputs; raise OptionError if it or the type of the numbers is unknown."""
+    from hear_transformers.bulk import formats
+
+    if options["dtype"] is not None:
+        formats.check_dtype(options["dtype"])
+    return formats.choose_format(out, options["format"])
+
+
+def output_options(options: dict[str, Any]) -> OutputOptions:
     """Return how embeddings are stored; remove these options, so that those of the model remain."""
     from hear_transformers.bulk import formats, outputs
 
     return outputs.OutputOptions(
-        formats.choose_format(out, options.pop("format")),
+        options.pop("format"),
         options.pop("dtype") or formats.DTYPES[0],
         options.pop("separate_layers"),
         options.pop("overwrite"),
         outputs.Shard(*options.pop("shard")),
     )
+
+
+def check_words(model: str | None, options: dict[str, Any], *, of_its_own: bool, labels: bool) -> None:
+    """Raise OptionError for words that a model does not know; the layers of a file `of_its_own` are not known yet."""
+    from hear_transformers import catalogue
+    from hear_transformers.embedding.choices import CHOICES
+
+    words = {name: options[name] for name in CHOICES}
+    catalogue.check(model, options["variant"], **words)
+    try:
+        catalogue.check(model, options["variant"], None if of_its_own else options["layer"])
+    except OptionError as error:
+        if labels:
+            raise OptionError(f"{error}; --labels needs a model that makes logits, such as efficientat") from error
+        raise
 
 
 def find(inputs: tuple[str, ...], manifest: str | None, columns: str | None, *, quiet: bool) -> list[Source]:
@@ -284,18 +344,21 @@ def wants_timestamps(scene: bool | None, options: dict[str, Any]) -> bool:
     return not scene if scene is not None else bool(about_time)
 
 
-def wants_labels(labels: bool, top_k: int | None, layer: str | None, timestamps: bool) -> int:
-    """Return the number of labels per file, 0 for none; refuse wrong options before the model is loaded."""
+def wants_labels(labels: bool, top_k: int | None, options: dict[str, Any], timestamps: bool) -> int:
+    """Return the number of labels per file, 0 for none, and choose the layer that they need; refuse another."""
     if not labels:
         if top_k is not None:
             raise click.UsageError("--top-k is the number of labels to print; give --labels too, or leave it out")
         return 0
     if timestamps:
         raise click.UsageError("--labels describes whole files, so it does not go with vectors along time")
-    if layer != "logits":
+    if options["layer"] is None:
+        options["layer"] = LOGITS
+    if options["layer"] != LOGITS:
         raise click.UsageError(
-            f"--labels needs logits, and {'no layer' if layer is None else f'layer {layer}'} was asked for; "
-            "give --layer logits, with a model that was trained on AudioSet, such as efficientat, or by you"
+            f"--labels needs logits, and layer {options['layer']} was asked for; "
+            "give --layer logits or leave it out, with a model that was trained on AudioSet, such as efficientat, "
+            "or by you"
         )
     return TOP_K if top_k is None else top_k
 
@@ -303,7 +366,8 @@ def wants_labels(labels: bool, top_k: int | None, layer: str | None, timestamps:
 class Progress:
     """Shows outcomes as they come: a bar or lines, and errors, on stderr; JSON or labels on stdout."""
 
-    def __init__(self, *, quiet: bool, as_json: bool) -> None:
+    def __init__(self, *, quiet: bool, as_json: bool, channel: int | None = None) -> None:
+        self.channel = channel  # of every file
         self.hidden = quiet or as_json
         self.as_json = as_json
         self.bar: Any = None
@@ -336,7 +400,7 @@ class Progress:
         if failed:
             self._write(one_line(f"Error: {outcome.message}"), sys.stderr)
         if self.as_json:
-            click.echo(json.dumps(as_record(outcome)))
+            click.echo(json.dumps(as_record(outcome) | ({"channel": self.channel} if self.channel else {})))
         if not self.hidden and outcome.tags:
             lines = (f"\n  {tag.probability:.3f}  {tag.label}" for tag in outcome.tags)
             self._write(one_line(outcome.source) + "".join(lines), sys.stdout)
@@ -378,7 +442,8 @@ def summarise(report: Report, stored: OutputOptions) -> None:
 
     if len(report.written) <= FEW_FILES:
         for outcome in report.written:
-            click.echo(one_line(f"{outcome.source} -> {outcome.pattern}  {outcome.shape} {stored.dtype}"))
+            shapes = " ".join(map(str, dict.fromkeys(outcome.shapes)))  # separate layers may differ
+            click.echo(one_line(f"{outcome.source} -> {outcome.pattern}  {shapes} {stored.dtype}"))
     messages = [outcome.message for outcome in report.skipped if outcome.message]
     if report.repeated:
         each = "the table has a row for each" if stored.format in TABLES else "they share an output"

@@ -10,12 +10,13 @@ import contextlib
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import click
 
-from hear_transformers.errors import HearTransformersError, OptionError
+from hear_transformers.errors import HearTransformersError, HearTransformersWarning, OptionError
 
 from . import signals
 
@@ -52,13 +53,29 @@ def _open_streams() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def warnings_in_words() -> Iterator[None]:
+    """Print warnings of this package as a line, without the place in the code that they come from."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, HearTransformersWarning):
+                click.echo(one_line(f"Warning: {message}"), err=True)
+            else:
+                others(message, category, *place)
+
+        warnings.showwarning = show
+        yield
+
+
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
     """Turn every exception of a command into a message and an exit code."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with signals.terminating(), _open_streams():
+            with signals.terminating(), _open_streams(), warnings_in_words():
                 command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise

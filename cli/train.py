@@ -18,6 +18,9 @@ from .parsing import parse_changes, parse_normalisation
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+TRAINED = [name for name in FAMILIES if name != "tiny"]
+"""Families with a classifier."""
+
 RECIPE_OPTIONS = ("epochs", "batch_size", "learning_rate", "seconds")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,7 +31,7 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 
 
 @click.command("train", epilog=f"Recipes: {', '.join(RECIPES)}.")
-@click.option("--model", metavar="NAME", help=f"{', '.join(FAMILIES)}, or a variant of one.  [default: --variant's]")
+@click.option("--model", metavar="NAME", help=f"{', '.join(TRAINED)}, or a variant of one.  [default: --variant's]")
 @click.option("--variant", metavar="NAME", help="Variant, see `hear-transformers list`.  [default: the family's first]")
 @click.option("--train", type=click.Path(path_type=Path), required=True, help="Table of clips, or folder of classes.")
 @click.option(

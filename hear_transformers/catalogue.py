@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from . import FAMILIES
 from .checkpoints import caches, published, store
 from .checkpoints.published import Checkpoint
+from .embedding.choices import check_choice
 from .errors import OptionError, WeightsError, did_you_mean, similar, unknown
 from .files import local_path
 from .networks.layer_names import LayerRow, parse_layers
@@ -90,7 +91,7 @@ def resolve(model: str | None = None, variant: str | None = None) -> tuple[str, 
             return _owner("model", name)
         raise OptionError(f"model={model!r} and variant={variant!r} are two variants; give one of them")
     if slash or not _is_module(model):
-        raise _unknown_model(name if slash else model, OR_MODULE)
+        raise _unknown_model(model, OR_MODULE)
     return model, variant
 
 
@@ -165,7 +166,7 @@ def _unknown_model(name: str, modules: str = "") -> OptionError:
 
 
 def _known_models(name: str, modules: str = "") -> str:
-    near = similar(name, [*FAMILIES, *_owners()])
+    near = similar(name.partition("/")[0], [*FAMILIES, *_owners()])
     asked = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"choose one of {_families()}, a variant ({LIST}){modules}{asked}"
 
@@ -200,8 +201,14 @@ def family_of_checkpoint(path: str) -> str:
     )
 
 
-def check(model: str | None, variant: str | None, layer: str | None = None) -> None:
-    """Raise OptionError for an unknown model, variant or layer of a published network, without importing PyTorch."""
+def check(model: str | None, variant: str | None, layer: str | None = None, **words: str | None) -> None:
+    """Raise OptionError for an unknown model, variant, layer of a published network, or word, without PyTorch.
+
+    `words` are those of the options in `embedding.choices`.
+    """
+    for option, word in words.items():
+        if word is not None:
+            check_choice(option, word)
     name, variant = resolve(model, variant)
     if layer is not None and name in FAMILIES:
         rows = [LayerRow(*row) for row in _row(name, variant)["layers"]]

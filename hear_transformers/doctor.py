@@ -134,11 +134,16 @@ def extras() -> list[Row]:
     ]
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
 def devices() -> list[Row]:
     """Return PyTorch's devices, whether they compute, and whether low precision pays there."""
     import torch
 
-    threads = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    threads = f"{_count(torch.get_num_threads(), 'thread')}, {_count(os.cpu_count() or 1, 'core')}, {capability}"
     rows: list[Row] = [{"name": "cpu", "about": threads} | _low_precision("cpu")]
     with warnings.catch_warnings(record=True) as caught:  # a driver too old for PyTorch is no more than a warning
         warnings.simplefilter("always")

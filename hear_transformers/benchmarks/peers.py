@@ -29,7 +29,7 @@ from .. import ast, hear, mast, panns, passt
 from ..embedding import options
 from ..embedding.embedder import Embedder
 from ..embedding.external import silenced
-from ..embedding.precision import PRECISIONS
+from ..embedding.precision import PRECISIONS, multiplying
 from ..networks import counting
 from ..networks.family import random_trunk
 from .tables import check_card, echo_table
@@ -219,17 +219,6 @@ def measure_gemm(precision: torch.dtype, device: str) -> float:
     return 2.0 * rows * inner * columns / time_in_turns({"": lambda: left @ right}, 20)[""]
 
 
-@contextlib.contextmanager
-def multiply_exactly() -> Iterator[None]:
-    """Compute float32 as float32: on a card cuDNN convolves in TF32, 10 bits of 23, unless told otherwise."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 COLUMNS = (
     *("task", "model", "beside", "theirs ms", "ours ms", "float32", "error"),
     *("bfloat16 ms", "bfloat16", "of GEMM peak"),
@@ -242,7 +231,7 @@ def compare(work: Workload, name: str, peer: Peer, repeats: int, device: str) ->
     rate = ours["float32"].sample_rate
     generator = torch.Generator().manual_seed(0)
     audio = 0.1 * torch.randn(work.clips, int(work.seconds * rate), generator=generator).to(device)
-    with silence_peers(), torch.no_grad(), multiply_exactly():
+    with silence_peers(), torch.no_grad(), multiplying("float32"):
         sides = {"theirs": partial(peer.embed, work, audio)}
         sides.update({precision: partial(call_hear, hear, work, model, audio) for precision, model in ours.items()})
         # A peer may answer from the CPU.

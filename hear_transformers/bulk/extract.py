@@ -41,7 +41,8 @@ class Outcome:
     status : "written", "skipped" (its output exists) or "failed"
     output : file with its embedding, None if it failed; of separate layers, that of the first
     layers : in whose folders, ``layer=4``, such files lie; empty unless layers are separate
-    shape : of the embedding, None unless written
+    shape : of the embedding, None unless written; of separate layers, that of the first
+    shapes : of all that were written
     seconds : duration of the audio, None unless written
     tags : the most probable labels, None if it failed or none were asked for
     message : why it failed, or how the settings of an output that is kept differ; else empty
@@ -75,6 +76,7 @@ class Outcome:
         }
 
     layers: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def pattern(self) -> str:
@@ -298,7 +300,7 @@ class _Run:
         except HearTransformersError as error:
             return _failure(job, error, embedded.warnings)
         told = {"tags": tags, "warnings": embedded.warnings}
-        return self._outcome(job, "written", shape=shapes[0], seconds=embedded.seconds, **told)
+        return self._outcome(job, "written", shape=shapes[0], shapes=tuple(shapes), seconds=embedded.seconds, **told)
 
     def _skipped(
         self,

@@ -225,6 +225,12 @@ def is_folder(out: str | os.PathLike[str]) -> bool:
     return os.fspath(out).endswith(("/", os.sep)) or os.path.isdir(out)
 
 
+def check_dtype(name: str) -> None:
+    """Raise OptionError for an unknown type of stored numbers."""
+    if name not in DTYPES:
+        raise unknown("dtype", name, DTYPES)
+
+
 def choose_format(out: str | os.PathLike[str], name: str | None) -> str:
     """Choose the format of an output, a file or a folder, by name or else by the suffix.
 

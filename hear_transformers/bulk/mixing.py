@@ -33,7 +33,9 @@ def layer_folder(content: Content) -> str:
     return f"{LAYER_FOLDER}{content.layer}" if content.separate else ""
 
 
-def check_unmixed(folder: Path, contents: list[Content], tables: str, own: set[Path], *, files: bool) -> None:
+def check_unmixed(
+    folder: Path, contents: list[Content], tables: str, own: set[Path], written: set[Path], *, files: bool
+) -> None:
     """Refuse to write beside outputs of other settings.
 
     Parameters
@@ -42,6 +44,8 @@ def check_unmixed(folder: Path, contents: list[Content], tables: str, own: set[P
     contents : what is to be written
     tables : name of the tables to compare, without the end that names a shard, and without suffix; empty for none
     own : outputs that are compared on their own, or replaced
+    written : folders that are written to: of the current folder, which is nobody's choice of a place for one kind of
+        embeddings, no others are looked at, as other runs may have been given them
     files : whether outputs of single files are compared
 
     Raises
@@ -55,7 +59,7 @@ def check_unmixed(folder: Path, contents: list[Content], tables: str, own: set[P
     for group in groups:
         content = by_folder.get(group)
         settings = content.settings if content else _without_layers(contents[0].settings)
-        for path, made_with in _outputs(group, tables, own, files=files):
+        for path, made_with in _outputs(group, tables, own, written, files=files):
             made_with = made_with if content else _without_layers(made_with)
             if problem := mismatch_of(made_with, settings, path):
                 raise OptionError(problem)
@@ -79,7 +83,9 @@ def check_shards(table: Path, count: int) -> None:
             )
 
 
-def _outputs(group: Path, tables: str, own: set[Path], *, files: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _outputs(
+    group: Path, tables: str, own: set[Path], written: set[Path], *, files: bool
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Find outputs and what made them: the tables, and one file."""
     for path in _tables(group, tables) if tables else ():
         if path not in own and (made_with := _provenance_of(path)):
@@ -88,7 +94,7 @@ def _outputs(group: Path, tables: str, own: set[Path], *, files: bool) -> Iterat
         return
     suffixes = tuple(suffix for form in FILES.values() for suffix in form.suffixes)
     n_others = 0
-    for path in _walk(group):
+    for path in _walk(group, written if group.resolve() == Path.cwd() else None):
         if path.suffix in suffixes and path not in own:
             if made_with := _provenance_of(path):
                 yield path, made_with
@@ -98,11 +104,13 @@ def _outputs(group: Path, tables: str, own: set[Path], *, files: bool) -> Iterat
                 return
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Find files in a folder and below, but for hidden ones, links and folders of layers."""
+def _walk(folder: Path, within: set[Path] | None = None) -> Iterator[Path]:
+    """Find files in a folder and below, of all folders or of some; but for hidden ones, links and folders of layers."""
     n_entries = 0
     for parent, subfolders, names in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith((".", LAYER_FOLDER))]
+        if within is not None:
+            subfolders[:] = [name for name in subfolders if Path(parent, name) in within]
         n_entries += len(subfolders) + len(names)
         if n_entries > MOST_ENTRIES:
             return

@@ -12,9 +12,9 @@ from typing import Any
 from ..audio.levels import MIX
 from ..embedding.embedder import columns_of
 from ..embedding.pipeline import Model
-from ..errors import OptionError, unknown
+from ..errors import OptionError
 from .folder_output import FolderOfFiles
-from .formats import DTYPES, FILES, TABLES, Content, is_folder
+from .formats import DTYPES, FILES, TABLES, Content, check_dtype, is_folder
 from .mixing import check_shards, check_unmixed, layer_folder
 from .sources import Source, name_outputs, places_of
 from .table_output import TableOfParts
@@ -119,7 +119,7 @@ class Destination:
 
     def check_unmixed(self, contents: list[Content], jobs: Sequence[Source]) -> None:
         """Refuse to write beside outputs of other settings, see `mixing`; an output that the user names is alone."""
-        options, own = self.options, set()
+        options, own, written = self.options, set(), set()
         is_named = self.file is not None and PurePath(self.file).stem != f"{TABLE_NAME}{options.shard.suffix}"
         tables = TABLE_NAME
         for content in contents:
@@ -129,10 +129,12 @@ class Destination:
                 check_shards(folder / self.file, options.shard.count)
                 own.add(folder / self.file)
                 tables = PurePath(self.file).stem.removesuffix(options.shard.suffix)
-            elif options.overwrite:
+                continue
+            written |= {folder / parent for job in jobs for parent in job.name.parents}
+            if options.overwrite:
                 own |= {folder / job.name for job in jobs}
         if options.format in TABLES or not is_named:
-            check_unmixed(self.folder, contents, tables, own, files=not is_named)
+            check_unmixed(self.folder, contents, tables, own, written, files=not is_named)
 
     def output(self, content: Content, scratch: Path) -> Output:
         """Return the output of a content; `scratch` is a folder for unfinished files."""
@@ -169,8 +171,7 @@ def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str, chan
     ------
     OptionError : `apart` for a model of another package, or `dtype` is unknown
     """
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
+    check_dtype(dtype)
     kind = "timestamps" if timestamps else "scene"
     made_by = {key: value for key, value in model.provenance().items() if key not in SETTINGS_OF_OTHERS[kind]}
     heard = {} if channel == MIX else {"channel": channel}

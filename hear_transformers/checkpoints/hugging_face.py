@@ -10,18 +10,18 @@ from typing import Any
 
 from ..errors import WeightsError
 from ..networks.family import Family, Variant
-from .state_dicts import Content, read_content
+from .state_dicts import CHECKPOINTS, Content, read_content
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a folder; in several parts, ``<name>.index.json`` says which part holds what."""
+
+BEST = "best.safetensors"
+"""Name of the best weights in the folder of a training run, whose other weights are named like Hugging Face's."""
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 LARGEST_JSON = 2**24
 """Largest JSON file that is read, in bytes: a thousand times a usual one."""
-
-CHECKPOINTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pyth")
-"""Suffixes of files that a folder is searched for, for a message."""
 
 EXTRACTOR = {"sampling_rate": 16_000, "do_normalize": True, "mean": -4.2677393, "std": 4.5689974}
 """Defaults of ``ASTFeatureExtractor`` (transformers, feature_extraction_audio_spectrogram_transformer.py)."""
@@ -54,6 +54,8 @@ def weights_in(path: Path) -> tuple[Path, ...]:
     """
     if not path.is_dir():
         return (path,)
+    if (path / BEST).is_file():
+        raise WeightsError(f"{path} is the folder of a training run; give {path / BEST}")
     for name in WEIGHTS:
         if (path / name).is_file():
             return (path / name,)

@@ -90,7 +90,8 @@ def read_foreign(
     variant = with_normalisation(variant, beside.normalisation)
     given = {**beside.network, **network}
     found = search.find_network(family, variant, content, path, given=given, prefix=prefix)
-    log.info("%s: %s/%s is read from %r; beside it: %s", path, family.name, name, found.prefix, found.beside(content))
+    names = f"names that begin with {found.prefix}" if found.prefix else "names as they stand"
+    log.info("%s: %s/%s is read from %s; beside it: %s", path, family.name, name, names, found.beside(content))
     n_classes = 0 if found.lost else search.classes_in(family, found.state_dict).get("n_classes", 0)
     return Loaded(
         name=name,

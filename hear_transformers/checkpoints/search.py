@@ -127,7 +127,7 @@ def find_network(
     if not is_own and (rows := rows_that_fit(family, content, given, prefix)):
         raise WeightsError(
             f"{path} does not fit the variant that was chosen, but {shortened(rows)}; give another variant, or leave "
-            "it out; is it a checkpoint of another network or variant?"
+            "it out"
         )
     return chosen
 

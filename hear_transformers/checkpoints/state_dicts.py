@@ -7,6 +7,7 @@ WeightsError that names the file. `write` writes a network with its metadata, wh
 import json
 import math
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,12 @@ from .torch_files import LEGACY_HEADS, holds_compressed, read_torch
 
 PACKAGE = "hear_transformers"
 """Value of ``package`` in the metadata of every checkpoint that this package writes."""
+
+CHECKPOINTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pyth")
+"""Usual suffixes, for messages; the content decides what a file is."""
+
+HUB_NAME = re.compile(r"[A-Za-z][\w-]*/[\w.-]+")
+"""What models are called at Hugging Face: "MIT/ast-finetuned-audioset-10-10-0.4593"."""
 
 LENGTH_BYTES = 8
 """Size of the number before the header of a safetensors file, the header's length. The data start at a multiple."""
@@ -166,7 +173,9 @@ def _read_file(path: Path) -> tuple[Any, tuple[str, ...]]:
     if os.path.isdir(path):
         raise WeightsError(f"{path} is a folder; give the checkpoint file in it")
     if not os.path.isfile(path):
-        raise WeightsError(f"{path}: no such file")
+        is_name = HUB_NAME.fullmatch(str(path)) and path.suffix not in CHECKPOINTS and not path.parent.is_dir()
+        advice = "; of a model of Hugging Face give the folder that you downloaded it into" if is_name else ""
+        raise WeightsError(f"{path}: no such file{advice}")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)

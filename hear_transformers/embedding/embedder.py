@@ -13,10 +13,11 @@ from torch import Tensor
 
 from .. import __version__
 from ..audio.reading import check_waveforms, warn_user
-from ..errors import AudioError, OptionError, unknown
+from ..errors import AudioError, OptionError
 from ..networks.family import Readout, Variant
 from ..networks.trunk import Trunk
 from . import encode as encoding
+from .choices import check_choice
 from .forward import CPU, WindowEmbedder
 from .framing import FRAMINGS, NO_SAMPLES, SEGMENTS, VECTORS, ClipReader, Framing, Scenes, Segments
 from .windows import Buffer, range_ms
@@ -76,8 +77,8 @@ class Embedder(WindowEmbedder):
 
     def _framing_of(self, variant: Variant) -> Framing:
         """Return the framing of a variant's timestamps; raise OptionError if the network cannot serve it."""
-        if variant.framing not in {*FRAMINGS, SEGMENTS}:
-            raise unknown("framing", variant.framing, FRAMINGS)
+        if variant.framing != SEGMENTS:
+            check_choice("framing", variant.framing)
         if not (math.isfinite(variant.hop_ms) and variant.hop_ms >= 1000.0 / self.sample_rate):
             fault = "no length of time" if variant.hop_ms == math.inf else "too short"
             raise OptionError(

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import HearTransformersWarning, OptionError, unknown
+from ..errors import HearTransformersWarning, OptionError
 from ..networks.family import Readout, Variant, float32_by_default
 from ..networks.layer_table import axes_of
 from ..networks.trunk import TimeAxis, Trunk
 from . import windows
-from .pooling import CLASS_TOKEN, POOL_NAMES, POOLS
+from .choices import check_choice
+from .pooling import CLASS_TOKEN, POOLS
 from .precision import PRECISIONS, computing, resolve, warn_if_slow
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ class WindowEmbedder(nn.Module):
 
     def check_readout(self, readout: Readout) -> None:
         """Raise OptionError if this network cannot serve a readout."""
-        if readout.pool not in POOL_NAMES:
-            raise unknown("pool", readout.pool, POOL_NAMES)
+        check_choice("pool", readout.pool)
         grids = [layer for layer in readout.layers if self.layer_axis(layer) is not None]
         if readout.pool == CLASS_TOKEN and ("mel" in grids or not self.trunk.prefix):
             raise OptionError(

@@ -63,5 +63,3 @@ POOLS = {
 
 CLASS_TOKEN = "cls"
 """Not a way to pool a grid but another thing to read: the class (and distillation) token instead of the patches."""
-
-POOL_NAMES = (*POOLS, CLASS_TOKEN)

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import HearTransformersWarning, unknown
+from ..errors import HearTransformersWarning
+from .choices import check_choice
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -70,8 +71,7 @@ def resolve(precision: str, device: torch.device) -> str:
     """
     if precision == AUTO:
         return "bfloat16" if has_instructions("bfloat16", device) else "float32"
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, (*PRECISIONS, AUTO))
+    check_choice("precision", precision)
     return precision
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from ..files import atomic
 
 STEPS, EPOCHS, PICTURE = "steps.csv", "epochs.csv", "curves.png"
+TITLE_WIDTH = 110
+"""Letters in a line of the title: of medium size about as many fit into the 10 inches of the picture."""
+
 VALID_LOSS = "valid_loss"
 """Name of the score that is drawn beside the training losses."""
 
@@ -84,11 +88,12 @@ class Curves:
                 # A run of one epoch has one score, and a line needs two.
                 axes.plot(table["epoch"], table[name], label=label, linewidth=1, marker="." if table is epochs else "")
             axes.set(xlabel="epoch", ylabel=what)
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
             if curves:
                 axes.legend(frameon=False, fontsize="small")
         if title:
-            figure.suptitle(title, fontsize="medium", parse_math=False)
+            figure.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize="medium", parse_math=False)
         save(figure, self._folder / PICTURE)
 
 

@@ -13,7 +13,7 @@ from ..checkpoints import hugging_face, state_dicts
 from ..checkpoints.loading import check_family, errors_name_file, fetch_by_name, read_start
 from ..checkpoints.search import own_tensors
 from ..checkpoints.trained import normalisation_in
-from ..errors import OptionError, did_you_mean
+from ..errors import OptionError, did_you_mean, similar
 from ..networks.family import Family, Variant, arguments_of, random_trunk, variant_of, with_network, with_normalisation
 from ..networks.trunk import Trunk
 
@@ -75,8 +75,12 @@ def with_normalisation_of(family: Family, variant: Variant, source: str) -> Vari
 def row_with(family: Family, variant: str, network: Mapping[str, Any], *, n_classes: int) -> Variant:
     """Return a row of the table with other arguments of its network, see `init_from`."""
     _, row = variant_of(family, variant)
-    if not family.classifier or n_classes < 1:
-        raise OptionError(f"n_classes={n_classes} for {family.name}; choose 1 or more, and a family with a classifier")
+    if not family.classifier:
+        raise OptionError(
+            f"model={family.name!r} has no classifier to train; choose a family that has one, such as passt"
+        )
+    if n_classes < 1:
+        raise OptionError(f"n_classes={n_classes} for {family.name}; choose 1 or more")
     _check_kinds(family, row, network)
     return with_network(row, {**network, "n_classes": n_classes})
 
@@ -116,6 +120,8 @@ def _file_of(family: Family, name: str, source: str) -> Path:
     row = family.variants[name]
     rows = {PUBLISHED: (family.name, row.checkpoint) if row.checkpoint else None, IMAGENET: row.imagenet}
     if source not in rows:
+        if (near := similar(source, rows)) and not Path(source).exists():
+            raise OptionError(f"no start {source!r}, nor a file of that name; did you mean {near[0]}?")
         return Path(source)
     published = rows[source]
     if published is None:

@@ -18,6 +18,7 @@ from .. import catalogue
 from ..bulk.journal import explained
 from ..bulk.tables import import_extra
 from ..checkpoints import state_dicts
+from ..checkpoints.hugging_face import BEST
 from ..embedding.precision import AUTO, resolve
 from ..errors import OptionError, TrainingError
 from ..files import atomic
@@ -31,7 +32,6 @@ EXTRA = ("sklearn", "scipy", "matplotlib")
 ENOUGH = 0.8
 """Fraction of a clip that the longest audio fills, above which nothing is said."""
 
-BEST = "best.safetensors"
 SKIPPED, WARNINGS = "skipped.txt", "warnings.txt"
 SETTINGS = "settings.json"
 

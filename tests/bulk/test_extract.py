@@ -147,7 +147,9 @@ def test_a_file_holds_what_the_model_gives(run, audio_file, small_model, tmp_pat
     waveforms = reading.read(path, 32_000)[None]
     expected = small_model.embed_timestamps(waveforms)[0] if timestamps else small_model.embed_scenes(waveforms)
     np.testing.assert_allclose(embedding(tmp_path / "out" / "tone.npz"), expected[0], atol=1e-6)
-    assert outcome == extract.Outcome(str(path), "written", tmp_path / "out" / "tone.npz", expected[0].shape, 1.0)
+    shape = tuple(expected[0].shape)
+    output = tmp_path / "out" / "tone.npz"
+    assert outcome == extract.Outcome(str(path), "written", output, shape, 1.0, shapes=(shape,))
 
 
 @pytest.mark.slow

@@ -110,6 +110,22 @@ def test_outputs_in_folders_of_the_folder_count_too(files, tmp_path):
     refused(Other(layers=["4"]), files[:2], tmp_path / "out", "deep/c.npz was made with other settings")
 
 
+@pytest.mark.parametrize("deep", ["layer8", "a/b", "c.npz/d"])
+def test_folders_in_the_current_folder_are_places_of_their_own(files, tmp_path, monkeypatch, deep):
+    monkeypatch.chdir(tmp_path)
+    embed(Other(), files[:1], Path(deep))
+    assert len(embed(Other(layers=["4"]), files[:1], Path()).written) == 1
+    refused(Other(), files[1:2], Path(), "a.npz was made with other settings")
+
+
+def test_folders_in_the_current_folder_that_are_written_to_count(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in/sub").mkdir(parents=True)
+    files[2].rename(tmp_path / "in/sub/c.wav")
+    embed(Other(), files[:1], Path("sub"))
+    refused(Other(layers=["4"]), [tmp_path / "in"], Path(), "sub/a.npz was made with other settings")
+
+
 @pytest.mark.parametrize("format", ["npz", "parquet"])
 def test_overwriting_all_of_it_is_no_mixture(files, tmp_path, format):
     embed(Other(), files, tmp_path / "out", format=format)

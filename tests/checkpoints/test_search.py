@@ -143,7 +143,8 @@ def test_what_stands_beside_the_network_is_named_and_not_read(
 ) -> None:
     with caplog.at_level(logging.INFO, "hear_transformers"):
         assert_is(load(tmp_path / "net.pt", under(prefix, weights) | beside), weights)
-    assert f"is read from {prefix!r}; beside it: " in caplog.text
+    names = "names that begin with net." if prefix else "names as they stand"
+    assert f"is read from {names}; beside it: " in caplog.text
     named = next(iter(beside)).partition(".")[0]
     assert f"{named} (" in caplog.text or named == "mel"
 

@@ -4,12 +4,15 @@ import json
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile as sf
 
 from hear_transformers import FAMILIES, __version__, catalogue, efficientat, labels
+from hear_transformers.errors import HearTransformersWarning
 
 
 @pytest.mark.slow
@@ -226,7 +229,7 @@ def test_quiet_prints_errors_only(embed_audio, audio_file):
     assert result.stderr == "Error: missing.wav: no such file\n"
 
 
-LABELS = ["--layer=logits", "--labels"]
+LABELS = ["--labels"]
 
 
 @pytest.mark.slow
@@ -256,6 +259,65 @@ def test_labels_of_outputs_that_are_there_are_printed_again(embed_audio, audio_f
     assert (tmp_path / "tone.npz").stat().st_mtime_ns == before
 
 
+def test_labels_choose_their_layer(embed_audio, audio_file, tmp_path):
+    audio_file()
+    embed_audio("tone.wav", *LABELS, "--out=a.npz")
+    embed_audio("tone.wav", *LABELS, "--layer=logits", "--out=b.npz")
+    with np.load(tmp_path / "a.npz") as chosen, np.load(tmp_path / "b.npz") as given:
+        assert (chosen["embedding"] == given["embedding"]).all()
+
+
+def test_labels_of_a_model_without_logits_say_what_is_needed(installed_command, audio_file):
+    result = installed_command("embed-audio")(audio_file(), *LABELS, "--model=tiny")
+    assert result.exit_code == 2
+    assert "layer='logits' is unknown" in result.stderr
+    assert result.stderr.endswith("--labels needs a model that makes logits, such as efficientat\n")
+
+
+@pytest.mark.parametrize(("channel", "shown"), [([], None), (["--channel=2"], 2), (["--channel=mix"], None)])
+def test_json_says_which_channel_was_heard(embed_audio, tmp_path, channel, shown):
+    sf.write(tmp_path / "two.wav", np.random.default_rng(0).uniform(-0.1, 0.1, (16_000, 2)), 32_000)
+    (line,) = embed_audio("two.wav", "--json", *channel).stdout.splitlines()
+    assert json.loads(line)["channel"] == shown
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_lines_without_a_place_in_the_code(embed_audio, audio_file, monkeypatch):
+    def check(*_, **words):
+        if words:
+            warnings.warn("slow here", HearTransformersWarning, stacklevel=1)
+
+    monkeypatch.setattr(catalogue, "check", check)
+    result = embed_audio(audio_file())
+    assert (result.exit_code, result.stderr) == (0, "Warning: slow here\n")
+
+
+def test_help_lists_options_in_sections(embed_audio):
+    lines = embed_audio("--help").stdout.partition("  Examples:")[0].splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Input:", "Model:", "Embedding:", "Computation:", "Output:", "Other options:"]
+    columns = {len(line) - len(line[2:].split("  ", 1)[1].lstrip()) for line in lines if line.startswith("  --")}
+    assert len(columns) == 1
+    assert max(map(len, lines)) <= 80
+
+
+WRONG_WORDS = ["--pool=men", "--framing=nativ", "--precision=fp16", "--dtype=f16", "--format=cvs", "--out=x.csv"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [*WRONG_WORDS, "--layer=99", "--labels", "--overlap=1 --scene"])
+def test_a_wrong_word_is_answered_without_torch(option):
+    code = f"""
+import sys
+from hear_transformers.cli.embed_audio import main
+try:
+    main(["a.wav", *{option.split()!r}])
+except SystemExit as end:
+    sys.exit(end.code if "torch" not in sys.modules else 99)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 2
+
+
 def test_labels_in_json_are_a_list(embed_audio, audio_file):
     (line,) = embed_audio(audio_file(), *LABELS, "--json", "--top-k=2").stdout.splitlines()
     first, second = json.loads(line)["tags"]
@@ -274,6 +336,14 @@ def test_separate_layers_are_printed_as_one_pattern(embed_audio, audio_file):
     assert embed_audio(*arguments).stdout.splitlines()[0] == "tone.wav -> out/layer={2,5,9}/tone.npz  (8,) float32"
     record = json.loads(embed_audio(*arguments, "--json").stdout)
     assert (record["output"], record["layers"]) == ("out/layer=2/tone.npz", ["2", "5", "9"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "sizes"), [("2,5", "(8,)"), ("0,8,13", "(8,) (16,)"), ("features,logits", "(96,) (527,)")]
+)
+def test_sizes_of_separate_layers_are_printed(embed_audio, audio_file, layers, sizes):
+    result = embed_audio(audio_file(), f"--layer={layers}", "--separate-layers", "--out=out")
+    assert result.stdout.splitlines()[0].endswith(f"}}/tone.npz  {sizes} float32")
 
 
 @pytest.mark.parametrize("arguments", [["tone.wav", "./tone.wav"], [".", "tone.wav"], ["*.wav", "."]])
@@ -373,7 +443,7 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
         ),
         (["--top-k=3"], "--top-k is the number of labels to print; give --labels too"),
         (["--top-k=0", *LABELS], "0 is not in the range"),
-        (["--labels"], "no layer was asked for; give --layer logits"),
+        (["--labels", "--layer=8"], "layer 8 was asked for; give --layer logits or leave it out"),
         (["--labels", "--layer=features,logits"], "layer features,logits was asked for; give --layer logits"),
         ([*LABELS, "--timestamps"], "--labels describes whole files"),
         ([*LABELS, "--hop-ms=50"], "--labels describes whole files"),

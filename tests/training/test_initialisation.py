@@ -326,6 +326,7 @@ def test_a_file_of_another_family_is_no_start(name, tmp_path):
             r"no start 'published' .* choose imagenet, a file, or",
         ),
         ("panns", {"source": "imagenet"}, "no start 'imagenet' is known for panns/cnn14; choose published, a file, or"),
+        ("panns", {"source": "publised"}, "no start 'publised', nor a file of that name; did you mean published"),
         (
             "atgnn",
             {"source": "imagenet", "variant": "pyr_b"},
@@ -339,8 +340,10 @@ def test_starts_that_there_are_not_say_what_there_is(name, options, message):
 
 
 def test_a_network_without_a_classifier_cannot_be_trained_on_labels():
-    with pytest.raises(OptionError, match=r"n_classes=3 for tiny; choose .* a family with a classifier"):
+    with pytest.raises(OptionError, match=r"model='tiny' has no classifier to train; choose a family that has one"):
         initialisation.init_from(family_of("tiny"), "tiny", "", n_classes=3)
+    with pytest.raises(OptionError, match=r"n_classes=0 for passt; choose 1 or more"):
+        initialisation.init_from(family_of("passt"), "base", "", n_classes=0)
 
 
 def test_a_published_checkpoint_is_fetched(tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def test_any_names_and_any_number_of_classes_can_be_drawn(tmp_path, classes) -> 
     assert (tmp_path / "a.png").stat().st_size > 1_000
 
 
-@pytest.mark.parametrize("title", ["", "ast/tiny from $HOME/鳥.pt; 3 classes"])
+@pytest.mark.parametrize("title", ["", "ast/tiny from $HOME/鳥.pt; 3 classes", 9 * "a/long/path "])
 def test_curves_are_drawn_with_any_title_and_with_any_scores(tmp_path, title) -> None:
     drawn = curves.Curves(tmp_path, 0)
     drawn.plot(title)  # of nothing yet
