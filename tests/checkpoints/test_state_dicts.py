@@ -461,7 +461,7 @@ def tar_of(content: bytes) -> bytes:
         (b"\n<?xml version='1.0'?><Error><Code>AccessDenied", "a page or message of a server .* download it again"),
         (b'{"error":"Entry not found"}', "a page or message of a server .* download it again"),
         (tar_of(b"net"), "an archive or a compressed file; unpack it"),
-        (gzip.compress(b"net"), "an archive or a compressed file; unpack it"),
+        (gzip.compress(b"net", mtime=0), "an archive or a compressed file; unpack it"),
         (bz2.compress(b"net"), "an archive or a compressed file; unpack it"),
         (pickle.dumps({"weight": np.ones(3)}), "another pickle, .* save its tensors with torch.save"),
     ],
