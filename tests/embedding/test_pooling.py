@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers.embedding.pooling import POOLS
+from hear_transformers.embedding.choices import CHOICES
+from hear_transformers.embedding.framing import FRAMINGS
+from hear_transformers.embedding.pooling import CLASS_TOKEN, POOLS
+from hear_transformers.embedding.precision import AUTO, PRECISIONS
 
 GRID = np.random.default_rng(0).standard_normal((2, 5, 3, 4)).astype(np.float32)  # (batch, time, freq, features)
 
@@ -21,3 +24,8 @@ EXPECTED = {
 @pytest.mark.parametrize("name", POOLS)
 def test_pooling_is_what_its_name_says(name):
     np.testing.assert_allclose(POOLS[name].function(torch.from_numpy(GRID)).numpy(), EXPECTED[name], atol=1e-6)
+
+
+def test_words_of_options_are_those_that_do_something() -> None:
+    done = {"pool": {*POOLS, CLASS_TOKEN}, "framing": {*FRAMINGS}, "precision": {*PRECISIONS, AUTO}}
+    assert {option: set(words) for option, words in CHOICES.items()} == done
