@@ -169,7 +169,6 @@ def scratch(folder: Path) -> Iterator[Path]:
     A run holds a lock while it lives, so concurrent runs on the same outputs, such as shards, keep theirs.
     """
     state = folder / STATE
-    state.mkdir(parents=True, exist_ok=True)
     for lock in state.glob("*.lock"):
         _remove_if_dead(lock)
     mine = state / f"{uuid.uuid4().hex}.lock"
@@ -196,7 +195,7 @@ def _acquire(lock: FileLock) -> None:
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             return
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):  # it was removed while it was made, or looked at
             if attempt == MOST_ATTEMPTS:
                 raise
 
@@ -264,7 +263,7 @@ class Warnings:
                     self.lines.setdefault(self._key(line), []).append(line)
 
     def replace(self, part: Mapping[str, Any], warnings: Iterable[str]) -> None:
-        """Replace the warnings about a part of a file, which has the keys ``file, start, end``."""
+        """Replace the warnings about a part of a file, which has the keys ``file, start, end`` and maybe ``channel``."""
         if self.lines.pop(self._key(part), None):
             with atomic(self.path) as file:
                 file.writelines(map(_encoded, chain.from_iterable(self.lines.values())))
@@ -277,7 +276,7 @@ class Warnings:
 
     @staticmethod
     def _key(line: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(line.get(name) for name in ("file", "start", "end"))
+        return tuple(line.get(name) for name in ("file", "start", "end", "channel"))
 
 
 def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
