@@ -91,7 +91,13 @@ def repeat_clips(folder: Path, count: int, seconds: float | None, scratch: Path)
     if seconds is not None:
         few = found[: min(count, MOST_FILES)]
         found = [write_looped(path, seconds, scratch / f"{i}.wav") for i, path in enumerate(few)]
-    return [Source(path, PurePath(f"{i}{path.suffix}")) for i, path in enumerate(islice(cycle(found), count))]
+    return [link_to(path, scratch / f"clip-{i}{path.suffix}") for i, path in enumerate(islice(cycle(found), count))]
+
+
+def link_to(path: Path, link: Path) -> Source:
+    """Return a file under another name, as a clip of its own: of one that is named twice one is embedded."""
+    link.symlink_to(path.absolute())
+    return Source(link, PurePath(link.name))
 
 
 def write_looped(path: Path, seconds: float, target: Path) -> Path:

@@ -263,7 +263,7 @@ class Warnings:
                     self.lines.setdefault(self._key(line), []).append(line)
 
     def replace(self, part: Mapping[str, Any], warnings: Iterable[str]) -> None:
-        """Replace the warnings about a part of a file, which has the keys ``file, start, end`` and maybe ``channel``."""
+        """Replace the warnings about a part of a file, with the keys ``file, start, end``, and ``channel`` if any."""
         if self.lines.pop(self._key(part), None):
             with atomic(self.path) as file:
                 file.writelines(map(_encoded, chain.from_iterable(self.lines.values())))

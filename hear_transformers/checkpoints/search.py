@@ -270,7 +270,9 @@ def fit(
     if resize:
         # Tensors that are missing or of odd shapes decide nothing; the comparison says what they are.
         with contextlib.suppress(*BUILD_ERRORS):
-            resized = with_network(sized, {**family.sizes({**theirs, **ours}, variant, given), **given})
+            sizes = family.sizes({**theirs, **ours}, variant, given).items()
+            held = {name: size for name, size in sizes if not (isinstance(size, int) and size < 1)}
+            resized = with_network(sized, {**held, **given})
             trunk, sized = on_meta(family, resized), resized
     if trunk is None:
         raise arguments_error(family, variant, given)

@@ -214,7 +214,8 @@ def test_json_says_what_became_of_every_file(embed_audio, audio_file):
     result = embed_audio("a.wav", "b.wav", "c.wav", "--json")
     assert result.exit_code == 1
     records = {record["input"]: record for record in map(json.loads, result.stdout.splitlines())}
-    nothing = dict.fromkeys(("end", "output", "shape", "seconds", "tags", "error", "warning")) | {"start": 0.0}
+    nothing = dict.fromkeys(("end", "channel", "output", "shape", "seconds", "tags", "error", "warning"))
+    nothing["start"] = 0.0
     assert records == {
         "a.wav": nothing | {"input": "a.wav", "status": "written", "output": "a.npz", "shape": [96], "seconds": 1.0},
         "b.wav": nothing | {"input": "b.wav", "status": "skipped", "output": "b.npz"},
