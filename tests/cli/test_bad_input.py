@@ -127,7 +127,7 @@ def other_network(path: Path) -> None:
 
 BAD_WEIGHTS = {
     "missing": (lambda path: None, "no such file"),
-    "another network": (other_network, "another network or variant"),
+    "another network": (other_network, "does not fit the variant that was chosen, but mn02_as"),
     "cut short": (cut(other_network, 0.5), "damaged or cut short"),
     "empty": (content(b""), "empty"),
     "text": (content(b"text"), "not a checkpoint"),
