@@ -22,7 +22,6 @@ from ..cli.failures import guarded
 from ..embedding.embedder import Embedder
 from ..files import atomic
 from ..networks.counting import CLIP_SECONDS, count_macs, count_operations, count_parameters
-from ..networks.family import WithoutNumbers
 from ..networks.layer_table import layer_table
 
 FILE = Path(__file__).parents[2] / "weights" / "sizes.json"
@@ -31,7 +30,7 @@ FILE = Path(__file__).parents[2] / "weights" / "sizes.json"
 def measure(family: str, name: str) -> dict[str, Any]:
     """Return one row of `weights/sizes.json`, ready for JSON."""
     module = catalogue.family(family)
-    with FakeTensorMode(), WithoutNumbers():  # shapes are enough: random weights of a large network take seconds
+    with FakeTensorMode():  # shapes are enough: random weights of a large network take seconds
         model: Embedder = module.load_model(variant=name, pretrained=False)
         layers = layer_table(model.trunk, model.variant.frontend)
     variant = model.variant

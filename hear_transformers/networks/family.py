@@ -111,7 +111,7 @@ class Family:
     reinitialised: tuple[str, ...] = ()
 
 
-class WithoutNumbers(TorchFunctionMode):
+class _WithoutNumbers(TorchFunctionMode):
     """Leave out what fills tensors: on the device ``meta`` they have no numbers, and PyTorch spends seconds on it."""
 
     def __torch_function__(
@@ -139,7 +139,7 @@ def on_meta(family: Family, variant: Variant) -> Trunk:
     """Build a variant's network on the device ``meta``, shapes without numbers; the last ones built are kept."""
     key = family.network, repr(variant.network)
     if key not in _BUILT:
-        with torch.device("meta"), WithoutNumbers():
+        with torch.device("meta"), _WithoutNumbers():
             trunk = family.network(**variant.network)
         if len(_BUILT) >= MOST_BUILT:
             _BUILT.clear()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from ..errors import OptionError, WeightsError
@@ -104,7 +105,8 @@ class DropPath(nn.Module):
 
 def init_matrices(module: nn.Module) -> None:
     """Initialise matrices as Vision Transformers do: normal, standard deviation 0.02 (2012.12877, section 6)."""
-    if isinstance(module, nn.Linear):
+    # Of a network without numbers PyTorch 2.14 asks for some.
+    if isinstance(module, nn.Linear) and not isinstance(module.weight, FakeTensor):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
 
