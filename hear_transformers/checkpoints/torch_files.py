@@ -75,6 +75,10 @@ class Standin:
     def __setstate__(self, state: object) -> None:
         """Drop the state of the object."""
 
+    def __setitem__(self, key: object, value: object) -> None:
+        """Say in PyTorch's words that this is a kind of dict; 2.6 does not look before it sets an item."""
+        raise pickle.UnpicklingError(f"Can only SETITEM for dict, but got {type(self)}")
+
 
 class MappingStandin(Standin):
     """Stand-in for a kind of dict, whose items may hold the weights."""
