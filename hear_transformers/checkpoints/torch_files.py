@@ -76,7 +76,7 @@ class Standin:
         """Drop the state of the object."""
 
     def __setitem__(self, key: object, value: object) -> None:
-        """Say in PyTorch's words that this is a kind of dict; 2.6 does not look before it sets an item."""
+        """Raise what says in PyTorch's words that this is a kind of dict; 2.6 sets items without a look."""
         raise pickle.UnpicklingError(f"Can only SETITEM for dict, but got {type(self)}")
 
 
