@@ -1,16 +1,17 @@
-"""Names of files and addresses, atomic writing of files, and their hashes."""
+"""Names of files and addresses, atomic writing of files, their hashes, JSON in them."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from .errors import AudioError, HearTransformersError, OptionError
@@ -23,6 +24,33 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+(::[a-z0-9+.-]+)*:/", re.IGNORECASE)
 
 NOT_IN_NAMES = re.compile(r'[<>:"|?*\\\x00-\x1f]')
 """Characters that some systems do not take in names of files."""
+
+
+MOST_NESTED = 100
+"""Deepest nesting of JSON that is read: far more than anybody writes, far less than Python's stack takes."""
+
+BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
+"""A text of JSON, which may hold brackets too, or a bracket that opens or closes."""
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Parse JSON of a file, with options of `json.loads`; what is nested deeper than `MOST_NESTED` is refused.
+
+    Python would go on to the end of its stack. Destructors that run there fail, and that of h5py leaves its global lock
+    taken: the next thread that writes HDF5 would wait for ever.
+
+    Raises
+    ------
+    ValueError : it is not JSON, not UTF-8, or nested too deeply
+    """
+    text = text if isinstance(text, str) else text.decode("utf-8")
+    if text.count("[") + text.count("{") > MOST_NESTED:
+        depth = 0
+        for found in BRACKETS.finditer(text):
+            depth += bool(found[1]) - bool(found[2])
+            if depth > MOST_NESTED:
+                raise ValueError(f"nested deeper than {MOST_NESTED} levels")
+    return json.loads(text, **options)
 
 
 class Address(str):

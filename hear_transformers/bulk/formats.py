@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import HearTransformersError, OptionError, unknown
-from ..files import atomic
+from ..files import atomic, parse_json
 from .hdf5 import HDF5Table
 from .parquet import ParquetTable
 
@@ -170,7 +170,7 @@ class NpzFiles(FileFormat):
         """Read the provenance of an archive, see `FileFormat.provenance_of`."""
         # The file may be anything, and the exceptions that NumPy then raises have no common base.
         with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as archive:
-            return json.loads(str(archive["provenance"]))
+            return parse_json(str(archive["provenance"]))
         return None
 
     def write(self, path: Path, arrays: Arrays, audio: Mapping[str, Any], scratch: Path | None = None) -> None:
@@ -193,7 +193,7 @@ class NpyFiles(FileFormat):
     def provenance_of(path: Path) -> Any:
         """Read the provenance of an array, see `FileFormat.provenance_of`."""
         with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
-            return json.loads(NpyFiles._sidecar(path).read_text(encoding="utf-8"))["provenance"]
+            return parse_json(NpyFiles._sidecar(path).read_text(encoding="utf-8"))["provenance"]
         return None
 
     def write(self, path: Path, arrays: Arrays, audio: Mapping[str, Any], scratch: Path | None = None) -> None:

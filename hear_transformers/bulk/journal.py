@@ -28,7 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import DiskFullError, HearTransformersError, OptionError
-from ..files import atomic
+from ..files import atomic, parse_json
 
 STATE = ".embed-audio"
 """The hidden folder."""
@@ -119,10 +119,10 @@ class Journal:
     def _read(self, text: bytes) -> None:
         """Take one line; what a killed run or a disk left incomplete or damaged is skipped."""
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             is_ours = line.pop("settings") == self.settings
             key = line.pop("key", None)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return
         if is_ours and isinstance(key, str) and self.is_valid(line):
             if key in self.lines:
@@ -259,7 +259,7 @@ class Warnings:
         self.lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}  # by part
         if _is_list(path, "warnings"):
             with contextlib.suppress(ValueError):  # a line that a killed run left incomplete
-                for line in map(json.loads, path.read_bytes().splitlines()):
+                for line in map(parse_json, path.read_bytes().splitlines()):
                     self.lines.setdefault(self._key(line), []).append(line)
 
     def replace(self, part: Mapping[str, Any], warnings: Iterable[str]) -> None:
@@ -294,7 +294,7 @@ def _is_list(path: Path, name: str) -> bool:
     """Return True if a file is one of `LISTS`, and not something else of that name."""
     try:
         with path.open("rb") as file:
-            first = json.loads(file.readline())
+            first = parse_json(file.readline())
     except (OSError, ValueError):
         return False
     return isinstance(first, dict) and first.keys() >= LISTS[name]

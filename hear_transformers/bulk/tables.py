@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import OptionError
+from ..files import parse_json
 
 GROUP_ROWS = 8192
 """Rows of a row group, and rows in memory at once: 25 MB for 768 numbers each."""
@@ -80,7 +81,7 @@ class TableFormat(ABC):
     def provenance_of(self, path: Path) -> Any:
         """Read the provenance of a file of this format, None if it has none."""
         with contextlib.suppress(KeyError, ValueError):
-            return json.loads(self.metadata_of(path)["provenance"])
+            return parse_json(self.metadata_of(path)["provenance"])
         return None
 
     @abstractmethod

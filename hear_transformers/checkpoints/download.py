@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import urlsplit
 
 from ..errors import WeightsError
+from ..files import parse_json
 
 if TYPE_CHECKING:
     import requests
@@ -237,7 +238,7 @@ class Download:
     def _read_notes(self) -> dict[str, Any] | None:
         """Return what is known of the part, None if it must not be gone on with."""
         try:
-            notes = json.loads(self.notes.read_text(encoding="utf-8"))
+            notes = parse_json(self.notes.read_text(encoding="utf-8"))
             validator, total = notes["validator"] or "", notes["total"]
             sound = isinstance(validator, str) and validator.isprintable() and isinstance(total, int | None)
             usable = sound and notes["url"] == self.url and (validator or self.has_hash)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsError
+from ..files import parse_json
 from ..networks.family import Family, Variant
 from .state_dicts import CHECKPOINTS, Content, read_content
 
@@ -138,8 +138,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise WeightsError(f"{path}: refused: more than {LARGEST_JSON} bytes of JSON")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: damaged: not JSON ({error})") from error
     if not isinstance(value, dict):
         raise WeightsError(f"{path}: damaged: not a JSON object")

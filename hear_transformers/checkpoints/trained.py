@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import OptionError, WeightsError
-from ..files import sha256_of
+from ..files import parse_json, sha256_of
 from ..networks.family import Family, Variant, check_arguments, with_network, with_normalisation
 from . import state_dicts
 from .loading import Loaded, check_family
@@ -88,8 +87,8 @@ def _parsed(text: str, name: str, file: Path) -> Any:
         raise ValueError(f"the number {constant}")
 
     try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text, parse_constant=refuse)
+    except ValueError as error:
         raise WeightsError(f"{file}: damaged: {name!r} in its metadata is not JSON ({error})") from error
 
 
