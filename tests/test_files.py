@@ -65,9 +65,18 @@ def test_json_that_is_nested_too_deeply_is_refused(text) -> None:
         files.parse_json(text)
 
 
-@pytest.mark.parametrize("text", [b"\xff[]", b"", "[" * 100, "]" * 200, '"'])
-def test_damaged_json_is_an_error(text) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (b"\xff[]", UnicodeDecodeError),
+        (b"", json.JSONDecodeError),
+        ("[" * 100, json.JSONDecodeError),
+        ("]" * 200, json.JSONDecodeError),
+        ('"', json.JSONDecodeError),
+    ],
+)
+def test_damaged_json_is_an_error(text, error) -> None:
+    with pytest.raises(error):
         files.parse_json(text)
 
 
@@ -83,7 +92,7 @@ def test_damaged_json_leaves_the_lock_of_h5py_free() -> None:
     gc.callbacks.append(destroy)
     gc.set_threshold(1)  # at every level of the nesting
     try:
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="nested"):
             files.parse_json("[" * 100_000)
     finally:
         gc.set_threshold(*thresholds)
