@@ -25,6 +25,7 @@ from ..files import Address, digest_of, place_of
 from . import addresses, containers, ffmpeg, sndfile
 from .levels import LOUDEST, Levels, absurd, as_float, check_channel, peak_of, scale_warning
 from .surveys import survey
+from .views import Survey
 
 SUFFIXES = tuple(sorted({*sndfile.SUFFIXES, *ffmpeg.SUFFIXES}))
 """Names of audio files in folders. A file named by the user may have any suffix: its content says what it is."""
@@ -334,12 +335,11 @@ class AudioFile:
     def _opened(self) -> Iterator[Decoder]:
         """Open the decoder that the content asks for; what libsndfile refuses is offered to FFmpeg."""
         file, path, n_bytes = self._file, self._local, self.n_bytes
-        container = containers.recognise(file)
         with contextlib.ExitStack() as stack:
-            if container is not None:
-                yield stack.enter_context(ffmpeg.opened(file, path, n_bytes, container))
+            if self._container is not None:
+                yield stack.enter_context(ffmpeg.opened(file, path, n_bytes, self._container))
                 return
-            found = survey(file, n_bytes, path.suffix.lower())
+            found = self._survey
             try:
                 decoder: Decoder = stack.enter_context(sndfile.opened(file, path, n_bytes, found))
             except sndfile.RefusedError as refusal:
@@ -357,6 +357,14 @@ class AudioFile:
                 if decoder.is_empty:
                     raise AudioError(str(refusal)) from refusal
             yield decoder
+
+    @functools.cached_property
+    def _container(self) -> containers.Container | None:
+        return containers.recognise(self._file)
+
+    @functools.cached_property
+    def _survey(self) -> Survey:
+        return survey(self._file, self.n_bytes, self._local.suffix.lower())
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
