@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import AudioError, OptionError
 from ..files import Address
+from . import pieces
 from .reading import AudioFile, check_waveforms
 
 Blocks = Generator[Tensor, None, None]
@@ -143,18 +144,18 @@ def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> Tensor
     return torch.cat(held)
 
 
-def blocks_of(clip: Clip, options: ReadOptions, warnings: list[str]) -> Blocks:
+def blocks_of(clip: Clip, options: ReadOptions, warnings: list[str], threads: int = 1) -> Blocks:
     """Decode a clip block by block, in this process; warnings about it are added to a list."""
     if clip.waveform is not None:
         yield check_waveforms(clip.waveform[None])[0]
     elif clip.path is not None:
         with _opened(clip, options, warnings) as file:
-            yield from _decoded(file, clip, options)
+            yield from _decoded(file, clip, options, threads)
     else:
         raise OptionError("a clip is a file or a waveform; this one is neither")
 
 
-def _decoded(file: AudioFile, clip: Clip, options: ReadOptions) -> Blocks:
+def _decoded(file: AudioFile, clip: Clip, options: ReadOptions, threads: int = 1) -> Blocks:
     """Decode the part of a file that a clip is: a long one from the start of the file, dropping what lies outside."""
     if clip.end - clip.start <= options.long_seconds:
         yield file.excerpt(options.sample_rate, clip.start, clip.end - clip.start)
@@ -162,7 +163,7 @@ def _decoded(file: AudioFile, clip: Clip, options: ReadOptions) -> Blocks:
     first = round(clip.start * options.sample_rate)
     last = sys.maxsize if clip.end == math.inf else round(clip.end * options.sample_rate)
     position, empty = 0, True
-    for block in file.blocks(options.sample_rate):
+    for block in pieces.blocks(file, options.sample_rate, threads):
         part = block[max(0, first - position) : max(0, last - position)]
         position += len(block)
         if len(part):

@@ -301,7 +301,7 @@ class _Pool:
         row, n_samples, loaded = answer
         request = worker.requests.popleft()
         if n_samples == LONG:
-            decoded = blocks_of(request.clip, self.options, loaded.warnings)
+            decoded = blocks_of(request.clip, self.options, loaded.warnings, self.n_workers)
             blocks = ahead(decoded, len, self.options.max_samples)
             loaded = replace(loaded, blocks=blocks)
         elif n_samples:
