@@ -55,8 +55,9 @@ class Loaded:
     Attributes
     ----------
     index : number of the clip, from 0
-    waveform : (samples,) float32, or int16 with a full scale of 2^15 if it was not resampled; None if the clip is long,
-        failed or was skipped
+    waveform : (samples,) float32, or int16 with 32768 for 1.0 if it was not resampled; None if the clip is long, failed
+        or was skipped
+    is_lent : the waveform lies in the memory of a worker: it is valid until `workers.LENT` more clips are taken
     sample_rate : of the waveform in Hz, see `ReadOptions.resample`; 0 where there is none
     blocks : of a long clip
     sha256 : of the file, empty unless asked for
@@ -69,6 +70,7 @@ class Loaded:
     blocks: Blocks | None = None
     sha256: str = ""
     error: Exception | None = None
+    is_lent: bool = False
     warnings: list[str] = field(default_factory=list)
     sample_rate: int = 0
 
