@@ -16,6 +16,7 @@ from ..errors import AudioError, OptionError
 from ..files import Address
 from . import pieces
 from .reading import AudioFile, check_waveforms
+from .resampling import has_kernels
 
 Blocks = Generator[Tensor, None, None]
 """Consecutive (samples,) tensors, decoded as they are taken; close it unless all are taken."""
@@ -62,6 +63,7 @@ class Loaded:
     blocks : of a long clip
     sha256 : of the file, empty unless asked for
     error : why it failed
+    path : of the clip, None for a waveform
     warnings : about the audio, each naming the file; those of a long clip come while its blocks are taken
     """
 
@@ -70,6 +72,7 @@ class Loaded:
     blocks: Blocks | None = None
     sha256: str = ""
     error: Exception | None = None
+    path: Path | Address | None = None
     is_lent: bool = False
     warnings: list[str] = field(default_factory=list)
     sample_rate: int = 0
@@ -129,7 +132,7 @@ def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
         if waveform is None or len(waveform) > options.max_samples_of(waveform, rate):
             warnings = list(clip.warnings)  # it is decoded from its start again
             return Loaded(index, blocks=blocks_of(clip, options, warnings), sha256=sha256, warnings=warnings)
-        return Loaded(index, waveform, sha256=sha256, warnings=warnings, sample_rate=rate)
+        return Loaded(index, waveform, sha256=sha256, path=clip.path, warnings=warnings, sample_rate=rate)
     except Exception as error:
         return Loaded(index, sha256=sha256, error=error, warnings=warnings)
 
@@ -156,7 +159,7 @@ def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> tuple[
     # A part would lack what its ends need. At a high sample rate, what is not resampled may be too much.
     if not options.resample and clip.start == 0.0 and clip.end == math.inf:
         native = _held(file.native_blocks(), lambda block: options.max_samples_of(block, file.sample_rate))
-        if native is not None:
+        if native is not None and has_kernels(file.sample_rate, options.sample_rate):
             return native, file.sample_rate
     return _held(_decoded(file, clip, options), lambda block: options.max_samples), options.sample_rate
 

@@ -29,8 +29,13 @@ than audio does, and soxr's own times drift by 2^-32 samples a sample."""
 
 
 def has_kernels(rate: int, new_rate: int) -> bool:
-    """Return True if waveforms can be resampled on a device: the ratio is not 1, and repeats after few samples."""
-    return rate != new_rate and max(rate, new_rate) <= MOST_SAMPLES * math.gcd(rate, new_rate)
+    """Return True if waveforms can be resampled on a device: the ratio repeats after few samples."""
+    return max(rate, new_rate) <= MOST_SAMPLES * math.gcd(rate, new_rate)
+
+
+def length(n_samples: int, rate: int, new_rate: int) -> int:
+    """Return the number of samples that soxr makes of some, half of one rounded up; here it is one at least of any."""
+    return max(min(1, n_samples), (2 * n_samples * new_rate + rate) // (2 * rate))
 
 
 def soxr_kernels(rate: int, new_rate: int) -> Tensor:
@@ -79,18 +84,17 @@ class SoxrResampler(Polyphase):
         self.register_buffer("first", torch.from_numpy(answers.T.copy()), persistent=False)
 
     def count(self, n_samples: int) -> int:
-        """Return the number of output samples; half of one is rounded up."""
-        return (2 * n_samples * self.new_rate + self.rate) // (2 * self.rate)
+        """Return the number of output samples, see `length`."""
+        return length(n_samples, self.rate, self.new_rate)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Resample; waveforms too short for one sample at the new rate become one sample, their mean."""
-        n_samples = self.count(waveforms.shape[1])
-        if not n_samples:
+        if 2 * waveforms.shape[1] * self.new_rate < self.rate:
             return waveforms.mean(1, keepdim=True)
         frames = self.frames(waveforms)
         resampled = frames @ self.kernels  # (batch, frames, new_frame)
         resampled[:, 0] = frames[:, 0, self.reach :] @ self.first
-        return resampled.flatten(1)[:, :n_samples]
+        return resampled.flatten(1)[:, : self.count(waveforms.shape[1])]
 
 
 @functools.lru_cache(maxsize=16)

@@ -130,6 +130,7 @@ def extract(
     fail_fast: bool = False,
     keep_damaged: bool = False,
     workers: int = 0,
+    resample: str = "auto",
     on_start: Callable[[int], None] = lambda n_outcomes: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
@@ -155,6 +156,7 @@ def extract(
     keep_damaged : take what there is of damaged files, with a warning; their outputs are those of other settings for a
         run that does not
     workers : processes that read audio, see `pipeline.embed`
+    resample : where, see `pipeline.embed`; outputs are the same up to rounding, and may be mixed
     on_start : called before the first is embedded, with the number of outcomes to come
     on_outcome : called as soon as a source is finished
 
@@ -187,7 +189,7 @@ def extract(
         failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
         warnings = Warnings(destination.folder / f"warnings{options.shard.suffix}.jsonl")
         on_start(len(failed) + len(prepared))
-        embedded = run.embed(prepared, timestamps=timestamps, scratch=scratch, workers=workers)
+        embedded = run.embed(prepared, timestamps=timestamps, scratch=scratch, workers=workers, resample=resample)
         # Closed here, whatever happens, so that no worker outlives an interruption.
         stack.enter_context(contextlib.closing(embedded))
         for outcome in chain((_failure(source, source.error) for source in failed), embedded):
@@ -234,7 +236,13 @@ class _Run:
         return [self._prepare(job) for job in jobs]
 
     def embed(
-        self, prepared: Iterable[_PendingJob | Outcome], *, timestamps: bool, scratch: Path, workers: int
+        self,
+        prepared: Iterable[_PendingJob | Outcome],
+        *,
+        timestamps: bool,
+        scratch: Path,
+        workers: int,
+        resample: str,
     ) -> Generator[Outcome, None, None]:
         """Embed and write jobs; yield the outcome of each, those that need no embedding first."""
         pending = []
@@ -244,7 +252,8 @@ class _Run:
             else:
                 pending.append(each)
         clips = (each.clip for each in pending)
-        reading: dict[str, Any] = {"hashes": True, "keep_damaged": self.keep_damaged, "workers": workers}
+        reading: dict[str, Any] = {"hashes": True, "keep_damaged": self.keep_damaged}
+        reading |= {"workers": workers, "resample": resample}
         embeddings = embed(self.model, clips, timestamps=timestamps, scratch=scratch, **reading)
         outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):

@@ -177,11 +177,11 @@ def break_on_silence(model, monkeypatch) -> None:
 def test_batches_in_flight_as_on_a_gpu_lose_nothing(model, monkeypatch, timestamps):
     break_on_silence(model, monkeypatch)
     monkeypatch.setattr(model, "batch_size", 3)
-    packer = Packer(model.reader(timestamps=timestamps))
+    packer = Packer(model.reader(timestamps=timestamps), model.sample_rate)
     packer.most_flights = 1
     waveforms = [noise(length) for length in (40_000, 70_000, 40_000, 100, 100_000, 40_000, 40_000)]
     waveforms.insert(2, torch.zeros(90_000))
-    packed = [each for key, waveform in enumerate(waveforms) for each in packer.add(key, waveform)]
+    packed = [each for key, waveform in enumerate(waveforms) for each in packer.add(key, waveform, model.sample_rate)]
     packed += packer.finish()
     assert sorted(each.key for each in packed) == list(range(8))
     assert [each.key for each in packed if each.error is not None] == [2]
