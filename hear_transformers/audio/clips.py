@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +26,9 @@ Blocks = Generator[Tensor, None, None]
 LARGE_BYTES = 2**20
 """Only of files from this size on is the header asked for the duration, which takes as long as decoding a second. A
 long clip without a known duration is decoded from its start again, once it was longer than what is held in memory."""
+
+KEPT_BYTES = 2**25 - 2**16
+"""Largest array whose memory is used again for the next one: glibc's limit is 32 MiB, of which it takes a little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,20 @@ class ReadOptions:
         return min(int(self.long_seconds * rate), n_bytes // waveform.element_size())
 
 
+@functools.cache
+def keep_memory() -> None:
+    """Have glibc keep the memory of large arrays for the next ones, once in a process; elsewhere this does nothing.
+
+    By default it returns them to the system, and each clip asks for a thousand pages of zeros, which take as long as
+    resampling does. It keeps what is no larger than the largest array that was freed so far (mallopt(3),
+    M_MMAP_THRESHOLD), which this is: it has no pages, since nothing is written to it.
+    """
+    np.empty(KEPT_BYTES, np.uint8)
+
+
 def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
     """Read one clip in this process: its waveform if it is short, else blocks that are not decoded yet."""
+    keep_memory()
     sha256 = ""
     warnings = list(clip.warnings)
     rate = options.sample_rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -109,8 +110,10 @@ def _is_page(file: BinaryIO, position: int) -> bool:
 
 # FLAC
 
-STREAMINFO = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
+STREAMINFO = re.compile(rb"fLaC[\0\x80]\0\0\x22")
 """How a stream begins: its first block, of 34 bytes, which may be the only one (RFC 9639, section 8)."""
+
+STREAMINFO_BYTES = 8
 
 TAIL_BYTES = 2**18
 """Bytes in which the last frame is looked for: 16 bits in stereo take 16 kB for 4,096 samples at most."""
@@ -162,12 +165,11 @@ def flac(file: BinaryIO, begin: int, n_bytes: int) -> Survey | None:
 
 def _next_stream(file: BinaryIO, position: int, n_bytes: int) -> int | None:
     """Return where the next stream begins, None if none does."""
-    while position + len(STREAMINFO[0]) <= n_bytes:
+    while position + STREAMINFO_BYTES <= n_bytes:
         buffer = bytes_at(file, position, min(BUFFER_BYTES, n_bytes - position))
-        found = [place for start in STREAMINFO if (place := buffer.find(start)) >= 0]
-        if found:
-            return position + min(found)
-        position += max(1, len(buffer) - len(STREAMINFO[0]) + 1)
+        if found := STREAMINFO.search(buffer):
+            return position + found.start()
+        position += max(1, len(buffer) - STREAMINFO_BYTES + 1)
     return None
 
 
