@@ -14,9 +14,9 @@ from ..errors import AudioError
 from .levels import Levels
 from .reading import AudioFile
 
-PIECE_SECONDS = 30
+PIECE_SECONDS = 20
 """Duration of a piece in s: whole seconds, so that it begins where a sample of the file coincides with one of the
-result. To seek and to read the margins takes a hundredth of the time."""
+result. To open the file, to seek and to read the margins takes a tenth of the time of a WAV file and less of others."""
 
 Piece = tuple[Tensor, Levels]
 
