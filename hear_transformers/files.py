@@ -15,8 +15,8 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from .errors import AudioError, HearTransformersError, OptionError
 
-CHUNK_BYTES = 2**20
-"""Bytes hashed at once: enough that the loop is free beside the hash."""
+CHUNK_BYTES = 2**17
+"""Bytes hashed at once: enough that the loop is free beside the hash, and few enough for the cache of a core."""
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+(::[a-z0-9+.-]+)*:/", re.IGNORECASE)
 """Beginning of an address, as fsspec writes it, up to its first slash: a single letter is a drive of Windows."""

@@ -122,11 +122,11 @@ class ReadOptions:
 
 @functools.cache
 def keep_memory() -> None:
-    """Have glibc keep the memory of large arrays for the next ones, once in a process; elsewhere this does nothing.
+    """Keep the memory of large arrays in this process for the next ones, where the C library is glibc.
 
-    By default it returns them to the system, and each clip asks for a thousand pages of zeros, which take as long as
-    resampling does. It keeps what is no larger than the largest array that was freed so far (mallopt(3),
-    M_MMAP_THRESHOLD), which this is: it has no pages, since nothing is written to it.
+    By itself it returns such memory to the system, and each clip asks for a thousand pages of zeros, which takes as
+    long as to resample it. It keeps what is no larger than the largest array that was freed before (mallopt(3),
+    M_MMAP_THRESHOLD), which this is: it takes no memory, since nothing is written to it. Up to 64 MiB stay.
     """
     np.empty(KEPT_BYTES, np.uint8)
 

@@ -363,10 +363,9 @@ class AudioFile:
     def _opened(self) -> Iterator[Decoder]:
         """Open the decoder that the content asks for; what libsndfile refuses is offered to FFmpeg."""
         file, path, n_bytes = self._file, self._local, self.n_bytes
-        container = containers.recognise(file)
         with contextlib.ExitStack() as stack:
-            if container is not None:
-                yield stack.enter_context(ffmpeg.opened(file, path, n_bytes, container))
+            if self._container is not None:
+                yield stack.enter_context(ffmpeg.opened(file, path, n_bytes, self._container))
                 return
             found = self._survey
             try:
@@ -386,6 +385,14 @@ class AudioFile:
                 if decoder.is_empty:
                     raise AudioError(str(refusal)) from refusal
             yield decoder
+
+    @functools.cached_property
+    def _container(self) -> containers.Container | None:
+        return containers.recognise(self._file)
+
+    @functools.cached_property
+    def _survey(self) -> Survey:
+        return survey(self._file, self.n_bytes, self._local.suffix.lower())
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

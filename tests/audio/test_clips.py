@@ -1,5 +1,7 @@
 """Waveforms of clips as their files have them: for those who resample elsewhere."""
 
+import platform
+
 import numpy as np
 import pytest
 import soundfile
@@ -86,3 +88,16 @@ def test_joined_files_of_other_widths_are_float32(tmp_path):
     (tmp_path / "joined.wav").write_bytes(joined)
     waveform = read(0, Clip(tmp_path / "joined.wav"), NATIVE).waveform
     assert torch.equal(waveform, torch.full((2_000,), 0.5))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library has a rule of its own")
+def test_memory_of_a_clip_is_used_again_for_the_next(tmp_path):
+    import resource
+
+    options = ReadOptions(SAMPLE_RATE, 60.0, hashes=True)
+    read_noise(tmp_path / "noise.wav", 2, n_frames=10 * RATE, options=options)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        read(0, Clip(tmp_path / "noise.wav"), options)
+    n_pages = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5
+    assert n_pages < 400  # its frames alone have 430
