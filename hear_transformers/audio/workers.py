@@ -136,14 +136,20 @@ def load(
     if workers < 0:
         raise OptionError(f"workers={workers} is too few; choose 0 or more")
     spent = Spent() if spent is None else spent
-    if workers == 0 or not may_have_children():
+    pool = None
+    if workers and may_have_children():
+        try:
+            pool = _Pool(options, workers, spent, 0 if to_cuda else NICENESS)
+        except OSError as error:
+            text = f"no memory could be shared with processes to decode ({error}); this one decodes instead"
+            warnings.warn(text, HearTransformersWarning, stacklevel=2)
+    if pool is None:
         for index, clip in enumerate(clips):
             with spent.on("waiting"):
                 loaded = read(index, clip, options)
             yield loaded
         return
     spent.workers = workers
-    pool = _Pool(options, workers, spent, 0 if to_cuda else NICENESS)
     with contextlib.closing(pool), pool.pinned() if to_cuda else contextlib.nullcontext():
         yield from pool.load(clips)
 
@@ -257,7 +263,7 @@ class _Worker:
     pipe: connection.Connection  # our end
     requests: deque[_Request] = field(default_factory=deque)  # sent and not answered
     is_up: bool = False  # whether it has answered at all
-    n_patrols: int = 0  # since its last answer
+    n_patrols: int = 0  # since its last answer, while it has clips
 
 
 class _Pool:
@@ -407,12 +413,12 @@ class _Pool:
     def _patrol(self) -> None:
         """Look for workers that died, or do not answer any more."""
         for worker in list(self.workers):
-            worker.n_patrols += 1
+            worker.n_patrols += bool(worker.requests)
             # Counted by patrols: this process may have been away, or all have been stopped and resumed.
             waited = worker.n_patrols * PATROL_SECONDS
             if not worker.process.is_alive():
                 self._bury(worker)
-            elif worker.requests and waited > PATIENCE_SECONDS and waited > _patience(worker.requests[0].clip):
+            elif waited > PATIENCE_SECONDS and waited > _patience(worker.requests[0].clip):
                 worker.process.kill()
                 self._bury(worker, f"given up after {waited:.0f} s, in which it was not decoded; {HANGS}")
 
