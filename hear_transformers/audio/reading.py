@@ -355,10 +355,6 @@ class AudioFile:
         finally:
             self._is_busy = False
 
-    @functools.cached_property
-    def _survey(self) -> Survey:
-        return survey(self._file, self.n_bytes, self._local.suffix.lower())
-
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Decoder]:
         """Open the decoder that the content asks for; what libsndfile refuses is offered to FFmpeg."""
