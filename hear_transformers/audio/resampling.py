@@ -2,8 +2,8 @@
 
 soxr is linear, so its answers to single samples are all there is to know of it: they are the kernels here. Pass band,
 transition and stop band are its own, then, whichever version of it is installed, and the results differ by no more than
-float32's rounding: 2e-6 of full scale was found, for noise of all frequencies. Ten seconds from 44.1 to 32 kHz take
-0.47 GFLOP, a fiftieth of what a network such as PaSST takes for them or less.
+float32's rounding: 2e-6 of full scale was found, for noise of all frequencies. Ten seconds take 0.47 GFLOP from 44.1 to
+32 kHz, 0.3 to 1.6 between other rates.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def test_lengths_are_those_of_soxr(rates):
     lengths = [*range(1, 400), *np.random.default_rng(0).integers(400, 50_000, 30)]
     for n_samples in map(int, lengths):
         n_expected = len(soxr.resample(np.zeros(n_samples, np.float32), *rates, "HQ"))
-        assert counted.count(n_samples) == n_expected
+        assert counted.count(n_samples) == max(1, n_expected)  # a file has one sample at least
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 3, 5, 7])
