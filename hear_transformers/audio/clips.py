@@ -131,8 +131,15 @@ def keep_memory() -> None:
     np.empty(KEPT_BYTES, np.uint8)
 
 
-def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
-    """Read one clip in this process: its waveform if it is short, else blocks that are not decoded yet."""
+def read(index: int, clip: Clip, options: ReadOptions, threads: int = 1) -> Loaded:
+    """Read one clip in this process: its waveform if it is short, else blocks that are not decoded yet.
+
+    Parameters
+    ----------
+    index : number of the clip, from 0
+    clip, options : what is read, and how
+    threads : that decode the blocks, see `pieces`
+    """
     keep_memory()
     sha256 = ""
     warnings = list(clip.warnings)
@@ -148,7 +155,7 @@ def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
                 waveform, rate = _short_waveform(file, clip, options)
         if waveform is None or len(waveform) > options.max_samples_of(waveform, rate):
             warnings = list(clip.warnings)  # it is decoded from its start again
-            return Loaded(index, blocks=blocks_of(clip, options, warnings), sha256=sha256, warnings=warnings)
+            return Loaded(index, blocks=blocks_of(clip, options, warnings, threads), sha256=sha256, warnings=warnings)
         return Loaded(index, waveform, sha256=sha256, path=clip.path, warnings=warnings, sample_rate=rate)
     except Exception as error:
         return Loaded(index, sha256=sha256, error=error, warnings=warnings)

@@ -112,8 +112,12 @@ T = TypeVar("T")
 
 def default_workers(n_clips: int) -> int:
     """Return the number of processes to read `n_clips`: one per core of this process, less one for the model."""
+    return 0 if n_clips <= FEW_CLIPS else _spare_cores()
+
+
+def _spare_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if n_clips <= FEW_CLIPS else min(cores - 1, MOST_WORKERS)
+    return min(cores - 1, MOST_WORKERS)
 
 
 def load(
@@ -125,7 +129,8 @@ def load(
     ----------
     clips : to read; with workers some are taken before they are needed
     options : sample rate, and what is held in memory
-    workers : processes that decode, resample and hash; 0: this process
+    workers : processes that decode, resample and hash, and threads of this process that decode a long file; 0: this
+        process, and a thread for each spare core for a long file
     spent : takes the seconds of reading
     to_cuda : the samples go to a CUDA device: they are pinned, and workers do not give way
 
@@ -144,9 +149,10 @@ def load(
             text = f"no memory could be shared with processes to decode ({error}); this one decodes instead"
             warnings.warn(text, HearTransformersWarning, stacklevel=2)
     if pool is None:
+        threads = _spare_cores() if may_have_children() else 1
         for index, clip in enumerate(clips):
             with spent.on("waiting"):
-                loaded = read(index, clip, options)
+                loaded = read(index, clip, options, threads)
             yield loaded
         return
     spent.workers = workers

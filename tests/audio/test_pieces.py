@@ -8,7 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from hear_transformers.audio import pieces
+from hear_transformers.audio import pieces, workers
+from hear_transformers.audio.clips import Clip, ReadOptions
 from hear_transformers.audio.reading import AudioFile
 from hear_transformers.errors import AudioError
 
@@ -160,3 +161,15 @@ def test_no_more_pieces_are_held_than_there_are_threads_and_one(tmp_path, monkey
         time.sleep(0.2)
         assert len(taken) <= 3
         blocks.close()
+
+
+@pytest.mark.parametrize("n_workers", [0, 3])
+def test_a_long_clip_is_read_in_pieces(tmp_path, counted, monkeypatch, n_workers):
+    monkeypatch.setattr(workers, "_spare_cores", lambda: 3)
+    path = written(tmp_path)
+    (loaded,) = workers.load([Clip(path, start=0.5)], ReadOptions(32_000, 1.5, False), n_workers)
+    counted.clear()  # a small file is decoded to see whether it is long
+    found = torch.cat(list(loaded.blocks))
+    assert not counted
+    torch.testing.assert_close(found, read(path, 1)[0][16_000:], rtol=0, atol=1e-6)
+    assert loaded.warnings == []
