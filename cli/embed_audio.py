@@ -175,6 +175,13 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--compile", is_flag=True, default=None, help="Compile the network: slower to start, then faster.")
 @click.option("--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch at most, or auto.")
 @click.option("--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio.  [default: auto]")
+@click.option(
+    "--resample",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="cpu: where audio is decoded; device: where the network computes; auto: device on CUDA.",
+)
 @click.option("--out", default=".", show_default=True, metavar="PATH", help="Folder, or .npz, .npy, .parquet, .hdf5.")
 @click.option(
     "--format", metavar="NAME", help="npz, npy: a file per input; parquet, hdf5: a table.  [default: by --out or npz]"
@@ -202,6 +209,7 @@ def main(
     channel: str,
     device: str,
     num_workers: int | None,
+    resample: str,
     out: str,
     fail_fast: bool,
     keep_damaged: bool,
@@ -220,7 +228,8 @@ def main(
     # All that needs no PyTorch comes first, which takes seconds; of a file of one's own the layers are not known yet.
     timestamps = wants_timestamps(scene, options)
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options, timestamps)
-    check_words(model, options, of_its_own=bool(weights or options["network"]), labels=bool(n_labels))
+    words = {**options, "resample": resample}
+    check_words(model, words, of_its_own=bool(weights or options["network"]), labels=bool(n_labels))
     place = local_output(out)
     options["format"] = choose_storage(place, options)
     from hear_transformers import catalogue
@@ -250,6 +259,7 @@ def main(
             fail_fast=fail_fast,
             keep_damaged=keep_damaged,
             workers=workers.default_workers(len(found)) if num_workers is None else num_workers,
+            resample=resample,
             on_start=progress.start,
             on_outcome=progress.show,
         )

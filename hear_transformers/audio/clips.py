@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ..errors import AudioError, OptionError
 from ..files import Address
+from . import pieces
 from .reading import AudioFile, check_waveforms
+from .resampling import has_kernels
 
 Blocks = Generator[Tensor, None, None]
 """Consecutive (samples,) tensors, decoded as they are taken; close it unless all are taken."""
@@ -59,12 +61,14 @@ class Loaded:
     Attributes
     ----------
     index : number of the clip, from 0
-    waveform : (samples,) float32, or int16 with a full scale of 2^15 if it was not resampled; None if the clip is long,
-        failed or was skipped
+    waveform : (samples,) float32, or int16 with 32768 for 1.0 if it was not resampled; None if the clip is long, failed
+        or was skipped
+    is_lent : the waveform lies in the memory of a worker: it is valid until `workers.LENT` more clips are taken
     sample_rate : of the waveform in Hz, see `ReadOptions.resample`; 0 where there is none
     blocks : of a long clip
     sha256 : of the file, empty unless asked for
     error : why it failed
+    path : of the clip, None for a waveform
     warnings : about the audio, each naming the file; those of a long clip come while its blocks are taken
     """
 
@@ -73,6 +77,8 @@ class Loaded:
     blocks: Blocks | None = None
     sha256: str = ""
     error: Exception | None = None
+    path: Path | Address | None = None
+    is_lent: bool = False
     warnings: list[str] = field(default_factory=list)
     sample_rate: int = 0
 
@@ -125,8 +131,15 @@ def keep_memory() -> None:
     np.empty(KEPT_BYTES, np.uint8)
 
 
-def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
-    """Read one clip in this process: its waveform if it is short, else blocks that are not decoded yet."""
+def read(index: int, clip: Clip, options: ReadOptions, threads: int = 1) -> Loaded:
+    """Read one clip in this process: its waveform if it is short, else blocks that are not decoded yet.
+
+    Parameters
+    ----------
+    index : number of the clip, from 0
+    clip, options : what is read, and how
+    threads : that decode the blocks, see `pieces`
+    """
     keep_memory()
     sha256 = ""
     warnings = list(clip.warnings)
@@ -142,8 +155,8 @@ def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
                 waveform, rate = _short_waveform(file, clip, options)
         if waveform is None or len(waveform) > options.max_samples_of(waveform, rate):
             warnings = list(clip.warnings)  # it is decoded from its start again
-            return Loaded(index, blocks=blocks_of(clip, options, warnings), sha256=sha256, warnings=warnings)
-        return Loaded(index, waveform, sha256=sha256, warnings=warnings, sample_rate=rate)
+            return Loaded(index, blocks=blocks_of(clip, options, warnings, threads), sha256=sha256, warnings=warnings)
+        return Loaded(index, waveform, sha256=sha256, path=clip.path, warnings=warnings, sample_rate=rate)
     except Exception as error:
         return Loaded(index, sha256=sha256, error=error, warnings=warnings)
 
@@ -170,7 +183,7 @@ def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> tuple[
     # A part would lack what its ends need. At a high sample rate, what is not resampled may be too much.
     if not options.resample and clip.start == 0.0 and clip.end == math.inf:
         native = _held(file.native_blocks(), lambda block: options.max_samples_of(block, file.sample_rate))
-        if native is not None:
+        if native is not None and has_kernels(file.sample_rate, options.sample_rate):
             return native, file.sample_rate
     return _held(_decoded(file, clip, options), lambda block: options.max_samples), options.sample_rate
 
@@ -186,18 +199,18 @@ def _held(decoded: Blocks, room: Callable[[Tensor], int]) -> Tensor | None:
     return held[0] if len(held) == 1 else torch.cat(held)
 
 
-def blocks_of(clip: Clip, options: ReadOptions, warnings: list[str]) -> Blocks:
+def blocks_of(clip: Clip, options: ReadOptions, warnings: list[str], threads: int = 1) -> Blocks:
     """Decode a clip block by block, in this process; warnings about it are added to a list."""
     if clip.waveform is not None:
         yield check_waveforms(clip.waveform[None])[0]
     elif clip.path is not None:
         with _opened(clip, options, warnings) as file:
-            yield from _decoded(file, clip, options)
+            yield from _decoded(file, clip, options, threads)
     else:
         raise OptionError("a clip is a file or a waveform; this one is neither")
 
 
-def _decoded(file: AudioFile, clip: Clip, options: ReadOptions) -> Blocks:
+def _decoded(file: AudioFile, clip: Clip, options: ReadOptions, threads: int = 1) -> Blocks:
     """Decode the part of a file that a clip is: a long one from the start of the file, dropping what lies outside."""
     if clip.end - clip.start <= options.long_seconds:
         yield file.excerpt(options.sample_rate, clip.start, clip.end - clip.start)
@@ -205,7 +218,7 @@ def _decoded(file: AudioFile, clip: Clip, options: ReadOptions) -> Blocks:
     first = round(clip.start * options.sample_rate)
     last = sys.maxsize if clip.end == math.inf else round(clip.end * options.sample_rate)
     position, empty = 0, True
-    for block in file.blocks(options.sample_rate):
+    for block in pieces.blocks(file, options.sample_rate, threads):
         part = block[max(0, first - position) : max(0, last - position)]
         position += len(block)
         if len(part):

@@ -74,6 +74,7 @@ class FFmpegDecoder:
     ----------
     samplerate, channels : of the first samples; other channels later are averaged
     frames : number of frames, unknown before the end is reached
+    is_sought : False, since frames before an excerpt are decoded too
     notes : what a user is to be warned of
     damage : what is wrong with the file, empty if nothing is, as far as it was decoded
     is_empty : nothing could be decoded at all
@@ -92,6 +93,7 @@ class FFmpegDecoder:
         self.claims_duration = container.claims_duration
         self.samplerate, self.channels = stream.codec_context.sample_rate, 1
         self.frames = UNKNOWN_FRAMES
+        self.is_sought = False
         self.notes: Sequence[str] = found.notes
         self.damage = found.damage
         self._position = 0

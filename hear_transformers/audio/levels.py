@@ -160,6 +160,15 @@ class Levels:
             self.n_heard += len(resampled)
             self.sample_rate = sample_rate
 
+    def add(self, other: Levels) -> None:
+        """Add the levels of what follows."""
+        self.least, self.most = min(self.least, other.least), max(self.most, other.most)
+        self.channel_energies = other.channel_energies + (self.channel_energies if len(self.channel_energies) else 0.0)
+        self.mean_energy += other.mean_energy
+        self.seen, self.heard = self.seen + other.seen, self.heard + other.heard
+        self.n_heard += other.n_heard
+        self.sample_rate = other.sample_rate
+
     def warnings(self) -> Iterator[str]:
         """Yield what is certain and worth knowing."""
         if warning := scale_warning(self.least, self.most):

@@ -7,6 +7,7 @@ which of the two (`containers`). soxr (HQ) resamples: a tone 500 Hz above the ne
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 import os
@@ -61,12 +62,14 @@ class Decoder(Protocol):
     samplerate : in Hz
     channels : number of channels
     frames : number of frames in the file, `sndfile.UNKNOWN_FRAMES` or more if unknown
+    is_sought : whether `skip` goes to a frame without decoding those before, and what follows is the same
     notes : what a user is to be warned of
     """
 
     samplerate: int
     channels: int
     frames: int
+    is_sought: bool
     notes: Sequence[str]
 
     def decode(self, n_frames: int) -> np.ndarray:
@@ -166,8 +169,14 @@ class AudioFile:
             self._warned.add(text)
             self._on_warning(f"{self.path}: {text}")
 
-    def _warn_of_levels(self) -> None:
-        for text in self._levels.warnings():
+    @property
+    def levels(self) -> Levels:
+        """Levels of what was read last."""
+        return self._levels
+
+    def warn_of(self, levels: Levels) -> None:
+        """Pass on what levels say."""
+        for text in levels.warnings():
             self._warn(text)
 
     @functools.cached_property
@@ -187,6 +196,21 @@ class AudioFile:
         """Number of channels; raises AudioError if this is not audio."""
         with self._decoder() as decoder:
             return decoder.channels
+
+    @functools.cached_property
+    def sought_seconds(self) -> float | None:
+        """Duration in s if any part of the file can be read by itself, with the same samples; else None."""
+        with self._decoder() as decoder:
+            return decoder.frames / decoder.samplerate if decoder.is_sought else None
+
+    def again(self) -> AudioFile:
+        """Open the file once more, to read from two places at once; it warns of nothing, and damage is an error."""
+        other = copy.copy(self)
+        other._file = self._local.open("rb", buffering=0)
+        other._is_busy = False
+        other._warned, other._on_warning = set(), lambda warning: None
+        other.keep_damaged = False
+        return other
 
     def duration(self) -> float:
         """Return the duration in s: from the header, or by decoding where that does not know it."""
@@ -260,7 +284,7 @@ class AudioFile:
         """Decode the whole file: blocks of `_mono`, and whether each is the last, which then ends a whole file."""
         with self._decoder() as decoder, contextlib.ExitStack() as at_the_end:
             # Also if not all blocks are taken.
-            at_the_end.callback(self._warn_of_levels)
+            at_the_end.callback(lambda: self.warn_of(self._levels))
             n_frames = 0
             before: np.ndarray | None = None
             for mono in self._mono(decoder, block_seconds):
@@ -304,7 +328,7 @@ class AudioFile:
             mono = self._mono_between(decoder, skipped_frames, last_frame)
         resampled = _once(rate, sample_rate)(mono, True)
         self._levels.compare(mono, rate, resampled, sample_rate)
-        self._warn_of_levels()
+        self.warn_of(self._levels)
         samples = resampled[first - skipped :][:n_samples]
         if not len(samples) and first:
             raise AudioError(f"{self.path}: ends before {start:.3f} s, where an excerpt was to begin")

@@ -41,6 +41,10 @@ ROLLED_FRAMES = 48 * 1152
 SKIPPED_FRAMES = 2**16
 """Frames decoded at once before those."""
 
+SOUGHT = {*(f"PCM_{name}" for name in ("S8", "U8", "16", "24", "32")), "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS"}
+"""Codecs, FLAC's PCM among them, in which libsndfile finds any frame, and the samples from there on are the same. Those
+of Opus and MP3 depend on what was decoded before."""
+
 INTEGERS = "PCM_16"
 """The only encoding whose samples are decoded as they are in the file; all others become float32."""
 
@@ -98,6 +102,7 @@ class SndfileDecoder:
     ----------
     samplerate, channels : of the first stream; other channels later are averaged
     frames : number of frames, `UNKNOWN_FRAMES` or more if unknown
+    is_sought : whether any frames can be decoded without those before; see `SOUGHT`
     notes : what a user is to be warned of
     damage : what is wrong with the audio, empty if nothing is, as far as it was decoded
     """
@@ -114,6 +119,8 @@ class SndfileDecoder:
         self.position = 0  # in the stream
         self.lengths = [self.stream.frames, *map(self._length, openers[1:])]
         self.frames = sum(self.lengths)
+        is_known = self.frames < UNKNOWN_FRAMES and survey.is_exact and not survey.damage
+        self.is_sought = is_known and len(openers) == 1 and self.stream.subtype in SOUGHT
 
     def _length(self, opener: Callable[[], Stream]) -> int:
         """Return the frames of a stream behind the first one, which must have the same sample rate."""

@@ -5,28 +5,24 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..audio.levels import EACH, MIX
+from ..audio.workers import START_METHOD, Spent, may_have_children
 from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
-from . import journal
+from . import background, journal
 from .formats import ExistingOutput
 from .journal import Failures, Warnings, is_disk_full, is_of_disk
 from .mixing import LAYER_FOLDER
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
 from .sources import Source, each_once
 from .table_output import TableOfParts
-
-WAITING = 32
-"""Embeddings that wait to be written while the next are computed."""
 
 DEFAULTS = OutputOptions()
 
@@ -130,6 +126,8 @@ def extract(
     fail_fast: bool = False,
     keep_damaged: bool = False,
     workers: int = 0,
+    resample: str = "auto",
+    spent: Spent | None = None,
     on_start: Callable[[int], None] = lambda n_outcomes: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
@@ -155,6 +153,8 @@ def extract(
     keep_damaged : take what there is of damaged files, with a warning; their outputs are those of other settings for a
         run that does not
     workers : processes that read audio, see `pipeline.embed`
+    resample : where, see `pipeline.embed`; outputs are the same up to rounding, and may be mixed
+    spent : takes the seconds of reading, of the network and of writing
     on_start : called before the first is embedded, with the number of outcomes to come
     on_outcome : called as soon as a source is finished
 
@@ -180,14 +180,14 @@ def extract(
         for output in outputs:
             stack.enter_context(output)
             output.start(jobs)
-        run = _Run(model, outputs, n_labels, channel, keep_damaged=keep_damaged)
+        run = _Run(model, outputs, n_labels, channel, Spent() if spent is None else spent, keep_damaged=keep_damaged)
         prepared = run.prepare(each_once(jobs))
         if any(isinstance(each, _PendingJob) for each in prepared):
             destination.check_unmixed(contents, jobs)
         failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
         warnings = Warnings(destination.folder / f"warnings{options.shard.suffix}.jsonl")
         on_start(len(failed) + len(prepared))
-        embedded = run.embed(prepared, timestamps=timestamps, scratch=scratch, workers=workers)
+        embedded = run.embed(prepared, timestamps=timestamps, scratch=scratch, workers=workers, resample=resample)
         # Closed here, whatever happens, so that no worker outlives an interruption.
         stack.enter_context(contextlib.closing(embedded))
         for outcome in chain((_failure(source, source.error) for source in failed), embedded):
@@ -221,12 +221,21 @@ class _Run:
     """Decides what is embedded and what is written."""
 
     def __init__(
-        self, model: Model, outputs: Sequence[Output], n_labels: int, channel: int | None, *, keep_damaged: bool
+        self,
+        model: Model,
+        outputs: Sequence[Output],
+        n_labels: int,
+        channel: int | None,
+        spent: Spent,
+        *,
+        keep_damaged: bool,
     ) -> None:
         self.model = model
         self.outputs = outputs
+        self.layers = tuple(str(output.content.layer) for output in outputs if output.content.separate)
         self.n_labels = n_labels
         self.channel = channel
+        self.spent = spent
         self.keep_damaged = keep_damaged
 
     def prepare(self, jobs: Iterable[Source]) -> list[_PendingJob | Outcome]:
@@ -234,7 +243,13 @@ class _Run:
         return [self._prepare(job) for job in jobs]
 
     def embed(
-        self, prepared: Iterable[_PendingJob | Outcome], *, timestamps: bool, scratch: Path, workers: int
+        self,
+        prepared: Iterable[_PendingJob | Outcome],
+        *,
+        timestamps: bool,
+        scratch: Path,
+        workers: int,
+        resample: str,
     ) -> Generator[Outcome, None, None]:
         """Embed and write jobs; yield the outcome of each, those that need no embedding first."""
         pending = []
@@ -245,8 +260,18 @@ class _Run:
                 pending.append(each)
         clips = (each.clip for each in pending)
         reading: dict[str, Any] = {"hashes": True, "keep_damaged": self.keep_damaged, "workers": workers}
-        embeddings = embed(self.model, clips, timestamps=timestamps, scratch=scratch, **reading)
-        outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
+        reading |= {"scratch": scratch, "resample": resample}
+        embeddings = embed(self.model, clips, timestamps=timestamps, spent=self.spent, **reading)
+
+        def complete(embedded: Embedded) -> Outcome:
+            return self.complete(pending[embedded.index], embedded)
+
+        # Files need nothing of each other. A table is written by one thread alone: it is written seldom, and h5py's
+        # lock is not made for others that fork.
+        has_table = any(isinstance(output, TableOfParts) for output in self.outputs)
+        is_forking = workers and START_METHOD == "fork" and may_have_children()
+        apply = background.in_turn if has_table else background.in_process if is_forking else background.in_thread
+        outcomes = apply(complete, embeddings, self.spent)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
             yield from outcomes
 
@@ -313,10 +338,8 @@ class _Run:
         return self._outcome(job, "skipped", tags=tags, message=mismatch, warnings=warnings)
 
     def _outcome(self, job: Source, status: str, **rest: Any) -> Outcome:
-        place: dict[str, Any] = {"start": job.start, "end": job.end, "channel": job.channel}
-        layers = tuple(str(output.content.layer) for output in self.outputs if output.content.separate)
-        found = Outcome(str(job.path), status, self.outputs[0].path(job), **place, layers=layers)
-        return replace(found, **rest)
+        rest |= {"start": job.start, "end": job.end, "channel": job.channel, "layers": self.layers}
+        return Outcome(str(job.path), status, self.outputs[0].path(job), **rest)
 
 
 def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, path: Path) -> ExistingOutput | None:
@@ -334,17 +357,3 @@ def _failure(source: Source, error: Exception | None, warnings: tuple[str, ...] 
     message = reason if path in reason else f"{path}: {reason}"
     failed = Outcome(path, "failed", message=message, start=source.start, end=source.end, channel=source.channel)
     return replace(failed, error=type(error).__name__, warnings=warnings)
-
-
-def _in_background(
-    function: Callable[[Embedded], Outcome], embeddings: Iterable[Embedded]
-) -> Generator[Outcome, None, None]:
-    """Apply a function to embeddings, in order, in another thread, while the next are computed."""
-    waiting: deque[Future[Outcome]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        for embedded in embeddings:
-            waiting.append(pool.submit(function, embedded))
-            while waiting and (waiting[0].done() or len(waiting) > WAITING):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -1,4 +1,4 @@
-"""Words that options of a model take, as data, so that a wrong one is answered without PyTorch."""
+"""Words that options take, as data, so that a wrong one is answered without PyTorch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ CHOICES = {
     "pool": ("mean", "max", "meanmax", "flat", "meanstd", "unroll", "cls"),
     "framing": ("windowed", "native"),
     "precision": ("float32", "bfloat16", "float16", "tf32", "auto"),
+    "resample": ("cpu", "device", "auto"),
 }
-"""Option -> its words; `pooling`, `framing` and `precision` say what they do."""
+"""Option -> its words; `pooling`, `framing`, `precision` and `resampling` say what they do."""
 
 
 def check_choice(option: str, word: str) -> None:

@@ -70,6 +70,7 @@ def test_one_file_becomes_one_npz(embed_audio, audio_file, tmp_path):
         (["--batch-size=auto"], (96,)),
         (["--num-workers=0"], (96,)),
         (["--num-workers=auto"], (96,)),
+        (["--resample=device"], (96,)),
         (["--device=cpu"], (96,)),
     ],
 )
@@ -427,6 +428,7 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
         (["--batch-size=0"], "'0' is neither a whole number of 1 or more, nor auto"),
         (["--num-workers=-1"], "'-1' is neither a whole number of 0 or more, nor auto"),
         (["--num-workers=many"], "'many' is neither a whole number of 0 or more, nor auto"),
+        (["--resample=gpu"], "resample='gpu' is unknown; choose one of cpu, device, auto"),
         (["--shard=8/8"], "shard=8/8 does not exist; shards count from 0: choose 0/8 to 7/8"),
         (["--shard=-1/8"], "shard=-1/8 does not exist; shards count from 0"),
         (["--shard=8"], "'8' is not a shard"),
