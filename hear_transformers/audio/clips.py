@@ -7,8 +7,10 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +33,17 @@ KEPT_BYTES = 2**25 - 2**16
 """Largest array whose memory is used again for the next one: glibc's limit is 32 MiB, of which it takes a little."""
 
 
+T = TypeVar("T")
+
+
+def pickled_as_call(kind: type[T]) -> type[T]:
+    """Make records of a class be pickled as a call of it, in a third of the time that a frozen dataclass takes."""
+    values = attrgetter(*(each.name for each in fields(kind)))  # type: ignore[arg-type]
+    kind.__reduce__ = lambda self: (kind, values(self))  # type: ignore[method-assign]
+    return kind
+
+
+@pickled_as_call
 @dataclass(frozen=True, slots=True)
 class Clip:
     """An audio file to embed, a part of one, or a waveform.
@@ -54,6 +67,7 @@ class Clip:
     warnings: tuple[str, ...] = ()
 
 
+@pickled_as_call
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What was read of a clip.

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ..audio.clips import pickled_as_call
 from ..audio.levels import EACH, MIX
 from ..audio.workers import START_METHOD, Spent, may_have_children
 from ..embedding.pipeline import Clip, Embedded, Model, embed
@@ -27,6 +28,7 @@ from .table_output import TableOfParts
 DEFAULTS = OutputOptions()
 
 
+@pickled_as_call
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The outcome of one source.

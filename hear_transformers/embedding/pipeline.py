@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from ..audio.clips import Blocks, Clip, Loaded, ReadOptions
+from ..audio.clips import Blocks, Clip, Loaded, ReadOptions, pickled_as_call
 from ..audio.resampling import length
 from ..audio.workers import Spent, load
 from ..errors import HearTransformersError, OptionError
@@ -85,6 +85,7 @@ class Model(Protocol):
         """Describe what makes the embeddings, ready for JSON."""
 
 
+@pickled_as_call
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """One finished clip.
@@ -189,15 +190,18 @@ class _Pipeline:
 
     def take(self, loaded: Loaded) -> Iterator[Embedded]:
         """Embed a clip at once if it is long, else pack it; yield what is finished and next in order."""
-        embedded = Embedded(loaded.index, sha256=loaded.sha256, error=loaded.error, warnings=tuple(loaded.warnings))
+        n_samples, rate = 0, self.model.sample_rate
+        if loaded.waveform is not None:
+            n_samples = length(loaded.waveform.shape[0], loaded.sample_rate, rate)
+        told: dict[str, Any] = {"sha256": loaded.sha256, "error": loaded.error, "warnings": tuple(loaded.warnings)}
+        embedded = Embedded(loaded.index, seconds=n_samples / rate, **told)
         if loaded.blocks is not None:
             embedded = self._try_long(embedded, loaded.blocks)
             self._keep(replace(embedded, warnings=tuple(loaded.warnings)))
         elif loaded.waveform is None:
             self._keep(embedded)
         else:
-            n_samples = length(len(loaded.waveform), loaded.sample_rate, self.model.sample_rate)
-            self.shorts[loaded.index] = loaded.path, replace(embedded, seconds=n_samples / self.model.sample_rate)
+            self.shorts[loaded.index] = loaded.path, embedded
             added = self.packer.add(loaded.index, loaded.waveform, loaded.sample_rate, is_lent=loaded.is_lent)
             yield from self._pack(added)
         yield from self._release()
