@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hear_transformers.bulk.extract import Outcome, Report
     from hear_transformers.bulk.outputs import OutputOptions
     from hear_transformers.bulk.sources import Source
+    from hear_transformers.embedding.pipeline import Model, Remote
 
 FEW_FILES = 10
 """Files that are listed one per line at the end; more are only counted."""
@@ -168,13 +169,26 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
     "--segment", type=float, metavar="S", help="A vector for each segment of S seconds; implies --timestamps."
 )
 @click.option("--overlap", type=float, metavar="S", help="Seconds that two segments share.  [default: 0]")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, cuda, mps, cpu; several share the files: cuda:0,cuda:1, or all, every card.",
+)
 @click.option(
     "--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16, tf32, auto; results are float32."
 )
 @click.option("--compile", is_flag=True, default=None, help="Compile the network: slower to start, then faster.")
-@click.option("--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch at most, or auto.")
-@click.option("--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio.  [default: auto]")
+@click.option(
+    "--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch of a device at most, or auto."
+)
+@click.option(
+    "--num-workers",
+    callback=count_or_auto,
+    metavar="N",
+    help="Processes that read audio, for all devices.  [default: auto]",
+)
 @click.option("--out", default=".", show_default=True, metavar="PATH", help="Folder, or .npz, .npy, .parquet, .hdf5.")
 @click.option(
     "--format", metavar="NAME", help="npz, npy: a file per input; parquet, hdf5: a table.  [default: by --out or npz]"
@@ -223,7 +237,6 @@ def main(
     check_words(model, options, of_its_own=bool(weights or options["network"]), labels=bool(n_labels))
     place = local_output(out)
     options["format"] = choose_storage(place, options)
-    from hear_transformers import catalogue
     from hear_transformers.audio import levels, workers
     from hear_transformers.bulk import extract
     from hear_transformers.bulk.sources import each_channel
@@ -233,12 +246,12 @@ def main(
     heard = levels.parse_channel(channel)
     found = find(inputs, manifest, columns, quiet=quiet)
     found = each_channel(found) if heard == levels.EACH else found
-    with log_on_stderr(verbose):
-        if model is None and options["variant"] is None:
-            model = catalogue.family_of_checkpoint(weights or "")
-        embedder = catalogue.load(model, weights or "", device, given)
     of_all = heard if isinstance(heard, int) else None
-    with Progress(quiet=quiet, as_json=as_json, channel=of_all) as progress, resumable(stored.overwrite):
+    with (
+        loaded(model, weights or "", device, given, verbose=verbose) as embedder,
+        Progress(quiet=quiet, as_json=as_json, channel=of_all) as progress,
+        resumable(stored.overwrite),
+    ):
         report = extract.extract(
             embedder,
             found,
@@ -320,6 +333,29 @@ def find(inputs: tuple[str, ...], manifest: str | None, columns: str | None, *, 
     if (n_dropped := len(named) - len(once)) and not quiet:
         click.echo(f"Note: files that the inputs name again, and that are embedded once: {n_dropped}", err=True)
     return [*once, *rows]
+
+
+@contextlib.contextmanager
+def loaded(
+    model: str | None, weights: str, device: str, given: dict[str, Any], *, verbose: bool
+) -> Iterator[Model | Remote]:
+    """Load the model; on several devices in a process each, which end with the block."""
+    from hear_transformers import catalogue
+    from hear_transformers.embedding.devices import pick_devices
+
+    with log_on_stderr(verbose):
+        if model is None and given.get("variant") is None:
+            model = catalogue.family_of_checkpoint(weights)
+        devices = pick_devices(device)
+        if len(devices) == 1:
+            embedder: Any = catalogue.load(model, weights, *devices, given)
+        else:
+            embedder = catalogue.load_replicas(model, weights, devices, given)
+    try:
+        yield embedder
+    finally:
+        if len(devices) > 1:
+            embedder.close()
 
 
 @contextlib.contextmanager

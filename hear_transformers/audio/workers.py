@@ -314,7 +314,7 @@ class _Pool:
         self.workers.remove(worker)
         if self.is_closed:
             return
-        cause = _cause(worker.process.exitcode)
+        cause = cause_of(worker.process.exitcode)
         if not worker.is_up:
             self._warn(f"a process that was to decode ended at once ({cause})")
         elif worker.requests:
@@ -342,7 +342,7 @@ class _Pool:
                 ours, theirs = context.Pipe()
                 arguments = (theirs, memory, shape, self.options, os.getpid())
                 process = context.Process(target=_work, args=arguments, daemon=True)
-                with warnings.catch_warnings(), _without_signals():
+                with warnings.catch_warnings(), without_signals():
                     # Python >= 3.12 warns of every fork beside threads, see `START_METHOD`.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     process.start()
@@ -357,7 +357,7 @@ class _Pool:
         warnings.warn(f"{reason}; {rest}", HearTransformersWarning, stacklevel=2)
 
 
-def _cause(exit_code: int | None) -> str:
+def cause_of(exit_code: int | None) -> str:
     """Return why a process ended."""
     if exit_code is None or exit_code >= 0:
         return f"exit code {exit_code}"
@@ -365,8 +365,8 @@ def _cause(exit_code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _without_signals() -> Iterator[None]:
-    """Hold back signals from this thread and the process that it starts, until `leave_the_terminal` there."""
+def without_signals() -> Iterator[None]:
+    """Hold back signals from this thread and the process that it starts, until `ignore_the_terminal` there."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
@@ -396,24 +396,31 @@ def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], opti
             n_samples = _n_samples(loaded) if loaded.blocks is None else LONG
             if loaded.waveform is not None:
                 rows[row, :n_samples] = loaded.waveform.numpy()
-            error = _sendable(loaded.error)
+            error = sendable(loaded.error)
             answer = Loaded(index, sha256=loaded.sha256, error=error, warnings=loaded.warnings)
             pipe.send((row, n_samples, answer))
 
 
-def leave_the_terminal() -> None:
-    """Silence this worker process: the main process handles Ctrl-C and hang-ups, and reports errors."""
+def ignore_the_terminal() -> None:
+    """Ignore Ctrl-C and hang-ups in this process: the main process handles them."""
     for number in ENDING:
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+def leave_the_terminal() -> None:
+    """Silence this worker process: the main process handles Ctrl-C and hang-ups, and reports errors."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ignore_the_terminal()
     # libmpg123 complains of the frames that are decoded before an excerpt far inside an MP3, though not of the excerpt.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)
     os.close(silence)
 
 
-def _sendable(error: Exception | None) -> Exception | None:
+def sendable(error: Exception | None) -> Exception | None:
     """Return an error if it survives pickling, else one with its text."""
     try:
         pickle.loads(pickle.dumps(error))

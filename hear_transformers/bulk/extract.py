@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..audio.levels import EACH, MIX
-from ..embedding.pipeline import Clip, Embedded, Model, embed
+from ..embedding.pipeline import Clip, Embedded, Model, Remote, embed
 from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
 from . import journal
@@ -119,7 +119,7 @@ class Report:
 
 
 def extract(
-    model: Model,
+    model: Model | Remote,
     sources: Sequence[Source],
     out: str | os.PathLike[str],
     options: OutputOptions = DEFAULTS,
@@ -142,7 +142,7 @@ def extract(
 
     Parameters
     ----------
-    model : what embeds
+    model : what embeds; on several devices, a `replicas.Replicas`
     sources : from `sources.find_sources` or `manifest.read_manifest`
     out : folder of the outputs, or the one output, named with the suffix of its format; a slash at its end makes it a
         folder in any case
@@ -221,7 +221,13 @@ class _Run:
     """Decides what is embedded and what is written."""
 
     def __init__(
-        self, model: Model, outputs: Sequence[Output], n_labels: int, channel: int | None, *, keep_damaged: bool
+        self,
+        model: Model | Remote,
+        outputs: Sequence[Output],
+        n_labels: int,
+        channel: int | None,
+        *,
+        keep_damaged: bool,
     ) -> None:
         self.model = model
         self.outputs = outputs

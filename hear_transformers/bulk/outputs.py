@@ -11,7 +11,7 @@ from typing import Any
 
 from ..audio.levels import MIX
 from ..embedding.embedder import columns_of
-from ..embedding.pipeline import Model
+from ..embedding.pipeline import Model, Remote
 from ..errors import OptionError
 from .folder_output import FolderOfFiles
 from .formats import DTYPES, FILES, TABLES, Content, check_dtype, is_folder
@@ -164,7 +164,9 @@ def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[S
     return [job for job in jobs if shard.has(job.key)], failed
 
 
-def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str, channel: int | str = MIX) -> list[Content]:
+def contents_of(
+    model: Model | Remote, *, timestamps: bool, apart: bool, dtype: str, channel: int | str = MIX
+) -> list[Content]:
     """Return the content of each output: the whole embedding, or each layer as if it were the only one.
 
     Raises

@@ -5,6 +5,7 @@ The embedding of a clip does not depend on the others, and one that fails does n
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
@@ -20,7 +21,7 @@ from ..audio.workers import load
 from ..errors import HearTransformersError, OptionError
 from .packing import Packed, Packer, Reader
 
-__all__ = ["Clip", "Embedded", "Model", "embed", "finite"]
+__all__ = ["Clip", "Embedded", "Model", "Remote", "embed", "finite", "held_bytes"]
 
 LONG_SECONDS = 60.0
 """Files longer than this are not held in memory but embedded as they are decoded."""
@@ -82,6 +83,27 @@ class Model(Protocol):
         """Describe what makes the embeddings, ready for JSON."""
 
 
+class Remote(abc.ABC):
+    """What embeds in other processes, see `replicas`; attributes and methods are those of `Model`."""
+
+    sample_rate: int
+    scene_embedding_size: int
+    precision: str
+    layers: tuple[str, ...]
+
+    @abc.abstractmethod
+    def columns(self, *, timestamps: bool = False) -> dict[str, list[int]]:
+        """Return the positions of each layer in an embedding; empty if the model does not say."""
+
+    @abc.abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Describe what makes the embeddings, ready for JSON."""
+
+    @abc.abstractmethod
+    def embed(self, clips: Iterable[Clip], *, workers: int, **how: Any) -> Generator[Embedded, None, None]:
+        """Embed clips, with the arguments of `embed`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """One finished clip.
@@ -109,7 +131,7 @@ class Embedded:
 
 
 def embed(
-    model: Model,
+    model: Model | Remote,
     clips: Iterable[Clip],
     *,
     timestamps: bool = False,
@@ -148,6 +170,9 @@ def embed(
         raise OptionError(
             f"batch_size={batch_size!r}: give a whole number from 1 on, or None for the model's own choice"
         )
+    if isinstance(model, Remote):
+        how: dict[str, Any] = {"timestamps": timestamps, "hashes": hashes, "keep_damaged": keep_damaged}
+        return model.embed(clips, workers=workers, scratch=scratch, batch_size=batch_size, **how)
     run = _Pipeline(model, timestamps=timestamps, scratch=scratch, batch_size=batch_size)
     return run.embed(clips, ReadOptions(model.sample_rate, LONG_SECONDS, hashes, scratch, keep_damaged), workers)
 
@@ -221,13 +246,13 @@ class _Pipeline:
 
     def _keep(self, embedded: Embedded) -> None:
         self.done[embedded.index] = embedded
-        self.done_bytes += _held_bytes(embedded)
+        self.done_bytes += held_bytes(embedded)
 
     def _release(self) -> Iterator[Embedded]:
         """Yield finished clips up to the first that is not."""
         while self.next in self.done:
             embedded = self.done.pop(self.next)
-            self.done_bytes -= _held_bytes(embedded)
+            self.done_bytes -= held_bytes(embedded)
             self.next += 1
             yield embedded
 
@@ -268,7 +293,7 @@ class _Pipeline:
         return replace(embedded, times_ms=times_ms, spans_ms=spans_ms)
 
 
-def _held_bytes(embedded: Embedded) -> int:
+def held_bytes(embedded: Embedded) -> int:
     """Return the memory that an embedding takes, in bytes; that of a long file is on disk."""
     embedding = embedded.embedding
     return 0 if embedding is None or isinstance(embedding, np.memmap) else embedding.nbytes
