@@ -103,7 +103,7 @@ class _Process:
     is_ending: bool = False  # it finishes what it has in hand
 
     def begin(self) -> None:
-        """Have it ask for clips, if it does not."""
+        """Ask it to ask for clips, if it does not."""
         if not self.is_running:
             self.is_running, self.is_ending, self.n_wanted = True, False, 0
             self._send(self.how)
@@ -115,7 +115,7 @@ class _Process:
         self._send(clips)
 
     def end(self) -> None:
-        """Have it finish what it has, if it asks for more."""
+        """Ask it to finish what it has, if it asks for more."""
         if self.is_running and self.n_wanted and not self.is_ending:
             self.is_ending = True
             self._send([])
@@ -336,7 +336,7 @@ class _Run:
             _pass_on(kind, content)
 
     def _bury(self, process: _Process) -> None:
-        """Give the clips of a process that ended to the others, or fail if there are none."""
+        """Pass the clips of a process that ended on to the others, or fail if there are none."""
         process.process.join(PATROL_SECONDS)
         self.processes.remove(process)
         process.pipe.close()
