@@ -80,31 +80,45 @@ ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if h
 
 @dataclass(slots=True)
 class Spent:
-    """Where the time of a run goes, in s.
+    """Where the time of a run goes, in s; of several devices, summed over them.
 
     Attributes
     ----------
-    workers : processes that read clips; 0: this one does
-    reading : in which workers decoded, resampled and hashed, summed over them
-    waiting : in which this process waited for audio, or read it itself
-    computing : in which it ran the network, or waited for its device
+    devices : that compute, each with a process
+    workers : processes that read clips; 0: those of the devices do
+    reading : in which clips were decoded, resampled and hashed, summed over workers
+    resampling : of that, in which they were resampled
+    waiting : in which a device waited for audio, or its process read it
+    computing : in which it ran the network, or waited for its results
     writing : in which outputs were written
+    blocked : in which nothing went on, as too many results waited to be written
     """
 
+    devices: int = 1
     workers: int = 0
     reading: float = 0.0
+    resampling: float = 0.0
     waiting: float = 0.0
     computing: float = 0.0
     writing: float = 0.0
+    blocked: float = 0.0
+    _within: float = field(default=0.0, repr=False)  # what blocks within the current one took
 
     @contextlib.contextmanager
     def on(self, what: str) -> Iterator[None]:
-        """Add the time that a block takes to an attribute."""
-        start = time.perf_counter()
+        """Add the time that a block takes to an attribute, without that of blocks within it; in one thread only."""
+        start, before, self._within = time.perf_counter(), self._within, 0.0
         try:
             yield
         finally:
-            setattr(self, what, getattr(self, what) + time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            setattr(self, what, getattr(self, what) + seconds - self._within)
+            self._within = before + seconds
+
+    def add(self, other: Spent) -> None:
+        """Add what another process spent."""
+        for name in ("workers", "reading", "resampling", "waiting", "computing"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 T = TypeVar("T")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..audio.levels import EACH, MIX
+from ..audio.workers import Spent
 from ..embedding.pipeline import Clip, Embedded, Model, Remote, embed
 from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
@@ -24,6 +26,7 @@ from .mixing import LAYER_FOLDER
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
 from .sources import Source, each_once
 from .table_output import TableOfParts
+from .usage import Usage
 
 WAITING = 32
 """Embeddings that wait to be written while the next are computed."""
@@ -99,15 +102,17 @@ class Report:
     Attributes
     ----------
     repeated : sources that are the same part of a file as one before, and so have its outcome
+    usage : where the time went
     """
 
     written: list[Outcome]
     skipped: list[Outcome]
     failed: list[Outcome]
     repeated: int = 0
+    usage: Usage | None = None
 
     @staticmethod
-    def of(outcomes: Iterable[Outcome], sources: Iterable[Source], repeated: int = 0) -> Report:
+    def of(outcomes: Iterable[Outcome], sources: Iterable[Source], repeated: int, usage: Usage) -> Report:
         """Sort outcomes by status, and in the order of the sources."""
         order: dict[tuple[Any, ...], int] = {}
         for i, source in enumerate(sources):
@@ -115,7 +120,7 @@ class Report:
         ordered = sorted(outcomes, key=lambda each: order[each.source, each.start, each.end, each.channel])
         statuses = ("written", "skipped", "failed")
         written, skipped, failed = ([each for each in ordered if each.status == status] for status in statuses)
-        return Report(written, skipped, failed, repeated)
+        return Report(written, skipped, failed, repeated, usage)
 
 
 def extract(
@@ -186,6 +191,7 @@ def extract(
             destination.check_unmixed(contents, jobs)
         failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
         warnings = Warnings(destination.folder / f"warnings{options.shard.suffix}.jsonl")
+        began = time.monotonic()
         on_start(len(failed) + len(prepared))
         embedded = run.embed(prepared, timestamps=timestamps, scratch=scratch, workers=workers)
         # Closed here, whatever happens, so that no worker outlives an interruption.
@@ -202,7 +208,9 @@ def extract(
         else:
             for output in outputs:
                 output.finish(jobs)
-    return Report.of(outcomes, sources, repeated=len(jobs) - len(prepared))
+    durations = [each.seconds for each in outcomes if each.seconds is not None]
+    usage = Usage(len(durations), sum(durations), time.monotonic() - began, run.spent)
+    return Report.of(outcomes, sources, len(jobs) - len(prepared), usage)
 
 
 # One run
@@ -234,6 +242,7 @@ class _Run:
         self.n_labels = n_labels
         self.channel = channel
         self.keep_damaged = keep_damaged
+        self.spent = Spent()
 
     def prepare(self, jobs: Iterable[Source]) -> list[_PendingJob | Outcome]:
         """Look up the existing outputs of jobs: the outcome of each that needs no embedding."""
@@ -251,8 +260,15 @@ class _Run:
                 pending.append(each)
         clips = (each.clip for each in pending)
         reading: dict[str, Any] = {"hashes": True, "keep_damaged": self.keep_damaged, "workers": workers}
-        embeddings = embed(self.model, clips, timestamps=timestamps, scratch=scratch, **reading)
-        outcomes = _in_background(lambda embedded: self.complete(pending[embedded.index], embedded), embeddings)
+        embeddings = embed(self.model, clips, timestamps=timestamps, scratch=scratch, spent=self.spent, **reading)
+
+        def write(embedded: Embedded) -> Outcome:
+            start = time.perf_counter()
+            outcome = self.complete(pending[embedded.index], embedded)
+            self.spent.writing += time.perf_counter() - start
+            return outcome
+
+        outcomes = _in_background(write, embeddings, self.spent)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
             yield from outcomes
 
@@ -343,7 +359,7 @@ def _failure(source: Source, error: Exception | None, warnings: tuple[str, ...] 
 
 
 def _in_background(
-    function: Callable[[Embedded], Outcome], embeddings: Iterable[Embedded]
+    function: Callable[[Embedded], Outcome], embeddings: Iterable[Embedded], spent: Spent
 ) -> Generator[Outcome, None, None]:
     """Apply a function to embeddings, in order, in another thread, while the next are computed."""
     waiting: deque[Future[Outcome]] = deque()
@@ -351,6 +367,10 @@ def _in_background(
         for embedded in embeddings:
             waiting.append(pool.submit(function, embedded))
             while waiting and (waiting[0].done() or len(waiting) > WAITING):
-                yield waiting.popleft().result()
+                with spent.on("blocked"):
+                    outcome = waiting.popleft().result()
+                yield outcome
         while waiting:
-            yield waiting.popleft().result()
+            with spent.on("blocked"):
+                outcome = waiting.popleft().result()
+            yield outcome

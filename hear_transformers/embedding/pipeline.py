@@ -100,7 +100,9 @@ class Remote(abc.ABC):
         """Describe what makes the embeddings, ready for JSON."""
 
     @abc.abstractmethod
-    def embed(self, clips: Iterable[Clip], *, workers: int, **how: Any) -> Generator[Embedded, None, None]:
+    def embed(
+        self, clips: Iterable[Clip], *, workers: int, spent: Spent, **how: Any
+    ) -> Generator[Embedded, None, None]:
         """Embed clips, with the arguments of `embed`."""
 
 
@@ -276,7 +278,11 @@ class _Pipeline:
 
         def counted() -> Iterator[Tensor]:
             nonlocal n_samples
-            for block in blocks:
+            while True:
+                with self.spent.on("waiting"):
+                    block = next(blocks, None)
+                if block is None:
+                    return
                 n_samples += len(block)
                 yield block[None]
 

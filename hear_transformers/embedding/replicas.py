@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 from ..audio.clips import Clip
-from ..audio.workers import PATROL_SECONDS, cause_of, ignore_the_terminal, sendable, without_signals
+from ..audio.workers import PATROL_SECONDS, Spent, cause_of, ignore_the_terminal, sendable, without_signals
 from ..errors import HearTransformersError, HearTransformersWarning, OptionError
 from .encode import encode, encode_timestamps
 from .pipeline import WAITING_BYTES, Embedded, Model, Remote, embed, held_bytes
@@ -200,12 +200,15 @@ class Replicas(Remote):
     encode = encode
     encode_timestamps = encode_timestamps
 
-    def embed(self, clips: Iterable[Clip], *, workers: int, **how: Any) -> Generator[Embedded, None, None]:
-        """Embed clips, see `pipeline.embed`; the workers are shared by the devices, and ended with an error."""
+    def embed(
+        self, clips: Iterable[Clip], *, workers: int, spent: Spent, **how: Any
+    ) -> Generator[Embedded, None, None]:
+        """Embed clips, see `pipeline.embed`; the workers are shared by the devices, whose seconds are added up."""
         if not self.processes:
             raise OptionError("the processes of these devices have ended; load the model again")
         counts = [len(range(i, workers, len(self.processes))) for i in range(len(self.processes))]
-        run = _Run(self.processes, clips, [how | {"workers": count} for count in counts])
+        spent.devices = len(self.processes)
+        run = _Run(self.processes, clips, [how | {"workers": count} for count in counts], spent)
         is_finished = False
         try:
             yield from run.results()
@@ -263,8 +266,11 @@ def _check_alike(devices: Sequence[str], descriptions: Sequence[Description]) ->
 class _Run:
     """Hands clips to processes, and puts embeddings in order."""
 
-    def __init__(self, processes: list[_Process], clips: Iterable[Clip], how: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, processes: list[_Process], clips: Iterable[Clip], how: Sequence[dict[str, Any]], spent: Spent
+    ) -> None:
         self.processes = processes
+        self.spent = spent
         self.numbered = enumerate(clips)
         self.todo: deque[tuple[int, Clip]] = deque()  # the next of them, and those of processes that ended
         self.done: dict[int, Embedded] = {}  # what waits for a clip before it
@@ -332,6 +338,7 @@ class _Run:
                 self.done_bytes += held_bytes(embedded)
         elif kind == "finished":
             process.is_running = False
+            self.spent.add(content)
         else:
             _pass_on(kind, content)
 
@@ -394,6 +401,8 @@ def _serve(pipe: connection.Connection, load: Load, device: str, n_threads: int,
     LOG.propagate = False
     if n_threads:
         torch.set_num_threads(n_threads)
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)  # what names no card, such as the memory of the workers, is of this one
     with contextlib.suppress(EOFError, OSError), warnings.catch_warnings():
         warnings.showwarning = line.warn  # type: ignore[assignment]
         line.listen()
@@ -444,9 +453,10 @@ class _Line:
     def embed(self, model: Model) -> None:
         """Embed the clips that the master hands out until it has no more."""
         how: dict[str, Any] = self.inbox.get()
+        spent = Spent()
         finished: list[Embedded] = []
         sent = time.monotonic()
-        with contextlib.closing(embed(model, self._clips(), **how)) as results:
+        with contextlib.closing(embed(model, self._clips(), spent=spent, **how)) as results:
             for embedded in results:
                 number, error = self.numbers.pop(embedded.index), sendable(embedded.error)
                 finished.append(_to_disk(replace(embedded, index=number, error=error), how.get("scratch")))
@@ -454,7 +464,7 @@ class _Line:
                     self.send("done", finished)
                     finished, sent = [], time.monotonic()
         self.send("done", finished)
-        self.send("finished")
+        self.send("finished", spent)
 
     def _clips(self) -> Iterator[Clip]:
         """Ask for clips as they are needed."""
