@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +54,11 @@ class Loaded:
     Attributes
     ----------
     index : number of the clip, from 0
-    waveform : (samples,) float32, or int16 with 32768 for 1.0; None if the clip is long, failed or was skipped
+    waveform : (samples,) float32, or int16 with a full scale of 2^15 if it was not resampled; None if the clip is long,
+        failed or was skipped
+    sample_rate : of the waveform in Hz, see `ReadOptions.resample`; 0 where there is none
     is_lent : the waveform lies in the memory of a worker: it is valid until `workers.LENT` more clips are taken
+    resampling : seconds in which it was resampled
     blocks : of a long clip
     sha256 : of the file, empty unless asked for
     error : why it failed
@@ -67,8 +70,10 @@ class Loaded:
     blocks: Blocks | None = None
     sha256: str = ""
     error: Exception | None = None
-    is_lent: bool = False
     warnings: list[str] = field(default_factory=list)
+    sample_rate: int = 0
+    is_lent: bool = False
+    resampling: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +82,14 @@ class ReadOptions:
 
     Attributes
     ----------
-    sample_rate : in Hz
+    sample_rate : of the model, in Hz
     long_seconds : clips longer than this are not held in memory
     hashes : whether to hash every file
     scratch : folder for copies of what lies at addresses, see `addresses.fetch`
     keep_damaged : take what there is of damaged files
+    resample : whether waveforms are at `sample_rate`; else those of whole files are as the file has them where that
+        takes no more memory, see `AudioFile.native_blocks`. Parts, given waveforms and long clips are at `sample_rate`
+        anyway
     """
 
     sample_rate: int
@@ -89,17 +97,27 @@ class ReadOptions:
     hashes: bool
     scratch: Path | None = None
     keep_damaged: bool = False
+    resample: bool = True
 
     @property
     def max_samples(self) -> int:
-        """Longest waveform that is held in memory."""
+        """Longest waveform that is held in memory, in float32."""
         return int(self.long_seconds * self.sample_rate)
+
+    def max_samples_of(self, waveform: Tensor, rate: int) -> int:
+        """Return the length of the longest waveform of the same type, at a sample rate in Hz, that is held in memory.
+
+        It is as long as others in s, and takes no more bytes.
+        """
+        n_bytes = self.max_samples * torch.float32.itemsize
+        return min(int(self.long_seconds * rate), n_bytes // waveform.element_size())
 
 
 def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
     """Read one clip in this process: its waveform if it is short, else blocks that are not decoded yet."""
     sha256 = ""
     warnings = list(clip.warnings)
+    rate, resampling = options.sample_rate, 0.0
     try:
         if clip.path is None:
             waveform: Tensor | None = next(blocks_of(clip, options, warnings))
@@ -108,11 +126,12 @@ def read(index: int, clip: Clip, options: ReadOptions) -> Loaded:
                 sha256 = file.sha256() if options.hashes or clip.skip_sha256 else ""
                 if sha256 and sha256 == clip.skip_sha256:
                     return Loaded(index, sha256=sha256)
-                waveform = _short_waveform(file, clip, options)
-        if waveform is None or len(waveform) > options.max_samples:
+                waveform, rate = _short_waveform(file, clip, options)
+                resampling = file.resampling
+        if waveform is None or len(waveform) > options.max_samples_of(waveform, rate):
             warnings = list(clip.warnings)  # it is decoded from its start again
             return Loaded(index, blocks=blocks_of(clip, options, warnings), sha256=sha256, warnings=warnings)
-        return Loaded(index, waveform, sha256=sha256, warnings=warnings)
+        return Loaded(index, waveform, None, sha256, warnings=warnings, sample_rate=rate, resampling=resampling)
     except Exception as error:
         return Loaded(index, sha256=sha256, error=error, warnings=warnings)
 
@@ -128,21 +147,31 @@ def _opened(clip: Clip, options: ReadOptions, warnings: list[str]) -> AudioFile:
     )
 
 
-def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> Tensor | None:
-    """Decode a clip that is short enough for the memory; None if it is not."""
+def _short_waveform(file: AudioFile, clip: Clip, options: ReadOptions) -> tuple[Tensor | None, int]:
+    """Decode a clip that is short enough for the memory, None if it is not; return its sample rate, too."""
     if (
         clip.end - clip.start > options.long_seconds
         and file.n_bytes >= LARGE_BYTES
         and min(clip.end, file.seconds or 0.0) - clip.start > options.long_seconds
     ):
-        return None
+        return None, options.sample_rate
+    # A part would lack what its ends need. At a high sample rate, what is not resampled may be too much.
+    if not options.resample and clip.start == 0.0 and clip.end == math.inf:
+        native = _held(file.native_blocks(), lambda block: options.max_samples_of(block, file.sample_rate))
+        if native is not None:
+            return native, file.sample_rate
+    return _held(_decoded(file, clip, options), lambda block: options.max_samples), options.sample_rate
+
+
+def _held(decoded: Blocks, room: Callable[[Tensor], int]) -> Tensor | None:
+    """Decode blocks of a waveform; None if there are more samples than there is room for."""
     held: list[Tensor] = []
-    with contextlib.closing(_decoded(file, clip, options)) as blocks:
+    with contextlib.closing(decoded) as blocks:
         for block in blocks:
             held.append(block)
-            if sum(map(len, held)) > options.max_samples:
+            if sum(map(len, held)) > room(block):
                 return None
-    return torch.cat(held)
+    return held[0] if len(held) == 1 else torch.cat(held)
 
 
 def blocks_of(clip: Clip, options: ReadOptions, warnings: list[str]) -> Blocks:

@@ -18,6 +18,11 @@ MOST_OF_AUDIO = 8.0
 """A peak beyond this is no level of audio, whose full scale is 1: 18 dB above it, where mixes that are too hot and
 decoders of lossy formats exceed it by some dB only. Integers of 16 bits exceed it by 4096."""
 
+FULL_SCALE = np.float32(2.0**-15)
+"""Of one step of int16."""
+
+HALF = np.float32(0.5)
+
 WIDTHS = (16, 24, 32)
 """Bits of integer samples that are forgotten to be divided by their full scale."""
 
@@ -75,6 +80,32 @@ def absurd(what: str, sample: float) -> str:
     return f"{what}; expected finite numbers, nominally in [-1, 1], never beyond {LOUDEST:g}{reason}"
 
 
+def as_float(samples: np.ndarray) -> np.ndarray:
+    """Return samples as float32: those of int16 divided by their full scale, which is exact, others unchanged."""
+    return samples if samples.dtype == np.float32 else samples * FULL_SCALE
+
+
+def peak_of(samples: np.ndarray) -> float:
+    """Return a bound of the magnitude of samples, at least one: the largest one, NaN if any is; 1 for int16."""
+    return 1.0 if samples.dtype == np.int16 else float(max(-samples.min(), samples.max()))
+
+
+def unheard_warning(seen: float, heard: float, sample_rate: int) -> str | None:
+    """Return what to do about energy that was lost with the sample rate of a model, None if less than most was.
+
+    Parameters
+    ----------
+    seen, heard : energy before and after resampling, in units of power times s
+    sample_rate : of the model, in Hz
+    """
+    if not heard < (1.0 - UNHEARD) * seen:
+        return None
+    return (
+        f"{1.0 - heard / seen:.0%} of the energy lies above {sample_rate / 2000:g} kHz, which the model does not hear; "
+        "choose one with a higher sample rate, or slow the recording down"
+    )
+
+
 class Levels:
     """Levels of one sound, block by block.
 
@@ -90,21 +121,35 @@ class Levels:
         self.mean_energy = 0.0
         self.seen = self.heard = 0.0  # energy before and after resampling, in units of power times s
         self.n_heard = 0  # samples after resampling
-        self.band_hz = 0.0
+        self.sample_rate = 0  # after resampling
 
     def pick(self, frames: np.ndarray) -> np.ndarray:
         """Return the channels that are read: (frames, channels) -> (frames, all or 1)."""
-        return frames if self.channel is None else frames[:, self.channel - 1 : self.channel]
+        if self.channel is None:
+            return frames
+        return np.ascontiguousarray(frames[:, self.channel - 1 : self.channel])
 
     def mean(self, frames: np.ndarray, peak: float) -> np.ndarray:
-        """Average channels that were picked, whose largest magnitude is `peak`: (frames, channels) -> (frames,)."""
+        """Average channels that were picked, whose largest magnitude is `peak` at most.
+
+        Parameters
+        ----------
+        frames : (frames, channels) float32 or int16
+
+        Returns
+        -------
+        mono : (frames,) float32; of one channel its samples as they are
+        """
         if peak > MOST_OF_AUDIO:
             self.least, self.most = min(self.least, float(frames.min())), max(self.most, float(frames.max()))
-        mono: np.ndarray = frames.mean(1)
-        if frames.shape[1] > 1:
-            energies = np.array([np.dot(column, column) for column in frames.T], np.float64)
-            self.channel_energies = energies + (self.channel_energies if len(self.channel_energies) else 0.0)
-            self.mean_energy += float(np.dot(mono, mono))
+        if frames.shape[1] == 1:
+            return frames[:, 0]
+        columns = [as_float(column) for column in np.ascontiguousarray(frames.T)]
+        # The sum of two is the same in any order, and takes a tenth of the time this way.
+        mono: np.ndarray = (columns[0] + columns[1]) * HALF if len(columns) == 2 else as_float(frames).mean(1)
+        energies = np.array([np.dot(column, column) for column in columns], np.float64)
+        self.channel_energies = energies + (self.channel_energies if len(self.channel_energies) else 0.0)
+        self.mean_energy += float(np.dot(mono, mono))
         return mono
 
     def compare(self, mono: np.ndarray, rate: int, resampled: np.ndarray, sample_rate: int) -> None:
@@ -113,7 +158,7 @@ class Levels:
             self.seen += float(np.dot(mono, mono)) / rate
             self.heard += float(np.dot(resampled, resampled)) / sample_rate
             self.n_heard += len(resampled)
-            self.band_hz = sample_rate / 2
+            self.sample_rate = sample_rate
 
     def warnings(self) -> Iterator[str]:
         """Yield what is certain and worth knowing."""
@@ -121,12 +166,8 @@ class Levels:
             yield warning
         if len(self.channel_energies):
             yield from self._of_channels()
-        if self.n_heard >= FEWEST_HEARD and self.heard < (1.0 - UNHEARD) * self.seen:
-            share = 1.0 - self.heard / self.seen
-            yield (
-                f"{share:.0%} of the energy lies above {self.band_hz / 1000:g} kHz, which the model does not hear; "
-                "choose one with a higher sample rate, or slow the recording down"
-            )
+        if self.n_heard >= FEWEST_HEARD and (warning := unheard_warning(self.seen, self.heard, self.sample_rate)):
+            yield warning
 
     def _of_channels(self) -> Iterator[str]:
         n_channels, loudest = len(self.channel_energies), self.channel_energies.max()

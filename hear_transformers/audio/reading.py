@@ -10,8 +10,9 @@ import contextlib
 import functools
 import math
 import os
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from ..errors import AudioError, HearTransformersWarning, OptionError
 from ..files import Address, digest_of, place_of
 from . import addresses, containers, ffmpeg, sndfile
-from .levels import LOUDEST, Levels, absurd, check_channel, scale_warning
+from .levels import LOUDEST, Levels, absurd, as_float, check_channel, peak_of, scale_warning
 from .surveys import survey
 
 SUFFIXES = tuple(sorted({*sndfile.SUFFIXES, *ffmpeg.SUFFIXES}))
@@ -69,7 +70,7 @@ class Decoder(Protocol):
     notes: Sequence[str]
 
     def decode(self, n_frames: int) -> np.ndarray:
-        """Decode the next frames, fewer at the end: (frames, channels) float32."""
+        """Decode the next frames, fewer at the end: (frames, channels) float32, or int16 where the file is that."""
 
     def skip(self, n_frames: int) -> None:
         """Go from the beginning to a frame."""
@@ -101,6 +102,7 @@ class AudioFile:
     Attributes
     ----------
     n_bytes : size of the file
+    resampling : seconds in which it was resampled so far
 
     Raises
     ------
@@ -135,6 +137,7 @@ class AudioFile:
         self._local = self._copy.path if self._copy else Path(self.path)
         self._levels = Levels(channel)
         self.keep_damaged = keep_damaged
+        self.resampling = 0.0
         self._is_busy = False
         self._on_warning = warn
         self._warned: set[str] = set()
@@ -174,6 +177,12 @@ class AudioFile:
         """Duration in s that the header claims, None if it claims none; raises AudioError if this is not audio."""
         with self._decoder() as decoder:
             return decoder.seconds()
+
+    @functools.cached_property
+    def sample_rate(self) -> int:
+        """Sample rate in Hz; raises AudioError if this is not audio."""
+        with self._decoder() as decoder:
+            return decoder.samplerate
 
     @functools.cached_property
     def channels(self) -> int:
@@ -220,27 +229,50 @@ class AudioFile:
         ------
         waveform : (samples,) float32, at least one sample, nominally in [-1, 1]; channels are averaged
         """
-        with self._decoder() as decoder, contextlib.ExitStack() as at_the_end:
-            # Also if not all blocks are taken.
-            at_the_end.callback(self._warn_of_levels)
-            rate = decoder.samplerate
-            resampler = _resampler(rate, sample_rate)
-            n_frames = n_samples = 0
-            mono = np.zeros(0, np.float32)
-            for mono in self._mono(decoder, block_seconds):
-                n_frames += len(mono)
-                samples = resampler(mono, False)
+        n_samples = 0
+        resampler: Resampler | None = None
+        with contextlib.closing(self._frames(block_seconds)) as frames:
+            for decoded, is_last in frames:
+                mono, rate = as_float(decoded), self.sample_rate
+                if resampler is None:
+                    resampler = _once(rate, sample_rate) if is_last else _resampler(rate, sample_rate)
+                samples = self._resampled(resampler, mono, is_last)
                 self._levels.compare(mono, rate, samples, sample_rate)
                 n_samples += len(samples)
                 if len(samples):
                     yield torch.from_numpy(samples)
+                elif is_last and not n_samples:
+                    yield torch.from_numpy(mono.mean(keepdims=True))
+
+    def native_blocks(self) -> Generator[Tensor, None, None]:
+        """Read the file block by block as `blocks` does, at its own `sample_rate`.
+
+        No energy beyond the band of a model is noticed, see `levels.unheard_warning`.
+
+        Yields
+        ------
+        waveform : (samples,) float32, nominally in [-1, 1]; or int16, with a full scale of 2^15, of one channel of a
+            file of 16 bits
+        """
+        with contextlib.closing(self._frames(BLOCK_SECONDS)) as frames:
+            for mono, _ in frames:
+                yield torch.from_numpy(mono)
+
+    def _frames(self, block_seconds: float) -> Generator[tuple[np.ndarray, bool], None, None]:
+        """Decode the whole file: blocks of `_mono`, and whether each is the last, which then ends a whole file."""
+        with self._decoder() as decoder, contextlib.ExitStack() as at_the_end:
+            # Also if not all blocks are taken.
+            at_the_end.callback(self._warn_of_levels)
+            n_frames = 0
+            before: np.ndarray | None = None
+            for mono in self._mono(decoder, block_seconds):
+                if before is not None:
+                    yield before, False
+                before = mono
+                n_frames += len(mono)
             self._check_complete(decoder, n_frames)
-            samples = resampler(np.zeros(0, np.float32), True)
-            self._levels.compare(mono[:0], rate, samples, sample_rate)
-            if len(samples):
-                yield torch.from_numpy(samples)
-            elif not n_samples:
-                yield torch.from_numpy(mono.mean(keepdims=True))
+            assert before is not None  # no frames are an error
+            yield before, True
 
     def excerpt(self, sample_rate: int, start: float, seconds: float) -> Tensor:
         """Read a part of the file.
@@ -272,7 +304,7 @@ class AudioFile:
             skipped_frames, skipped = (periods * each // periods_per_second for each in (rate, sample_rate))
             last_frame = math.ceil(((first + n_samples) / sample_rate + margin) * rate)
             mono = self._mono_between(decoder, skipped_frames, last_frame)
-        resampled = _resampler(rate, sample_rate)(mono, True)
+        resampled = self._resampled(_once(rate, sample_rate), mono, True)
         self._levels.compare(mono, rate, resampled, sample_rate)
         self._warn_of_levels()
         samples = resampled[first - skipped :][:n_samples]
@@ -293,6 +325,7 @@ class AudioFile:
                 if rate not in SAMPLE_RATES:
                     raise AudioError(f"{self.path}: the header claims a sample rate of {rate} Hz; it is damaged")
                 check_channel(self._levels.channel, decoder.channels, self.path)
+                self.sample_rate = rate
                 self._levels = Levels(self._levels.channel)
                 for note in decoder.notes:
                     self._warn(note)
@@ -340,16 +373,27 @@ class AudioFile:
         except OSError as error:
             raise AudioError(f"{self.path}: cannot be read ({error.strerror})") from error
 
+    def _resampled(self, resampler: Resampler, mono: np.ndarray, is_last: bool) -> np.ndarray:
+        start = time.perf_counter()
+        samples = resampler(mono, is_last)
+        self.resampling += time.perf_counter() - start
+        return samples
+
     def _mono(
         self, decoder: Decoder, block_seconds: float = BLOCK_SECONDS, first: int = 0, last: int = sndfile.UNKNOWN_FRAMES
     ) -> Iterator[np.ndarray]:
-        """Decode from frame `first`, where the decoder stands, to `last` or the end: (frames,), channels averaged."""
+        """Decode from frame `first`, where the decoder stands, to `last` or the end, channels averaged.
+
+        Yields
+        ------
+        mono : (frames,) float32, or int16 of one channel of such a file
+        """
         # libsndfile fills what a file leaves of a block with zeros, which would take as long as decoding a short one.
         size = max(1, min(int(block_seconds * decoder.samplerate), BLOCK_VALUES // decoder.channels, decoder.frames))
         n_frames = first
         while len(decoded := decoder.decode(min(size, last - n_frames))):
             frames = self._levels.pick(decoded)
-            peak = float(np.abs(frames).max())
+            peak = peak_of(frames)
             if not peak <= LOUDEST:  # False for NaN too
                 frame, channel = np.argwhere(~(np.abs(frames) <= LOUDEST))[0]
                 sample, place_s = frames[frame, channel], (n_frames + frame) / decoder.samplerate
@@ -364,7 +408,8 @@ class AudioFile:
             return np.zeros(0, np.float32)
         if first:
             decoder.skip(first)
-        mono = np.concatenate([np.zeros(0, np.float32), *self._mono(decoder, BLOCK_SECONDS, first, last)])
+        parts = map(as_float, self._mono(decoder, BLOCK_SECONDS, first, last))
+        mono = np.concatenate([np.zeros(0, np.float32), *parts])
         ended = first + len(mono) < last
         self._check_complete(decoder, min(first + len(mono), decoder.frames) if ended else decoder.frames)
         return mono
@@ -398,12 +443,23 @@ def channels_of(path: str | os.PathLike[str], scratch: Path | None = None) -> in
         return file.channels
 
 
-def _resampler(rate: int, sample_rate: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """Make the function (next samples, whether they are the last) -> samples that are ready."""
+Resampler = Callable[[np.ndarray, bool], np.ndarray]
+"""(next samples, whether they are the last) -> samples that are ready; float32."""
+
+
+def _resampler(rate: int, sample_rate: int) -> Resampler:
+    """Make a resampler of one block after the other."""
     if rate == sample_rate:
         return lambda samples, _: samples
     stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
     return stream.resample_chunk
+
+
+def _once(rate: int, sample_rate: int) -> Resampler:
+    """Make a resampler of a single block, which takes four fifths of the time for the same numbers."""
+    if rate == sample_rate:
+        return lambda samples, _: samples
+    return lambda samples, _: soxr.resample(samples, rate, sample_rate, quality="HQ")
 
 
 def resample(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
@@ -418,7 +474,7 @@ def resample(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     -------
     waveform : (samples,) float32, at least one sample; the same array where both rates are the same
     """
-    samples = _resampler(rate, sample_rate)(waveform, True)
+    samples = _once(rate, sample_rate)(waveform, True)
     return samples if len(samples) else waveform.mean(keepdims=True)
 
 

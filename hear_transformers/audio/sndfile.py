@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
@@ -41,6 +41,9 @@ ROLLED_FRAMES = 48 * 1152
 SKIPPED_FRAMES = 2**16
 """Frames decoded at once before those."""
 
+INTEGERS = "PCM_16"
+"""The only encoding whose samples are decoded as they are in the file; all others become float32."""
+
 FOUND_FRAMES = 64
 """Where decoding fails, what comes before is decoded again in blocks of this many frames, up to there."""
 
@@ -58,10 +61,16 @@ class Stream(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
     Parameters
     ----------
     opened : the file for libsndfile, by its name, a descriptor, which is closed in the end, or a view of it
+    is_alone : whether it is all there is of the file: only then are its samples decoded as they are in it
+
+    Attributes
+    ----------
+    dtype : of the samples, "int16" or "float32"
     """
 
-    def __init__(self, opened: bytes | str | int | View) -> None:
+    def __init__(self, opened: bytes | str | int | View, *, is_alone: bool = False) -> None:
         super().__init__(opened)
+        self.dtype: Literal["int16", "float32"] = "int16" if is_alone and self.subtype == INTEGERS else "float32"
         self.view = opened if isinstance(opened, View) else None
 
     def seekable(self) -> bool:
@@ -69,8 +78,8 @@ class Stream(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
         return False
 
     def decode(self, n_frames: int) -> np.ndarray:
-        """Decode the next frames, fewer at the end: (frames, channels) float32."""
-        frames: np.ndarray = self.read(n_frames, dtype="float32", always_2d=True)
+        """Decode the next frames, fewer at the end: (frames, channels)."""
+        frames: np.ndarray = self.read(n_frames, dtype=self.dtype, always_2d=True)
         if self.view is not None and self.view.error is not None:
             raise self.view.error
         return frames
@@ -121,9 +130,10 @@ class SndfileDecoder:
         self.stream.close()
 
     def decode(self, n_frames: int) -> np.ndarray:
-        """Decode the next frames, fewer at the end of a stream, none at that of the last: (frames, channels) float32.
+        """Decode the next frames, fewer at the end of a stream, none at that of the last: (frames, channels).
 
-        Decoding ends at the first damage.
+        Samples are int16 in a file of one stream of 16 bits, which takes a fifth of the time, else float32. Decoding
+        ends at the first damage.
         """
         while not len(frames := self._decode(n_frames)) and not self.is_over and self.number + 1 < len(self.openers):
             self._open(self.number + 1)
@@ -138,7 +148,7 @@ class SndfileDecoder:
     def _decode(self, n_frames: int) -> np.ndarray:
         """Decode the next frames of the stream that is open."""
         if self.is_over:
-            return np.zeros((0, self.channels), np.float32)
+            return np.zeros((0, self.channels), self.stream.dtype)
         # Never beyond the end, where a FLAC decoder would look for more in what lies behind.
         n_frames = min(n_frames, max(0, self.lengths[self.number] - self.position))
         try:
@@ -154,7 +164,7 @@ class SndfileDecoder:
         self.is_over = True
         position = self.position
         self._open(self.number)
-        parts = [np.zeros((0, self.stream.channels), np.float32)]
+        parts = [np.zeros((0, self.stream.channels), self.stream.dtype)]
         with contextlib.suppress(soundfile.SoundFileError):
             while position > 0 and len(frames := self.stream.decode(min(position, SKIPPED_FRAMES))):
                 position -= len(frames)
@@ -247,12 +257,13 @@ def _decoder(file: BinaryIO, path: Path, n_bytes: int, found: Survey) -> Sndfile
         if decoder.frames >= found.least_frames:
             return decoder
         decoder.close()
-    return SndfileDecoder([functools.partial(_part, file, pieces) for pieces in found.streams], found, path)
+    is_alone = len(found.streams) == 1
+    return SndfileDecoder([functools.partial(_part, file, pieces, is_alone) for pieces in found.streams], found, path)
 
 
-def _part(file: BinaryIO, pieces: Sequence[Piece]) -> Stream:
+def _part(file: BinaryIO, pieces: Sequence[Piece], is_alone: bool) -> Stream:
     """Open a part of a file."""
-    return Stream(View(file, pieces))
+    return Stream(View(file, pieces), is_alone=is_alone)
 
 
 def _whole(file: BinaryIO, path: Path, n_bytes: int) -> Stream:
@@ -262,13 +273,14 @@ def _whole(file: BinaryIO, path: Path, n_bytes: int) -> Stream:
     has a buffer, is read by its methods.
     """
     if not isinstance(file, io.FileIO):
-        return Stream(View(file, [range(n_bytes)]))
+        return Stream(View(file, [range(n_bytes)]), is_alone=True)
     if os.name != "posix":
-        return Stream(os.fspath(path))
+        return Stream(os.fspath(path), is_alone=True)
     file.seek(0)
     try:
-        return Stream(os.dup(file.fileno()))
+        return Stream(os.dup(file.fileno()), is_alone=True)
     except soundfile.LibsndfileError as error:
         if error.code != UNRECOGNISED:
             raise
-    return Stream(os.fsencode(path))  # soundfile would encode the name, and fail where it is not text
+    # soundfile would encode the name, and fail where it is not text
+    return Stream(os.fsencode(path), is_alone=True)

@@ -155,6 +155,7 @@ def load(
         for index, clip in enumerate(clips):
             with spent.on("waiting"):
                 loaded = read(index, clip, options)
+            spent.resampling += loaded.resampling
             yield loaded
         return
     spent.workers = workers
@@ -440,6 +441,7 @@ class _Pool:
         n_samples, dtype, seconds, loaded = answer
         request = worker.requests.popleft()
         self.spent.reading += seconds
+        self.spent.resampling += loaded.resampling
         if n_samples > 0:
             assert request.slot is not None
             samples = self.slots[request.slot].view(dtype)[:n_samples]
