@@ -33,6 +33,9 @@ FEW_FILES = 10
 FEW_WARNINGS = 3
 """Warnings that are printed at the end; more are only counted."""
 
+LONG_RUN_SECONDS = 60.0
+"""From here on, or for more than `FEW_FILES` that were embedded, what limited a run is told."""
+
 TOP_K = 10
 """Default number of labels per file."""
 
@@ -78,7 +81,9 @@ table is replaced. With --labels, skipped files are embedded again to print thei
 file twice gets a row for each in a table, and one file otherwise.
 
 Without a terminal, progress is a line on stderr at most every 30 s. failures.jsonl, next to the outputs, lists what
-failed in the last run, warnings.jsonl what is to be known of the audio that was embedded.
+failed in the last run, warnings.jsonl what is to be known of the audio that was embedded. After more than 10 files or a
+minute, a line on stderr says what limited the run: decoding, resampling, the network or writing; with --json, the last
+object has it as "run".
 
 \b
 Exit codes:
@@ -266,6 +271,7 @@ def main(
             on_start=progress.start,
             on_outcome=progress.show,
         )
+        progress.finish(report)
     if not (quiet or as_json):
         summarise(report, stored)
     sys.exit(1 if report.failed else 0)
@@ -408,11 +414,26 @@ class Progress:
         self.as_json = as_json
         self.bar: Any = None
         self.lines: LinesOfProgress | None = None
+        self.n_left = 0  # outcomes to come
+        self.last: dict[str, Any] = {}  # the last record, to which is added what limited the run
 
     def __enter__(self) -> Progress:
         return self
 
+    def finish(self, report: Report) -> None:
+        """Show what limited a run that took its time."""
+        usage = report.usage
+        assert usage is not None
+        if usage.n_clips <= FEW_FILES and usage.seconds < LONG_RUN_SECONDS:
+            return
+        if self.last:
+            self.last["run"] = usage.as_record()
+        if not self.hidden:
+            self._write(str(usage), sys.stderr)
+
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if self.last:
+            click.echo(json.dumps(self.last))
         if self.bar is not None:
             self.bar.close()
         if self.lines is not None and kind is None:
@@ -420,6 +441,7 @@ class Progress:
 
     def start(self, total: int) -> None:
         """Take note of the number of outcomes to come."""
+        self.n_left = total
         if self.hidden:
             return
         if sys.stderr.isatty():
@@ -435,8 +457,13 @@ class Progress:
         failed = outcome.status == "failed"
         if failed:
             self._write(one_line(f"Error: {outcome.message}"), sys.stderr)
+        self.n_left -= 1
         if self.as_json:
-            click.echo(json.dumps(as_record(outcome) | ({"channel": self.channel} if self.channel else {})))
+            record = as_record(outcome) | ({"channel": self.channel} if self.channel else {})
+            if self.n_left:
+                click.echo(json.dumps(record))
+            else:
+                self.last = record
         if not self.hidden and outcome.tags:
             lines = (f"\n  {tag.probability:.3f}  {tag.label}" for tag in outcome.tags)
             self._write(one_line(outcome.source) + "".join(lines), sys.stdout)

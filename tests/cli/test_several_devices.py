@@ -25,12 +25,17 @@ def files(audio_file):
     audio_file("in/5bad.wav").write_text("text")
 
 
+def records(stdout: str) -> list[dict]:
+    """Return the records of files, without what limited the run."""
+    return [{**json.loads(line), "run": None} for line in stdout.splitlines()]
+
+
 def test_the_table_is_the_same_and_resumed(embed_audio, files, audio_file, tmp_path):
     pytest.importorskip("pyarrow")
     alone = embed_audio("in", "--out=one/a.parquet", "--device=cpu", "--batch-size=1", "--json")
     shared = embed_audio("in", "--out=two/a.parquet", TWO, "--batch-size=1", "--num-workers=2", "--json")
     assert (alone.exit_code, shared.exit_code) == (1, 1)
-    assert shared.stdout == alone.stdout.replace("one/", "two/")
+    assert records(shared.stdout) == records(alone.stdout.replace("one/", "two/"))
     assert shared.stderr == alone.stderr
     for name in ("a.parquet", "failures.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -11,6 +11,7 @@ import torch
 
 from hear_transformers import catalogue
 from hear_transformers.audio.clips import Clip
+from hear_transformers.audio.workers import Spent
 from hear_transformers.embedding import replicas
 from hear_transformers.embedding.pipeline import Embedded, embed
 from hear_transformers.embedding.replicas import Description, Replicas
@@ -62,7 +63,10 @@ def test_several_devices_give_the_embeddings_of_one(load, paths, tmp_path, times
         assert model.columns(timestamps=timestamps) == one.columns(timestamps=timestamps)
         assert (model.layers, model.name, model.sample_rate) == (one.layers, one.name, one.sample_rate)
         for _ in range(2):  # the processes serve several calls
-            shared = list(embed(model, map(Clip, paths), workers=workers, **how))
+            spent = Spent()
+            shared = list(embed(model, map(Clip, paths), workers=workers, spent=spent, **how))
+            assert (spent.devices, spent.workers) == (2, workers)
+            assert min(spent.waiting, spent.computing) > 0.0
             for ours, theirs in zip(shared, alone, strict=True):
                 check_equal(ours, theirs)
     assert sorted(tmp_path.glob("embedding-*")) == []
@@ -167,13 +171,13 @@ def asking(device: str) -> Mute:
 
 def test_a_few_clips_are_shared_by_all_devices():
     processes = [asking("a"), asking("b"), asking("c")]
-    replicas._Run(processes, clips(6), [{}] * 3)._hand_out()
+    replicas._Run(processes, clips(6), [{}] * 3, Spent())._hand_out()
     assert [len(each.in_hand) for each in processes] == [2, 2, 2]
 
 
 def test_while_much_waits_for_a_clip_only_its_device_gets_more(monkeypatch):
     processes = [asking("a"), asking("b")]
-    run = replicas._Run(processes, clips(100), [{}] * 2)
+    run = replicas._Run(processes, clips(100), [{}] * 2, Spent())
     run._hand_out()
     (first,) = (each for each in processes if 0 in each.in_hand)
     run.done_bytes = replicas.WAITING_BYTES + 1
