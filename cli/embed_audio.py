@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from hear_transformers.bulk.extract import Outcome, Report
     from hear_transformers.bulk.outputs import OutputOptions
     from hear_transformers.bulk.sources import Source
-    from hear_transformers.embedding.pipeline import Model, Remote
 
 FEW_FILES = 10
 """Files that are listed one per line at the end; more are only counted."""
@@ -45,9 +44,12 @@ LOGITS = "logits"
 TIME_OPTIONS = ("hop_ms", "window_ms", "framing", "segment", "overlap")
 """Options of embeddings along time only."""
 
+OF_ONE_MODEL = ("variant", "weights", "weights_prefix", "network", "normalisation", "labels")
+"""Options that mean one network."""
+
 SECTIONS = {
     "manifest": "Input",
-    "model": "Model",
+    "models": "Model",
     "layer": "Embedding",
     "device": "Computation",
     "out": "Output",
@@ -64,6 +66,8 @@ Examples:
   embed-audio clips/ --segment 3 --out table.parquet
                                                a vector for 0-3 s, 3-6 s, ...
   embed-audio "clips/**/*.flac" --model passt --layer 4,8,12 --pool meanmax --out embeddings
+  embed-audio clips/ --model passt --model panns/cnn14 --out embeddings
+                                               one reading for both: embeddings/model=passt-base/...
   embed-audio input.wav --model efficientat --labels --out labels
                                                prints labels: Speech, Music, ...
   find . -name "*.ogg" | embed-audio - --json
@@ -149,9 +153,11 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--shard", default="0/1", callback=fraction, metavar="I/N", help="Embed part I of N only: 0/8 to 7/8.")
 @click.option(
     "--model",
+    "models",
+    multiple=True,
     metavar="NAME",
-    help=f"{', '.join(FAMILIES)}, a variant, or a module of HEAR's API.  [default: {next(iter(FAMILIES))}, or that of "
-    "--weights]",
+    help=f"{', '.join(FAMILIES)}, a variant, or a module of HEAR's API; several read the audio once, each for a folder "
+    f"of its own, model=passt-base.  [default: {next(iter(FAMILIES))}, or that of --weights]",
 )
 @click.option("--variant", metavar="NAME", help="Network of that family.  [default: the first, or that of --weights]")
 @click.option("--weights", metavar="FILE", help="Checkpoint, or folder of Hugging Face, instead of the published one.")
@@ -215,7 +221,7 @@ def main(
     inputs: tuple[str, ...],
     manifest: str | None,
     columns: str | None,
-    model: str | None,
+    models: tuple[str, ...],
     weights: str | None,
     scene: bool | None,
     channel: str,
@@ -237,9 +243,11 @@ def main(
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
     # All that needs no PyTorch comes first, which takes seconds; of a file of one's own the layers are not known yet.
+    check_one_model(models, {**options, "weights": weights})
     timestamps = wants_timestamps(scene, options)
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options, timestamps)
-    check_words(model, options, of_its_own=bool(weights or options["network"]), labels=bool(n_labels))
+    for model in models or [None]:
+        check_words(model, options, of_its_own=bool(weights or options["network"]), labels=bool(n_labels))
     place = local_output(out)
     options["format"] = choose_storage(place, options)
     from hear_transformers.audio import levels, workers
@@ -253,7 +261,7 @@ def main(
     found = each_channel(found) if heard == levels.EACH else found
     of_all = heard if isinstance(heard, int) else None
     with (
-        loaded(model, weights or "", device, given, verbose=verbose) as embedder,
+        loaded(models, weights or "", device, given, verbose=verbose) as embedder,
         Progress(quiet=quiet, as_json=as_json, channel=of_all) as progress,
         resumable(stored.overwrite),
     ):
@@ -307,6 +315,16 @@ def output_options(options: dict[str, Any]) -> OutputOptions:
     )
 
 
+def check_one_model(models: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Raise UsageError for options that mean one network, beside several models."""
+    given = [f"--{name.replace('_', '-')}" for name in OF_ONE_MODEL if options[name]]
+    if len(models) > 1 and given:
+        raise click.UsageError(
+            f"{', '.join(given)}: of one model only, and {len(models)} are named; give it with its --model in a run of "
+            "its own, with --out of its folder, such as OUT/model=passt-base; a variant is --model passt/base"
+        )
+
+
 def check_words(model: str | None, options: dict[str, Any], *, of_its_own: bool, labels: bool) -> None:
     """Raise OptionError for words that a model does not know; the layers of a file `of_its_own` are not known yet."""
     from hear_transformers import catalogue
@@ -343,25 +361,24 @@ def find(inputs: tuple[str, ...], manifest: str | None, columns: str | None, *, 
 
 @contextlib.contextmanager
 def loaded(
-    model: str | None, weights: str, device: str, given: dict[str, Any], *, verbose: bool
-) -> Iterator[Model | Remote]:
-    """Load the model; on several devices in a process each, which end with the block."""
+    models: tuple[str, ...], weights: str, device: str, given: dict[str, Any], *, verbose: bool
+) -> Iterator[Any]:
+    """Load the models; on several devices in a process each, which end with the block."""
     from hear_transformers import catalogue
     from hear_transformers.embedding.devices import pick_devices
 
-    with log_on_stderr(verbose):
-        if model is None and given.get("variant") is None:
-            model = catalogue.family_of_checkpoint(weights)
+    with log_on_stderr(verbose), contextlib.ExitStack() as stack:
+        names: list[str | None] = [*models] or [None]
+        if not models and given.get("variant") is None:
+            names = [catalogue.family_of_checkpoint(weights)]
         devices = pick_devices(device)
         if len(devices) == 1:
-            embedder: Any = catalogue.load(model, weights, *devices, given)
+            embedder: Any = catalogue.load_each(names, weights, *devices, given)
         else:
-            embedder = catalogue.load_replicas(model, weights, devices, given)
-    try:
+            embedder = stack.enter_context(catalogue.load_replicas(names, weights, devices, given))
+        ending = stack.pop_all()
+    with ending:
         yield embedder
-    finally:
-        if len(devices) > 1:
-            embedder.close()
 
 
 @contextlib.contextmanager
@@ -490,6 +507,7 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
         "channel": outcome.channel,
         "output": None if outcome.output is None else str(outcome.output),
         **({"layers": outcome.layers} if outcome.layers else {}),
+        **({"models": outcome.models} if outcome.models else {}),
         "status": outcome.status,
         "shape": outcome.shape,
         "seconds": outcome.seconds,

@@ -266,10 +266,23 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     return model
 
 
+def load_each(
+    names: Sequence[str | None], path: str = "", device: str = "auto", options: Mapping[str, Any] | None = None
+) -> list[Model]:
+    """Load several models onto a device with the same options, see `load`; an error names the model."""
+    models = []
+    for name in names:
+        try:
+            models.append(load(name, path, device, options))
+        except OptionError as error:
+            raise OptionError(f"{name}: {error}") if len(names) > 1 else error from error
+    return models
+
+
 def load_replicas(
-    name: str | None, path: str, devices: Sequence[str], options: Mapping[str, Any] | None = None
+    names: Sequence[str | None], path: str, devices: Sequence[str], options: Mapping[str, Any] | None = None
 ) -> Replicas:
-    """Load a model onto several devices, in a process each; further parameters and errors are those of `load`.
+    """Load models onto several devices, in a process each; further parameters and errors are those of `load_each`.
 
     A script that calls this needs ``if __name__ == "__main__":``, and closes what it gets, or uses it with ``with``.
 
@@ -279,7 +292,7 @@ def load_replicas(
     """
     from .embedding.replicas import Replicas
 
-    return Replicas(functools.partial(load, name, path, options=dict(options or {})), devices)
+    return Replicas(functools.partial(load_each, names, path, options=dict(options or {})), devices)
 
 
 def check_names(name: str, options: Iterable[str]) -> None:

@@ -24,6 +24,10 @@ LARGE_BYTES = 2**20
 long clip without a known duration is decoded from its start again, once it was longer than what is held in memory."""
 
 
+KEPT = "kept"
+"""Stands for any content, see `Clip.known`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """An audio file to embed, a part of one, or a waveform.
@@ -36,6 +40,8 @@ class Clip:
     skip_sha256 : content of this sha256 is embedded already, and so is not decoded; empty for none
     channel : of the file, from 1; None for the mean of all
     warnings : about the waveform
+    known : of each of several models, the sha256 of the content that it has embedded already; empty for none, `KEPT`
+        for any
     """
 
     path: Path | Address | None = None
@@ -45,6 +51,7 @@ class Clip:
     skip_sha256: str = ""
     channel: int | None = None
     warnings: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ def load(
             spent.resampling += loaded.resampling
             yield loaded
         return
-    spent.workers = workers
+    spent.workers += workers
     pool = _Pool(options, workers, spent, niceness=0 if to_cuda else NICENESS)
     with contextlib.closing(pool), pool.pinned() if to_cuda else contextlib.nullcontext():
         yield from pool.load(clips)

@@ -1,7 +1,7 @@
-"""One model on several devices: a process for each, which reads and embeds its share of the clips.
+"""Models on several devices: a process for each, which reads and embeds its share of the clips.
 
     this process                              a process for each device
-    clips  -> a few at a time, as asked for -> read, resampled, embedded (`pipeline.embed`)
+    clips  -> a few at a time, as asked for -> read, resampled, embedded (`pipeline.embed_each`)
     in order <- embeddings, warnings, log   <-
 
 A device asks for clips as it needs them, so that a slow one does not hold up the others. Processes are spawned, since
@@ -40,7 +40,7 @@ from ..audio.clips import Clip
 from ..audio.workers import PATROL_SECONDS, Spent, cause_of, ignore_the_terminal, sendable, without_signals
 from ..errors import HearTransformersError, HearTransformersWarning, OptionError
 from .encode import encode, encode_timestamps
-from .pipeline import WAITING_BYTES, Embedded, Model, Remote, embed, held_bytes
+from .pipeline import WAITING_BYTES, Embedded, Model, Remote, embed_each, held_bytes
 
 MOST_CLIPS = 8
 """Clips that a device is handed at once; fewer near the end, so that all devices end together."""
@@ -59,34 +59,53 @@ LOG = logging.getLogger("hear_transformers")
 
 
 class Load(Protocol):
-    """Makes a model on a device; a function that `pickle` knows by name, or a `functools.partial` of one."""
+    """Makes models on a device; a function that `pickle` knows by name, or a `functools.partial` of one."""
 
-    def __call__(self, *, device: str) -> Model:
-        """Load the model."""
+    def __call__(self, *, device: str) -> Model | Sequence[Model]:
+        """Load one or several models."""
 
 
-class Description(NamedTuple):
-    """What of a model is known where it is not, see `pipeline.Model` and `embedder.Embedder`."""
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What of a model is known where it is not, see `pipeline.Model` and `embedder.Embedder`.
+
+    Attributes
+    ----------
+    places : what `columns` returns of scenes, and of embeddings along time
+    made_by : what `provenance` returns
+    name : family and variant, or a module of others
+    """
 
     sample_rate: int
     scene_embedding_size: int
-    precision: str
     layers: tuple[str, ...]
-    columns: tuple[dict[str, list[int]], dict[str, list[int]]]  # of scenes, of embeddings along time
-    provenance: dict[str, Any]
-    name: tuple[str, str] | None
+    places: tuple[dict[str, list[int]], dict[str, list[int]]]
+    made_by: dict[str, Any]
+    name: tuple[str, str] | str
     labels: tuple[str, ...] | None
     multi_label: bool
 
     @staticmethod
     def of(model: Model) -> Description:
         """Describe a model."""
-        columns = model.columns(timestamps=False), model.columns(timestamps=True)
-        numbers = model.sample_rate, model.scene_embedding_size, model.precision
-        named = getattr(model, "name", None)
-        name = named if isinstance(named, tuple) else None
-        labels, multi_label = getattr(model, "labels", None), getattr(model, "multi_label", True)
-        return Description(*numbers, tuple(model.layers), columns, model.provenance(), name, labels, multi_label)
+        return Description(
+            model.sample_rate,
+            model.scene_embedding_size,
+            tuple(model.layers),
+            (model.columns(timestamps=False), model.columns(timestamps=True)),
+            model.provenance(),
+            model.name,
+            getattr(model, "labels", None),
+            getattr(model, "multi_label", True),
+        )
+
+    def columns(self, *, timestamps: bool = False) -> dict[str, list[int]]:
+        """Return the positions of each layer in an embedding."""
+        return self.places[timestamps]
+
+    def provenance(self) -> dict[str, Any]:
+        """Describe what makes the embeddings, ready for JSON."""
+        return self.made_by
 
 
 @dataclass(slots=True, eq=False)
@@ -97,9 +116,9 @@ class _Process:
     process: Any
     pipe: connection.Connection  # our end
     in_hand: dict[int, Clip] = field(default_factory=dict)
-    how: dict[str, Any] = field(default_factory=dict)  # arguments of `pipeline.embed`
+    how: dict[str, Any] = field(default_factory=dict)  # arguments of `pipeline.embed_each`
     n_wanted: int = 0  # handfuls that it asked for and did not get
-    is_running: bool = False  # in a call of `pipeline.embed`
+    is_running: bool = False  # in a call of `pipeline.embed_each`
     is_ending: bool = False  # it finishes what it has in hand
 
     def begin(self) -> None:
@@ -134,7 +153,7 @@ class _Process:
 
 
 class Replicas(Remote):
-    """One model on several devices, each in a process of its own; what `pipeline.embed` and `extract` take as a model.
+    """Models on several devices, each in a process of its own; `extract` and `pipeline.embed` take it as a model.
 
     A script that makes one needs ``if __name__ == "__main__":``, as every program does that spawns processes.
 
@@ -170,40 +189,26 @@ class Replicas(Remote):
         try:
             for i, device in enumerate(devices):
                 self.processes.append(_started(load, device, self._threads(device), speaks=i == 0))
-            descriptions = [self._description(process) for process in self.processes]
+            descriptions = [self._descriptions(process) for process in self.processes]
             _check_alike(self.devices, descriptions)
         except BaseException:
             self.close()
             raise
-        self.description = found = descriptions[0]
-        self.sample_rate, self.scene_embedding_size, self.precision = found[:3]
-        self.layers, self.name, self.labels, self.multi_label = (
-            found.layers,
-            found.name,
-            found.labels,
-            found.multi_label,
-        )
+        self.models = first = descriptions[0]
+        self.sample_rate, self.scene_embedding_size = first[0].sample_rate, first[0].scene_embedding_size
 
     def _threads(self, device: str) -> int:
         """Return how many threads a process may compute with: processors are shared."""
         n_sharing = sum(torch.device(each).type == "cpu" for each in self.devices)
         return max(1, torch.get_num_threads() // n_sharing) if torch.device(device).type == "cpu" else 0
 
-    def columns(self, *, timestamps: bool = False) -> dict[str, list[int]]:
-        """Return the positions of each layer in an embedding."""
-        return self.description.columns[timestamps]
-
-    def provenance(self) -> dict[str, Any]:
-        """Describe what makes the embeddings, ready for JSON."""
-        return self.description.provenance
-
     encode = encode
     encode_timestamps = encode_timestamps
 
-    def embed(
+    def embed_each(
         self, clips: Iterable[Clip], *, workers: int, spent: Spent, **how: Any
-    ) -> Generator[Embedded, None, None]:
-        """Embed clips, see `pipeline.embed`; the workers are shared by the devices, whose seconds are added up."""
+    ) -> Generator[tuple[Embedded, ...], None, None]:
+        """Embed clips, see `pipeline.embed_each`; the workers are shared by the devices, whose seconds are added up."""
         if not self.processes:
             raise OptionError("the processes of these devices have ended; load the model again")
         counts = [len(range(i, workers, len(self.processes))) for i in range(len(self.processes))]
@@ -236,11 +241,12 @@ class Replicas(Remote):
         self.close()
 
     @staticmethod
-    def _description(process: _Process) -> Description:
-        """Wait until the model of a process is loaded."""
+    def _descriptions(process: _Process) -> list[Description]:
+        """Wait until the models of a process are loaded."""
         while True:
             message = process.receive()
             if message is None:
+                process.process.join(PATROL_SECONDS)
                 raise HearTransformersError(
                     f"the process of device {process.device} ended before the model was loaded "
                     f"({cause_of(process.process.exitcode)}); there may not be enough memory for one more"
@@ -250,17 +256,18 @@ class Replicas(Remote):
             _pass_on(*message)
 
 
-def _check_alike(devices: Sequence[str], descriptions: Sequence[Description]) -> None:
+def _check_alike(devices: Sequence[str], descriptions: Sequence[Sequence[Description]]) -> None:
     """Raise OptionError if devices would make embeddings of different settings."""
-    first = descriptions[0].provenance
-    for device, other in zip(devices, descriptions, strict=True):
-        differing = [key for key in first if first[key] != other.provenance.get(key)]
-        if differing:
-            key = differing[0]
-            raise OptionError(
-                f"{key} is {first[key]} on device {devices[0]} and {other.provenance.get(key)} on {device}: rows would "
-                f"differ; give {key} by name, or devices of one kind"
-            )
+    for device, others in zip(devices, descriptions, strict=True):
+        for first, other in zip(descriptions[0], others, strict=True):
+            ours, theirs = first.made_by, other.made_by
+            differing = [key for key in ours if ours[key] != theirs.get(key)]
+            if differing:
+                key = differing[0]
+                raise OptionError(
+                    f"{key} is {ours[key]} on device {devices[0]} and {theirs.get(key)} on {device}: rows would "
+                    f"differ; give {key} by name, or devices of one kind"
+                )
 
 
 class _Run:
@@ -273,19 +280,19 @@ class _Run:
         self.spent = spent
         self.numbered = enumerate(clips)
         self.todo: deque[tuple[int, Clip]] = deque()  # the next of them, and those of processes that ended
-        self.done: dict[int, Embedded] = {}  # what waits for a clip before it
+        self.done: dict[int, tuple[Embedded, ...]] = {}  # what waits for a clip before it
         self.done_bytes = 0
         self.next = 0
         for process, each in zip(processes, how, strict=True):
             process.how = each
 
-    def results(self) -> Iterator[Embedded]:
-        """Yield the embedding of every clip, in order."""
+    def results(self) -> Iterator[tuple[Embedded, ...]]:
+        """Yield the embeddings of every clip, in order."""
         while self._hand_out() or any(process.is_running for process in self.processes):
             self._listen()
             while self.next in self.done:
                 embedded = self.done.pop(self.next)
-                self.done_bytes -= held_bytes(embedded)
+                self.done_bytes -= sum(map(held_bytes, embedded))
                 self.next += 1
                 yield embedded
 
@@ -331,11 +338,12 @@ class _Run:
         if kind == "want":
             process.n_wanted += 1
         elif kind == "done":
-            for embedded in content:
-                del process.in_hand[embedded.index]
-                embedded = _from_disk(embedded)
-                self.done[embedded.index] = embedded
-                self.done_bytes += held_bytes(embedded)
+            for sent in content:
+                embedded = tuple(map(_from_disk, sent))
+                index = embedded[0].index
+                del process.in_hand[index]
+                self.done[index] = embedded
+                self.done_bytes += sum(map(held_bytes, embedded))
         elif kind == "finished":
             process.is_running = False
             self.spent.add(content)
@@ -407,10 +415,11 @@ def _serve(pipe: connection.Connection, load: Load, device: str, n_threads: int,
         warnings.showwarning = line.warn  # type: ignore[assignment]
         line.listen()
         try:
-            model = load(device=device)
-            line.send("ready", Description.of(model))
+            loaded = load(device=device)
+            models = loaded if isinstance(loaded, Sequence) else [loaded]
+            line.send("ready", [Description.of(model) for model in models])
             while True:
-                line.embed(model)
+                line.embed(models)
         except Exception as error:
             line.send("error", sendable(error))
 
@@ -450,16 +459,17 @@ class _Line:
 
         threading.Thread(target=take_in, name="hears the master", daemon=True).start()
 
-    def embed(self, model: Model) -> None:
+    def embed(self, models: Sequence[Model]) -> None:
         """Embed the clips that the master hands out until it has no more."""
         how: dict[str, Any] = self.inbox.get()
         spent = Spent()
-        finished: list[Embedded] = []
+        finished: list[list[Embedded]] = []
         sent = time.monotonic()
-        with contextlib.closing(embed(model, self._clips(), spent=spent, **how)) as results:
+        with contextlib.closing(embed_each(models, self._clips(), spent=spent, **how)) as results:
             for embedded in results:
-                number, error = self.numbers.pop(embedded.index), sendable(embedded.error)
-                finished.append(_to_disk(replace(embedded, index=number, error=error), how.get("scratch")))
+                number = self.numbers.pop(embedded[0].index)
+                named = [replace(each, index=number, error=sendable(each.error)) for each in embedded]
+                finished.append([_to_disk(each, how["scratch"]) for each in named])
                 if len(finished) == MOST_ANSWERS or time.monotonic() > sent + ANSWER_SECONDS:
                     self.send("done", finished)
                     finished, sent = [], time.monotonic()

@@ -4,6 +4,7 @@ import functools
 import multiprocessing
 import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 from hear_transformers import catalogue
 from hear_transformers.audio.clips import Clip
 from hear_transformers.audio.workers import Spent
+from hear_transformers.bulk.extract import extract
+from hear_transformers.bulk.sources import find_sources
 from hear_transformers.embedding import replicas
 from hear_transformers.embedding.pipeline import Embedded, embed
 from hear_transformers.embedding.replicas import Description, Replicas
@@ -59,9 +62,10 @@ def test_several_devices_give_the_embeddings_of_one(load, paths, tmp_path, times
     one = load(device="cpu")
     alone = list(embed(one, map(Clip, paths), **how))
     with Replicas(load, ["cpu", "cpu"]) as model:
-        assert model.provenance() == one.provenance()
-        assert model.columns(timestamps=timestamps) == one.columns(timestamps=timestamps)
-        assert (model.layers, model.name, model.sample_rate) == (one.layers, one.name, one.sample_rate)
+        (known,) = model.models
+        assert known.provenance() == one.provenance()
+        assert known.columns(timestamps=timestamps) == one.columns(timestamps=timestamps)
+        assert (known.layers, known.name, known.sample_rate) == (one.layers, one.name, one.sample_rate)
         for _ in range(2):  # the processes serve several calls
             spent = Spent()
             shared = list(embed(model, map(Clip, paths), workers=workers, spent=spent, **how))
@@ -143,6 +147,19 @@ def test_clips_fail_alone_and_an_unfinished_call_ends_the_processes():
             list(embed(model, clips()))
 
 
+@spawns
+def test_several_models_on_several_devices(audio_file, tmp_path):
+    for i in range(6):
+        audio_file(f"in/{i}.wav", seconds=0.3)
+    with Replicas(models.two, models.DEVICES) as both:
+        report = extract(both, find_sources([str(tmp_path / "in")]), tmp_path / "out")
+        assert len(report.written) == 6
+        with pytest.raises(OptionError, match="several models"):
+            embed(both, clips())
+    for folder in ("model=on a device", "model=loudness"):
+        assert len(list((tmp_path / "out" / folder).glob("*.npz"))) == 6
+
+
 def test_a_model_needs_a_device():
     with pytest.raises(OptionError, match="no device was named"):
         Replicas(models.quick, [])
@@ -150,9 +167,9 @@ def test_a_model_needs_a_device():
 
 def test_devices_of_other_settings_are_refused():
     first = Description.of(models.quick(device="cpu"))
-    other = first._replace(provenance={"family": "another"})
+    other = replace(first, made_by={"family": "another"})
     with pytest.raises(OptionError, match="family is on a device on device cuda:0 and another on cuda:1: rows would"):
-        replicas._check_alike(["cuda:0", "cuda:1"], [first, other])
+        replicas._check_alike(["cuda:0", "cuda:1"], [[first], [other]])
 
 
 class Mute(replicas._Process):

@@ -67,3 +67,28 @@ def killed_while_loading(*, device: str) -> OnDevice:
 
 def refused(*, device: str) -> OnDevice:
     raise OptionError(f"{device} is refused")
+
+
+class Loudness(ExternalModel):
+    """Gives the loudness and the number of samples of a clip at 16 kHz, or of each 0.1 s of it."""
+
+    def __init__(self) -> None:
+        self.sample_rate, self.scene_embedding_size, self.batch_size, self.precision = 16_000, 2, None, "float32"
+        self.layers = ()
+        self.name = "loudness"
+
+    def embed_scenes(self, waveforms: torch.Tensor) -> torch.Tensor:
+        n_samples = torch.full((len(waveforms),), float(waveforms.shape[1]))
+        return torch.stack([waveforms.square().mean(1).sqrt(), n_samples], 1)
+
+    def embed_timestamps(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pieces = waveforms[:, : waveforms.shape[1] // 1_600 * 1_600].unflatten(1, (-1, 1_600))
+        vectors = torch.stack([self.embed_scenes(piece) for piece in pieces])  # (clips, times, 2)
+        return vectors, 50.0 + 100.0 * torch.arange(vectors.shape[1])
+
+    def provenance(self):
+        return {"family": "loudness", "sample_rate": self.sample_rate}
+
+
+def two(*, device: str) -> list[ExternalModel]:
+    return [OnDevice(device), Loudness()]
