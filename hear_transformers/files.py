@@ -108,8 +108,9 @@ def atomic_path(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
-    finally:
+    except BaseException:
         part.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

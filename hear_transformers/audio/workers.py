@@ -150,8 +150,14 @@ def load(
     if workers < 0:
         raise OptionError(f"workers={workers} is too few; choose 0 or more")
     spent = Spent() if spent is None else spent
-    # A daemon of multiprocessing, such as a worker of a pool, may not have children.
-    if workers == 0 or multiprocessing.current_process().daemon:
+    pool = None
+    if workers and may_have_children():
+        try:
+            pool = _Pool(options, workers, spent, 0 if to_cuda else NICENESS)
+        except OSError as error:
+            text = f"no memory could be shared with processes to decode ({error}); this one decodes instead"
+            warnings.warn(text, HearTransformersWarning, stacklevel=2)
+    if pool is None:
         for index, clip in enumerate(clips):
             with spent.on("waiting"):
                 loaded = read(index, clip, options)
@@ -159,9 +165,13 @@ def load(
             yield loaded
         return
     spent.workers += workers
-    pool = _Pool(options, workers, spent, niceness=0 if to_cuda else NICENESS)
     with contextlib.closing(pool), pool.pinned() if to_cuda else contextlib.nullcontext():
         yield from pool.load(clips)
+
+
+def may_have_children() -> bool:
+    """Return True unless this is a daemon of multiprocessing, such as a worker of a pool."""
+    return not multiprocessing.current_process().daemon
 
 
 def _n_samples(loaded: Loaded) -> int:
@@ -264,11 +274,11 @@ class _Request:
 class _Worker:
     """A process that reads clips, and the clips sent to it."""
 
-    pipe: connection.Connection  # our end
     process: Any
+    pipe: connection.Connection  # our end
     requests: deque[_Request] = field(default_factory=deque)  # sent and not answered
     is_up: bool = False  # whether it has answered at all
-    n_patrols: int = 0  # since its last answer
+    n_patrols: int = 0  # since its last answer, while it has clips
 
 
 class _Pool:
@@ -347,7 +357,7 @@ class _Pool:
             runtime.cudaHostUnregister(place)
 
     def _lend(self, request: _Request) -> None:
-        """Give the memory of a clip out of hand, and take back that of the one `LENT` before it."""
+        """Lend the memory of a clip, and take back that of the one `LENT` before it."""
         if request.slot is not None:
             self.lent.append(request.slot)
         if len(self.lent) > LENT:
@@ -394,7 +404,7 @@ class _Pool:
             worker.requests.append(request)
 
     def _take_back(self, requests: Iterable[_Request]) -> None:
-        """Let clips be read by another worker."""
+        """Put clips back among those to read."""
         for request in reversed([*requests]):
             self._release(request)
             self.todo.appendleft(request)
@@ -418,12 +428,12 @@ class _Pool:
     def _patrol(self) -> None:
         """Look for workers that died, or do not answer any more."""
         for worker in list(self.workers):
-            worker.n_patrols += 1
+            worker.n_patrols += bool(worker.requests)
             # Counted by patrols: this process may have been away, or all have been stopped and resumed.
             waited = worker.n_patrols * PATROL_SECONDS
             if not worker.process.is_alive():
                 self._bury(worker)
-            elif worker.requests and waited > PATIENCE_SECONDS and waited > _patience(worker.requests[0].clip):
+            elif waited > PATIENCE_SECONDS and waited > _patience(worker.requests[0].clip):
                 worker.process.kill()
                 self._bury(worker, f"given up after {waited:.0f} s, in which it was not decoded; {HANGS}")
 
@@ -488,27 +498,36 @@ class _Pool:
 
     def _start_one(self) -> None:
         """Start one more worker; warn if the system refuses."""
-        context: Any = multiprocessing.get_context(START_METHOD)
         with self.starting:
             if self.is_closed:
                 return
             try:
-                ours, theirs = context.Pipe()
-                arguments = (theirs, self.memory, self.n_slots, self.options, self.niceness, os.getpid())
-                process = context.Process(target=_work, args=arguments, daemon=True)
-                with warnings.catch_warnings(), without_signals():
-                    # Python >= 3.12 warns of every fork beside threads, see `START_METHOD`.
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    process.start()
+                arguments = (self.memory, self.n_slots, self.options, self.niceness, os.getpid())
+                self.workers.append(_Worker(*start_process(_work, *arguments)))
             except OSError as error:
                 self._warn(f"no process could be started to decode ({error})")
-                return
-            theirs.close()
-            self.workers.append(_Worker(ours, process))
 
     def _warn(self, reason: str) -> None:
         rest = f"{len(self.workers)} others go on" if self.workers else "this one decodes instead"
         warnings.warn(f"{reason}; {rest}", HearTransformersWarning, stacklevel=2)
+
+
+def start_process(target: Callable[..., None], *arguments: Any) -> tuple[Any, connection.Connection]:
+    """Start a process that runs a function with the other end of a pipe and some arguments; return it and our end.
+
+    Raises
+    ------
+    OSError : the system refuses
+    """
+    context: Any = multiprocessing.get_context(START_METHOD)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    with warnings.catch_warnings(), without_signals():
+        # Python >= 3.12 warns of every fork beside threads, see `START_METHOD`.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    theirs.close()
+    return process, ours
 
 
 def _shared(n_bytes: int) -> Any:

@@ -6,20 +6,18 @@ import contextlib
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..audio.levels import EACH, MIX
-from ..audio.workers import Spent
+from ..audio.workers import START_METHOD, Spent, may_have_children
 from ..embedding.pipeline import KEPT, Clip, Described, Embedded, Model, Remote, embed_each, models_of
 from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
-from . import journal
+from . import background, journal
 from .formats import Content, ExistingOutput
 from .journal import Failures, Warnings, is_disk_full, is_of_disk
 from .mixing import LAYER_FOLDER, MODEL_FOLDER
@@ -27,9 +25,6 @@ from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of, m
 from .sources import Source, each_once
 from .table_output import TableOfParts
 from .usage import Usage
-
-WAITING = 32
-"""Embeddings that wait to be written while the next are computed."""
 
 DEFAULTS = OutputOptions()
 
@@ -137,6 +132,7 @@ def extract(
     fail_fast: bool = False,
     keep_damaged: bool = False,
     workers: int = 0,
+    spent: Spent | None = None,
     on_start: Callable[[int], None] = lambda n_outcomes: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
@@ -163,6 +159,7 @@ def extract(
     keep_damaged : take what there is of damaged files, with a warning; their outputs are those of other settings for a
         run that does not
     workers : processes that read audio, see `pipeline.embed`
+    spent : takes the seconds of reading, of the network and of writing
     on_start : called before the first is embedded, with the number of outcomes to come
     on_outcome : called as soon as a source is finished
 
@@ -194,8 +191,9 @@ def extract(
             for output in outputs:
                 stack.enter_context(output)
                 output.start(jobs)
-            targets.append(_Target(each, folder, place, contents, outputs))
-        run = _Run(model, targets, n_labels, channel, keep_damaged=keep_damaged)
+            layers = tuple(str(content.layer) for content in contents if content.separate)
+            targets.append(_Target(each, folder, place, contents, outputs, layers))
+        run = _Run(model, targets, n_labels, channel, Spent() if spent is None else spent, keep_damaged=keep_damaged)
         prepared = run.prepare(each_once(jobs))
         if any(isinstance(each, _PendingJob) for each in prepared):
             for target in targets:
@@ -241,6 +239,7 @@ class _Target:
     place: Destination
     contents: list[Content]
     outputs: Sequence[Output]
+    layers: tuple[str, ...]  # in folders of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +260,7 @@ class _Run:
         targets: Sequence[_Target],
         n_labels: int,
         channel: int | None,
+        spent: Spent,
         *,
         keep_damaged: bool,
     ) -> None:
@@ -268,8 +268,8 @@ class _Run:
         self.targets = targets
         self.n_labels = n_labels
         self.channel = channel
+        self.spent = spent
         self.keep_damaged = keep_damaged
-        self.spent = Spent()
 
     def prepare(self, jobs: Iterable[Source]) -> list[_PendingJob | Outcome]:
         """Look up the existing outputs of jobs: the outcome of each that needs no embedding."""
@@ -290,13 +290,15 @@ class _Run:
         reading |= {"timestamps": timestamps, "scratch": scratch, "batch_size": None}
         embeddings = embed_each(self.model, clips, spent=self.spent, **reading)
 
-        def write(embedded: tuple[Embedded, ...]) -> Outcome:
-            start = time.perf_counter()
-            outcome = self.complete(pending[embedded[0].index], embedded)
-            self.spent.writing += time.perf_counter() - start
-            return outcome
+        def complete(embedded: tuple[Embedded, ...]) -> Outcome:
+            return self.complete(pending[embedded[0].index], embedded)
 
-        outcomes = _in_background(write, embeddings, self.spent)
+        # Files need nothing of each other. A table is written by one thread alone: it is written seldom, and h5py's
+        # lock is not made for others that fork.
+        has_table = any(isinstance(output, TableOfParts) for target in self.targets for output in target.outputs)
+        is_forking = workers and START_METHOD == "fork" and may_have_children()
+        apply = background.in_turn if has_table else background.in_process if is_forking else background.in_thread
+        outcomes = apply(complete, embeddings, self.spent)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
             yield from outcomes
 
@@ -389,10 +391,8 @@ class _Run:
         return self._outcome(job, target, "skipped", tags=tags, message=mismatch, warnings=warnings)
 
     def _outcome(self, job: Source, target: _Target, status: str, **rest: Any) -> Outcome:
-        place: dict[str, Any] = {"start": job.start, "end": job.end, "channel": job.channel}
-        layers = tuple(str(output.content.layer) for output in target.outputs if output.content.separate)
-        found = Outcome(str(job.path), status, target.outputs[0].path(job), **place, layers=layers)
-        return replace(found, **rest)
+        rest |= {"start": job.start, "end": job.end, "channel": job.channel, "layers": target.layers}
+        return Outcome(str(job.path), status, target.outputs[0].path(job), **rest)
 
 
 def _known(existing: Existing) -> str:
@@ -419,21 +419,3 @@ def _failure(source: Source, error: Exception | None, warnings: tuple[str, ...] 
     message = reason if path in reason else f"{path}: {reason}"
     failed = Outcome(path, "failed", message=message, start=source.start, end=source.end, channel=source.channel)
     return replace(failed, error=type(error).__name__, warnings=warnings)
-
-
-def _in_background(
-    function: Callable[[tuple[Embedded, ...]], Outcome], embeddings: Iterable[tuple[Embedded, ...]], spent: Spent
-) -> Generator[Outcome, None, None]:
-    """Apply a function to embeddings, in order, in another thread, while the next are computed."""
-    waiting: deque[Future[Outcome]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        for embedded in embeddings:
-            waiting.append(pool.submit(function, embedded))
-            while waiting and (waiting[0].done() or len(waiting) > WAITING):
-                with spent.on("blocked"):
-                    outcome = waiting.popleft().result()
-                yield outcome
-        while waiting:
-            with spent.on("blocked"):
-                outcome = waiting.popleft().result()
-            yield outcome

@@ -33,7 +33,7 @@ class FolderOfFiles:
     content: Content
     overwrite: bool
     scratch: Path
-    is_inside: dict[Path, bool] = field(default_factory=dict, init=False)
+    is_inside: dict[str, bool] = field(default_factory=dict, init=False)
 
     def __enter__(self) -> FolderOfFiles:
         return self
@@ -51,15 +51,16 @@ class FolderOfFiles:
         ------
         HearTransformersError : a link leads it out of the folder
         """
-        path = self.folder / job.name
-        if path.parent not in self.is_inside:
-            root, place = os.path.realpath(self.folder), os.path.realpath(path.parent)
-            self.is_inside[path.parent] = os.path.commonpath([root, place]) == root
-        if not self.is_inside[path.parent]:
+        path = os.path.join(self.folder, job.name)
+        parent = os.path.dirname(path)  # in text, which takes a quarter of the time of a path
+        if parent not in self.is_inside:
+            root, place = os.path.realpath(self.folder), os.path.realpath(parent)
+            self.is_inside[parent] = os.path.commonpath([root, place]) == root
+        if not self.is_inside[parent]:
             raise HearTransformersError(
                 f"{path} would lie outside {self.folder}, where a link leads; remove the link, or choose another folder"
             )
-        return path
+        return Path(path)
 
     def existing(self, job: Source) -> ExistingOutput | None:
         """Return the existing output of a job, or None.

@@ -10,6 +10,7 @@ parquet, hdf5
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -34,6 +35,9 @@ DTYPES = ("float32", "float16")
 
 AUDIO = "audio"
 """Key of the audio in the provenance of a file; the other keys are settings."""
+
+MOST_BUFFERED = 2**20
+"""Bytes of a file that are put together in memory."""
 
 ROWS_AT_ONCE = 8192
 """Rows of an embedding on disk that are in memory at once: 25 MB for 768 numbers each."""
@@ -175,9 +179,14 @@ class NpzFiles(FileFormat):
 
     def write(self, path: Path, arrays: Arrays, audio: Mapping[str, Any], scratch: Path | None = None) -> None:
         """Write one source, see `FileFormat.write`."""
-        provenance = json.dumps({**self.provenance, AUDIO: audio})
+        contents: dict[str, Any] = {**arrays, "provenance": np.array(json.dumps({**self.provenance, AUDIO: audio}))}
         with atomic(path, scratch) as file:
-            np.savez(file, **arrays, provenance=np.array(provenance))  # type: ignore[arg-type]  # an option is a bool
+            if sum(array.nbytes for array in contents.values()) > MOST_BUFFERED:
+                np.savez(file, **contents)
+                return
+            buffer = io.BytesIO()  # instead of thirty small operations on the file
+            np.savez(buffer, **contents)
+            file.write(buffer.getbuffer())
 
 
 class NpyFiles(FileFormat):

@@ -176,8 +176,8 @@ class WindowEmbedder(nn.Module):
             taps["mel"] = frames.transpose(1, 2).unsqueeze(2)  # (batch, time, 1, n_mels): a mel band is a feature
         wanted = [layer for layer in layers if layer not in taps]
         if wanted:
-            missing = max(0, fill_frames - frames.shape[-1])
-            frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
+            if (missing := fill_frames - frames.shape[-1]) > 0:
+                frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
             with computing(self.precision, frames.device):
                 taps.update(self.trunk(frames, wanted))
         return {layer: taps[layer].float() for layer in layers}

@@ -458,6 +458,7 @@ class ClipReader:
         self.batch_size = batch_size
         self.device = model.device
         self.framing = framing
+        self.space = torch.zeros(0)  # of the last batch: memory used before is several times as fast
 
     def plan(self, n_samples: int) -> Plan:
         """Plan the windows of a whole clip, see `packing.Reader`; raise AudioError if it has no samples."""
@@ -484,12 +485,21 @@ class ClipReader:
                 if wanted := starts[max(0, first - position) : max(0, last - position)]:
                     views += buffer.views(wanted, length)
                 position += len(starts)
-            return torch.stack(views)  # (windows, length)
+            return self._stacked(views)
 
         total = sum(len(starts) for _, starts in parts)
         readout = self.framing.readouts[level]
         batches = list(self.model.run_batched(total, length, readout, cut, self._read_batch, self.batch_size))
         return {name: torch.cat([rows[name] for rows in batches]) for name in batches[0]}
+
+    def _stacked(self, windows: list[Tensor]) -> Tensor:
+        """Return windows as one tensor, (windows, length); on the CPU it is valid until the next."""
+        if self.device.type != "cpu":
+            return torch.stack(windows)
+        n_samples = len(windows) * len(windows[0])
+        if len(self.space) < n_samples:
+            self.space = torch.empty(n_samples)
+        return torch.stack(windows, out=self.space[:n_samples].view(len(windows), -1))
 
     def _read_batch(self, waveforms: Tensor, readout: Readout) -> Rows:
         if self.framing.by_frame:

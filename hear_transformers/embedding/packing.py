@@ -243,7 +243,7 @@ class Packer:
         return buffer
 
     def _let_go(self) -> None:
-        """Let go of memory that is lent while fewer than `LENT` clips are added."""
+        """Stop using memory that is lent only while fewer than `LENT` clips are added."""
         while len(self.lent) >= LENT:
             buffer, arrival = self.lent.popleft()
             if arrival is not None:

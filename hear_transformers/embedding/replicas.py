@@ -37,7 +37,15 @@ import numpy as np
 import torch
 
 from ..audio.clips import Clip
-from ..audio.workers import PATROL_SECONDS, Spent, cause_of, ignore_the_terminal, sendable, without_signals
+from ..audio.workers import (
+    PATROL_SECONDS,
+    Spent,
+    cause_of,
+    ignore_the_terminal,
+    may_have_children,
+    sendable,
+    without_signals,
+)
 from ..errors import HearTransformersError, HearTransformersWarning, OptionError
 from .encode import encode, encode_timestamps
 from .pipeline import WAITING_BYTES, Embedded, Model, Remote, embed_each, held_bytes
@@ -181,7 +189,7 @@ class Replicas(Remote):
     def __init__(self, load: Load, devices: Sequence[str]) -> None:
         if not devices:
             raise OptionError("no device was named; give names such as ['cuda:0', 'cuda:1']")
-        if multiprocessing.current_process().daemon:
+        if not may_have_children():
             raise OptionError("a daemon of multiprocessing may not have children; give one device here")
         self.devices = tuple(devices)
         self.processes: list[_Process] = []

@@ -71,9 +71,10 @@ def test_a_slow_network_is_named(usage_of, n_workers):
     assert usage.spent.computing >= 12 * SECONDS
 
 
-def test_a_slow_disk_is_named(usage_of, monkeypatch):
+@pytest.mark.parametrize("n_workers", [0, pytest.param(2, marks=forked)])
+def test_a_slow_disk_is_named(usage_of, monkeypatch, n_workers):
     monkeypatch.setattr(folder_output.FolderOfFiles, "write", slow(folder_output.FolderOfFiles.write))
-    usage = usage_of()
+    usage = usage_of(n_workers=n_workers)
     assert usage.limit == "writing"
     assert max(usage.busy, key=usage.busy.get) == "write"
 

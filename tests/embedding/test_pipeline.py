@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import threading
+import time
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from hear_transformers.embedding import pipeline
 from hear_transformers.embedding.packing import Packer
 from hear_transformers.embedding.pipeline import Clip, embed
 from hear_transformers.errors import AudioError, HearTransformersWarning, OptionError
-from hear_transformers.files import sha256_of
+from hear_transformers.files import Address, sha256_of
 
 forked = pytest.mark.skipif(workers.START_METHOD != "fork", reason="a patched function reaches forked workers only")
 
@@ -283,6 +284,75 @@ def test_workers_killed_from_outside_are_replaced(small_model, audio_file):
         if each.index in (0, 20):
             os.kill(active_children()[0].pid, signal.SIGKILL)
     assert [(each.index, each.error) for each in embedded] == [(i, None) for i in range(40)]
+
+
+@pytest.mark.slow
+@forked
+def test_a_decoder_that_hangs_is_given_up_and_named(small_model, audio_file, monkeypatch):
+    monkeypatch.setattr(workers, "PATROL_SECONDS", 0.5)
+    monkeypatch.setattr(workers, "PATIENCE_SECONDS", 5.0)
+    paths = [audio_file(f"{i}.wav", seconds=0.2) for i in range(12)]
+    blocks = AudioFile.blocks
+
+    def sleepy(file, sample_rate):
+        if file.path == paths[4]:
+            time.sleep(1_000)
+        yield from blocks(file, sample_rate)
+
+    monkeypatch.setattr(AudioFile, "blocks", sleepy)
+    embedded = list(embed(small_model, map(Clip, paths), workers=2))
+    assert [each.index for each in embedded] == list(range(12))
+    assert [each.index for each in embedded if each.error is not None] == [4]
+    assert "4.wav: given up after 6 s, in which it was not decoded" in str(embedded[4].error)
+    assert not active_children()
+
+
+def test_large_files_and_addresses_get_more_time(audio_file):
+    path = audio_file(seconds=60.0)
+    assert 301 < workers._patience(Clip(path)) < 304 + 1
+    assert workers._patience(Clip(Path("lost.wav"))) == 300
+    assert workers._patience(Clip(Address("s3://bucket/a.wav"))) == float("inf")
+
+
+def test_memory_that_is_lent_is_not_read_later(windowed, native, small_model, audio_file):
+    """More clips of different lengths wait for a batch than are lent at once."""
+    paths = [audio_file(f"{i}.wav", tone_of(i)) for i in range(5 * workers.LENT)]
+    for clip, embedded in zip(paths, embed(small_model, map(Clip, paths), workers=1, batch_size=7), strict=True):
+        np.testing.assert_allclose(embedded.embedding, alone(small_model, reading.read(clip, 32_000)), atol=1e-5)
+
+
+def tone_of(number: int) -> np.ndarray:
+    return 0.3 * np.sin(0.01 * (number + 1) * np.arange(8_000 + 10 * (number % 3)))
+
+
+def test_samples_of_16_bits_are_embedded_like_those_of_32(small_model):
+    samples = (20_000 * noise(32_000)).to(torch.int16)
+    packed = []
+    for each in (samples, samples / 2**15):
+        packer = Packer(small_model.reader(timestamps=False))
+        packed += [*packer.add(0, each), *packer.finish()]
+    first, second = (each.result.embedding for each in packed)
+    assert torch.equal(first, second)
+
+
+def test_the_time_of_a_run_is_accounted_for(small_model, audio_file):
+    paths = [audio_file(f"{i}.wav", seconds=0.5) for i in range(5)]
+    for n in (0, 1):
+        spent = workers.Spent()
+        list(embed(small_model, map(Clip, paths), workers=n, spent=spent))
+        assert spent.workers == n
+        assert min(spent.waiting, spent.computing) > 0
+        assert (spent.reading > 0) == bool(n)
+
+
+def test_memory_that_cannot_be_had_is_done_without(small_model, audio_file, monkeypatch):
+    def refuse(n_bytes):
+        raise OSError("not enough memory")
+
+    monkeypatch.setattr(workers, "_shared", refuse)
+    with pytest.warns(HearTransformersWarning, match="no memory could be shared with processes .*this one decodes"):
+        (embedded,) = embed(small_model, [Clip(audio_file())], workers=1)
+    assert embedded.embedding is not None
 
 
 def test_a_process_that_cannot_be_started_is_done_without(small_model, audio_file, monkeypatch):

@@ -1,0 +1,210 @@
+"""Embeddings -> outcomes, in another process or thread while the next are computed, or in turn.
+
+A file for each clip costs a third of a millisecond of Python, for which the network would wait in one interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import socket
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import connection
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from ..audio.workers import LISTEN_SECONDS, PATROL_SECONDS, Spent, leave_the_terminal, sendable, start_process
+from ..embedding.pipeline import Embedded
+from ..errors import HearTransformersWarning
+
+WAITING = 64
+"""Embeddings that wait to be written while the next are computed."""
+
+ANSWERS = 16
+"""Outcomes that the other process reports at once, if it has more to do."""
+
+T = TypeVar("T")
+
+Clip = Embedded | tuple[Embedded, ...]
+"""A clip embedded by one model, or by each of several."""
+
+Function = Callable[[Any], T]
+"""What is done with a `Clip`."""
+
+
+def in_turn(function: Function[T], embeddings: Iterable[Clip], spent: Spent) -> Generator[T, None, None]:
+    """Apply a function to embeddings, in order, before the next are asked for."""
+    for embedded in embeddings:
+        with spent.on("blocked"):
+            outcome = _timed(function, embedded, spent)
+        yield outcome
+
+
+def _timed(function: Function[T], embedded: Clip, spent: Spent) -> T:
+    """Apply a function, and add the seconds that it takes, in whatever thread."""
+    start = time.perf_counter()
+    try:
+        return function(embedded)
+    finally:
+        spent.writing += time.perf_counter() - start
+
+
+def in_thread(function: Function[T], embeddings: Iterable[Clip], spent: Spent) -> Generator[T, None, None]:
+    """Apply a function to embeddings, in order, in another thread, while the next are computed."""
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for embedded in embeddings:
+            waiting.append(pool.submit(_timed, function, embedded, spent))
+            while waiting and (waiting[0].done() or len(waiting) > WAITING):
+                yield _awaited(waiting.popleft(), spent)
+        while waiting:
+            yield _awaited(waiting.popleft(), spent)
+
+
+def _awaited(future: Future[T], spent: Spent) -> T:
+    with spent.on("blocked"):
+        return future.result()
+
+
+def in_process(function: Function[T], embeddings: Iterable[Clip], spent: Spent) -> Generator[T, None, None]:
+    """Apply a function to embeddings, in order, in another process, while the next are computed.
+
+    The process is a fork, so that it has what the function refers to as it is now. What it was not done with when it
+    was killed, and what follows, is done here. After an interruption it finishes what it was sent.
+    """
+    waiting: deque[tuple[Clip, bool]] = deque()  # and whether it was sent
+    with _served(function) as pipe:
+        other = _Other(pipe, spent)
+
+        def oldest() -> T:
+            embedded, is_sent = waiting.popleft()
+            with spent.on("blocked"):
+                if is_sent and (answer := other.answer()) is not None:
+                    return answer.outcome()
+                return _timed(function, embedded, spent)
+
+        for embedded in embeddings:
+            waiting.append((embedded, other.send(embedded)))
+            while waiting and (len(waiting) > WAITING or not waiting[0][1] or other.has_answered()):
+                yield oldest()
+        while waiting:
+            yield oldest()
+
+
+class _Answer(NamedTuple):
+    """What became of one embedding: a value or an error, and the seconds that it took."""
+
+    value: Any
+    error: Exception | None
+    seconds: float
+
+    def outcome(self) -> Any:
+        """Return the value, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class _Other:
+    """The other process as seen from here."""
+
+    def __init__(self, pipe: connection.Connection | None, spent: Spent) -> None:
+        self.pipe = pipe  # None once it has ended
+        self.spent = spent
+        self.answers: deque[_Answer] = deque()
+        self.heard = time.monotonic()
+
+    def send(self, embedded: Clip) -> bool:
+        """Send an embedding, and return True; not if the process has ended, or if the embedding is on the disk."""
+        each = embedded if isinstance(embedded, tuple) else (embedded,)
+        if self.pipe is None or any(isinstance(one.embedding, np.memmap) for one in each):
+            return False
+        try:
+            self.pipe.send(embedded)
+        except OSError:
+            return False  # what it answered before is still to be read
+        return True
+
+    def has_answered(self) -> bool:
+        """Return True if the answer to what was sent first is here, or will never be; look for it now and then."""
+        now = time.monotonic()
+        if not self.answers and self.pipe is not None and now > self.heard + LISTEN_SECONDS:
+            self.heard = now
+            if self.pipe.poll():
+                self._receive()
+        return bool(self.answers) or self.pipe is None
+
+    def answer(self) -> _Answer | None:
+        """Wait for the next answer; None if the process has ended."""
+        if not self.answers:
+            self._receive()
+        return self.answers.popleft() if self.answers else None
+
+    def _receive(self) -> None:
+        if self.pipe is None:
+            return
+        try:
+            answers = self.pipe.recv()
+        except (EOFError, OSError):
+            self.pipe = None
+            text = "the process that writes outputs was killed; this one writes them instead"
+            warnings.warn(text, HearTransformersWarning, stacklevel=2)
+            return
+        self.answers.extend(answers)
+        self.spent.writing += sum(answer.seconds for answer in answers)
+
+
+@contextlib.contextmanager
+def _served(function: Function[Any]) -> Iterator[connection.Connection | None]:
+    """Start a process that applies a function to what it is sent; end it when it is done with that."""
+    started: list[tuple[Any, connection.Connection]] = []
+
+    def start() -> None:
+        with contextlib.suppress(OSError):  # this process writes instead
+            started.append(start_process(_serve, function, os.getpid()))
+
+    starting = threading.Thread(target=start)  # which Ctrl-C does not interrupt
+    try:
+        starting.start()
+        starting.join()
+        yield started[0][1] if started else None
+    finally:
+        starting.join()
+        for process, pipe in started:
+            # Not by a message: an interruption may have come in the middle of one.
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as end:
+                end.shutdown(socket.SHUT_WR)
+            process.join()
+            pipe.close()
+
+
+def _serve(pipe: connection.Connection, function: Function[Any], master: int) -> None:
+    """Apply a function to what comes, in the other process, as long as its master, of that process id, lives."""
+    leave_the_terminal()
+    torch.set_num_threads(1)
+    gc.freeze()  # what came with the fork stays shared
+    answers: list[_Answer] = []
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            while not pipe.poll(PATROL_SECONDS):
+                if os.getppid() != master:
+                    return
+            embedded = pipe.recv()
+            start = time.perf_counter()
+            value, error = None, None
+            try:
+                value = function(embedded)
+            except Exception as reason:
+                error = sendable(reason)
+            answers.append(_Answer(value, error, time.perf_counter() - start))
+            if len(answers) == ANSWERS or not pipe.poll():
+                pipe.send(answers)
+                answers = []
