@@ -169,6 +169,11 @@ def load(
         yield from pool.load(clips)
 
 
+def shares(workers: int, n_users: int) -> list[int]:
+    """Return how many of some workers each user gets."""
+    return [workers // n_users + (i < workers % n_users) for i in range(n_users)]
+
+
 def may_have_children() -> bool:
     """Return True unless this is a daemon of multiprocessing, such as a worker of a pool."""
     return not multiprocessing.current_process().daemon

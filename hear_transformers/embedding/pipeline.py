@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from ..audio.clips import KEPT, Blocks, Clip, Loaded, ReadOptions, blocks_of
-from ..audio.workers import Spent, load
+from ..audio.workers import Spent, load, shares
 from ..errors import HearTransformersError, OptionError
 from .packing import Packed, Packer, Reader
 
@@ -285,11 +285,10 @@ class _Pipelines:
         named, *copies = tee(clips, 1 + len(self.options))
         with contextlib.ExitStack() as stack:
             loads = []
-            for i, (options, copy) in enumerate(zip(self.options.values(), copies, strict=True)):
-                share = len(range(i, workers, len(self.options)))
+            for options, copy, share in zip(self.options.values(), copies, shares(workers, len(copies)), strict=True):
                 reading = load(copy, options, share, self.spent, to_cuda=to_cuda)
                 loads.append(stack.enter_context(contextlib.closing(reading)))
-            for clip, *loaded in zip(named, *loads, strict=False):
+            for *loaded, clip in zip(*loads, named, strict=False):
                 for run, each, queue in zip(self.runs, self._shared(clip, loaded), finished, strict=True):
                     queue.extend(run.take(each))
                 yield from _complete(finished)

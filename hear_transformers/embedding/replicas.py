@@ -44,6 +44,7 @@ from ..audio.workers import (
     ignore_the_terminal,
     may_have_children,
     sendable,
+    shares,
     without_signals,
 )
 from ..errors import HearTransformersError, HearTransformersWarning, OptionError
@@ -219,9 +220,9 @@ class Replicas(Remote):
         """Embed clips, see `pipeline.embed_each`; the workers are shared by the devices, whose seconds are added up."""
         if not self.processes:
             raise OptionError("the processes of these devices have ended; load the model again")
-        counts = [len(range(i, workers, len(self.processes))) for i in range(len(self.processes))]
         spent.devices = len(self.processes)
-        run = _Run(self.processes, clips, [how | {"workers": count} for count in counts], spent)
+        options = [how | {"workers": share} for share in shares(workers, len(self.processes))]
+        run = _Run(self.processes, clips, options, spent)
         is_finished = False
         try:
             yield from run.results()
