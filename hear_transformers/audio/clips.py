@@ -6,8 +6,10 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +29,17 @@ long clip without a known duration is decoded from its start again, once it was 
 KEPT = "kept"
 """Stands for any content, see `Clip.known`."""
 
+T = TypeVar("T")
 
+
+def pickled_as_call(kind: type[T]) -> type[T]:
+    """Make records of a class be pickled as a call of it, in a third of the time that a frozen dataclass takes."""
+    values = attrgetter(*(each.name for each in fields(kind)))  # type: ignore[arg-type]
+    kind.__reduce__ = lambda self: (kind, values(self))  # type: ignore[method-assign]
+    return kind
+
+
+@pickled_as_call
 @dataclass(frozen=True, slots=True)
 class Clip:
     """An audio file to embed, a part of one, or a waveform.
@@ -54,6 +66,7 @@ class Clip:
     known: tuple[str, ...] = ()
 
 
+@pickled_as_call
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What was read of a clip.

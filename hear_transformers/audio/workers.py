@@ -277,7 +277,10 @@ class _Request:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A process that reads clips, and the clips sent to it."""
+    """A process that reads clips, and the clips sent to it.
+
+    What goes through the pipe is pickled without what multiprocessing adds, which takes as long again.
+    """
 
     process: Any
     pipe: connection.Connection  # our end
@@ -401,7 +404,7 @@ class _Pool:
     def _send(self, worker: _Worker, request: _Request) -> None:
         request.slot = self.free.popleft()
         try:
-            worker.pipe.send((request.slot, request.index, request.clip))
+            worker.pipe.send_bytes(pickle.dumps((request.slot, request.index, request.clip)))
         except OSError:
             self._take_back([request])
             self._bury(worker)
@@ -445,7 +448,7 @@ class _Pool:
     def _hear(self, worker: _Worker) -> None:
         """Take an answer of a worker."""
         try:
-            answer = worker.pipe.recv()
+            answer = pickle.loads(worker.pipe.recv_bytes())
         except (EOFError, OSError):
             self._bury(worker)
             return
@@ -582,12 +585,12 @@ def _work(
     gc.freeze()  # what came with the fork stays shared
     slots = np.frombuffer(memory, np.uint8).reshape(n_slots, -1)
     with contextlib.suppress(EOFError, OSError):
-        pipe.send(None)
+        pipe.send_bytes(pickle.dumps(None))
         while True:
             while not pipe.poll(PATROL_SECONDS):
                 if os.getppid() != master:
                     return
-            slot, index, clip = pipe.recv()
+            slot, index, clip = pickle.loads(pipe.recv_bytes())
             start = time.perf_counter()
             loaded = read(index, clip, options)
             n_samples, dtype = _n_samples(loaded) if loaded.blocks is None else LONG, ""
@@ -596,7 +599,7 @@ def _work(
                 dtype = samples.dtype.str
                 slots[slot].view(dtype)[:n_samples] = samples
             answer = replace(loaded, waveform=None, blocks=None, error=sendable(loaded.error))
-            pipe.send((n_samples, dtype, time.perf_counter() - start, answer))
+            pipe.send_bytes(pickle.dumps((n_samples, dtype, time.perf_counter() - start, answer)))
 
 
 def ignore_the_terminal() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import pickle
 import socket
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from ..audio.workers import LISTEN_SECONDS, PATROL_SECONDS, Spent, leave_the_terminal, sendable, start_process
+from ..audio.workers import PATROL_SECONDS, Spent, leave_the_terminal, sendable, start_process
 from ..embedding.pipeline import Embedded
 from ..errors import HearTransformersWarning
 
@@ -29,7 +30,10 @@ WAITING = 64
 """Embeddings that wait to be written while the next are computed."""
 
 ANSWERS = 16
-"""Outcomes that the other process reports at once, if it has more to do."""
+"""Most outcomes that the other process reports at once."""
+
+REPORT_SECONDS = 0.05
+"""How long it waits for more before it reports, and how often its reports are looked for."""
 
 T = TypeVar("T")
 
@@ -95,6 +99,7 @@ def in_process(function: Function[T], embeddings: Iterable[Clip], spent: Spent) 
             waiting.append((embedded, other.send(embedded)))
             while waiting and (len(waiting) > WAITING or not waiting[0][1] or other.has_answered()):
                 yield oldest()
+        _say_end(pipe)
         while waiting:
             yield oldest()
 
@@ -128,7 +133,7 @@ class _Other:
         if self.pipe is None or any(isinstance(one.embedding, np.memmap) for one in each):
             return False
         try:
-            self.pipe.send(embedded)
+            self.pipe.send_bytes(pickle.dumps(embedded))
         except OSError:
             return False  # what it answered before is still to be read
         return True
@@ -136,7 +141,7 @@ class _Other:
     def has_answered(self) -> bool:
         """Return True if the answer to what was sent first is here, or will never be; look for it now and then."""
         now = time.monotonic()
-        if not self.answers and self.pipe is not None and now > self.heard + LISTEN_SECONDS:
+        if not self.answers and self.pipe is not None and now > self.heard + REPORT_SECONDS:
             self.heard = now
             if self.pipe.poll():
                 self._receive()
@@ -152,7 +157,7 @@ class _Other:
         if self.pipe is None:
             return
         try:
-            answers = self.pipe.recv()
+            answers = pickle.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
             self.pipe = None
             text = "the process that writes outputs was killed; this one writes them instead"
@@ -179,11 +184,16 @@ def _served(function: Function[Any]) -> Iterator[connection.Connection | None]:
     finally:
         starting.join()
         for process, pipe in started:
-            # Not by a message: an interruption may have come in the middle of one.
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as end:
-                end.shutdown(socket.SHUT_WR)
+            _say_end(pipe)
             process.join()
             pipe.close()
+
+
+def _say_end(pipe: connection.Connection | None) -> None:
+    """Tell the other process that nothing more comes; not by a message, which an interruption may have cut short."""
+    if pipe is not None:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as end:
+            end.shutdown(socket.SHUT_WR)
 
 
 def _serve(pipe: connection.Connection, function: Function[Any], master: int) -> None:
@@ -197,7 +207,7 @@ def _serve(pipe: connection.Connection, function: Function[Any], master: int) ->
             while not pipe.poll(PATROL_SECONDS):
                 if os.getppid() != master:
                     return
-            embedded = pipe.recv()
+            embedded = pickle.loads(pipe.recv_bytes())
             start = time.perf_counter()
             value, error = None, None
             try:
@@ -205,6 +215,8 @@ def _serve(pipe: connection.Connection, function: Function[Any], master: int) ->
             except Exception as reason:
                 error = sendable(reason)
             answers.append(_Answer(value, error, time.perf_counter() - start))
-            if len(answers) == ANSWERS or not pipe.poll():
-                pipe.send(answers)
+            if len(answers) == ANSWERS or not pipe.poll(REPORT_SECONDS):
+                pipe.send_bytes(pickle.dumps(answers))
                 answers = []
+    with contextlib.suppress(OSError):
+        pipe.send_bytes(pickle.dumps(answers))

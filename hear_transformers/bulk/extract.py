@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ..audio.clips import pickled_as_call
 from ..audio.levels import EACH, MIX
 from ..audio.workers import START_METHOD, Spent, may_have_children
 from ..embedding.pipeline import KEPT, Clip, Described, Embedded, Model, Remote, embed_each, models_of
@@ -29,6 +30,7 @@ from .usage import Usage
 DEFAULTS = OutputOptions()
 
 
+@pickled_as_call
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The outcome of one source.

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from ..audio.clips import KEPT, Blocks, Clip, Loaded, ReadOptions, blocks_of
+from ..audio.clips import KEPT, Blocks, Clip, Loaded, ReadOptions, blocks_of, pickled_as_call
 from ..audio.workers import Spent, load, shares
 from ..errors import HearTransformersError, OptionError
 from .packing import Packed, Packer, Reader
@@ -154,6 +154,7 @@ def models_of(model: Model | Remote | Sequence[Model]) -> Sequence[Described]:
     return [*model] if isinstance(model, Sequence) else [model]
 
 
+@pickled_as_call
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """One finished clip.
@@ -298,6 +299,9 @@ class _Pipelines:
 
     def _shared(self, clip: Clip, loaded: Sequence[Loaded]) -> Iterator[Loaded]:
         """Yield what each model is to take of a clip that was read at each sample rate."""
+        if len(self.runs) == 1:
+            yield loaded[0]
+            return
         by_rate = dict(zip(self.options, loaded, strict=True))
         taken: set[int] = set()
         for i, run in enumerate(self.runs):
@@ -338,15 +342,16 @@ class _Pipeline:
 
     def take(self, loaded: Loaded) -> Iterator[Embedded]:
         """Embed a clip at once if it is long, else pack it; yield what is finished and next in order."""
-        embedded = Embedded(loaded.index, sha256=loaded.sha256, error=loaded.error, warnings=tuple(loaded.warnings))
+        seconds = 0.0 if loaded.waveform is None else loaded.waveform.shape[0] / self.model.sample_rate
+        told: dict[str, Any] = {"sha256": loaded.sha256, "error": loaded.error, "warnings": tuple(loaded.warnings)}
+        embedded = Embedded(loaded.index, seconds=seconds, **told)
         if loaded.blocks is not None:
             embedded = self._try_long(embedded, loaded.blocks)
             self._keep(replace(embedded, warnings=tuple(loaded.warnings)))
         elif loaded.waveform is None:
             self._keep(embedded)
         else:
-            seconds = len(loaded.waveform) / self.model.sample_rate
-            self.shorts[loaded.index] = replace(embedded, seconds=seconds)
+            self.shorts[loaded.index] = embedded
             yield from self._pack(self.packer.add(loaded.index, loaded.waveform, is_lent=loaded.is_lent))
         yield from self._release()
         while self._is_full():
