@@ -308,7 +308,7 @@ class _Pipelines:
             rate = run.model.sample_rate
             each = replace(by_rate[rate], sha256=loaded[0].sha256)
             if clip.known and clip.known[i] in (KEPT, *([each.sha256] if each.sha256 else [])):
-                yield Loaded(each.index, sha256=each.sha256)
+                yield Loaded(each.index, sha256=each.sha256, is_lent=each.is_lent)
                 continue
             if each.blocks is not None and rate in taken:
                 warnings = list(clip.warnings)
@@ -349,6 +349,8 @@ class _Pipeline:
             embedded = self._try_long(embedded, loaded.blocks)
             self._keep(replace(embedded, warnings=tuple(loaded.warnings)))
         elif loaded.waveform is None:
+            if loaded.is_lent:  # to another model, which had not embedded it yet
+                self.packer.pass_over()
             self._keep(embedded)
         else:
             self.shorts[loaded.index] = embedded

@@ -126,6 +126,20 @@ def test_only_models_without_an_output_embed(models, folder, tmp_path, monkeypat
     assert len(run(models, folder, tmp_path / "out").skipped) == 5
 
 
+def test_a_model_that_lacks_a_few_waits_with_clips_that_others_do_not_wait_for(models, audio_file, tmp_path):
+    for i in range(30):
+        audio_file(f"in/{i:02d}.wav", 0.1 * np.random.default_rng(i).standard_normal(9_600), sample_rate=32_000)
+    folder, out = tmp_path / "in", tmp_path / "out"
+    run(models[0], folder, out / FOLDERS[0])
+    for i in range(3):
+        (out / FOLDERS[0] / f"{i:02d}.npz").unlink()
+    run([models[0], models[2]], folder, out, workers=2)
+    run(models[0], folder, tmp_path / "alone")
+    alone = arrays(tmp_path / "alone")
+    for file, each in arrays(out / FOLDERS[0]).items():
+        np.testing.assert_allclose(each, alone[file], atol=1e-5, err_msg=file)
+
+
 def test_changed_audio_is_embedded_again_by_each(models, folder, audio_file, tmp_path):
     run(models, folder, tmp_path / "out")
     before = arrays(tmp_path / "out" / FOLDERS[1])["0.npz"]
