@@ -32,6 +32,9 @@ FEW_FILES = 10
 FEW_WARNINGS = 3
 """Warnings that are printed at the end; more are only counted."""
 
+LONG_RUN_SECONDS = 60.0
+"""From here on, or for more than `FEW_FILES` that were embedded, what limited a run is told."""
+
 TOP_K = 10
 """Default number of labels per file."""
 
@@ -41,9 +44,12 @@ LOGITS = "logits"
 TIME_OPTIONS = ("hop_ms", "window_ms", "framing", "segment", "overlap")
 """Options of embeddings along time only."""
 
+OF_ONE_MODEL = ("variant", "weights", "weights_prefix", "network", "normalisation", "labels")
+"""Options that mean one network."""
+
 SECTIONS = {
     "manifest": "Input",
-    "model": "Model",
+    "models": "Model",
     "layer": "Embedding",
     "device": "Computation",
     "out": "Output",
@@ -60,6 +66,8 @@ Examples:
   embed-audio clips/ --segment 3 --out table.parquet
                                                a vector for 0-3 s, 3-6 s, ...
   embed-audio "clips/**/*.flac" --model passt --layer 4,8,12 --pool meanmax --out embeddings
+  embed-audio clips/ --model passt --model panns/cnn14 --out embeddings
+                                               one reading for both: embeddings/model=passt-base/...
   embed-audio input.wav --model efficientat --labels --out labels
                                                prints labels: Speech, Music, ...
   find . -name "*.ogg" | embed-audio - --json
@@ -77,7 +85,9 @@ table is replaced. With --labels, skipped files are embedded again to print thei
 file twice gets a row for each in a table, and one file otherwise.
 
 Without a terminal, progress is a line on stderr at most every 30 s. failures.jsonl, next to the outputs, lists what
-failed in the last run, warnings.jsonl what is to be known of the audio that was embedded.
+failed in the last run, warnings.jsonl what is to be known of the audio that was embedded. After more than 10 files or a
+minute, a line on stderr says what limited the run: decoding, resampling, the network or writing; with --json, the last
+object has it as "run".
 
 \b
 Exit codes:
@@ -143,9 +153,11 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--shard", default="0/1", callback=fraction, metavar="I/N", help="Embed part I of N only: 0/8 to 7/8.")
 @click.option(
     "--model",
+    "models",
+    multiple=True,
     metavar="NAME",
-    help=f"{', '.join(FAMILIES)}, a variant, or a module of HEAR's API.  [default: {next(iter(FAMILIES))}, or that of "
-    "--weights]",
+    help=f"{', '.join(FAMILIES)}, a variant, or a module of HEAR's API; several read the audio once, each for a folder "
+    f"of its own, model=passt-base.  [default: {next(iter(FAMILIES))}, or that of --weights]",
 )
 @click.option("--variant", metavar="NAME", help="Network of that family.  [default: the first, or that of --weights]")
 @click.option("--weights", metavar="FILE", help="Checkpoint, or folder of Hugging Face, instead of the published one.")
@@ -168,13 +180,26 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
     "--segment", type=float, metavar="S", help="A vector for each segment of S seconds; implies --timestamps."
 )
 @click.option("--overlap", type=float, metavar="S", help="Seconds that two segments share.  [default: 0]")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps, cpu.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, cuda, mps, cpu; several share the files: cuda:0,cuda:1, or all, every card.",
+)
 @click.option(
     "--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16, tf32, auto; results are float32."
 )
 @click.option("--compile", is_flag=True, default=None, help="Compile the network: slower to start, then faster.")
-@click.option("--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch at most, or auto.")
-@click.option("--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio.  [default: auto]")
+@click.option(
+    "--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch of a device at most, or auto."
+)
+@click.option(
+    "--num-workers",
+    callback=count_or_auto,
+    metavar="N",
+    help="Processes that read audio, for all devices.  [default: auto]",
+)
 @click.option(
     "--resample",
     default="auto",
@@ -203,7 +228,7 @@ def main(
     inputs: tuple[str, ...],
     manifest: str | None,
     columns: str | None,
-    model: str | None,
+    models: tuple[str, ...],
     weights: str | None,
     scene: bool | None,
     channel: str,
@@ -226,13 +251,14 @@ def main(
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
     # All that needs no PyTorch comes first, which takes seconds; of a file of one's own the layers are not known yet.
+    check_one_model(models, {**options, "weights": weights})
     timestamps = wants_timestamps(scene, options)
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options, timestamps)
     words = {**options, "resample": resample}
-    check_words(model, words, of_its_own=bool(weights or options["network"]), labels=bool(n_labels))
+    for model in models or [None]:
+        check_words(model, words, of_its_own=bool(weights or options["network"]), labels=bool(n_labels))
     place = local_output(out)
     options["format"] = choose_storage(place, options)
-    from hear_transformers import catalogue
     from hear_transformers.audio import levels, workers
     from hear_transformers.bulk import extract
     from hear_transformers.bulk.sources import each_channel
@@ -242,12 +268,12 @@ def main(
     heard = levels.parse_channel(channel)
     found = find(inputs, manifest, columns, quiet=quiet)
     found = each_channel(found) if heard == levels.EACH else found
-    with log_on_stderr(verbose):
-        if model is None and options["variant"] is None:
-            model = catalogue.family_of_checkpoint(weights or "")
-        embedder = catalogue.load(model, weights or "", device, given)
     of_all = heard if isinstance(heard, int) else None
-    with Progress(quiet=quiet, as_json=as_json, channel=of_all) as progress, resumable(stored.overwrite):
+    with (
+        loaded(models, weights or "", device, given, verbose=verbose) as embedder,
+        Progress(quiet=quiet, as_json=as_json, channel=of_all) as progress,
+        resumable(stored.overwrite),
+    ):
         report = extract.extract(
             embedder,
             found,
@@ -263,6 +289,7 @@ def main(
             on_start=progress.start,
             on_outcome=progress.show,
         )
+        progress.finish(report)
     if not (quiet or as_json):
         summarise(report, stored)
     sys.exit(1 if report.failed else 0)
@@ -298,6 +325,16 @@ def output_options(options: dict[str, Any]) -> OutputOptions:
     )
 
 
+def check_one_model(models: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Raise UsageError for options that mean one network, beside several models."""
+    given = [f"--{name.replace('_', '-')}" for name in OF_ONE_MODEL if options[name]]
+    if len(models) > 1 and given:
+        raise click.UsageError(
+            f"{', '.join(given)}: of one model only, and {len(models)} are named; give it with its --model in a run of "
+            "its own, with --out of its folder, such as OUT/model=passt-base; a variant is --model passt/base"
+        )
+
+
 def check_words(model: str | None, options: dict[str, Any], *, of_its_own: bool, labels: bool) -> None:
     """Raise OptionError for words that a model does not know; the layers of a file `of_its_own` are not known yet."""
     from hear_transformers import catalogue
@@ -330,6 +367,28 @@ def find(inputs: tuple[str, ...], manifest: str | None, columns: str | None, *, 
     if (n_dropped := len(named) - len(once)) and not quiet:
         click.echo(f"Note: files that the inputs name again, and that are embedded once: {n_dropped}", err=True)
     return [*once, *rows]
+
+
+@contextlib.contextmanager
+def loaded(
+    models: tuple[str, ...], weights: str, device: str, given: dict[str, Any], *, verbose: bool
+) -> Iterator[Any]:
+    """Load the models; on several devices in a process each, which end with the block."""
+    from hear_transformers import catalogue
+    from hear_transformers.embedding.devices import pick_devices
+
+    with log_on_stderr(verbose), contextlib.ExitStack() as stack:
+        names: list[str | None] = [*models] or [None]
+        if not models and given.get("variant") is None:
+            names = [catalogue.family_of_checkpoint(weights)]
+        devices = pick_devices(device)
+        if len(devices) == 1:
+            embedder: Any = catalogue.load_each(names, weights, *devices, given)
+        else:
+            embedder = stack.enter_context(catalogue.load_replicas(names, weights, devices, given))
+        ending = stack.pop_all()
+    with ending:
+        yield embedder
 
 
 @contextlib.contextmanager
@@ -382,11 +441,26 @@ class Progress:
         self.as_json = as_json
         self.bar: Any = None
         self.lines: LinesOfProgress | None = None
+        self.n_left = 0  # outcomes to come
+        self.last: dict[str, Any] = {}  # the last record, to which is added what limited the run
 
     def __enter__(self) -> Progress:
         return self
 
+    def finish(self, report: Report) -> None:
+        """Show what limited a run that took its time."""
+        usage = report.usage
+        assert usage is not None
+        if usage.n_clips <= FEW_FILES and usage.seconds < LONG_RUN_SECONDS:
+            return
+        if self.last:
+            self.last["run"] = usage.as_record()
+        if not self.hidden:
+            self._write(str(usage), sys.stderr)
+
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if self.last:
+            click.echo(json.dumps(self.last))
         if self.bar is not None:
             self.bar.close()
         if self.lines is not None and kind is None:
@@ -394,6 +468,7 @@ class Progress:
 
     def start(self, total: int) -> None:
         """Take note of the number of outcomes to come."""
+        self.n_left = total
         if self.hidden:
             return
         if sys.stderr.isatty():
@@ -409,8 +484,13 @@ class Progress:
         failed = outcome.status == "failed"
         if failed:
             self._write(one_line(f"Error: {outcome.message}"), sys.stderr)
+        self.n_left -= 1
         if self.as_json:
-            click.echo(json.dumps(as_record(outcome) | ({"channel": self.channel} if self.channel else {})))
+            record = as_record(outcome) | ({"channel": self.channel} if self.channel else {})
+            if self.n_left:
+                click.echo(json.dumps(record))
+            else:
+                self.last = record
         if not self.hidden and outcome.tags:
             lines = (f"\n  {tag.probability:.3f}  {tag.label}" for tag in outcome.tags)
             self._write(one_line(outcome.source) + "".join(lines), sys.stdout)
@@ -437,6 +517,7 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
         "channel": outcome.channel,
         "output": None if outcome.output is None else str(outcome.output),
         **({"layers": outcome.layers} if outcome.layers else {}),
+        **({"models": outcome.models} if outcome.models else {}),
         "status": outcome.status,
         "shape": outcome.shape,
         "seconds": outcome.seconds,

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .embedding.embedder import Embedder
     from .embedding.external import ExternalModel
     from .embedding.pipeline import Model
+    from .embedding.replicas import Replicas
 
 PACKAGE = __package__
 
@@ -263,6 +264,35 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     if compiled:
         model.compile_trunk()
     return model
+
+
+def load_each(
+    names: Sequence[str | None], path: str = "", device: str = "auto", options: Mapping[str, Any] | None = None
+) -> list[Model]:
+    """Load several models onto a device with the same options, see `load`; an error names the model."""
+    models = []
+    for name in names:
+        try:
+            models.append(load(name, path, device, options))
+        except OptionError as error:
+            raise OptionError(f"{name}: {error}") if len(names) > 1 else error from error
+    return models
+
+
+def load_replicas(
+    names: Sequence[str | None], path: str, devices: Sequence[str], options: Mapping[str, Any] | None = None
+) -> Replicas:
+    """Load models onto several devices, in a process each; further parameters and errors are those of `load_each`.
+
+    A script that calls this needs ``if __name__ == "__main__":``, and closes what it gets, or uses it with ``with``.
+
+    Parameters
+    ----------
+    devices : names of PyTorch, ["cuda:0", "cuda:1"], see `embedding.devices.pick_devices`
+    """
+    from .embedding.replicas import Replicas
+
+    return Replicas(functools.partial(load_each, names, path, options=dict(options or {})), devices)
 
 
 def check_names(name: str, options: Iterable[str]) -> None:

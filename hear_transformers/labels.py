@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from . import FAMILIES
 from .embedding.embedder import Embedder
+from .embedding.replicas import Description
 from .errors import OptionError
 
 
@@ -73,7 +74,7 @@ def top_tags(
 
 def tags_of(model: object, logits: npt.ArrayLike, k: int) -> tuple[Tag, ...]:
     """Return the most likely classes, named by the model's checkpoint, else by AudioSet, see `top_tags`."""
-    if not isinstance(model, Embedder):
+    if not isinstance(model, (Embedder, Description)):
         return top_tags(logits, k)
     return top_tags(logits, k, model.labels, multi_label=model.multi_label)
 
@@ -87,12 +88,12 @@ def check_logits(model: object, *, timestamps: bool) -> None:
     """
     if timestamps:
         raise OptionError("labels are for whole files; leave out timestamps, or the labels")
-    if not isinstance(model, Embedder):
+    if not isinstance(model, (Embedder, Description)) or isinstance(model.name, str):
         raise OptionError(
             "labels are names of logits, and the HEAR API does not say which numbers of an embedding are logits; "
             f"choose a model of {', '.join(FAMILIES)}"
         )
-    name, layers = "/".join(model.name), model.variant.scene.layers
+    name, layers = "/".join(model.name), model.layers
     if layers != ("logits",):
         raise OptionError(f"labels are names of logits, and {name} gives layer {','.join(layers)}; give layer='logits'")
     n_labels, n_classes = len(model.labels or audioset_labels()), model.scene_embedding_size

@@ -75,5 +75,10 @@ def embed_audio(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Run `embed-audio` with the smallest network, in the test's folder."""
     monkeypatch.chdir(tmp_path)
     command = installed("embed-audio")
-    small = ["--model", "efficientat", "--variant", "mn01_as", "--weights", small_weights]
-    return lambda *arguments, stdin="": command(*small, *arguments, stdin=stdin)
+    small = ["--variant", "mn01_as", "--weights", small_weights]
+
+    def run(*arguments: object, stdin: str = "") -> Result:
+        named = any(str(each).startswith("--model") for each in arguments)
+        return command(*([] if named else ["--model", "efficientat"]), *small, *arguments, stdin=stdin)
+
+    return run

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ long clip without a known duration is decoded from its start again, once it was 
 KEPT_BYTES = 2**25 - 2**16
 """Largest array whose memory is used again for the next one: glibc's limit is 32 MiB, of which it takes a little."""
 
+
+KEPT = "kept"
+"""Stands for any content, see `Clip.known`."""
 
 T = TypeVar("T")
 
@@ -56,6 +59,8 @@ class Clip:
     skip_sha256 : content of this sha256 is embedded already, and so is not decoded; empty for none
     channel : of the file, from 1; None for the mean of all
     warnings : about the waveform
+    known : of each of several models, the sha256 of the content that it has embedded already; empty for none, `KEPT`
+        for any
     """
 
     path: Path | Address | None = None
@@ -65,6 +70,7 @@ class Clip:
     skip_sha256: str = ""
     channel: int | None = None
     warnings: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
 
 @pickled_as_call
@@ -77,8 +83,9 @@ class Loaded:
     index : number of the clip, from 0
     waveform : (samples,) float32, or int16 with 32768 for 1.0 if it was not resampled; None if the clip is long, failed
         or was skipped
-    is_lent : the waveform lies in the memory of a worker: it is valid until `workers.LENT` more clips are taken
     sample_rate : of the waveform in Hz, see `ReadOptions.resample`; 0 where there is none
+    is_lent : the waveform lies in the memory of a worker: it is valid until `workers.LENT` more clips are taken
+    resampling : seconds in which it was resampled
     blocks : of a long clip
     sha256 : of the file, empty unless asked for
     error : why it failed
@@ -92,9 +99,10 @@ class Loaded:
     sha256: str = ""
     error: Exception | None = None
     path: Path | Address | None = None
-    is_lent: bool = False
     warnings: list[str] = field(default_factory=list)
     sample_rate: int = 0
+    is_lent: bool = False
+    resampling: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +165,7 @@ def read(index: int, clip: Clip, options: ReadOptions, threads: int = 1) -> Load
     keep_memory()
     sha256 = ""
     warnings = list(clip.warnings)
-    rate = options.sample_rate
+    rate, resampling = options.sample_rate, 0.0
     try:
         if clip.path is None:
             waveform: Tensor | None = next(blocks_of(clip, options, warnings))
@@ -167,10 +175,12 @@ def read(index: int, clip: Clip, options: ReadOptions, threads: int = 1) -> Load
                 if sha256 and sha256 == clip.skip_sha256:
                     return Loaded(index, sha256=sha256)
                 waveform, rate = _short_waveform(file, clip, options)
+                resampling = file.resampling
         if waveform is None or len(waveform) > options.max_samples_of(waveform, rate):
             warnings = list(clip.warnings)  # it is decoded from its start again
             return Loaded(index, blocks=blocks_of(clip, options, warnings, threads), sha256=sha256, warnings=warnings)
-        return Loaded(index, waveform, sha256=sha256, path=clip.path, warnings=warnings, sample_rate=rate)
+        told: dict[str, Any] = {"sha256": sha256, "path": clip.path, "warnings": warnings}
+        return Loaded(index, waveform, sample_rate=rate, resampling=resampling, **told)
     except Exception as error:
         return Loaded(index, sha256=sha256, error=error, warnings=warnings)
 

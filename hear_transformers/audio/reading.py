@@ -11,6 +11,7 @@ import copy
 import functools
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -105,6 +106,7 @@ class AudioFile:
     Attributes
     ----------
     n_bytes : size of the file
+    resampling : seconds in which it was resampled so far
 
     Raises
     ------
@@ -139,6 +141,7 @@ class AudioFile:
         self._local = self._copy.path if self._copy else Path(self.path)
         self._levels = Levels(channel)
         self.keep_damaged = keep_damaged
+        self.resampling = 0.0
         self._is_busy = False
         self._on_warning = warn
         self._warned: set[str] = set()
@@ -258,7 +261,7 @@ class AudioFile:
                 mono, rate = as_float(decoded), self.sample_rate
                 if resampler is None:
                     resampler = _once(rate, sample_rate) if is_last else _resampler(rate, sample_rate)
-                samples = resampler(mono, is_last)
+                samples = self._resampled(resampler, mono, is_last)
                 self._levels.compare(mono, rate, samples, sample_rate)
                 n_samples += len(samples)
                 if len(samples):
@@ -326,7 +329,7 @@ class AudioFile:
             skipped_frames, skipped = (periods * each // periods_per_second for each in (rate, sample_rate))
             last_frame = math.ceil(((first + n_samples) / sample_rate + margin) * rate)
             mono = self._mono_between(decoder, skipped_frames, last_frame)
-        resampled = _once(rate, sample_rate)(mono, True)
+        resampled = self._resampled(_once(rate, sample_rate), mono, True)
         self._levels.compare(mono, rate, resampled, sample_rate)
         self.warn_of(self._levels)
         samples = resampled[first - skipped :][:n_samples]
@@ -401,6 +404,12 @@ class AudioFile:
             raise AudioError(str(error).replace(str(self._local), str(self.path))) from error
         except OSError as error:
             raise AudioError(f"{self.path}: cannot be read ({error.strerror})") from error
+
+    def _resampled(self, resampler: Resampler, mono: np.ndarray, is_last: bool) -> np.ndarray:
+        start = time.perf_counter()
+        samples = resampler(mono, is_last)
+        self.resampling += time.perf_counter() - start
+        return samples
 
     def _mono(
         self, decoder: Decoder, block_seconds: float = BLOCK_SECONDS, first: int = 0, last: int = sndfile.UNKNOWN_FRAMES

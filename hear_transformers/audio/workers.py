@@ -80,31 +80,45 @@ ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if h
 
 @dataclass(slots=True)
 class Spent:
-    """Where the time of a run goes, in s.
+    """Where the time of a run goes, in s; of several devices, summed over them.
 
     Attributes
     ----------
-    workers : processes that read clips; 0: this one does
-    reading : in which workers decoded, resampled and hashed, summed over them
-    waiting : in which this process waited for audio, or read it itself
-    computing : in which it ran the network, or waited for its device
+    devices : that compute, each with a process
+    workers : processes that read clips; 0: those of the devices do
+    reading : in which clips were decoded, resampled and hashed, summed over workers
+    resampling : of that, in which they were resampled
+    waiting : in which a device waited for audio, or its process read it
+    computing : in which it ran the network, or waited for its results
     writing : in which outputs were written
+    blocked : in which nothing went on, as too many results waited to be written
     """
 
+    devices: int = 1
     workers: int = 0
     reading: float = 0.0
+    resampling: float = 0.0
     waiting: float = 0.0
     computing: float = 0.0
     writing: float = 0.0
+    blocked: float = 0.0
+    _within: float = field(default=0.0, repr=False)  # what blocks within the current one took
 
     @contextlib.contextmanager
     def on(self, what: str) -> Iterator[None]:
-        """Add the time that a block takes to an attribute."""
-        start = time.perf_counter()
+        """Add the time that a block takes to an attribute, without that of blocks within it; in one thread only."""
+        start, before, self._within = time.perf_counter(), self._within, 0.0
         try:
             yield
         finally:
-            setattr(self, what, getattr(self, what) + time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            setattr(self, what, getattr(self, what) + seconds - self._within)
+            self._within = before + seconds
+
+    def add(self, other: Spent) -> None:
+        """Add what another process spent."""
+        for name in ("workers", "reading", "resampling", "waiting", "computing"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 T = TypeVar("T")
@@ -153,11 +167,17 @@ def load(
         for index, clip in enumerate(clips):
             with spent.on("waiting"):
                 loaded = read(index, clip, options, threads)
+            spent.resampling += loaded.resampling
             yield loaded
         return
-    spent.workers = workers
+    spent.workers += workers
     with contextlib.closing(pool), pool.pinned() if to_cuda else contextlib.nullcontext():
         yield from pool.load(clips)
+
+
+def shares(workers: int, n_users: int) -> list[int]:
+    """Return how many of some workers each user gets."""
+    return [workers // n_users + (i < workers % n_users) for i in range(n_users)]
 
 
 def may_have_children() -> bool:
@@ -445,6 +465,7 @@ class _Pool:
         n_samples, dtype, seconds, loaded = answer
         request = worker.requests.popleft()
         self.spent.reading += seconds
+        self.spent.resampling += loaded.resampling
         if n_samples > 0:
             assert request.slot is not None
             samples = self.slots[request.slot].view(dtype)[:n_samples]
@@ -460,7 +481,7 @@ class _Pool:
         """Replace a dead worker; its clips are read again, but for one that fails: after `STRIKES`, or for hanging."""
         worker.process.join(PATROL_SECONDS)
         self.workers.remove(worker)
-        cause = _cause(worker.process.exitcode)
+        cause = cause_of(worker.process.exitcode)
         if not worker.is_up:
             self._warn(f"a process that was to decode ended at once ({cause})")
         elif worker.requests:
@@ -515,7 +536,7 @@ def start_process(target: Callable[..., None], *arguments: Any) -> tuple[Any, co
     context: Any = multiprocessing.get_context(START_METHOD)
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
-    with warnings.catch_warnings(), _without_signals():
+    with warnings.catch_warnings(), without_signals():
         # Python >= 3.12 warns of every fork beside threads, see `START_METHOD`.
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
@@ -539,7 +560,7 @@ def _patience(clip: Clip) -> float:
     return PATIENCE_SECONDS
 
 
-def _cause(exit_code: int | None) -> str:
+def cause_of(exit_code: int | None) -> str:
     """Return why a process ended."""
     if exit_code is None or exit_code >= 0:
         return f"exit code {exit_code}"
@@ -547,8 +568,8 @@ def _cause(exit_code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _without_signals() -> Iterator[None]:
-    """Hold back signals from this thread and the process that it starts, until `leave_the_terminal` there."""
+def without_signals() -> Iterator[None]:
+    """Hold back signals from this thread and the process that it starts, until `ignore_the_terminal` there."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
@@ -587,12 +608,19 @@ def _work(
             pipe.send_bytes(pickle.dumps((n_samples, dtype, time.perf_counter() - start, answer)))
 
 
-def leave_the_terminal() -> None:
-    """Silence this worker process: the main process handles Ctrl-C and hang-ups, and reports errors."""
+def ignore_the_terminal() -> None:
+    """Ignore Ctrl-C and hang-ups in this process: the main process handles them."""
     for number in ENDING:
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+def leave_the_terminal() -> None:
+    """Silence this worker process: the main process handles Ctrl-C and hang-ups, and reports errors."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ignore_the_terminal()
     # libmpg123 complains of the frames that are decoded before an excerpt far inside an MP3, though not of the excerpt.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)

@@ -37,50 +37,63 @@ REPORT_SECONDS = 0.05
 
 T = TypeVar("T")
 
-Function = Callable[[Embedded], T]
+Clip = Embedded | tuple[Embedded, ...]
+"""A clip embedded by one model, or by each of several."""
+
+Function = Callable[[Any], T]
+"""What is done with a `Clip`."""
 
 
-def in_turn(function: Function[T], embeddings: Iterable[Embedded], spent: Spent) -> Generator[T, None, None]:
+def in_turn(function: Function[T], embeddings: Iterable[Clip], spent: Spent) -> Generator[T, None, None]:
     """Apply a function to embeddings, in order, before the next are asked for."""
     for embedded in embeddings:
-        with spent.on("writing"):
-            outcome = function(embedded)
+        with spent.on("blocked"):
+            outcome = _timed(function, embedded, spent)
         yield outcome
 
 
-def in_thread(function: Function[T], embeddings: Iterable[Embedded], spent: Spent) -> Generator[T, None, None]:
+def _timed(function: Function[T], embedded: Clip, spent: Spent) -> T:
+    """Apply a function, and add the seconds that it takes, in whatever thread."""
+    start = time.perf_counter()
+    try:
+        return function(embedded)
+    finally:
+        spent.writing += time.perf_counter() - start
+
+
+def in_thread(function: Function[T], embeddings: Iterable[Clip], spent: Spent) -> Generator[T, None, None]:
     """Apply a function to embeddings, in order, in another thread, while the next are computed."""
-
-    def timed(embedded: Embedded) -> T:
-        with spent.on("writing"):
-            return function(embedded)
-
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for embedded in embeddings:
-            waiting.append(pool.submit(timed, embedded))
+            waiting.append(pool.submit(_timed, function, embedded, spent))
             while waiting and (waiting[0].done() or len(waiting) > WAITING):
-                yield waiting.popleft().result()
+                yield _awaited(waiting.popleft(), spent)
         while waiting:
-            yield waiting.popleft().result()
+            yield _awaited(waiting.popleft(), spent)
 
 
-def in_process(function: Function[T], embeddings: Iterable[Embedded], spent: Spent) -> Generator[T, None, None]:
+def _awaited(future: Future[T], spent: Spent) -> T:
+    with spent.on("blocked"):
+        return future.result()
+
+
+def in_process(function: Function[T], embeddings: Iterable[Clip], spent: Spent) -> Generator[T, None, None]:
     """Apply a function to embeddings, in order, in another process, while the next are computed.
 
     The process is a fork, so that it has what the function refers to as it is now. What it was not done with when it
     was killed, and what follows, is done here. After an interruption it finishes what it was sent.
     """
-    waiting: deque[tuple[Embedded, bool]] = deque()  # and whether it was sent
+    waiting: deque[tuple[Clip, bool]] = deque()  # and whether it was sent
     with _served(function) as pipe:
         other = _Other(pipe, spent)
 
         def oldest() -> T:
             embedded, is_sent = waiting.popleft()
-            if is_sent and (answer := other.answer()) is not None:
-                return answer.outcome()
-            with spent.on("writing"):
-                return function(embedded)
+            with spent.on("blocked"):
+                if is_sent and (answer := other.answer()) is not None:
+                    return answer.outcome()
+                return _timed(function, embedded, spent)
 
         for embedded in embeddings:
             waiting.append((embedded, other.send(embedded)))
@@ -114,9 +127,10 @@ class _Other:
         self.answers: deque[_Answer] = deque()
         self.heard = time.monotonic()
 
-    def send(self, embedded: Embedded) -> bool:
+    def send(self, embedded: Clip) -> bool:
         """Send an embedding, and return True; not if the process has ended, or if the embedding is on the disk."""
-        if self.pipe is None or isinstance(embedded.embedding, np.memmap):
+        each = embedded if isinstance(embedded, tuple) else (embedded,)
+        if self.pipe is None or any(isinstance(one.embedding, np.memmap) for one in each):
             return False
         try:
             self.pipe.send_bytes(pickle.dumps(embedded))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -14,16 +15,17 @@ from typing import Any
 from ..audio.clips import pickled_as_call
 from ..audio.levels import EACH, MIX
 from ..audio.workers import START_METHOD, Spent, may_have_children
-from ..embedding.pipeline import Clip, Embedded, Model, embed
+from ..embedding.pipeline import KEPT, Clip, Described, Embedded, Model, Remote, embed_each, models_of
 from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
 from . import background, journal
-from .formats import ExistingOutput
+from .formats import Content, ExistingOutput
 from .journal import Failures, Warnings, is_disk_full, is_of_disk
-from .mixing import LAYER_FOLDER
-from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of
+from .mixing import LAYER_FOLDER, MODEL_FOLDER
+from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of, model_folders
 from .sources import Source, each_once
 from .table_output import TableOfParts
+from .usage import Usage
 
 DEFAULTS = OutputOptions()
 
@@ -43,6 +45,7 @@ class Outcome:
     shapes : of all that were written
     seconds : duration of the audio, None unless written
     tags : the most probable labels, None if it failed or none were asked for
+    models : in whose folders, ``model=passt-base``, its outputs lie; empty for one model, without a folder
     message : why it failed, or how the settings of an output that is kept differ; else empty
     start, end : of the part of the file, in s
     error : class of the exception, empty if none
@@ -74,16 +77,17 @@ class Outcome:
         }
 
     layers: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def pattern(self) -> str:
-        """Path of the output, of separate layers as shells expand it: "layer={4,8}/a.npz"; empty if there is none."""
+        """Path of the output, of several as shells expand it: "layer={4,8}/a.npz"; empty if there is none."""
         path = "" if self.output is None else str(self.output)
-        if len(self.layers) < 2:
-            return path
-        first = f"{LAYER_FOLDER}{self.layers[0]}"
-        return f"{LAYER_FOLDER}{{{','.join(self.layers)}}}".join(path.rsplit(first, 1))
+        for prefix, names in ((MODEL_FOLDER, self.models), (LAYER_FOLDER, self.layers)):
+            if len(names) > 1:
+                path = f"{prefix}{{{','.join(names)}}}".join(path.rsplit(f"{prefix}{names[0]}", 1))
+        return path
 
     def as_failure(self) -> dict[str, Any]:
         """Return its line in the list of failures."""
@@ -97,15 +101,17 @@ class Report:
     Attributes
     ----------
     repeated : sources that are the same part of a file as one before, and so have its outcome
+    usage : where the time went
     """
 
     written: list[Outcome]
     skipped: list[Outcome]
     failed: list[Outcome]
     repeated: int = 0
+    usage: Usage | None = None
 
     @staticmethod
-    def of(outcomes: Iterable[Outcome], sources: Iterable[Source], repeated: int = 0) -> Report:
+    def of(outcomes: Iterable[Outcome], sources: Iterable[Source], repeated: int, usage: Usage) -> Report:
         """Sort outcomes by status, and in the order of the sources."""
         order: dict[tuple[Any, ...], int] = {}
         for i, source in enumerate(sources):
@@ -113,11 +119,11 @@ class Report:
         ordered = sorted(outcomes, key=lambda each: order[each.source, each.start, each.end, each.channel])
         statuses = ("written", "skipped", "failed")
         written, skipped, failed = ([each for each in ordered if each.status == status] for status in statuses)
-        return Report(written, skipped, failed, repeated)
+        return Report(written, skipped, failed, repeated, usage)
 
 
 def extract(
-    model: Model,
+    model: Model | Remote | Sequence[Model],
     sources: Sequence[Source],
     out: str | os.PathLike[str],
     options: OutputOptions = DEFAULTS,
@@ -142,7 +148,8 @@ def extract(
 
     Parameters
     ----------
-    model : what embeds
+    model : what embeds; on several devices a `replicas.Replicas`; several models embed what is decoded once for all of
+        the same sample rate, each into a folder of its own, ``model=passt-base``, as if it were alone there
     sources : from `sources.find_sources` or `manifest.read_manifest`
     out : folder of the outputs, or the one output, named with the suffix of its format; a slash at its end makes it a
         folder in any case
@@ -168,26 +175,36 @@ def extract(
     DiskFullError : the disk is full
     HearTransformersError : the disk fails, or the folder cannot be written
     """
-    if n_labels:
-        check_logits(model, timestamps=timestamps)
+    models = models_of(model)
+    for each in models if n_labels else ():
+        check_logits(each, timestamps=timestamps)
+    if n_labels and len(models) > 1:
+        raise OptionError("labels are those of one model; leave out the labels, or the other models")
     destination = Destination.of(out, options)
     jobs, failed = jobs_of(sources, destination)
     heard = channel or (EACH if any(source.channel for source in sources) else MIX)
-    apart, dtype = options.separate_layers, options.dtype
-    contents = contents_of(model, timestamps=timestamps, apart=apart, dtype=dtype, channel=heard)
+    settings: dict[str, Any] = {"timestamps": timestamps, "apart": options.separate_layers, "dtype": options.dtype}
     outcomes: list[Outcome] = []
     with journal.explained(destination.folder), contextlib.ExitStack() as stack:
         scratch = stack.enter_context(journal.scratch(destination.folder))
-        outputs = [destination.output(content, scratch) for content in contents]
-        for output in outputs:
-            stack.enter_context(output)
-            output.start(jobs)
-        run = _Run(model, outputs, n_labels, channel, Spent() if spent is None else spent, keep_damaged=keep_damaged)
+        targets = []
+        for each, folder in zip(models, model_folders(models), strict=True):
+            place = destination.within(folder)
+            contents = contents_of(each, channel=heard, **settings)
+            outputs = [place.output(content, scratch) for content in contents]
+            for output in outputs:
+                stack.enter_context(output)
+                output.start(jobs)
+            layers = tuple(str(content.layer) for content in contents if content.separate)
+            targets.append(_Target(each, folder, place, contents, outputs, layers))
+        run = _Run(model, targets, n_labels, channel, Spent() if spent is None else spent, keep_damaged=keep_damaged)
         prepared = run.prepare(each_once(jobs))
         if any(isinstance(each, _PendingJob) for each in prepared):
-            destination.check_unmixed(contents, jobs)
+            for target in targets:
+                target.place.check_unmixed(target.contents, jobs)
         failures = Failures(destination.folder / f"failures{options.shard.suffix}.jsonl")
         warnings = Warnings(destination.folder / f"warnings{options.shard.suffix}.jsonl")
+        began = time.monotonic()
         on_start(len(failed) + len(prepared))
         embedded = run.embed(prepared, timestamps=timestamps, scratch=scratch, workers=workers, resample=resample)
         # Closed here, whatever happens, so that no worker outlives an interruption.
@@ -202,21 +219,40 @@ def extract(
             if outcome.status == "failed" and fail_fast:
                 break
         else:
-            for output in outputs:
-                output.finish(jobs)
-    return Report.of(outcomes, sources, repeated=len(jobs) - len(prepared))
+            for target in targets:
+                for output in target.outputs:
+                    output.finish(jobs)
+    durations = [each.seconds for each in outcomes if each.seconds is not None]
+    usage = Usage(len(durations), sum(durations), time.monotonic() - began, run.spent)
+    return Report.of(outcomes, sources, len(jobs) - len(prepared), usage)
 
 
 # One run
 
 
+Existing = Sequence[ExistingOutput | None]
+"""What exists of a job in each output of a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A model, and where its embeddings go: in a folder of its own if there are several."""
+
+    model: Described
+    folder: str
+    place: Destination
+    contents: list[Content]
+    outputs: Sequence[Output]
+    layers: tuple[str, ...]  # in folders of their own
+
+
 @dataclass(frozen=True, slots=True)
 class _PendingJob:
-    """A job to embed, and what exists of it in each output."""
+    """A job to embed, and what exists of it for each model."""
 
     job: Source
     clip: Clip
-    existing: tuple[ExistingOutput | None, ...]
+    existing: tuple[Existing, ...]
 
 
 class _Run:
@@ -224,8 +260,8 @@ class _Run:
 
     def __init__(
         self,
-        model: Model,
-        outputs: Sequence[Output],
+        model: Model | Remote | Sequence[Model],
+        targets: Sequence[_Target],
         n_labels: int,
         channel: int | None,
         spent: Spent,
@@ -233,8 +269,7 @@ class _Run:
         keep_damaged: bool,
     ) -> None:
         self.model = model
-        self.outputs = outputs
-        self.layers = tuple(str(output.content.layer) for output in outputs if output.content.separate)
+        self.targets = targets
         self.n_labels = n_labels
         self.channel = channel
         self.spent = spent
@@ -262,15 +297,15 @@ class _Run:
                 pending.append(each)
         clips = (each.clip for each in pending)
         reading: dict[str, Any] = {"hashes": True, "keep_damaged": self.keep_damaged, "workers": workers}
-        reading |= {"scratch": scratch, "resample": resample}
-        embeddings = embed(self.model, clips, timestamps=timestamps, spent=self.spent, **reading)
+        reading |= {"timestamps": timestamps, "scratch": scratch, "batch_size": None, "resample": resample}
+        embeddings = embed_each(self.model, clips, spent=self.spent, **reading)
 
-        def complete(embedded: Embedded) -> Outcome:
-            return self.complete(pending[embedded.index], embedded)
+        def complete(embedded: tuple[Embedded, ...]) -> Outcome:
+            return self.complete(pending[embedded[0].index], embedded)
 
         # Files need nothing of each other. A table is written by one thread alone: it is written seldom, and h5py's
         # lock is not made for others that fork.
-        has_table = any(isinstance(output, TableOfParts) for output in self.outputs)
+        has_table = any(isinstance(output, TableOfParts) for target in self.targets for output in target.outputs)
         is_forking = workers and START_METHOD == "fork" and may_have_children()
         apply = background.in_turn if has_table else background.in_process if is_forking else background.in_thread
         outcomes = apply(complete, embeddings, self.spent)
@@ -279,18 +314,20 @@ class _Run:
 
     def _prepare(self, job: Source) -> _PendingJob | Outcome:
         try:
-            existing = tuple(self._existing(output, job) for output in self.outputs)
+            existing = tuple([self._existing(output, job) for output in target.outputs] for target in self.targets)
         except OptionError:
             raise
         except HearTransformersError as error:
             return _failure(job, error)
-        if not self.n_labels and all(each and not each.sha256 for each in existing):
-            return self._skipped(job, existing)
-        # If an output is missing, or two were made from different audio, it is embedded in any case.
-        hashes = {each.sha256 if each else "" for each in existing if each is None or each.sha256}
-        known = hashes.pop() if len(hashes) == 1 and not self.n_labels else ""
+        known = ("",) if self.n_labels else tuple(map(_known, existing))
+        if set(known) == {KEPT}:
+            skipped = [self._skipped(job, target, each) for target, each in zip(self.targets, existing, strict=True)]
+            return self._joined(skipped)
+        # Content that every model has is not decoded.
+        hashes = set(known) - {KEPT}
         channel = self.channel if job.channel is None else job.channel
-        clip = Clip(job.path, job.start, job.end, skip_sha256=known, channel=channel)
+        skip_sha256 = hashes.pop() if len(hashes) == 1 else ""
+        clip = Clip(job.path, job.start, job.end, skip_sha256=skip_sha256, channel=channel, known=known)
         return _PendingJob(job, clip, existing)
 
     def _existing(self, output: Output, job: Source) -> ExistingOutput | None:
@@ -303,45 +340,78 @@ class _Run:
             "--overwrite replaces it"
         )
 
-    def complete(self, pending: _PendingJob, embedded: Embedded) -> Outcome:
-        """Write an embedding to the outputs that lack it; return the outcome of its source."""
-        job = pending.job
+    def complete(self, pending: _PendingJob, embedded: Sequence[Embedded]) -> Outcome:
+        """Write the embeddings of each model to the outputs that lack it; return the outcome of their source."""
+        parts = zip(self.targets, pending.existing, embedded, strict=True)
+        return self._joined([self._complete(pending.job, *each) for each in parts])
+
+    def _complete(self, job: Source, target: _Target, existing: Existing, embedded: Embedded) -> Outcome:
         if isinstance(embedded.error, OSError) and is_disk_full(embedded.error):
             raise embedded.error
         if embedded.error is not None:
             return _failure(job, embedded.error, embedded.warnings)
         if embedded.embedding is None:
-            return self._skipped(job, pending.existing)
+            return self._skipped(job, target, existing)
         try:
-            tags = tags_of(self.model, embedded.embedding, self.n_labels) if self.n_labels else None
-            path = self.outputs[0].path(job)
-            existing = [_if_unchanged(each, job, embedded.sha256, path) for each in pending.existing]
-            missing = [output for output, each in zip(self.outputs, existing, strict=True) if each is None]
+            tags = tags_of(target.model, embedded.embedding, self.n_labels) if self.n_labels else None
+            path = target.outputs[0].path(job)
+            existing = [_if_unchanged(each, job, embedded.sha256, path) for each in existing]
+            missing = [output for output, each in zip(target.outputs, existing, strict=True) if each is None]
             if not missing:
-                return self._skipped(job, existing, tags, embedded.warnings)
+                return self._skipped(job, target, existing, tags, embedded.warnings)
             shapes = [output.write(job, embedded) for output in missing]
         except OSError as error:
-            if is_of_disk(error) or any(isinstance(output, TableOfParts) for output in self.outputs):
+            if is_of_disk(error) or any(isinstance(output, TableOfParts) for output in target.outputs):
                 raise  # the next would fail too, or the part that is spoiled holds others
             return _failure(job, error, embedded.warnings)
         except HearTransformersError as error:
             return _failure(job, error, embedded.warnings)
         told = {"tags": tags, "warnings": embedded.warnings}
-        return self._outcome(job, "written", shape=shapes[0], shapes=tuple(shapes), seconds=embedded.seconds, **told)
+        written = {"shape": shapes[0], "shapes": tuple(shapes), "seconds": embedded.seconds}
+        return self._outcome(job, target, "written", **written, **told)
+
+    def _joined(self, outcomes: Sequence[Outcome]) -> Outcome:
+        """Return the outcome of a source from those of all models: failed if one failed, written if one was written."""
+        if len(outcomes) == 1:
+            return outcomes[0]
+        warnings = tuple(dict.fromkeys(chain.from_iterable(each.warnings for each in outcomes)))
+        models = tuple(target.folder.removeprefix(MODEL_FOLDER) for target in self.targets)
+        failed = [(each, model) for each, model in zip(outcomes, models, strict=True) if each.status == "failed"]
+        if failed:
+            first, model = failed[0]
+            of_all = len(failed) == len(outcomes) and len({each.message for each, _ in failed}) == 1
+            message = first.message if of_all else f"{first.message} ({model})"
+            return replace(first, message=message, warnings=warnings)
+        first = next((each for each in outcomes if each.status == "written"), outcomes[0])
+        shapes = tuple(chain.from_iterable(each.shapes for each in outcomes))
+        message = next((each.message for each in outcomes if each.message), "")
+        return replace(
+            first, models=models, output=outcomes[0].output, shapes=shapes, message=message, warnings=warnings
+        )
 
     def _skipped(
         self,
         job: Source,
-        existing: Iterable[ExistingOutput | None],
+        target: _Target,
+        existing: Existing,
         tags: tuple[Tag, ...] | None = None,
         warnings: tuple[str, ...] = (),
     ) -> Outcome:
         mismatch = next((each.mismatch for each in existing if each and each.mismatch), "")
-        return self._outcome(job, "skipped", tags=tags, message=mismatch, warnings=warnings)
+        return self._outcome(job, target, "skipped", tags=tags, message=mismatch, warnings=warnings)
 
-    def _outcome(self, job: Source, status: str, **rest: Any) -> Outcome:
-        rest |= {"start": job.start, "end": job.end, "channel": job.channel, "layers": self.layers}
-        return Outcome(str(job.path), status, self.outputs[0].path(job), **rest)
+    def _outcome(self, job: Source, target: _Target, status: str, **rest: Any) -> Outcome:
+        rest |= {"start": job.start, "end": job.end, "channel": job.channel, "layers": target.layers}
+        return Outcome(str(job.path), status, target.outputs[0].path(job), **rest)
+
+
+def _known(existing: Existing) -> str:
+    """Return the content that all outputs of a model hold, see `Clip.known`."""
+    if all(each and not each.sha256 for each in existing):
+        return KEPT
+    # If an output is missing, or two were made from different audio, it is embedded in any case.
+    hashes = {each.sha256 if each else "" for each in existing if each is None or each.sha256}
+    return hashes.pop() if len(hashes) == 1 else ""
 
 
 def _if_unchanged(existing: ExistingOutput | None, job: Source, sha256: str, path: Path) -> ExistingOutput | None:

@@ -24,6 +24,9 @@ MOST_OTHERS = 100
 LAYER_FOLDER = "layer="
 """What the name of the folder of a separate layer begins with."""
 
+MODEL_FOLDER = "model="
+"""What the name of the folder of one of several models begins with."""
+
 SHARD = re.compile(r"-\d+-of-(\d+)$")
 """End of the name of a shard's table."""
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from ..audio.levels import MIX
 from ..embedding.embedder import columns_of
-from ..embedding.pipeline import Model
+from ..embedding.pipeline import Described
 from ..errors import OptionError
 from .folder_output import FolderOfFiles
 from .formats import DTYPES, FILES, TABLES, Content, check_dtype, is_folder
-from .mixing import check_shards, check_unmixed, layer_folder
+from .mixing import MODEL_FOLDER, check_shards, check_unmixed, layer_folder
 from .sources import Source, name_outputs, places_of
 from .table_output import TableOfParts
 
@@ -104,6 +104,10 @@ class Destination:
             raise OptionError(f"{folder} is a file; outputs need a folder, so choose another name")
         return Destination(folder, file, options)
 
+    def within(self, folder: str) -> Destination:
+        """Return the same in a folder of its folder, itself without a name."""
+        return replace(self, folder=self.folder / folder)
+
     def names(self, sources: Sequence[Source]) -> list[PurePath]:
         """Return the name of every source's output; in a table, a unique name of the source."""
         if self.options.format in TABLES:
@@ -164,7 +168,28 @@ def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[S
     return [job for job in jobs if shard.has(job.key)], failed
 
 
-def contents_of(model: Model, *, timestamps: bool, apart: bool, dtype: str, channel: int | str = MIX) -> list[Content]:
+def model_folders(models: Sequence[Described]) -> list[str]:
+    """Return the folder of each of several models, ``model=passt-base``; of one model, none.
+
+    Such folders are partitions, as those of layers are, for what reads a folder of tables; below them, all is as if the
+    model were alone there, and no name of an input's folder is likely to be the same.
+
+    Raises
+    ------
+    OptionError : a model is there twice
+    """
+    if len(models) == 1:
+        return [""]
+    names = ["-".join(each.name) if isinstance(each.name, tuple) else each.name for each in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"{name} is there twice among the models; name each once")
+    return [f"{MODEL_FOLDER}{name}" for name in names]
+
+
+def contents_of(
+    model: Described, *, timestamps: bool, apart: bool, dtype: str, channel: int | str = MIX
+) -> list[Content]:
     """Return the content of each output: the whole embedding, or each layer as if it were the only one.
 
     Raises

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ..errors import OptionError, did_you_mean
 
 KINDS = ("cuda", "mps", "cpu")
 """Kinds of devices, in the order that "auto" prefers."""
+
+
+ALL = "all"
+"""Stands for every card."""
+
+
+def pick_devices(names: str | Sequence[str]) -> list[str]:
+    """Return the devices of a list such as "cuda:0,cuda:1", every card for "all".
+
+    Of several none is touched, since a process that has used a card keeps memory there; `pick_device` does that where
+    it is used.
+
+    Raises
+    ------
+    OptionError : a device is not here, or there are no cards
+    """
+    given = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    cards = [f"cuda:{i}" for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
+    if given == [ALL] and not cards:
+        raise OptionError("device='all' stands for all cards of CUDA, and there are none here; choose auto or cpu")
+    if given == [ALL]:
+        return cards
+    for name in given if len(given) > 1 else ():
+        if name not in cards:
+            pick_device(name)
+    return given
 
 
 def pick_device(name: str | torch.device) -> torch.device:

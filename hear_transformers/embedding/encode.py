@@ -18,7 +18,7 @@ from ..audio.clips import Clip
 from ..audio.inputs import InputReader, Sound, as_inputs, name_of
 from ..audio.levels import EACH, MIX, parse_channel
 from ..errors import AudioError, HearTransformersError, HearTransformersWarning
-from .pipeline import Embedded, Model, embed
+from .pipeline import Embedded, Model, Remote, embed
 
 SHORTEST_NORM = 1e-12
 """Least norm that vectors are divided by, so that zeros stay zeros, as in `torch.nn.functional.normalize`."""
@@ -44,7 +44,7 @@ class Timestamps(NamedTuple):
 
 
 def encode(
-    model: Model,
+    model: Model | Remote,
     inputs: Sound | Iterable[Sound],
     *,
     sampling_rate: float | None = None,
@@ -100,7 +100,7 @@ def encode(
 
 @overload
 def encode_timestamps(  # type: ignore[overload-overlap]  # a str is a Sound and an Iterable of such; it is taken for one
-    model: Model,
+    model: Model | Remote,
     inputs: Sound,
     *,
     sampling_rate: float | None = None,
@@ -115,7 +115,7 @@ def encode_timestamps(  # type: ignore[overload-overlap]  # a str is a Sound and
 
 @overload
 def encode_timestamps(
-    model: Model,
+    model: Model | Remote,
     inputs: Iterable[Sound],
     *,
     sampling_rate: float | None = None,
@@ -129,7 +129,7 @@ def encode_timestamps(
 
 
 def encode_timestamps(
-    model: Model,
+    model: Model | Remote,
     inputs: Sound | Iterable[Sound],
     *,
     sampling_rate: float | None = None,
@@ -189,7 +189,7 @@ class _Encoding:
     @contextlib.contextmanager
     def embed(
         self,
-        model: Model,
+        model: Model | Remote,
         sampling_rate: float | None,
         batch_size: int | None,
         workers: int,

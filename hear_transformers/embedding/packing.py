@@ -236,6 +236,11 @@ class Packer:
             yield from self._add(_Clip(key, buffer, plan, n_samples, rate))
         self._let_go()
 
+    def pass_over(self) -> None:
+        """Take note of a clip that is lent and not added."""
+        self.lent.append((Buffer(torch.zeros(0), n_samples=0), None))
+        self._let_go()
+
     def _add(self, clip: _Clip) -> Iterator[Packed]:
         self.clips[clip.key] = clip
         self.n_samples += clip.n_samples

@@ -5,25 +5,40 @@ The embedding of a clip does not depend on the others, and one that fails does n
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import tee
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from ..audio.clips import Blocks, Clip, Loaded, ReadOptions, pickled_as_call
+from ..audio.clips import KEPT, Blocks, Clip, Loaded, ReadOptions, blocks_of, pickled_as_call
 from ..audio.resampling import length
-from ..audio.workers import Spent, load
+from ..audio.workers import Spent, load, shares
 from ..errors import HearTransformersError, OptionError
 from ..files import Address
 from .packing import Packed, Packer, Reader
 from .resampling import is_on_device
 
-__all__ = ["Clip", "Embedded", "Model", "embed", "finite"]
+__all__ = [
+    "KEPT",
+    "Clip",
+    "Described",
+    "Embedded",
+    "Model",
+    "Remote",
+    "embed",
+    "embed_each",
+    "finite",
+    "held_bytes",
+    "models_of",
+]
 
 LONG_SECONDS = 60.0
 """Files longer than this are not held in memory but embedded as they are decoded."""
@@ -61,6 +76,10 @@ class Model(Protocol):
     batch_size: int | None
 
     @property
+    def name(self) -> tuple[str, str] | str:
+        """Family and variant, or a module of others."""
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Layers that were chosen, each once; empty if the model does not say."""
 
@@ -83,6 +102,59 @@ class Model(Protocol):
 
     def provenance(self) -> dict[str, Any]:
         """Describe what makes the embeddings, ready for JSON."""
+
+
+class Described(Protocol):
+    """What is known of a model where it may not be; attributes and methods are those of `Model`."""
+
+    @property
+    def name(self) -> tuple[str, str] | str:
+        """Family and variant, or a module of others."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the waveforms it takes, in Hz."""
+
+    @property
+    def scene_embedding_size(self) -> int:
+        """Numbers per scene embedding."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers that were chosen."""
+
+    def columns(self, *, timestamps: bool = False) -> dict[str, list[int]]:
+        """Return the positions of each layer in an embedding."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Describe what makes the embeddings, ready for JSON."""
+
+
+class Remote(abc.ABC):
+    """Models that embed in other processes, see `replicas`.
+
+    Attributes
+    ----------
+    models : what is known of each
+    sample_rate, scene_embedding_size : of the first
+    """
+
+    models: Sequence[Described]
+    sample_rate: int
+    scene_embedding_size: int
+
+    @abc.abstractmethod
+    def embed_each(
+        self, clips: Iterable[Clip], *, workers: int, spent: Spent, **how: Any
+    ) -> Generator[tuple[Embedded, ...], None, None]:
+        """Embed clips with each model, with the arguments of `embed_each`."""
+
+
+def models_of(model: Model | Remote | Sequence[Model]) -> Sequence[Described]:
+    """Return what is known of one or several models."""
+    if isinstance(model, Remote):
+        return model.models
+    return [*model] if isinstance(model, Sequence) else [model]
 
 
 @pickled_as_call
@@ -113,7 +185,7 @@ class Embedded:
 
 
 def embed(
-    model: Model,
+    model: Model | Remote,
     clips: Iterable[Clip],
     *,
     timestamps: bool = False,
@@ -156,11 +228,108 @@ def embed(
         raise OptionError(
             f"batch_size={batch_size!r}: give a whole number from 1 on, or None for the model's own choice"
         )
-    spent = Spent() if spent is None else spent
-    run = _Pipeline(model, spent, timestamps=timestamps, scratch=scratch, batch_size=batch_size)
-    reading = ReadOptions(model.sample_rate, LONG_SECONDS, hashes, scratch, keep_damaged)
-    on_device = is_on_device(resample, run.packer.reader.device, workers)
-    return run.embed(clips, replace(reading, resample=not on_device), workers)
+    if len(models_of(model)) != 1:
+        raise OptionError("embeddings of several models at once are those of `embed_each`, or of `extract`")
+    options: dict[str, Any] = {"timestamps": timestamps, "hashes": hashes, "keep_damaged": keep_damaged}
+    options |= {"scratch": scratch, "workers": workers, "batch_size": batch_size, "resample": resample}
+    return _alone(embed_each(model, clips, spent=Spent() if spent is None else spent, **options))
+
+
+def _alone(embedded: Generator[tuple[Embedded, ...], None, None]) -> Generator[Embedded, None, None]:
+    """Take embeddings out of tuples of one."""
+    with contextlib.closing(embedded):
+        for (each,) in embedded:
+            yield each
+
+
+def embed_each(
+    model: Model | Remote | Sequence[Model], clips: Iterable[Clip], *, workers: int, spent: Spent, **how: Any
+) -> Generator[tuple[Embedded, ...], None, None]:
+    """Embed clips with several models, each as if it were alone; parameters are those of `embed`.
+
+    Clips are decoded once for all models of the same sample rate, and long ones for each model: the first is done with
+    all of it before the next begins.
+
+    Yields
+    ------
+    embedded : of every clip, in order, by each model; without an embedding where `Clip.known` has the content
+    """
+    if isinstance(model, Remote):
+        return model.embed_each(clips, workers=workers, spent=spent, **how)
+    models = model if isinstance(model, Sequence) else [model]
+    return _Pipelines(models, spent, workers, **how).embed(clips)
+
+
+class _Pipelines:
+    """Embeds the same clips with several models."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        spent: Spent,
+        workers: int,
+        *,
+        timestamps: bool,
+        hashes: bool,
+        keep_damaged: bool,
+        scratch: Path | None,
+        batch_size: int | None,
+        resample: str,
+    ) -> None:
+        options: dict[str, Any] = {"timestamps": timestamps, "scratch": scratch, "batch_size": batch_size}
+        self.runs = [_Pipeline(model, spent, **options) for model in models]
+        rates = dict.fromkeys(model.sample_rate for model in models)
+        by_workers = not any(is_on_device(resample, run.packer.reader.device, workers) for run in self.runs)
+        # The hash of the first is that of all.
+        self.options = {
+            rate: ReadOptions(rate, LONG_SECONDS, hashes and i == 0, scratch, keep_damaged, resample=by_workers)
+            for i, rate in enumerate(rates)
+        }
+        self.spent, self.workers = spent, workers
+
+    def embed(self, clips: Iterable[Clip]) -> Generator[tuple[Embedded, ...], None, None]:
+        """Embed all clips."""
+        to_cuda = any(run.packer.is_on_cuda for run in self.runs)
+        finished: list[deque[Embedded]] = [deque() for _ in self.runs]
+        named, *copies = tee(clips, 1 + len(self.options))
+        with contextlib.ExitStack() as stack:
+            loads = []
+            counts = shares(self.workers, len(copies))
+            for options, copy, share in zip(self.options.values(), copies, counts, strict=True):
+                reading = load(copy, options, share, self.spent, to_cuda=to_cuda)
+                loads.append(stack.enter_context(contextlib.closing(reading)))
+            for *loaded, clip in zip(*loads, named, strict=False):
+                for run, each, queue in zip(self.runs, self._shared(clip, loaded), finished, strict=True):
+                    queue.extend(run.take(each))
+                yield from _complete(finished)
+            for run, queue in zip(self.runs, finished, strict=True):
+                queue.extend(run.finish())
+            yield from _complete(finished)
+
+    def _shared(self, clip: Clip, loaded: Sequence[Loaded]) -> Iterator[Loaded]:
+        """Yield what each model is to take of a clip that was read at each sample rate."""
+        if len(self.runs) == 1:
+            yield loaded[0]
+            return
+        by_rate = dict(zip(self.options, loaded, strict=True))
+        taken: set[int] = set()
+        for i, run in enumerate(self.runs):
+            rate = run.model.sample_rate
+            each = replace(by_rate[rate], sha256=loaded[0].sha256)
+            if clip.known and clip.known[i] in (KEPT, *([each.sha256] if each.sha256 else [])):
+                yield Loaded(each.index, sha256=each.sha256, is_lent=each.is_lent)
+                continue
+            if each.blocks is not None and rate in taken:
+                warnings = list(clip.warnings)
+                each = replace(each, blocks=blocks_of(clip, self.options[rate], warnings), warnings=warnings)
+            taken.add(rate)
+            yield each
+
+
+def _complete(finished: Sequence[deque[Embedded]]) -> Iterator[tuple[Embedded, ...]]:
+    """Yield clips that all models are done with."""
+    while all(finished):
+        yield tuple(queue.popleft() for queue in finished)
 
 
 class _Pipeline:
@@ -180,14 +349,6 @@ class _Pipeline:
         self.done_bytes = 0
         self.next = 0
 
-    def embed(self, clips: Iterable[Clip], options: ReadOptions, workers: int) -> Generator[Embedded, None, None]:
-        """Embed all clips."""
-        reading = load(clips, options, workers, self.spent, to_cuda=self.packer.is_on_cuda)
-        with contextlib.closing(reading) as loads:
-            for loaded in loads:
-                yield from self.take(loaded)
-            yield from self.finish()
-
     def take(self, loaded: Loaded) -> Iterator[Embedded]:
         """Embed a clip at once if it is long, else pack it; yield what is finished and next in order."""
         n_samples, rate = 0, self.model.sample_rate
@@ -199,6 +360,8 @@ class _Pipeline:
             embedded = self._try_long(embedded, loaded.blocks)
             self._keep(replace(embedded, warnings=tuple(loaded.warnings)))
         elif loaded.waveform is None:
+            if loaded.is_lent:  # to another model, which had not embedded it yet
+                self.packer.pass_over()
             self._keep(embedded)
         else:
             self.shorts[loaded.index] = loaded.path, embedded
@@ -243,13 +406,13 @@ class _Pipeline:
 
     def _keep(self, embedded: Embedded) -> None:
         self.done[embedded.index] = embedded
-        self.done_bytes += _held_bytes(embedded)
+        self.done_bytes += held_bytes(embedded)
 
     def _release(self) -> Iterator[Embedded]:
         """Yield finished clips up to the first that is not."""
         while self.next in self.done:
             embedded = self.done.pop(self.next)
-            self.done_bytes -= _held_bytes(embedded)
+            self.done_bytes -= held_bytes(embedded)
             self.next += 1
             yield embedded
 
@@ -266,7 +429,11 @@ class _Pipeline:
 
         def counted() -> Iterator[Tensor]:
             nonlocal n_samples
-            for block in blocks:
+            while True:
+                with self.spent.on("waiting"):
+                    block = next(blocks, None)
+                if block is None:
+                    return
                 n_samples += len(block)
                 yield block[None]
 
@@ -290,7 +457,7 @@ class _Pipeline:
         return replace(embedded, times_ms=times_ms, spans_ms=spans_ms)
 
 
-def _held_bytes(embedded: Embedded) -> int:
+def held_bytes(embedded: Embedded) -> int:
     """Return the memory that an embedding takes, in bytes; that of a long file is on disk."""
     embedding = embedded.embedding
     return 0 if embedding is None or isinstance(embedding, np.memmap) else embedding.nbytes

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hear_transformers import catalogue, efficientat, hear, passt, tiny
-from hear_transformers.embedding.devices import pick_device
+from hear_transformers.embedding.devices import pick_device, pick_devices
 from hear_transformers.errors import OptionError
 
 WRONG = ["tpu", "gpu", "", "CUDA", "cuda:x", "cuda:99", "cpu:-1", "meta", None, 0, torch.device("meta")]
@@ -81,3 +81,34 @@ def test_auto_precision_goes_by_the_device_asked_for(monkeypatch):
     catalogue.load("tiny", device="cpu", options={"precision": "auto"})
     tiny.load_model(precision="auto", device="auto")
     assert asked == ["cpu", pick_device("auto").type]
+
+
+def with_cards(monkeypatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("all", ["cuda:0", "cuda:1"]),
+        ("cuda:0,cuda:1", ["cuda:0", "cuda:1"]),
+        ("cuda:1, cpu", ["cuda:1", "cpu"]),
+        (["cuda:0", "cuda:0"], ["cuda:0", "cuda:0"]),
+        ("auto", ["auto"]),
+    ],
+)
+def test_several_devices_are_named_without_touching_a_card(monkeypatch, names, expected):
+    with_cards(monkeypatch, 2)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: None if torch.device(device).type == "cpu" else 1 / 0)
+    assert pick_devices(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("all", "device='all' stands for all cards of CUDA, and there are none here"), ("cpu,tpu", "device='tpu' cannot")],
+)
+def test_a_device_among_several_that_is_not_here_is_named(monkeypatch, names, message):
+    with_cards(monkeypatch, 0)
+    with pytest.raises(OptionError, match=message):
+        pick_devices(names)
