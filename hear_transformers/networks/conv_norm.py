@@ -18,7 +18,7 @@ class ConvNorm(nn.Sequential):
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
         conv, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
-        if self.training or torch.is_autocast_enabled(maps.device.type):
+        if self.training or torch.is_autocast_enabled(maps.device.type) or conv.weight.dtype != torch.float32:
             maps = norm(self.convolve(maps, conv.weight, conv.bias))
         else:
             # Folding the normalisation into the kernel saves a pass over the map, a third of EfficientAT's time on a
