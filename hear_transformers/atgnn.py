@@ -35,7 +35,7 @@ from .networks import imagenet as images
 from .networks.family import Readout, Variant, count_members
 from .networks.frontend import AST_MEL
 from .networks.transformer import DropPath, Pair
-from .networks.trunk import TimeAxis, Trunk, depth_of
+from .networks.trunk import Exact, TimeAxis, Trunk, depth_of
 
 __all__ = ["ATGNN", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -282,7 +282,7 @@ class LabelBlock(nn.Module):
         return as_maps(nodes + self.adj @ nodes, grid)
 
 
-class Labels(nn.Module):
+class Labels(Exact):
     """Embeddings of the classes, the blocks that refine them, and the readout; see the parameters of `ATGNN`."""
 
     def __init__(self, channels: PerStage, depths: PerStage, n_classes: int, k: int, drop_path: float) -> None:
@@ -407,7 +407,7 @@ class ATGNN(Trunk):
 
     def _embed(self, mel: Tensor) -> Tensor:
         """Compute the map that the blocks refine: (batch, n_mels, frames) -> (batch, channels, freq, time)."""
-        maps = self.stem(mel.unsqueeze(1))  # (batch, channels, freq, time)
+        maps = self.stem(mel.unsqueeze(1).to(self.pos_embed.dtype))  # (batch, channels, freq, time)
         maps = maps + self.positions(maps.shape[2], maps.shape[3]).to(maps.dtype)
         # Features innermost, so that flattening into nodes does not copy.
         return maps.contiguous(memory_format=torch.channels_last)

@@ -350,7 +350,7 @@ class EfficientAT(Trunk):
     def forward(self, mel: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run as many blocks as the wanted layers need, see `Trunk.forward`."""
         taps: dict[str, Tensor] = {}
-        maps = mel.unsqueeze(1)  # (batch, features, freq, time) from here on
+        maps = mel.unsqueeze(1).to(next(self.parameters()).dtype)  # (batch, features, freq, time) from here on
         for number, stage in enumerate(self.features):
             maps = stage(maps)
             if str(number) in wanted:

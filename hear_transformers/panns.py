@@ -29,7 +29,7 @@ from .errors import WeightsError
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks.family import Readout, Variant
 from .networks.frontend import FrameSpec, PannsMel, Waveform, fourier_kernels, slaney_filters
-from .networks.trunk import TimeAxis, Trunk
+from .networks.trunk import Exact, TimeAxis, Trunk
 
 __all__ = ["FAMILY", "VARIANTS", "Panns", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -471,7 +471,11 @@ class Panns(Trunk):
         for name, layer in stages.items():
             if taps.keys() >= set(wanted):
                 break
-            maps = self.get_submodule(name)(maps)
+            module = self.get_submodule(name)
+            # The first normalisation takes a mel as it is: 16 bits before it would be a quarter of a decibel.
+            if not isinstance(module, (Exact, nn.BatchNorm1d)) and self.fc1.weight.dtype != torch.float32:
+                maps = maps.to(self.fc1.weight.dtype)
+            maps = module(maps)
             if layer in wanted:
                 taps[layer] = grid(maps)
         return maps

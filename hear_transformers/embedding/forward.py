@@ -20,7 +20,8 @@ from ..networks.trunk import TimeAxis, Trunk
 from . import windows
 from .choices import check_choice
 from .pooling import CLASS_TOKEN, POOLS
-from .precision import PRECISIONS, computing, resolve, warn_if_slow
+from .precision import PRECISIONS, resolve, running, warn_if_slow
+from .preparation import prepare, ready
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -76,8 +77,8 @@ class WindowEmbedder(nn.Module):
         self.batch_size: int | None = None
         self._limit_samples = math.inf  # largest batch known to fit, set by running out of memory
         self._topics: set[str] = set()  # what has been warned of, or need not be
-        if PRECISIONS[self.precision] != torch.float32:
-            _cast_matrices(trunk, PRECISIONS[self.precision])
+        self._backend: str | None = None  # of `torch.compile`
+        prepare(trunk, self.precision)
         self.eval()
 
     def compile_trunk(self, backend: str = "inductor") -> None:
@@ -90,6 +91,7 @@ class WindowEmbedder(nn.Module):
         ----------
         backend : of `torch.compile`
         """
+        self._backend = backend
         self.trunk.compile(dynamic=True, backend=backend)
 
     @property
@@ -155,9 +157,10 @@ class WindowEmbedder(nn.Module):
                 f"choose {windows.range_ms(shortest, self.max_samples, self.sample_rate)}"
             )
 
-    @torch.no_grad()
+    @torch.enable_grad()  # type: ignore[untyped-decorator]
     def size(self, readout: Readout) -> int:
         """Measure the numbers per embedding, so that no table of sizes can go stale."""
+        # With gradients, as no copy for inference is worth making of a network whose weights are yet to come.
         length = self.min_samples
         if readout.pool == "unroll":
             length = windows.samples_of(readout.window_ms, self.sample_rate)
@@ -169,7 +172,7 @@ class WindowEmbedder(nn.Module):
 
     def _taps(self, waveforms: Tensor, layers: Collection[str], fill_frames: int = 0) -> dict[str, Tensor]:
         """Run front end and network: (batch, samples) -> one float32 tensor per layer, see `Trunk.forward`."""
-        with computing("float32", waveforms.device):
+        with running("float32", waveforms.device):
             frames = self.frontend(waveforms)  # (batch, n_mels, frames), or (batch, samples) of a waveform
         taps = {}
         if self.variant.frontend.has_mel:
@@ -178,8 +181,8 @@ class WindowEmbedder(nn.Module):
         if wanted:
             missing = max(0, fill_frames - frames.shape[-1])
             frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
-            with computing(self.precision, frames.device):
-                taps.update(self.trunk(frames, wanted))
+            with running(self.precision, frames.device):
+                taps.update(ready(self.trunk, self.precision, self._backend)(frames, wanted))
         return {layer: taps[layer].float() for layer in layers}
 
     def read(self, waveforms: Tensor, readout: Readout) -> Tensor:
@@ -287,10 +290,3 @@ class WindowEmbedder(nn.Module):
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if memory ran out; on the CPU PyTorch raises a plain RuntimeError for that."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-def _cast_matrices(trunk: nn.Module, dtype: torch.dtype) -> None:
-    """Store in `dtype` what autocast would convert in every forward pass: same numbers, half the memory."""
-    for module in trunk.modules():
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-            module.to(dtype)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
@@ -37,9 +38,11 @@ def fold(network: Network) -> Network:
     folded = copy.deepcopy(network, shared)
     for module in list(folded.modules()):
         for conv, norm in conv_norms(module):
-            setattr(module, conv, fuse_conv_bn_eval(module.get_submodule(conv), module.get_submodule(norm)))
+            kernel = cast(nn.Conv2d, module.get_submodule(conv))  # or a Conv1d
+            statistics = cast(nn.BatchNorm2d, module.get_submodule(norm))
+            setattr(module, conv, fuse_conv_bn_eval(kernel, statistics))
             setattr(module, norm, nn.Identity())
-    return folded.requires_grad_(False)
+    return folded
 
 
 def conv_norms(module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -52,3 +55,12 @@ def conv_norms(module: nn.Module) -> Iterator[tuple[str, str]]:
         if conv and isinstance(child, NORMS):
             yield conv, name
         conv = name if isinstance(child, CONVOLUTIONS) else conv if isinstance(child, TRANSPARENT) else ""
+
+
+def features_innermost(network: nn.Module) -> None:
+    """Lay out kernels with the inputs innermost in memory, so that all maps have their features innermost."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            # Unlike `contiguous`, `to` also changes the strides of axes of length 1, by which PyTorch tells layouts.
+            weight = module.weight.detach().to(memory_format=torch.channels_last)
+            module.weight = nn.Parameter(weight, requires_grad=False)

@@ -47,6 +47,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """Embed patches: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
+        mel = mel.to(self.proj.weight.dtype)
         bands, frames = self.padding
         if bands or frames:
             mel = F.pad(mel, (frames, frames, bands, bands))

@@ -24,6 +24,10 @@ class TimeAxis:
     receptive_field: int | None
 
 
+class Exact(nn.Module):
+    """A part of a network that stays float32 whatever the network computes in; the network converts what goes in."""
+
+
 class Trunk(nn.Module):
     """A network from the frames of a front end to layers, the base class of every family's network.
 
@@ -52,7 +56,8 @@ class Trunk(nn.Module):
 
         Parameters
         ----------
-        frames : (batch, n_mels, frames) float32, or (batch, samples) where the front end is a `Waveform`
+        frames : (batch, n_mels, frames) float32, or (batch, samples) where the front end is a `Waveform`; the network
+            converts them to the type of its parameters
         wanted : keys of `layers`, or the key of a grid with a prefix token ("8.cls")
 
         Returns
