@@ -157,7 +157,7 @@ class WindowEmbedder(nn.Module):
                 f"choose {windows.range_ms(shortest, self.max_samples, self.sample_rate)}"
             )
 
-    @torch.enable_grad()  # type: ignore[untyped-decorator]
+    @torch.enable_grad()
     def size(self, readout: Readout) -> int:
         """Measure the numbers per embedding, so that no table of sizes can go stale."""
         # With gradients, as no copy for inference is worth making of a network whose weights are yet to come.

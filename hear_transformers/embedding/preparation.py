@@ -60,7 +60,7 @@ def ready(trunk: Trunk, precision: str, backend: str | None = None) -> Trunk:
     """
     if torch.is_grad_enabled() or trunk.training or torch.compiler.is_compiling() or not _convolves(trunk):
         return trunk
-    state = backend, [(id(tensor), tensor.device, tensor._version) for tensor in _tensors(trunk)]
+    state = backend, [(id(each), each.device, _version(each)) for each in _tensors(trunk)]
     with _COPYING:
         made_of, copied = _COPIES.get(trunk, (None, trunk))
         if made_of != state:
@@ -73,6 +73,11 @@ def ready(trunk: Trunk, precision: str, backend: str | None = None) -> Trunk:
 
 def _tensors(module: nn.Module) -> chain[torch.Tensor]:
     return chain(module.parameters(), module.buffers())
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was changed in place; one made in inference mode does not count that."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _convolves(trunk: Trunk) -> bool:
@@ -89,9 +94,9 @@ def _copied(trunk: Trunk, precision: str) -> Trunk:
     device = next(trunk.parameters()).device.type
     is_exact = PRECISIONS[precision] == torch.float32
     copied = conv_norm.fold(trunk) if is_exact else copy.deepcopy(trunk, {id(each): each for each in _tensors(trunk)})
+    if device == "cpu" and is_exact:
+        winograd.replace_convolutions(copied)
     # In float32 proper, cuDNN has its fastest convolutions for the usual layout.
     if device == "cpu" or (device == "cuda" and precision != "float32"):
         conv_norm.features_innermost(copied)
-    if device == "cpu" and is_exact:
-        winograd.replace_convolutions(copied)
     return copied
