@@ -31,7 +31,6 @@ from torch.nn import functional as F
 from . import hear
 from .errors import unknown
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .networks import conv_norm
 from .networks import imagenet as images
 from .networks.family import Readout, Variant, count_members
 from .networks.frontend import AST_MEL
@@ -176,25 +175,28 @@ def interleaved(nodes: Tensor, messages: Tensor) -> Tensor:
     return torch.stack([nodes, messages], 3).flatten(2)  # (batch, nodes, C, 2) -> (batch, nodes, 2 C)
 
 
-class ConvNorm(conv_norm.ConvNorm):
-    """Convolution, padded so that positions stay centred, and batch normalisation, then a GELU if asked for."""
+class Convolution(nn.Conv2d):
+    """Convolution of maps of any width, padded so that positions stay centred."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
+        n_time = -(-maps.shape[3] // self.stride[1])
+        # On a map narrower than its kernel, oneDNN's strided bfloat16 convolution is wrong (torch 2.11, AMX). Some of
+        # the zeros that it puts behind the map anyhow make the map wide enough.
+        missing = self.kernel_size[1] - maps.shape[3]
+        if missing > 0:
+            maps = F.pad(maps, (0, missing))
+        return super().forward(maps)[..., :n_time]
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution and batch normalisation, then a GELU if asked for."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, gelu: bool = False
     ) -> None:
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
-        super().__init__(conv, nn.BatchNorm2d(outputs), nn.GELU() if gelu else None)
-
-    def convolve(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve maps of any width."""
-        conv = cast(nn.Conv2d, self[0])
-        n_time = -(-maps.shape[3] // conv.stride[1])
-        # On a map narrower than its kernel, oneDNN's strided bfloat16 convolution is wrong (torch 2.11, AMX). Some of
-        # the zeros that it puts behind the map anyhow make the map wide enough.
-        missing = conv.kernel_size[1] - maps.shape[3]
-        if missing > 0:
-            maps = F.pad(maps, (0, missing))
-        return super().convolve(maps, weight, bias)[..., :n_time]
+        conv = Convolution(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
+        super().__init__(conv, nn.BatchNorm2d(outputs), *([nn.GELU()] if gelu else []))
 
 
 class FeedForward(nn.Module):

@@ -91,6 +91,11 @@ class ConvBlock(nn.Module):
         self.behind = behind or nn.Identity()
         self.dropout = nn.Dropout(dropout)
 
+    def conv_norms(self) -> Iterator[tuple[str, str]]:
+        """Name the normalised convolutions, see `conv_norm.fold`."""
+        for number in range(1, self.n_convs + 1):
+            yield f"conv{number}", f"bn{number}"
+
     def convolve(self, maps: Tensor, number: int) -> Tensor:
         """Apply a convolution and its normalisation."""
         return self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(maps))
@@ -140,6 +145,11 @@ class DaiBlock(ResidualBlock):
         if not self.widens:
             self.downsample.requires_grad_(False)
             self.bn_downsample.requires_grad_(False)
+
+    def conv_norms(self) -> Iterator[tuple[str, str]]:
+        """Name the normalised convolutions, see `conv_norm.fold`."""
+        yield from super().conv_norms()
+        yield "downsample", "bn_downsample"
 
     def shortcut(self, maps: Tensor) -> Tensor:
         """Compute the residual."""
@@ -441,6 +451,12 @@ class Panns(Trunk):
             axis = axis_behind(axis, self.get_submodule(name))
             axes[layer] = axis
         return {layer: axis for layer, axis in axes.items() if layer}
+
+    def conv_norms(self) -> Iterator[tuple[str, str]]:
+        """Name the convolutions among the stages that a normalisation follows, see `conv_norm.fold`."""
+        for conv, norm in pairwise(self.stages):
+            if isinstance(self.get_submodule(conv), nn.Conv1d) and isinstance(self.get_submodule(norm), nn.BatchNorm1d):
+                yield conv, norm
 
     def forward(self, inputs: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run as many stages as the wanted layers need, see `Trunk.forward`."""

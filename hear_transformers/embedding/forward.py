@@ -21,7 +21,7 @@ from . import windows
 from .choices import check_choice
 from .pooling import CLASS_TOKEN, POOLS
 from .precision import PRECISIONS, resolve, running, warn_if_slow
-from .preparation import prepare
+from .preparation import prepare, ready
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -77,6 +77,7 @@ class WindowEmbedder(nn.Module):
         self.batch_size: int | None = None
         self._limit_samples = math.inf  # largest batch known to fit, set by running out of memory
         self._topics: set[str] = set()  # what has been warned of, or need not be
+        self._backend: str | None = None  # of `torch.compile`
         prepare(trunk, self.precision)
         self.eval()
 
@@ -90,6 +91,7 @@ class WindowEmbedder(nn.Module):
         ----------
         backend : of `torch.compile`
         """
+        self._backend = backend
         self.trunk.compile(dynamic=True, backend=backend)
 
     @property
@@ -155,9 +157,10 @@ class WindowEmbedder(nn.Module):
                 f"choose {windows.range_ms(shortest, self.max_samples, self.sample_rate)}"
             )
 
-    @torch.no_grad()
+    @torch.enable_grad()
     def size(self, readout: Readout) -> int:
         """Measure the numbers per embedding, so that no table of sizes can go stale."""
+        # With gradients, as no copy for inference is worth making of a network whose weights are yet to come.
         length = self.min_samples
         if readout.pool == "unroll":
             length = windows.samples_of(readout.window_ms, self.sample_rate)
@@ -179,7 +182,7 @@ class WindowEmbedder(nn.Module):
             missing = max(0, fill_frames - frames.shape[-1])
             frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
             with running(self.precision, frames.device):
-                taps.update(self.trunk(frames, wanted))
+                taps.update(ready(self.trunk, self.precision, self._backend)(frames, wanted))
         return {layer: taps[layer].float() for layer in layers}
 
     def read(self, waveforms: Tensor, readout: Readout) -> Tensor:
