@@ -62,7 +62,7 @@ def ready(trunk: Trunk, precision: str, backend: str | None = None) -> Trunk:
         return trunk
     if any(_is_watched(module) for module in trunk.modules()):
         return trunk
-    state = backend, [(id(each), each.device, _version(each)) for each in _tensors(trunk)]
+    state = precision, backend, [(id(each), each.device, _version(each)) for each in _tensors(trunk)]
     with _COPYING:
         made_of, copied = _COPIES.get(trunk, (None, trunk))
         if made_of != state:
