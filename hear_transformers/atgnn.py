@@ -337,6 +337,7 @@ class ATGNN(Trunk):
     dropout : before the classifier's last layer
     """
 
+    convolutional = True
     min_frames = 1
     max_frames = None
 

@@ -318,6 +318,8 @@ class EfficientAT(Trunk):
     n_classes : logits
     """
 
+    convolutional = True
+
     def __init__(
         self,
         *,

@@ -414,6 +414,8 @@ class Panns(Trunk):
     options : of the body
     """
 
+    convolutional = True
+
     def __init__(
         self,
         body: Body,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from collections.abc import Callable, Hashable
@@ -66,7 +65,8 @@ _COPYING = threading.Lock()
 def ready(trunk: Trunk, precision: str, backend: str | None = None) -> Trunk:
     """Return what computes a network fastest: a copy of a convolutional one in inference, otherwise itself.
 
-    The copy is made at the first use and once more whenever the network has other weights or another device.
+    The copy is made at the first use and once more whenever the network has other weights or another device. A network
+    with hooks runs itself, so that they see what they were registered for.
 
     Parameters
     ----------
@@ -74,9 +74,11 @@ def ready(trunk: Trunk, precision: str, backend: str | None = None) -> Trunk:
     precision : a key of `PRECISIONS`
     backend : of `torch.compile`, None to run as it is
     """
-    if torch.is_grad_enabled() or trunk.training or torch.compiler.is_compiling() or not _convolves(trunk):
+    if torch.is_grad_enabled() or trunk.training or torch.compiler.is_compiling() or not trunk.convolutional:
         return trunk
-    state = backend, [(id(each), each.device, _version(each)) for each in _tensors(trunk)]
+    if any(_is_watched(module) for module in trunk.modules()):
+        return trunk
+    state = precision, backend, [(id(each), each.device, _version(each)) for each in _tensors(trunk)]
     with _COPYING:
         made_of, copied = _COPIES.get(trunk, (None, trunk))
         if made_of != state:
@@ -91,26 +93,21 @@ def _tensors(module: nn.Module) -> chain[torch.Tensor]:
     return chain(module.parameters(), module.buffers())
 
 
+def _is_watched(module: nn.Module) -> bool:
+    """Return True if a module has hooks or another forward than its class, which a copy would not call."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
 def _version(tensor: torch.Tensor) -> int:
     """Return how often a tensor was changed in place; one made in inference mode does not count that."""
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _convolves(trunk: Trunk) -> bool:
-    """Return True for a network of convolutions, which normalise batches; transformers do not."""
-    return any(isinstance(module, conv_norm.NORMS) for module in trunk.modules())
-
-
 def _copied(trunk: Trunk, precision: str) -> Trunk:
-    """Copy a network for inference: fewer operations, features innermost in memory; other tensors are shared.
-
-    In 16 bits the normalisations stay as they are: their shift, added as the bias of a convolution, would be rounded
-    alike for a whole map, which doubles the error.
-    """
+    """Copy a network for inference: fewer operations, features innermost in memory; other tensors are shared."""
     device = next(trunk.parameters()).device.type
-    is_exact = PRECISIONS[precision] == torch.float32
-    copied = conv_norm.fold(trunk) if is_exact else copy.deepcopy(trunk, {id(each): each for each in _tensors(trunk)})
-    if device == "cpu" and is_exact:
+    copied = conv_norm.fold(trunk)
+    if device == "cpu" and PRECISIONS[precision] == torch.float32:
         winograd.replace_convolutions(copied)
     # In float32 proper, cuDNN has its fastest convolutions for the usual layout.
     if device == "cpu" or (device == "cuda" and precision != "float32"):

@@ -16,9 +16,6 @@ Network = TypeVar("Network", bound=nn.Module)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
-TRANSPARENT = (nn.Identity, nn.AvgPool2d)
-"""What may lie between a convolution and its normalisation: what commutes with it. No pooling here pads with zeros."""
-
 
 def fold(network: Network) -> Network:
     """Return a copy for inference, in which batch normalisations are part of the convolutions before them.
@@ -38,11 +35,17 @@ def fold(network: Network) -> Network:
     folded = copy.deepcopy(network, shared)
     for module in list(folded.modules()):
         for conv, norm in conv_norms(module):
-            kernel = cast(nn.Conv2d, module.get_submodule(conv))  # or a Conv1d
-            statistics = cast(nn.BatchNorm2d, module.get_submodule(norm))
-            setattr(module, conv, fuse_conv_bn_eval(kernel, statistics))
+            both = cast(tuple[nn.Conv2d, nn.BatchNorm2d], (getattr(module, conv), getattr(module, norm)))
+            setattr(module, conv, joined(*both))
             setattr(module, norm, nn.Identity())
     return folded
+
+
+def joined(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Return the convolution that does the work of both, of either number of dimensions."""
+    # In float64, as all weights of a channel take on what its scale is rounded by; not every device has it.
+    fused = fuse_conv_bn_eval(copy.deepcopy(conv).cpu(), copy.deepcopy(norm).cpu().double())
+    return fused.to(conv.weight.device)
 
 
 def conv_norms(module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -54,7 +57,12 @@ def conv_norms(module: nn.Module) -> Iterator[tuple[str, str]]:
     for name, child in module.named_children():
         if conv and isinstance(child, NORMS):
             yield conv, name
-        conv = name if isinstance(child, CONVOLUTIONS) else conv if isinstance(child, TRANSPARENT) else ""
+        conv = name if isinstance(child, CONVOLUTIONS) else conv if commutes(child) else ""
+
+
+def commutes(module: nn.Module) -> bool:
+    """Return True for what may lie between a convolution and its normalisation: means, but not of zeros beyond ends."""
+    return isinstance(module, nn.Identity) or (isinstance(module, nn.AvgPool2d) and module.padding == 0)
 
 
 def features_innermost(network: nn.Module) -> None:

@@ -39,12 +39,14 @@ class Trunk(nn.Module):
     min_frames : fewest frames the network takes
     min_training_frames : fewest frames it takes in training, where it may drop some
     max_frames : most frames it takes; None if any number
+    convolutional : True for a network of convolutions and batch normalisations, which is worth rewriting for inference
     """
 
     layers: Mapping[str, TimeAxis | None]
     prefix: tuple[str, ...] = ()
     min_frames: int = 1
     max_frames: int | None = None
+    convolutional: bool = False
 
     @property
     def min_training_frames(self) -> int:
