@@ -190,7 +190,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16, tf32, auto; results are float32."
 )
-@click.option("--compile", is_flag=True, default=None, help="Compile the network: slower to start, then faster.")
+@click.option("--compile", type=click.Choice(("always", "auto")), help="Compile the network; auto: if clips are many.")
 @click.option(
     "--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch of a device at most, or auto."
 )
@@ -268,9 +268,11 @@ def main(
     heard = levels.parse_channel(channel)
     found = find(inputs, manifest, columns, quiet=quiet)
     found = each_channel(found) if heard == levels.EACH else found
+    if "compile" in given:
+        given["compile"] = math.inf if given["compile"] == "always" else len(found)
     of_all = heard if isinstance(heard, int) else None
     with (
-        loaded(models, weights or "", device, given, verbose=verbose) as embedder,
+        loaded(models, weights or "", device, given, verbose=verbose, quiet=quiet) as embedder,
         Progress(quiet=quiet, as_json=as_json, channel=of_all) as progress,
         resumable(stored.overwrite),
     ):
@@ -371,7 +373,7 @@ def find(inputs: tuple[str, ...], manifest: str | None, columns: str | None, *, 
 
 @contextlib.contextmanager
 def loaded(
-    models: tuple[str, ...], weights: str, device: str, given: dict[str, Any], *, verbose: bool
+    models: tuple[str, ...], weights: str, device: str, given: dict[str, Any], *, verbose: bool, quiet: bool
 ) -> Iterator[Any]:
     """Load the models; on several devices in a process each, which end with the block."""
     from hear_transformers import catalogue
@@ -384,6 +386,9 @@ def loaded(
         devices = pick_devices(device)
         if len(devices) == 1:
             embedder: Any = catalogue.load_each(names, weights, *devices, given)
+            for each in embedder:
+                if (seconds := getattr(each, "compile_seconds", None)) is not None and not quiet:
+                    click.echo(f"Note: compiling the network took {seconds:.0f} s", err=True)
         else:
             embedder = stack.enter_context(catalogue.load_replicas(names, weights, devices, given))
         ending = stack.pop_all()

@@ -31,12 +31,11 @@ from torch.nn import functional as F
 from . import hear
 from .errors import unknown
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .networks import conv_norm
 from .networks import imagenet as images
 from .networks.family import Readout, Variant, count_members
 from .networks.frontend import AST_MEL
 from .networks.transformer import DropPath, Pair
-from .networks.trunk import TimeAxis, Trunk, depth_of
+from .networks.trunk import Exact, TimeAxis, Trunk, depth_of
 
 __all__ = ["ATGNN", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -176,25 +175,28 @@ def interleaved(nodes: Tensor, messages: Tensor) -> Tensor:
     return torch.stack([nodes, messages], 3).flatten(2)  # (batch, nodes, C, 2) -> (batch, nodes, 2 C)
 
 
-class ConvNorm(conv_norm.ConvNorm):
-    """Convolution, padded so that positions stay centred, and batch normalisation, then a GELU if asked for."""
+class Convolution(nn.Conv2d):
+    """Convolution of maps of any width, padded so that positions stay centred."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
+        n_time = -(-maps.shape[3] // self.stride[1])
+        # On a map narrower than its kernel, oneDNN's strided bfloat16 convolution is wrong (torch 2.11, AMX). Some of
+        # the zeros that it puts behind the map anyhow make the map wide enough.
+        missing = self.kernel_size[1] - maps.shape[3]
+        if missing > 0:
+            maps = F.pad(maps, (0, missing))
+        return super().forward(maps)[..., :n_time]
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution and batch normalisation, then a GELU if asked for."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, gelu: bool = False
     ) -> None:
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
-        super().__init__(conv, nn.BatchNorm2d(outputs), nn.GELU() if gelu else None)
-
-    def convolve(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve maps of any width."""
-        conv = cast(nn.Conv2d, self[0])
-        n_time = -(-maps.shape[3] // conv.stride[1])
-        # On a map narrower than its kernel, oneDNN's strided bfloat16 convolution is wrong (torch 2.11, AMX). Some of
-        # the zeros that it puts behind the map anyhow make the map wide enough.
-        missing = conv.kernel_size[1] - maps.shape[3]
-        if missing > 0:
-            maps = F.pad(maps, (0, missing))
-        return super().convolve(maps, weight, bias)[..., :n_time]
+        conv = Convolution(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
+        super().__init__(conv, nn.BatchNorm2d(outputs), *([nn.GELU()] if gelu else []))
 
 
 class FeedForward(nn.Module):
@@ -280,7 +282,7 @@ class LabelBlock(nn.Module):
         return as_maps(nodes + self.adj @ nodes, grid)
 
 
-class Labels(nn.Module):
+class Labels(Exact):
     """Embeddings of the classes, the blocks that refine them, and the readout; see the parameters of `ATGNN`."""
 
     def __init__(self, channels: PerStage, depths: PerStage, n_classes: int, k: int, drop_path: float) -> None:
@@ -335,6 +337,7 @@ class ATGNN(Trunk):
     dropout : before the classifier's last layer
     """
 
+    convolutional = True
     min_frames = 1
     max_frames = None
 
@@ -405,7 +408,7 @@ class ATGNN(Trunk):
 
     def _embed(self, mel: Tensor) -> Tensor:
         """Compute the map that the blocks refine: (batch, n_mels, frames) -> (batch, channels, freq, time)."""
-        maps = self.stem(mel.unsqueeze(1))  # (batch, channels, freq, time)
+        maps = self.stem(mel.unsqueeze(1).to(self.pos_embed.dtype))  # (batch, channels, freq, time)
         maps = maps + self.positions(maps.shape[2], maps.shape[3]).to(maps.dtype)
         # Features innermost, so that flattening into nodes does not copy.
         return maps.contiguous(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ and others in github.com/fschmid56/EfficientAT_HEAR), is ``load_model(layer="mel
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,6 @@ from torch.nn import functional as F
 
 from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .networks import conv_norm
 from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_BESIDE, CPJKU_MEL, FrameSpec
 from .networks.trunk import TimeAxis, Trunk
@@ -108,7 +107,7 @@ SQUEEZING_BLOCKS = tuple(number for number, spec in enumerate(BLOCKS, 1) if spec
 """Numbers of the dynamic blocks of a "replace_se" DyMN, whose other blocks are those of MN."""
 
 
-class ConvNorm(conv_norm.ConvNorm):
+class ConvNorm(nn.Sequential):
     """Convolution without bias, padded so that positions stay centred, batch normalisation, activation if any."""
 
     def __init__(
@@ -122,7 +121,7 @@ class ConvNorm(conv_norm.ConvNorm):
     ) -> None:
         conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         norm = nn.BatchNorm2d(outputs, EPSILON, MOMENTUM)
-        super().__init__(conv, norm, None if act is None else act(inplace=True))
+        super().__init__(conv, norm, *([] if act is None else [act(inplace=True)]))
 
 
 class SqueezeExcitation(nn.Module):
@@ -170,6 +169,10 @@ class Context(nn.Module):
         self.conv_f = nn.Conv2d(size, expanded, 1)
         self.conv_t = nn.Conv2d(size, expanded, 1)
         self.stride = stride
+
+    def conv_norms(self) -> Iterator[tuple[str, str]]:
+        """Name the normalised convolution, see `conv_norm.fold`."""
+        yield "joint_conv", "joint_norm"
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Summarise maps (batch, inputs, freq, time).
@@ -315,6 +318,8 @@ class EfficientAT(Trunk):
     n_classes : logits
     """
 
+    convolutional = True
+
     def __init__(
         self,
         *,
@@ -347,7 +352,7 @@ class EfficientAT(Trunk):
     def forward(self, mel: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run as many blocks as the wanted layers need, see `Trunk.forward`."""
         taps: dict[str, Tensor] = {}
-        maps = mel.unsqueeze(1)  # (batch, features, freq, time) from here on
+        maps = mel.unsqueeze(1).to(next(self.parameters()).dtype)  # (batch, features, freq, time) from here on
         for number, stage in enumerate(self.features):
             maps = stage(maps)
             if str(number) in wanted:

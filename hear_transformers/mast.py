@@ -97,9 +97,10 @@ def relative_positions(table: Tensor, queries: int, keys: int, steps: Pair) -> T
     """
     query_step, key_step = steps
     table = resampled(table, max(len(table), 2 * max(queries, keys) - 1), key_step)
-    of_queries = torch.arange(queries, device=table.device) * query_step
-    of_keys = torch.arange(keys, device=table.device) * key_step
-    return table[of_queries.unsqueeze(1) - of_keys + zero_entry(len(table), key_step)]
+    # The entries of one query lie side by side, those of its last key first: a view, and one copy in the right order.
+    reach = (keys - 1) * key_step
+    of_queries = table[zero_entry(len(table), key_step) - reach :].unfold(0, reach + 1, query_step)
+    return of_queries[:queries, :, ::key_step].flip(2).transpose(1, 2)
 
 
 # Blocks
@@ -151,7 +152,9 @@ class PoolingAttention(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Attend: (batch, freq, time, inputs) -> (batch, freq / stride, time / stride, outputs)."""
-        query, key, value = self.qkv(grid).chunk(3, -1)
+        # One product for each of the three, as the convolutions would copy a part of a common one.
+        parts = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
+        query, key, value = (F.linear(grid, weight, bias) for weight, bias in parts)
         query = self._pooled(query, self.pool_q, self.norm_q)
         key = self._pooled(key, self.pool_k, self.norm_k)
         value = self._pooled(value, self.pool_v, self.norm_v)
@@ -177,11 +180,13 @@ class PoolingAttention(nn.Module):
         # and l of time adds q . e_freq[f - k] + q . e_time[t - l] to the score of the query at (f, t).
         over_freq = relative_positions(self.rel_pos_h, query.shape[2], keys[0], self.steps[0])
         over_time = relative_positions(self.rel_pos_w, query.shape[3], keys[1], self.steps[1])
-        of_freq = torch.einsum("bhftd,fkd->bhftk", query, over_freq).contiguous()
-        of_time = torch.einsum("bhftd,tkd->bhftk", query, over_time).contiguous()
-        # Contiguous terms make a contiguous sum, which flatten does not copy.
-        bias = of_freq.unsqueeze(5) + of_time.unsqueeze(4)  # (batch, heads, freq, time, key freq, key time)
-        return bias.flatten(4).flatten(2, 3)  # (batch, heads, queries, keys)
+        query = query.permute(0, 2, 3, 1, 4)  # (batch, freq, time, heads, size), as it lies in memory
+        heads = query.shape[3]
+        of_freq = (query.flatten(2, 3) @ over_freq.mT).unflatten(2, (-1, heads))  # (batch, freq, time, heads, key freq)
+        of_time = (query.transpose(1, 2).flatten(2, 3) @ over_time.mT).unflatten(2, (-1, heads)).transpose(1, 2)
+        # The first term is contiguous, and so is the sum: (batch, freq, time, heads, key freq, key time)
+        bias = of_freq.unsqueeze(5) + of_time.unsqueeze(4)
+        return bias.flatten(4).flatten(1, 2).transpose(1, 2)  # (batch, heads, queries, keys)
 
 
 def _pooling(size: int, stride: Pair) -> tuple[nn.Conv2d, nn.LayerNorm]:

@@ -29,7 +29,7 @@ from .errors import WeightsError
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks.family import Readout, Variant
 from .networks.frontend import FrameSpec, PannsMel, Waveform, fourier_kernels, slaney_filters
-from .networks.trunk import TimeAxis, Trunk
+from .networks.trunk import Exact, TimeAxis, Trunk
 
 __all__ = ["FAMILY", "VARIANTS", "Panns", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -91,6 +91,11 @@ class ConvBlock(nn.Module):
         self.behind = behind or nn.Identity()
         self.dropout = nn.Dropout(dropout)
 
+    def conv_norms(self) -> Iterator[tuple[str, str]]:
+        """Name the normalised convolutions, see `conv_norm.fold`."""
+        for number in range(1, self.n_convs + 1):
+            yield f"conv{number}", f"bn{number}"
+
     def convolve(self, maps: Tensor, number: int) -> Tensor:
         """Apply a convolution and its normalisation."""
         return self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(maps))
@@ -140,6 +145,11 @@ class DaiBlock(ResidualBlock):
         if not self.widens:
             self.downsample.requires_grad_(False)
             self.bn_downsample.requires_grad_(False)
+
+    def conv_norms(self) -> Iterator[tuple[str, str]]:
+        """Name the normalised convolutions, see `conv_norm.fold`."""
+        yield from super().conv_norms()
+        yield "downsample", "bn_downsample"
 
     def shortcut(self, maps: Tensor) -> Tensor:
         """Compute the residual."""
@@ -404,6 +414,8 @@ class Panns(Trunk):
     options : of the body
     """
 
+    convolutional = True
+
     def __init__(
         self,
         body: Body,
@@ -442,6 +454,12 @@ class Panns(Trunk):
             axes[layer] = axis
         return {layer: axis for layer, axis in axes.items() if layer}
 
+    def conv_norms(self) -> Iterator[tuple[str, str]]:
+        """Name the convolutions among the stages that a normalisation follows, see `conv_norm.fold`."""
+        for conv, norm in pairwise(self.stages):
+            if isinstance(self.get_submodule(conv), nn.Conv1d) and isinstance(self.get_submodule(norm), nn.BatchNorm1d):
+                yield conv, norm
+
     def forward(self, inputs: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run as many stages as the wanted layers need, see `Trunk.forward`."""
         taps: dict[str, Tensor] = {}
@@ -455,7 +473,11 @@ class Panns(Trunk):
         for name, layer in stages.items():
             if taps.keys() >= set(wanted):
                 break
-            maps = self.get_submodule(name)(maps)
+            module = self.get_submodule(name)
+            # The first normalisation takes a mel as it is: 16 bits before it would be a quarter of a decibel.
+            if not isinstance(module, (Exact, nn.BatchNorm1d)) and self.fc1.weight.dtype != torch.float32:
+                maps = maps.to(self.fc1.weight.dtype)
+            maps = module(maps)
             if layer in wanted:
                 taps[layer] = grid(maps)
         return maps

@@ -62,7 +62,7 @@ class Stem(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """Compute tokens: (batch, n_mels, frames) -> (batch, ceil(frames / 4), dim)."""
-        maps = self.convs(mel.unsqueeze(1))  # (batch, features, freq, time)
+        maps = self.convs(mel.unsqueeze(1).to(self.proj.weight.dtype))  # (batch, features, freq, time)
         return self.proj(maps.permute(0, 3, 1, 2).flatten(2))  # of (batch, time, features * freq)
 
 
@@ -108,7 +108,7 @@ class TinyAudioTransformer(Trunk):
     def forward(self, mel: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run as many blocks as the wanted layers need, see `Trunk.forward`."""
         frames = self.stem(mel)
-        frames = frames + POSITION_SCALE * time_positions(frames.shape[1], frames.shape[2], frames.device)
+        frames = frames + (POSITION_SCALE * time_positions(frames.shape[1], frames.shape[2], frames.device)).to(frames)
         tokens = torch.cat([self.cls_token.expand(len(mel), -1, -1), frames], 1)
         taps: dict[str, Tensor] = {}
         for i in range(depth_of(wanted, len(self.blocks)) + 1):

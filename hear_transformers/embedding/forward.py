@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +23,8 @@ from ..networks.trunk import TimeAxis, Trunk
 from . import windows
 from .choices import check_choice
 from .pooling import CLASS_TOKEN, POOLS
-from .precision import PRECISIONS, computing, resolve, warn_if_slow
+from .precision import PRECISIONS, resolve, running, warn_if_slow
+from .preparation import prepare, ready, run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,6 +56,7 @@ class WindowEmbedder(nn.Module):
     Attributes
     ----------
     sample_rate : of the waveforms it takes, in Hz
+    compile_seconds : that `compile_trunk` took
     batch_size : windows per forward pass; None = as many as fill `BATCH_SECONDS`. Either is halved whenever memory runs
         out, and what fits is kept
     """
@@ -76,21 +81,29 @@ class WindowEmbedder(nn.Module):
         self.batch_size: int | None = None
         self._limit_samples = math.inf  # largest batch known to fit, set by running out of memory
         self._topics: set[str] = set()  # what has been warned of, or need not be
-        if PRECISIONS[self.precision] != torch.float32:
-            _cast_matrices(trunk, PRECISIONS[self.precision])
+        self._backend: str | None = None  # of `torch.compile`
+        self.compile_seconds: float | None = None
+        prepare(trunk, self.precision)
         self.eval()
 
     def compile_trunk(self, backend: str = "inductor") -> None:
-        """Compile the network at its first use, for any number of windows of any length; weights stay in place.
+        """Compile the network for any number of windows of any length; weights stay in place.
 
-        That takes minutes (twice, since PyTorch treats a batch of one window apart) and gives the same numbers but for
-        rounding. It needs a C++ compiler, or Triton on CUDA.
+        That takes a minute or more, and once more for a batch of one window, which PyTorch treats apart. It gives the
+        same numbers but for rounding, and needs a C++ compiler, or Triton on CUDA. See `compile_seconds`.
 
         Parameters
         ----------
         backend : of `torch.compile`
         """
+        start = time.perf_counter()
+        self._backend = backend
         self.trunk.compile(dynamic=True, backend=backend)
+        scene = self.variant.scene
+        length = min(windows.samples_of(scene.window_ms, self.sample_rate), self.max_samples or sys.maxsize)
+        with torch.no_grad():
+            self.read(torch.zeros(2, length, dtype=torch.float32, device=self.device), scene)
+        self.compile_seconds = time.perf_counter() - start
 
     @property
     def device(self) -> torch.device:
@@ -155,9 +168,10 @@ class WindowEmbedder(nn.Module):
                 f"choose {windows.range_ms(shortest, self.max_samples, self.sample_rate)}"
             )
 
-    @torch.no_grad()
+    @torch.enable_grad()
     def size(self, readout: Readout) -> int:
         """Measure the numbers per embedding, so that no table of sizes can go stale."""
+        # With gradients, as no copy for inference is worth making of a network whose weights are yet to come.
         length = self.min_samples
         if readout.pool == "unroll":
             length = windows.samples_of(readout.window_ms, self.sample_rate)
@@ -169,7 +183,13 @@ class WindowEmbedder(nn.Module):
 
     def _taps(self, waveforms: Tensor, layers: Collection[str], fill_frames: int = 0) -> dict[str, Tensor]:
         """Run front end and network: (batch, samples) -> one float32 tensor per layer, see `Trunk.forward`."""
-        with computing("float32", waveforms.device):
+        compute = partial(self._compute, layers=layers, fill_frames=fill_frames)
+        samples = len(waveforms) * max(waveforms.shape[1], self.variant.frontend.n_samples(fill_frames))
+        return run(self, (*layers, fill_frames), compute, waveforms, samples / self.sample_rate)
+
+    def _compute(self, waveforms: Tensor, layers: Collection[str], fill_frames: int) -> dict[str, Tensor]:
+        """Compute what `_taps` returns."""
+        with running("float32", waveforms.device):
             frames = self.frontend(waveforms)  # (batch, n_mels, frames), or (batch, samples) of a waveform
         taps = {}
         if self.variant.frontend.has_mel:
@@ -178,8 +198,8 @@ class WindowEmbedder(nn.Module):
         if wanted:
             if (missing := fill_frames - frames.shape[-1]) > 0:
                 frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
-            with computing(self.precision, frames.device):
-                taps.update(self.trunk(frames, wanted))
+            with running(self.precision, frames.device):
+                taps.update(ready(self.trunk, self.precision, self._backend)(frames, wanted))
         return {layer: taps[layer].float() for layer in layers}
 
     def read(self, waveforms: Tensor, readout: Readout) -> Tensor:
@@ -287,10 +307,3 @@ class WindowEmbedder(nn.Module):
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if memory ran out; on the CPU PyTorch raises a plain RuntimeError for that."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-def _cast_matrices(trunk: nn.Module, dtype: torch.dtype) -> None:
-    """Store in `dtype` what autocast would convert in every forward pass: same numbers, half the memory."""
-    for module in trunk.modules():
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-            module.to(dtype)

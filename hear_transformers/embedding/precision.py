@@ -297,8 +297,15 @@ def multiplying(precision: str) -> AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
+def running(precision: str, device: torch.device) -> Iterator[None]:
+    """Run a network that `preparation.prepare` made ready, also inside another's autocast; see `multiplying`."""
+    with multiplying(precision), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextlib.contextmanager
 def computing(precision: str, device: torch.device) -> Iterator[None]:
-    """Run a network forward in a precision until the block ends, also inside another's autocast; see `multiplying`."""
+    """Train a float32 network in a precision until the block ends, by autocast; see `multiplying`."""
     dtype = PRECISIONS[precision]
     with multiplying(precision), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         yield

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from .resampling import Resampler
+from .trunk import Exact
 
 Level = TypeVar("Level", float, Tensor)
 """A level of the log-mel, or many."""
@@ -383,7 +384,7 @@ def slaney_filters(spec: PannsMel) -> Tensor:
     return torch.from_numpy(filters.astype(np.float32))
 
 
-class LogMel(nn.Module):
+class LogMel(Exact):
     """A log-mel front end: waveforms (batch, samples) in [-1, 1] -> (batch, n_mels, frames) float32.
 
     Waveforms are at least `FrameSpec.min_samples` long. The window is (win_length,), filters are

@@ -47,6 +47,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """Embed patches: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
+        mel = mel.to(self.proj.weight.dtype)
         bands, frames = self.padding
         if bands or frames:
             mel = F.pad(mel, (frames, frames, bands, bands))
@@ -85,7 +86,19 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map every token independently: (batch, tokens, dim) -> (batch, tokens, dim)."""
-        return self.fc2(F.gelu(self.fc1(tokens)))
+        return self.fc2(linear_gelu(self.fc1, tokens))
+
+
+def linear_gelu(linear: nn.Linear, tokens: Tensor) -> Tensor:
+    """Apply a linear layer and GELU: (..., inputs) -> (..., outputs).
+
+    In bfloat16 on CUDA one kernel of cuBLAS does both, so that the widest activations of a transformer are not read and
+    written once more. Its GELU is the tanh formula (1606.08415, section 2), which is within 5e-4 of the exact one.
+    """
+    if torch.is_grad_enabled() or tokens.device.type != "cuda" or linear.weight.dtype != torch.bfloat16:
+        return F.gelu(linear(tokens))
+    rows = torch._addmm_activation(linear.bias, tokens.flatten(0, -2), linear.weight.t(), use_gelu=True)
+    return rows.unflatten(0, tokens.shape[:-1])  # (..., outputs)
 
 
 class DropPath(nn.Module):

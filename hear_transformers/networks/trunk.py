@@ -24,6 +24,10 @@ class TimeAxis:
     receptive_field: int | None
 
 
+class Exact(nn.Module):
+    """A part of a network that stays float32 whatever the network computes in; the network converts what goes in."""
+
+
 class Trunk(nn.Module):
     """A network from the frames of a front end to layers, the base class of every family's network.
 
@@ -35,12 +39,14 @@ class Trunk(nn.Module):
     min_frames : fewest frames the network takes
     min_training_frames : fewest frames it takes in training, where it may drop some
     max_frames : most frames it takes; None if any number
+    convolutional : True for a network of convolutions and batch normalisations, which is worth rewriting for inference
     """
 
     layers: Mapping[str, TimeAxis | None]
     prefix: tuple[str, ...] = ()
     min_frames: int = 1
     max_frames: int | None = None
+    convolutional: bool = False
 
     @property
     def min_training_frames(self) -> int:
@@ -52,7 +58,8 @@ class Trunk(nn.Module):
 
         Parameters
         ----------
-        frames : (batch, n_mels, frames) float32, or (batch, samples) where the front end is a `Waveform`
+        frames : (batch, n_mels, frames) float32, or (batch, samples) where the front end is a `Waveform`; the network
+            converts them to the type of its parameters
         wanted : keys of `layers`, or the key of a grid with a prefix token ("8.cls")
 
         Returns
