@@ -172,7 +172,7 @@ def fraction(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16, tf32, auto; results are float32."
 )
-@click.option("--compile", is_flag=True, default=None, help="Compile the network: slower to start, then faster.")
+@click.option("--compile", type=click.Choice(("always", "auto")), help="Compile the network; auto: if clips are many.")
 @click.option("--batch-size", callback=count_or_auto, metavar="N", help="Windows per batch at most, or auto.")
 @click.option("--num-workers", callback=count_or_auto, metavar="N", help="Processes that read audio.  [default: auto]")
 @click.option("--out", default=".", show_default=True, metavar="PATH", help="Folder, or .npz, .npy, .parquet, .hdf5.")
@@ -233,10 +233,14 @@ def main(
     heard = levels.parse_channel(channel)
     found = find(inputs, manifest, columns, quiet=quiet)
     found = each_channel(found) if heard == levels.EACH else found
+    if "compile" in given:
+        given["compile"] = math.inf if given["compile"] == "always" else len(found)
     with log_on_stderr(verbose):
         if model is None and options["variant"] is None:
             model = catalogue.family_of_checkpoint(weights or "")
         embedder = catalogue.load(model, weights or "", device, given)
+    if (seconds := getattr(embedder, "compile_seconds", None)) is not None and not quiet:
+        click.echo(f"Note: compiling the network took {seconds:.0f} s", err=True)
     of_all = heard if isinstance(heard, int) else None
     with Progress(quiet=quiet, as_json=as_json, channel=of_all) as progress, resumable(stored.overwrite):
         report = extract.extract(

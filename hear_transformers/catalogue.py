@@ -232,7 +232,8 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     path : checkpoint; empty for the published one
     device : "auto", or a name of PyTorch ("cuda:1")
     options : for the family's `load_model`; "batch_size", windows per forward pass ("auto" for the device's own);
-        "compile", True to compile the network. Other modules take none
+        "compile", a number of clips, to compile the network if it pays for so many (`math.inf`: in any case). Other
+        modules take none
 
     Raises
     ------
@@ -248,6 +249,7 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     torch.Size([2, 384])
     """
     from .embedding.devices import pick_device
+    from .embedding.preparation import compiling_pays
 
     place = pick_device(device)
     chosen = dict(options or {})
@@ -256,11 +258,11 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
         return _load_foreign(own, path, place, chosen)
     chosen["variant"] = variant
     batch_size = chosen.pop("batch_size", None)
-    compiled = chosen.pop("compile", False)
+    n_clips = chosen.pop("compile", 0)
     check_names(own, chosen)
     model: Embedder = family(own).load_model(path, **chosen, device=place)
     model.batch_size = None if batch_size == "auto" else batch_size
-    if compiled:
+    if compiling_pays(n_clips, place):
         model.compile_trunk()
     return model
 

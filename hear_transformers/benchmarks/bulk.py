@@ -6,6 +6,7 @@ table. Weights are random, except for those embedded in the package.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -148,7 +149,7 @@ def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int
 )
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True)
-@click.option("--compile", is_flag=True, help="Compile the network.")
+@click.option("--compile", is_flag=True, flag_value=math.inf, default=0, help="Compile the network.")
 @click.option(
     "--num-workers", "workers", type=int, help="Processes that read audio.  [default: by the number of cores]"
 )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,7 +24,7 @@ from . import windows
 from .choices import check_choice
 from .pooling import CLASS_TOKEN, POOLS
 from .precision import PRECISIONS, resolve, running, warn_if_slow
-from .preparation import prepare, ready
+from .preparation import prepare, ready, run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,6 +56,7 @@ class WindowEmbedder(nn.Module):
     Attributes
     ----------
     sample_rate : of the waveforms it takes, in Hz
+    compile_seconds : that `compile_trunk` took
     batch_size : windows per forward pass; None = as many as fill `BATCH_SECONDS`. Either is halved whenever memory runs
         out, and what fits is kept
     """
@@ -78,21 +82,28 @@ class WindowEmbedder(nn.Module):
         self._limit_samples = math.inf  # largest batch known to fit, set by running out of memory
         self._topics: set[str] = set()  # what has been warned of, or need not be
         self._backend: str | None = None  # of `torch.compile`
+        self.compile_seconds: float | None = None
         prepare(trunk, self.precision)
         self.eval()
 
     def compile_trunk(self, backend: str = "inductor") -> None:
-        """Compile the network at its first use, for any number of windows of any length; weights stay in place.
+        """Compile the network for any number of windows of any length; weights stay in place.
 
-        That takes minutes (twice, since PyTorch treats a batch of one window apart) and gives the same numbers but for
-        rounding. It needs a C++ compiler, or Triton on CUDA.
+        That takes a minute or more, and once more for a batch of one window, which PyTorch treats apart. It gives the
+        same numbers but for rounding, and needs a C++ compiler, or Triton on CUDA. See `compile_seconds`.
 
         Parameters
         ----------
         backend : of `torch.compile`
         """
+        start = time.perf_counter()
         self._backend = backend
         self.trunk.compile(dynamic=True, backend=backend)
+        scene = self.variant.scene
+        length = min(windows.samples_of(scene.window_ms, self.sample_rate), self.max_samples or sys.maxsize)
+        with torch.no_grad():
+            self.read(torch.zeros(2, length, dtype=torch.float32, device=self.device), scene)
+        self.compile_seconds = time.perf_counter() - start
 
     @property
     def device(self) -> torch.device:
@@ -172,6 +183,12 @@ class WindowEmbedder(nn.Module):
 
     def _taps(self, waveforms: Tensor, layers: Collection[str], fill_frames: int = 0) -> dict[str, Tensor]:
         """Run front end and network: (batch, samples) -> one float32 tensor per layer, see `Trunk.forward`."""
+        compute = partial(self._compute, layers=layers, fill_frames=fill_frames)
+        samples = len(waveforms) * max(waveforms.shape[1], self.variant.frontend.n_samples(fill_frames))
+        return run(self, (*layers, fill_frames), compute, waveforms, samples / self.sample_rate)
+
+    def _compute(self, waveforms: Tensor, layers: Collection[str], fill_frames: int) -> dict[str, Tensor]:
+        """Compute what `_taps` returns."""
         with running("float32", waveforms.device):
             frames = self.frontend(waveforms)  # (batch, n_mels, frames), or (batch, samples) of a waveform
         taps = {}

@@ -63,7 +63,12 @@ class TimeGrid:
 
     def centres(self, first: int, last: int) -> Tensor:
         """Return the centres ``first .. last - 1`` in samples: (last - first,) int64."""
-        return torch.tensor([self.centre(index) for index in range(first, last)], dtype=torch.int64)
+        step = exact(self.hop_ms) * self.sample_rate / 1000
+        # `centre` in whole numbers, which are 40 times as fast as fractions.
+        up, down = 2 * step.numerator, 2 * step.denominator
+        return torch.tensor(
+            [(index * up + step.denominator) // down for index in range(first, last)], dtype=torch.int64
+        )
 
     def times_ms(self, first: int, last: int) -> Tensor:
         """Return the centres ``first .. last - 1`` in ms: (last - first,) float64, never accumulated."""
