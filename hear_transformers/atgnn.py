@@ -49,6 +49,7 @@ HIDDEN = 1024  # features of the classifier's hidden layer (the same)
 DILATION_BLOCKS = 4  # blocks after which dilation grows by 1 (the same)
 GROUPS = 4  # of the convolution that updates nodes (ViG's gcn_lib/torch_nn.py)
 LONGEST_PERIOD = 10_000.0  # of the sines of places, over 2 pi (ViG's gcn_lib/pos_embed.py)
+MOST_TABLES = 8  # of the nearness of places, kept for the next clips: those of two lengths, 22 MB for clips of 10 s
 EMBED_DEVIATION = 0.02  # of the initial embeddings of the classes (authors' src/models/components/atgnn.py)
 
 
@@ -161,10 +162,21 @@ def strongest(candidates: Tensor, index: Tensor) -> Tensor:
     """
     first = torch.arange(len(candidates), device=index.device) * candidates.shape[1]
     rows = candidates.flatten(0, 1)  # (batch * candidates, features)
-    # Neighbour by neighbour: nine times less memory than all of them at once, and faster.
-    neighbours = (index + first[:, None, None]).flatten(0, 1).unbind(1)  # (batch * nodes,) each
-    maxima = functools.reduce(torch.maximum, (F.embedding(row, rows) for row in neighbours))
+    neighbours = (index + first[:, None, None]).flatten(0, 1)  # (batch * nodes, neighbours)
+    if rows.is_cuda and not rows.requires_grad:
+        maxima = of_bags(rows, neighbours)
+    else:
+        # Neighbour by neighbour: nine times less memory than all of them at once, and faster.
+        maxima = functools.reduce(torch.maximum, (F.embedding(row, rows) for row in neighbours.unbind(1)))
     return maxima.unflatten(0, index.shape[:2])  # (batch, nodes, features)
+
+
+def of_bags(rows: Tensor, neighbours: Tensor) -> Tensor:
+    """Return the maxima over (n, neighbours) rows in one kernel, without a copy of any; several times slower on CPUs.
+
+    Going back, its sums have no fixed order on CUDA.
+    """
+    return F.embedding_bag(neighbours, rows, mode="max")  # (n, features)
 
 
 def interleaved(nodes: Tensor, messages: Tensor) -> Tensor:
@@ -361,6 +373,7 @@ class ATGNN(Trunk):
         if relpos not in RELATIVE_POSITIONS:
             raise unknown("relpos", relpos, RELATIVE_POSITIONS)
         self.relpos = relpos
+        self._tables: dict[Any, Tensor] = {}  # see `_nearness`
         self.ends = {block: f"stage{i}" for i, block in enumerate(accumulate(depths), 1)}
         self.layers = layers_of(depths, has_labels=bool(label_depths), has_logits=bool(n_classes))
         self.stem = nn.Sequential(
@@ -382,14 +395,13 @@ class ATGNN(Trunk):
         last block. "labels" are the embeddings of the classes, (batch, 1, classes, features): positions, but not in
         time. "patch_logits" are the logits without them.
         """
-        nearness_of = functools.cache(RELATIVE_POSITIONS[self.relpos])  # one table for the blocks of a stage
         last_blocks = {stage: str(block) for block, stage in self.ends.items()}
         maps = self._embed(frames)
         taps: dict[str, Tensor] = {}
         of_stages = []
         for number in range(depth_of([last_blocks.get(layer, layer) for layer in wanted], len(self.blocks)) + 1):
             if number > 0:
-                maps = self.blocks[number - 1](maps, nearness_of)
+                maps = self.blocks[number - 1](maps, self._nearness)
             if number in self.ends:
                 of_stages.append(maps)
             for layer in {str(number), self.ends.get(number, "")}.intersection(wanted):
@@ -405,6 +417,17 @@ class ATGNN(Trunk):
             if "logits" in wanted:
                 taps["logits"] = taps["patch_logits"] + (labels * self.labels.readout).sum(2)
         return {layer: taps[layer] for layer in wanted}
+
+    def _nearness(self, grid: Pair, ratio: int, channels: int, device: torch.device) -> Tensor:
+        """Return the nearness of places, see `rectangular`: one table for the blocks of a stage and for every clip."""
+        compute = RELATIVE_POSITIONS[self.relpos]
+        if torch.compiler.is_compiling():
+            return compute(grid, ratio, channels, device)
+        if (grid, ratio, channels, device) not in self._tables:
+            if len(self._tables) >= MOST_TABLES:
+                self._tables.clear()
+            self._tables[grid, ratio, channels, device] = compute(grid, ratio, channels, device)
+        return self._tables[grid, ratio, channels, device]
 
     def _embed(self, mel: Tensor) -> Tensor:
         """Compute the map that the blocks refine: (batch, n_mels, frames) -> (batch, channels, freq, time)."""

@@ -8,7 +8,8 @@ from itertools import chain
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -66,9 +67,30 @@ def commutes(module: nn.Module) -> bool:
 
 
 def features_innermost(network: nn.Module) -> None:
-    """Lay out kernels with the inputs innermost in memory, so that all maps have their features innermost."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            # Unlike `contiguous`, `to` also changes the strides of axes of length 1, by which PyTorch tells layouts.
-            weight = module.weight.detach().to(memory_format=torch.channels_last)
-            module.weight = nn.Parameter(weight, requires_grad=False)
+    """Lay out kernels so that all maps have their features innermost in memory; kernels of 1x1 become `Pointwise`."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Conv2d):
+                setattr(module, name, Pointwise(child) if is_pointwise(child) else child)
+                # Unlike `contiguous`, `to` also changes strides of axes of length 1, by which PyTorch tells layouts.
+                weight = child.weight.detach().to(memory_format=torch.channels_last)
+                child.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Return True for a convolution that reads one position for each output."""
+    return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+
+class Pointwise(nn.Module):
+    """A convolution with a kernel of 1x1 as a matrix product, which adds the bias on its way."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.detach().flatten(1).contiguous(), requires_grad=False)
+        self.bias = conv.bias
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, freq, time), with the features innermost in memory, to (batch, outputs, freq, time)."""
+        grid = maps.permute(0, 2, 3, 1)  # (batch, freq, time, inputs)
+        return F.linear(grid, self.weight, self.bias).permute(0, 3, 1, 2)

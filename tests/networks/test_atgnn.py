@@ -169,6 +169,28 @@ def test_neighbours_are_those_of_scikit_learn(grid, dilation):
         np.testing.assert_array_equal(index, neighbours_by_sklearn(clip, of_clip, 4, dilation))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_messages_on_cuda_are_those_of_the_cpu(dtype):
+    candidates = noise(2, 30, 7).to(dtype)
+    index = atgnn.nearest(noise(2, 50, 7), candidates, 4, 2)
+    expected = atgnn.strongest(candidates, index)
+    rows = torch.cat([index[0], index[1] + 30])
+    assert atgnn.of_bags(candidates.flatten(0, 1), rows).view(2, 50, 7).equal(expected)
+    assert expected[1, 3].equal(candidates[1, index[1, 3]].amax(0))
+
+
+def test_tables_of_places_are_kept_but_not_without_end():
+    trunk = build(label_depths=())
+    tables = []
+    for frames in (64, 64, 32, 20, 64):
+        trunk(noise(1, 128, frames), ["features"])
+        tables.append(dict(trunk._tables))
+        assert len(trunk._tables) <= atgnn.MOST_TABLES
+    assert all(tables[1][key] is table for key, table in tables[0].items())
+    for (grid, ratio, channels, device), table in trunk._tables.items():
+        assert table.equal(atgnn.rectangular(grid, ratio, channels, device))
+
+
 def pooled_by_loops(grid, ratio):
     """Give the means of squares of (freq, time, features), of what there is at the edge: (candidates, features)."""
     n_freq, n_time, _ = grid.shape
