@@ -130,10 +130,10 @@ class _Without(TorchFunctionMode):
         return function(*arguments, **(named or {}))
 
 
-DRAWING = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
+DRAWING: set[Callable[..., Any]] = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
 """What the functions of ``torch.nn.init`` draw random numbers with."""
 
-FILLING = {
+FILLING: set[Callable[..., Any]] = {
     *DRAWING, Tensor.clamp_, Tensor.mul_, Tensor.add_, Tensor.zero_, Tensor.fill_, Tensor.mul,
 }  # fmt: skip
 """All that fills tensors and scales them: on the device ``meta`` they have no numbers, and PyTorch spends seconds."""
