@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-cuda sizes measure study train hear bench-hear hear-results clean
+.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-feed bench-cuda sizes measure study train hear bench-hear hear-results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -114,6 +114,9 @@ bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, er
 	$(BULK) precision $(if $(wildcard $(TEACHER)),--weights efficientat/mn04_as=$(TEACHER))
 	$(BULK) memory
 	$(BULK) start
+
+bench-feed: $(VENV)/.stamp-test  ## from files to files with a network that does nothing, beside a bare loop of soundfile and soxr
+	$(BIN)/python -m hear_transformers.benchmarks.feed
 
 # Without the developers' data, the example recording stands in.
 AUDIO ?= $(or $(wildcard $(SHARED)/data/esc10/audio),tests/data)

@@ -54,7 +54,8 @@ class Loaded:
     Attributes
     ----------
     index : number of the clip, from 0
-    waveform : (samples,) float32; None if the clip is long, failed or was skipped
+    waveform : (samples,) float32, or int16 with 32768 for 1.0; None if the clip is long, failed or was skipped
+    is_lent : the waveform lies in the memory of a worker: it is valid until `workers.LENT` more clips are taken
     blocks : of a long clip
     sha256 : of the file, empty unless asked for
     error : why it failed
@@ -66,6 +67,7 @@ class Loaded:
     blocks: Blocks | None = None
     sha256: str = ""
     error: Exception | None = None
+    is_lent: bool = False
     warnings: list[str] = field(default_factory=list)
 
 

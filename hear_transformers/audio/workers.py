@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import math
 import mmap
 import multiprocessing
 import os
@@ -16,11 +17,13 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -34,15 +37,21 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 /dev/shm has no part in, which containers limit to 64 MB. It is safe beside threads and CUDA since a worker uses neither
 CUDA nor PyTorch's threads. macOS's own libraries do not survive it, Windows does not have it."""
 
-MOST_WORKERS = 8
+MOST_WORKERS = 32
+"""More do not pay: a clip costs the main process a thirtieth of what it costs a worker."""
+
 FEW_CLIPS = 32
 """Up to this number, clips are read by this process unless workers are asked for: starting those takes 0.1 s."""
 
-IN_HAND = 2
-"""Clips sent to a worker: the one it reads, and one so that it need not wait for the next."""
+IN_HAND = 4
+"""Clips per worker that are sent to it, or read and not taken: enough for the time of a batch on a fast card, in which
+this process does not listen."""
 
-ASKED_FOR = 4
-"""Clips per worker that are taken from the input before the first of them is read."""
+LENT = 8
+"""Clips that stay valid while the next are taken, see `Loaded.is_lent`."""
+
+LISTEN_SECONDS = 1e-3
+"""How often workers are listened to while their clips are taken faster than that."""
 
 STRIKES = 2
 """A clip fails after killing this many workers, the last one while no other worker read."""
@@ -51,14 +60,52 @@ PATROL_SECONDS = 2.0
 """How often workers and their master check that the other lives, in case a third process inherited its end of the
 pipe."""
 
+PATIENCE_SECONDS = 300.0
+PATIENCE_BYTES = 2**20
+"""A decoder hangs if it takes longer than this, and a second more for so many bytes of the file: at worst all of it is
+hashed and decoded, over a slow network."""
+
 NICENESS = 10
-"""By how much workers give way to the network: where it has to share a core, all its other cores wait for that one."""
+"""By how much workers give way to a network on the CPU: where it has to share a core, all its others wait for it."""
+
+DEADLY = "there is not enough memory, or the file is damaged in a way that its decoder does not survive"
+HANGS = "the file is damaged in a way that its decoder does not survive, or its disk does not answer"
 
 LONG = -1
 """Sent by a worker instead of a number of samples if a clip is too long for the memory."""
 
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that end a process, of a terminal or a scheduler."""
+
+
+@dataclass(slots=True)
+class Spent:
+    """Where the time of a run goes, in s.
+
+    Attributes
+    ----------
+    workers : processes that read clips; 0: this one does
+    reading : in which workers decoded, resampled and hashed, summed over them
+    waiting : in which this process waited for audio, or read it itself
+    computing : in which it ran the network, or waited for its device
+    writing : in which outputs were written
+    """
+
+    workers: int = 0
+    reading: float = 0.0
+    waiting: float = 0.0
+    computing: float = 0.0
+    writing: float = 0.0
+
+    @contextlib.contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Add the time that a block takes to an attribute."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, what, getattr(self, what) + time.perf_counter() - start)
+
 
 T = TypeVar("T")
 
@@ -69,14 +116,18 @@ def default_workers(n_clips: int) -> int:
     return 0 if n_clips <= FEW_CLIPS else min(cores - 1, MOST_WORKERS)
 
 
-def load(clips: Iterable[Clip], options: ReadOptions, workers: int = 0) -> Generator[Loaded, None, None]:
+def load(
+    clips: Iterable[Clip], options: ReadOptions, workers: int = 0, spent: Spent | None = None, *, to_cuda: bool = False
+) -> Generator[Loaded, None, None]:
     """Read clips.
 
     Parameters
     ----------
-    clips : to read; with workers they are taken in another thread, some before they are needed
+    clips : to read; with workers some are taken before they are needed
     options : sample rate, and what is held in memory
     workers : processes that decode, resample and hash; 0: this process
+    spent : takes the seconds of reading
+    to_cuda : the samples go to a CUDA device: they are pinned, and workers do not give way
 
     Yields
     ------
@@ -84,13 +135,18 @@ def load(clips: Iterable[Clip], options: ReadOptions, workers: int = 0) -> Gener
     """
     if workers < 0:
         raise OptionError(f"workers={workers} is too few; choose 0 or more")
+    spent = Spent() if spent is None else spent
     # A daemon of multiprocessing, such as a worker of a pool, may not have children.
     if workers == 0 or multiprocessing.current_process().daemon:
         for index, clip in enumerate(clips):
-            yield read(index, clip, options)
+            with spent.on("waiting"):
+                loaded = read(index, clip, options)
+            yield loaded
         return
-    pool = _Pool(options, workers)
-    yield from ahead(pool.load(clips), _n_samples, workers * options.max_samples, pool.close)
+    spent.workers = workers
+    pool = _Pool(options, workers, spent, niceness=0 if to_cuda else NICENESS)
+    with contextlib.closing(pool), pool.pinned() if to_cuda else contextlib.nullcontext():
+        yield from pool.load(clips)
 
 
 def _n_samples(loaded: Loaded) -> int:
@@ -185,6 +241,7 @@ class _Request:
     index: int
     clip: Clip
     loaded: Loaded | None = None
+    slot: int | None = None  # of the memory, while it is sent or read
     strikes: int = 0
 
 
@@ -192,38 +249,46 @@ class _Request:
 class _Worker:
     """A process that reads clips, and the clips sent to it."""
 
-    process: Any
     pipe: connection.Connection  # our end
-    memory: np.ndarray  # (IN_HAND, samples) float32 shared with it: a row for each clip in hand, cheaper than the pipe
+    process: Any
     requests: deque[_Request] = field(default_factory=deque)  # sent and not answered
-    n_asked: int = 0  # clips sent so far
     is_up: bool = False  # whether it has answered at all
+    n_patrols: int = 0  # since its last answer
 
 
 class _Pool:
-    """Worker processes that read clips, replaced when they die.
+    """Worker processes that read clips into memory that they share with this one, replaced when they die.
 
-    Each has its own pipe, since a shared lock would be lost with the worker that holds it.
+    Each has its own pipe, since a shared lock would be lost with the worker that holds it. This process listens when a
+    clip is taken from it, in the thread that takes it: another one would compete for the interpreter.
     """
 
-    def __init__(self, options: ReadOptions, n_workers: int) -> None:
+    def __init__(self, options: ReadOptions, n_workers: int, spent: Spent, niceness: int) -> None:
         self.options = options
         self.n_workers = n_workers
+        self.spent = spent
+        self.niceness = niceness
+        self.n_slots = IN_HAND * n_workers + LENT
+        self.free = deque(range(self.n_slots))
+        self.lent: deque[int] = deque()
         self.todo: deque[_Request] = deque()
         self.starting = threading.Lock()
         self.is_closed = False
         self.workers: list[_Worker] = []
+        self.heard = self.patrolled = time.monotonic()
+        self.memory = _shared(4 * self.options.max_samples * self.n_slots)
+        # (slots, bytes): pages that no clip was long enough for take no room.
+        self.slots = np.frombuffer(self.memory, np.uint8).reshape(self.n_slots, -1)
+        # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
+        atexit.register(self.close)
 
     def load(self, clips: Iterable[Clip]) -> Iterator[Loaded]:
         """Read clips, in order."""
-        # Here, in a thread of its own (`ahead`): Ctrl-C interrupts the main thread, and so does not come between the
-        # start of a process and its entry in the list of those to end.
-        for _ in range(self.n_workers):
-            self._start()
+        self._start(self.n_workers)
         numbered = enumerate(clips)
         requests: deque[_Request] = deque()  # not yielded yet
-        while not self.is_closed:
-            while len(requests) < ASKED_FOR * self.n_workers and (item := next(numbered, None)) is not None:
+        while True:
+            while len(requests) < IN_HAND * self.n_workers and (item := next(numbered, None)) is not None:
                 requests.append(request := _Request(*item))
                 if request.clip.path is None:
                     request.loaded = self._read(request)
@@ -232,27 +297,60 @@ class _Pool:
             if not requests:
                 return
             self._ask()
-            if requests[0].loaded is None and self.workers:
-                self._listen()
-            elif requests[0].loaded is None:
-                self.todo.remove(requests[0])
-                requests[0].loaded = self._read(requests[0])
-            while requests and (loaded := requests[0].loaded) is not None:
-                requests.popleft()
-                yield loaded
+            while requests[0].loaded is None:
+                self._advance(requests[0])
+            if time.monotonic() > self.heard + LISTEN_SECONDS:
+                self._listen(0.0)
+            loaded = requests[0].loaded
+            self._lend(requests.popleft())
+            yield loaded
 
     def close(self) -> None:
         """Kill the workers."""
+        atexit.unregister(self.close)
         with self.starting:
             self.is_closed = True
-            workers = list(self.workers)  # the thread that listens removes those that it finds dead
+            workers, self.workers = self.workers, []
             for worker in workers:
                 worker.process.kill()  # it only reads: there is nothing to lose
         for worker in workers:
             worker.process.join()
 
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Keep the memory where it is, so that a CUDA device can copy from it while this process goes on."""
+        runtime, place = torch.cuda.cudart(), self.slots.ctypes.data
+        if int(runtime.cudaHostRegister(place, self.slots.nbytes, 0)):
+            with contextlib.suppress(RuntimeError):  # only slower; PyTorch would raise the error at its next kernel
+                torch.zeros(1, device="cuda")
+            yield
+            return
+        try:
+            yield
+        finally:
+            torch.cuda.synchronize()
+            runtime.cudaHostUnregister(place)
+
+    def _lend(self, request: _Request) -> None:
+        """Give the memory of a clip out of hand, and take back that of the one `LENT` before it."""
+        if request.slot is not None:
+            self.lent.append(request.slot)
+        if len(self.lent) > LENT:
+            self.free.append(self.lent.popleft())
+
     def _read(self, request: _Request) -> Loaded:
-        return read(request.index, request.clip, self.options)
+        with self.spent.on("waiting"):
+            return read(request.index, request.clip, self.options)
+
+    def _advance(self, request: _Request) -> None:
+        """Wait for a worker that may have read a clip; read it here if there are none."""
+        if self.workers:
+            with self.spent.on("waiting"):
+                self._listen(PATROL_SECONDS)
+            self._ask()
+        else:
+            self.todo.remove(request)
+            request.loaded = self._read(request)
 
     def _ask(self) -> None:
         """Send clips to workers, as many as they take."""
@@ -271,76 +369,116 @@ class _Pool:
             self._send(worker, self.todo.popleft())
 
     def _send(self, worker: _Worker, request: _Request) -> None:
+        request.slot = self.free.popleft()
         try:
-            worker.pipe.send((worker.n_asked % IN_HAND, request.index, request.clip))
+            worker.pipe.send((request.slot, request.index, request.clip))
         except OSError:
-            self.todo.appendleft(request)
+            self._take_back([request])
             self._bury(worker)
         else:
-            worker.n_asked += 1
             worker.requests.append(request)
 
-    def _listen(self) -> None:
-        """Wait for an answer or the death of a worker."""
+    def _take_back(self, requests: Iterable[_Request]) -> None:
+        """Let clips be read by another worker."""
+        for request in reversed([*requests]):
+            self._release(request)
+            self.todo.appendleft(request)
+
+    def _release(self, request: _Request) -> None:
+        """Take back the memory of a clip that has no samples there."""
+        if request.slot is not None:
+            self.free.append(request.slot)
+            request.slot = None
+
+    def _listen(self, timeout: float) -> None:
+        """Wait for answers, or the death of a worker."""
         pipes: dict[Any, _Worker] = {worker.pipe: worker for worker in self.workers}
-        ready = connection.wait(list(pipes), timeout=PATROL_SECONDS)
-        for pipe in ready:
+        for pipe in connection.wait(list(pipes), timeout):
             self._hear(pipes[pipe])
-        for worker in [] if ready else [worker for worker in self.workers if not worker.process.is_alive()]:
-            self._bury(worker)
+        self.heard = time.monotonic()
+        if self.heard >= self.patrolled + PATROL_SECONDS:
+            self.patrolled = self.heard
+            self._patrol()
+
+    def _patrol(self) -> None:
+        """Look for workers that died, or do not answer any more."""
+        for worker in list(self.workers):
+            worker.n_patrols += 1
+            # Counted by patrols: this process may have been away, or all have been stopped and resumed.
+            waited = worker.n_patrols * PATROL_SECONDS
+            if not worker.process.is_alive():
+                self._bury(worker)
+            elif worker.requests and waited > PATIENCE_SECONDS and waited > _patience(worker.requests[0].clip):
+                worker.process.kill()
+                self._bury(worker, f"given up after {waited:.0f} s, in which it was not decoded; {HANGS}")
 
     def _hear(self, worker: _Worker) -> None:
+        """Take an answer of a worker."""
         try:
             answer = worker.pipe.recv()
         except (EOFError, OSError):
             self._bury(worker)
             return
+        worker.n_patrols = 0
         if answer is None:
             worker.is_up = True
             return
-        row, n_samples, loaded = answer
+        n_samples, dtype, seconds, loaded = answer
         request = worker.requests.popleft()
+        self.spent.reading += seconds
+        if n_samples > 0:
+            assert request.slot is not None
+            samples = self.slots[request.slot].view(dtype)[:n_samples]
+            request.loaded = replace(loaded, waveform=torch.from_numpy(samples), is_lent=True)
+            return
+        self._release(request)
         if n_samples == LONG:
             decoded = blocks_of(request.clip, self.options, loaded.warnings)
-            blocks = ahead(decoded, len, self.options.max_samples)
-            loaded = replace(loaded, blocks=blocks)
-        elif n_samples:
-            loaded = replace(loaded, waveform=torch.from_numpy(worker.memory[row, :n_samples].copy()))
+            loaded = replace(loaded, blocks=ahead(decoded, len, self.options.max_samples))
         request.loaded = loaded
 
-    def _bury(self, worker: _Worker) -> None:
-        """Replace a dead worker; its clips are read again, or fail after `STRIKES`."""
+    def _bury(self, worker: _Worker, hanging: str = "") -> None:
+        """Replace a dead worker; its clips are read again, but for one that fails: after `STRIKES`, or for hanging."""
         worker.process.join(PATROL_SECONDS)
         self.workers.remove(worker)
-        if self.is_closed:
-            return
         cause = _cause(worker.process.exitcode)
         if not worker.is_up:
             self._warn(f"a process that was to decode ended at once ({cause})")
         elif worker.requests:
             suspect = worker.requests[0]
             suspect.strikes += 1
-            if suspect.strikes == STRIKES:
-                worker.requests.popleft()
-                died = f"{suspect.clip.path}: {STRIKES} processes ended while they decoded it ({cause})"
-                advice = "there is not enough memory, or the file is damaged in a way that its decoder does not survive"
-                suspect.loaded = Loaded(suspect.index, error=AudioError(f"{died}; {advice}"))
-        self.todo.extendleft(reversed(worker.requests))
+            if hanging or suspect.strikes == STRIKES:
+                self._release(worker.requests.popleft())
+                reason = hanging or f"{STRIKES} processes ended while they decoded it ({cause}); {DEADLY}"
+                suspect.loaded = Loaded(suspect.index, error=AudioError(f"{suspect.clip.path}: {reason}"))
+        self._take_back(worker.requests)
         if worker.is_up:
-            self._start()
+            self._start(1)
 
-    def _start(self) -> None:
+    def _start(self, n_workers: int) -> None:
+        """Start workers in another thread.
+
+        Ctrl-C interrupts the main thread, and so does not come between the start of a process and its entry in the list
+        of those to end.
+        """
+
+        def start() -> None:
+            for _ in range(n_workers):
+                self._start_one()
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+
+    def _start_one(self) -> None:
         """Start one more worker; warn if the system refuses."""
         context: Any = multiprocessing.get_context(START_METHOD)
-        shape = (IN_HAND, self.options.max_samples)
-        n_values = shape[0] * shape[1]
         with self.starting:
             if self.is_closed:
                 return
             try:
-                memory = mmap.mmap(-1, 4 * n_values) if START_METHOD == "fork" else context.RawArray("f", n_values)
                 ours, theirs = context.Pipe()
-                arguments = (theirs, memory, shape, self.options, os.getpid())
+                arguments = (theirs, self.memory, self.n_slots, self.options, self.niceness, os.getpid())
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 with warnings.catch_warnings(), _without_signals():
                     # Python >= 3.12 warns of every fork beside threads, see `START_METHOD`.
@@ -350,11 +488,27 @@ class _Pool:
                 self._warn(f"no process could be started to decode ({error})")
                 return
             theirs.close()
-            self.workers.append(_Worker(process, ours, np.frombuffer(memory, np.float32).reshape(shape)))
+            self.workers.append(_Worker(ours, process))
 
     def _warn(self, reason: str) -> None:
         rest = f"{len(self.workers)} others go on" if self.workers else "this one decodes instead"
         warnings.warn(f"{reason}; {rest}", HearTransformersWarning, stacklevel=2)
+
+
+def _shared(n_bytes: int) -> Any:
+    """Allocate memory that workers share."""
+    if START_METHOD == "fork":
+        return mmap.mmap(-1, n_bytes)
+    return multiprocessing.get_context(START_METHOD).RawArray("b", n_bytes)
+
+
+def _patience(clip: Clip) -> float:
+    """Return how many seconds a clip may take; of an address nobody knows."""
+    if not isinstance(clip.path, Path):
+        return math.inf
+    with contextlib.suppress(OSError):
+        return PATIENCE_SECONDS + clip.path.stat().st_size / PATIENCE_BYTES
+    return PATIENCE_SECONDS
 
 
 def _cause(exit_code: int | None) -> str:
@@ -377,28 +531,32 @@ def _without_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: connection.Connection, memory: Any, shape: tuple[int, int], options: ReadOptions, master: int) -> None:
+def _work(
+    pipe: connection.Connection, memory: Any, n_slots: int, options: ReadOptions, niceness: int, master: int
+) -> None:
     """Read clips in a worker process, as long as its master, of that process id, lives."""
     leave_the_terminal()
     torch.set_num_threads(1)
     if sys.platform != "win32":
-        os.nice(NICENESS)
+        os.nice(niceness)
     gc.freeze()  # what came with the fork stays shared
-    rows = np.frombuffer(memory, np.float32).reshape(shape)
+    slots = np.frombuffer(memory, np.uint8).reshape(n_slots, -1)
     with contextlib.suppress(EOFError, OSError):
         pipe.send(None)
         while True:
             while not pipe.poll(PATROL_SECONDS):
                 if os.getppid() != master:
                     return
-            row, index, clip = pipe.recv()
+            slot, index, clip = pipe.recv()
+            start = time.perf_counter()
             loaded = read(index, clip, options)
-            n_samples = _n_samples(loaded) if loaded.blocks is None else LONG
+            n_samples, dtype = _n_samples(loaded) if loaded.blocks is None else LONG, ""
             if loaded.waveform is not None:
-                rows[row, :n_samples] = loaded.waveform.numpy()
-            error = _sendable(loaded.error)
-            answer = Loaded(index, sha256=loaded.sha256, error=error, warnings=loaded.warnings)
-            pipe.send((row, n_samples, answer))
+                samples = loaded.waveform.numpy()
+                dtype = samples.dtype.str
+                slots[slot].view(dtype)[:n_samples] = samples
+            answer = replace(loaded, waveform=None, blocks=None, error=_sendable(loaded.error))
+            pipe.send((n_samples, dtype, time.perf_counter() - start, answer))
 
 
 def leave_the_terminal() -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..audio.workers import LENT, Spent
 from .windows import Buffer
 
 BatchKey = tuple[int, int]
@@ -164,52 +165,91 @@ class _InFlight:
         if self.arrival is not None:
             self.arrival.record(torch.cuda.current_stream(device))
 
-    def land(self) -> Iterator[tuple[_Slice, Rows]]:
+    def land(self) -> list[tuple[_Slice, Rows]]:
         """Wait for the rows, and split them by slice."""
         if self.arrival is not None:
             self.arrival.synchronize()
-        first = 0
-        for piece in self.slices:
-            last = first + piece.last - piece.first
-            yield piece, {name: value[first:last] for name, value in self.rows.items()}
-            first = last
+        counts = [piece.last - piece.first for piece in self.slices]
+        parts = {name: value.split(counts) for name, value in self.rows.items()}
+        return [(piece, {name: each[i] for name, each in parts.items()}) for i, piece in enumerate(self.slices)]
 
 
 class Packer:
     """Collects clips, and embeds them as soon as there are enough windows for a batch.
 
-    On CUDA nothing waits for the GPU but the results of the batch before last: clips are copied there from pinned
-    memory, and results back, while the CPU goes on. Both stay in the order of the batches: beside the network, copies
-    take a hundredth of the time or less, so that a second stream would gain nothing.
+    On CUDA nothing waits for the GPU but the results of the batch before last: clips are copied there in a stream of
+    their own, so that the memory they came in is free again before the network is done with what it has, and results
+    back in that of the network, while the CPU goes on.
 
     Parameters
     ----------
     reader : plans the windows, and runs the network
+    spent : takes the seconds of the network
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, spent: Spent | None = None) -> None:
         self.reader = reader
+        self.spent = Spent() if spent is None else spent
         self.queues: dict[BatchKey, _Queue] = {}
         self.clips: dict[int, _Clip] = {}  # the oldest first
         self.flights: deque[_InFlight] = deque()
-        self.most_flights = 1 if reader.device.type == "cuda" else 0
+        self.is_on_cuda = reader.device.type == "cuda"
+        self.most_flights = 1 if self.is_on_cuda else 0
+        self.copying = torch.cuda.Stream(reader.device) if self.is_on_cuda else None
+        self.lent: deque[tuple[Buffer, torch.cuda.Event | None]] = deque()
         self.n_samples = 0  # of the clips that wait
 
-    def add(self, key: int, waveform: Tensor) -> Iterator[Packed]:
-        """Add a clip (samples,), and yield the clips that are finished by that."""
+    def add(self, key: int, waveform: Tensor, *, is_lent: bool = False) -> Iterator[Packed]:
+        """Add a clip, and yield the clips that are finished by that.
+
+        Parameters
+        ----------
+        key : of the clip
+        waveform : (samples,) float32, or int16 with 32768 for 1.0
+        is_lent : whether it is valid only until `LENT` more are added, see `Loaded.is_lent`
+        """
+        buffer = self._fetch(waveform, is_lent=is_lent)
         try:
             plan = self.reader.plan(len(waveform))
         except Exception as error:
             yield Packed(key, None, error)
-            return
-        clip = _Clip(key, Buffer(_to_device(waveform, self.reader.device), n_samples=len(waveform)), plan)
-        self.clips[key] = clip
-        self.n_samples += len(waveform)
-        for number, each in enumerate(plan.sets):
+        else:
+            yield from self._add(_Clip(key, buffer, plan))
+        self._let_go()
+
+    def _add(self, clip: _Clip) -> Iterator[Packed]:
+        self.clips[clip.key] = clip
+        self.n_samples += clip.buffer.stop
+        for number, each in enumerate(clip.plan.sets):
             self.queues.setdefault(each.key, _Queue()).put(_Slice(clip, number, 0, len(each.starts)))
         for batch in clip.keys:
             while batch in self.queues and self.queues[batch].n_windows >= self.reader.batch_size_for(batch):
                 yield from self._run(batch)
+
+    def _fetch(self, waveform: Tensor, *, is_lent: bool) -> Buffer:
+        """Copy a clip to the device of the network, as float32; on the CPU it may stay where it is."""
+        device, arrival = self.reader.device, None
+        if self.copying is None or waveform.is_cuda:
+            samples = _as_float(waveform.to(device))
+        else:
+            with torch.cuda.stream(self.copying):
+                samples = _as_float(waveform.to(device, non_blocking=True))
+                arrival = torch.cuda.Event()
+                arrival.record()
+            samples.record_stream(torch.cuda.current_stream(device))
+        buffer = Buffer(samples, n_samples=len(samples))
+        if is_lent:
+            self.lent.append((buffer, arrival))
+        return buffer
+
+    def _let_go(self) -> None:
+        """Let go of memory that is lent while fewer than `LENT` clips are added."""
+        while len(self.lent) >= LENT:
+            buffer, arrival = self.lent.popleft()
+            if arrival is not None:
+                arrival.synchronize()
+            elif any(clip.buffer is buffer for clip in self.clips.values()):
+                buffer.samples = buffer.samples.clone()
 
     def finish_oldest(self) -> Iterator[Packed]:
         """Finish the clip that has waited longest, whether or not there are enough windows."""
@@ -230,8 +270,11 @@ class Packer:
         slices = self.queues[key].take(self.reader.batch_size_for(key))
         self._tidy([key])
         try:
-            rows = self.reader.read(key, [(piece.clip.buffer, piece.starts) for piece in slices])
-            self.flights.append(_InFlight(slices, rows, self.reader.device))
+            with self.spent.on("computing"):
+                if self.copying is not None:
+                    torch.cuda.current_stream(self.reader.device).wait_stream(self.copying)
+                rows = self.reader.read(key, [(piece.clip.buffer, piece.starts) for piece in slices])
+                self.flights.append(_InFlight(slices, rows, self.reader.device))
         except Exception as error:
             clips = dict.fromkeys(piece.clip for piece in slices)
             for clip in clips:
@@ -241,7 +284,9 @@ class Packer:
 
     def _land(self) -> Iterator[Packed]:
         """Hand the rows of the oldest batch in flight to its clips, and yield those that are complete by that."""
-        for piece, rows in self.flights.popleft().land():
+        with self.spent.on("computing"):
+            landed = self.flights.popleft().land()
+        for piece, rows in landed:
             clip = piece.clip
             clip.rows[piece.number].append(rows)
             clip.n_missing -= piece.last - piece.first
@@ -287,9 +332,6 @@ def _concatenated(rows: Sequence[Rows]) -> Rows:
     return rows[0] if len(rows) == 1 else {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
 
 
-def _to_device(waveform: Tensor, device: torch.device) -> Tensor:
-    """Copy a clip to the device of the network, as float32."""
-    waveform = waveform.to(torch.float32)
-    if device.type == "cuda" and waveform.device.type == "cpu":
-        waveform = waveform.pin_memory()
-    return waveform.to(device, non_blocking=True)
+def _as_float(waveform: Tensor) -> Tensor:
+    """Return samples as float32: int16 has 32768 for 1.0, as in a file."""
+    return waveform.to(torch.float32) / 2**15 if waveform.dtype == torch.int16 else waveform.to(torch.float32)

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from ..audio.clips import Blocks, Clip, Loaded, ReadOptions
-from ..audio.workers import load
+from ..audio.workers import Spent, load
 from ..errors import HearTransformersError, OptionError
 from .packing import Packed, Packer, Reader
 
@@ -118,6 +118,7 @@ def embed(
     scratch: Path | None = None,
     workers: int = 0,
     batch_size: int | None = None,
+    spent: Spent | None = None,
 ) -> Generator[Embedded, None, None]:
     """Embed clips.
 
@@ -127,7 +128,7 @@ def embed(
     Parameters
     ----------
     model : what embeds
-    clips : to embed; with workers they are taken in another thread, some before they are needed
+    clips : to embed; with workers some are taken before they are needed
     timestamps : embeddings along time instead of one per clip
     hashes : whether the sha256 of every file is wanted
     keep_damaged : take what there is of damaged files, with a warning, instead of an error
@@ -135,6 +136,7 @@ def embed(
         kept; None: where the system keeps such
     workers : processes that decode, resample and hash while this one computes, see `workers.default_workers`; 0: none
     batch_size : windows per forward pass; None leaves it to the model
+    spent : takes the seconds of reading and of the network
 
     Yields
     ------
@@ -148,19 +150,23 @@ def embed(
         raise OptionError(
             f"batch_size={batch_size!r}: give a whole number from 1 on, or None for the model's own choice"
         )
-    run = _Pipeline(model, timestamps=timestamps, scratch=scratch, batch_size=batch_size)
+    spent = Spent() if spent is None else spent
+    run = _Pipeline(model, spent, timestamps=timestamps, scratch=scratch, batch_size=batch_size)
     return run.embed(clips, ReadOptions(model.sample_rate, LONG_SECONDS, hashes, scratch, keep_damaged), workers)
 
 
 class _Pipeline:
     """Embeds clips, and yields their embeddings in order."""
 
-    def __init__(self, model: Model, *, timestamps: bool, scratch: Path | None, batch_size: int | None) -> None:
+    def __init__(
+        self, model: Model, spent: Spent, *, timestamps: bool, scratch: Path | None, batch_size: int | None
+    ) -> None:
         self.model = model
+        self.spent = spent
         self.batch_size = batch_size
         self.timestamps = timestamps
         self.scratch = scratch
-        self.packer = Packer(model.reader(timestamps=timestamps, batch_size=batch_size))
+        self.packer = Packer(model.reader(timestamps=timestamps, batch_size=batch_size), spent)
         self.shorts: dict[int, Embedded] = {}  # what is known of the clips that wait in the packer
         self.done: dict[int, Embedded] = {}  # what waits for a clip before it
         self.done_bytes = 0
@@ -168,7 +174,8 @@ class _Pipeline:
 
     def embed(self, clips: Iterable[Clip], options: ReadOptions, workers: int) -> Generator[Embedded, None, None]:
         """Embed all clips."""
-        with contextlib.closing(load(clips, options, workers)) as loads:
+        reading = load(clips, options, workers, self.spent, to_cuda=self.packer.is_on_cuda)
+        with contextlib.closing(reading) as loads:
             for loaded in loads:
                 yield from self.take(loaded)
             yield from self.finish()
@@ -184,7 +191,7 @@ class _Pipeline:
         else:
             seconds = len(loaded.waveform) / self.model.sample_rate
             self.shorts[loaded.index] = replace(embedded, seconds=seconds)
-            yield from self._pack(self.packer.add(loaded.index, loaded.waveform))
+            yield from self._pack(self.packer.add(loaded.index, loaded.waveform, is_lent=loaded.is_lent))
         yield from self._release()
         while self._is_full():
             yield from self._pack(self.packer.finish_oldest())
@@ -232,7 +239,7 @@ class _Pipeline:
             yield embedded
 
     def _try_long(self, embedded: Embedded, blocks: Blocks) -> Embedded:
-        with contextlib.closing(blocks):
+        with contextlib.closing(blocks), self.spent.on("computing"):
             try:
                 return self._embed_long(embedded, blocks)
             except Exception as error:
