@@ -105,6 +105,7 @@ release-check: $(VENV)/.stamp-test  ## build wheel and sdist, install the wheel 
 
 bench: $(VENV)/.stamp-test  ## beside the authors' packages: equal numbers, speed ratios, share of the machine's GEMM peak
 	$(BIN)/python -m hear_transformers.benchmarks.peers
+	$(BIN)/python -m hear_transformers.benchmarks.card mast --device cpu --batch 1 --batch 8
 
 BULK = $(BIN)/python -m hear_transformers.benchmarks.bulk
 CLIPS ?= --clips 500
@@ -118,14 +119,10 @@ bench-bulk: $(VENV)/.stamp-test  ## clips from disk beside the network alone, er
 bench-feed: $(VENV)/.stamp-test  ## from files to files with a network that does nothing, beside a bare loop of soundfile and soxr
 	$(BIN)/python -m hear_transformers.benchmarks.feed
 
-# Without the developers' data, the example recording stands in.
-AUDIO ?= $(or $(wildcard $(SHARED)/data/esc10/audio),tests/data)
+CARD = $(BIN)/python -m hear_transformers.benchmarks.card
 
-bench-cuda: $(VENV)/.stamp-test  ## both on an NVIDIA card: peers in ms, clips from disk; tables for weights/benchmarks.md (AUDIO=folder)
-	$(BIN)/python -m hear_transformers.benchmarks.peers --device cuda --repeats 10
-	for precision in float32 bfloat16; do \
-		$(BULK) throughput --audio $(AUDIO) --device cuda --precision $$precision --clips 2000 --seconds 10 || exit; \
-	done
+bench-cuda: $(VENV)/.stamp-test  ## all tables of an NVIDIA card in less than eight minutes, ready for a document
+	$(CARD) all
 
 sizes: $(VENV)/.stamp-run  ## measure layers, parameters and operations of every variant into weights/sizes.json: ten minutes
 	$(BIN)/python -m hear_transformers.benchmarks.sizes

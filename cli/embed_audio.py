@@ -17,6 +17,7 @@ from hear_transformers.errors import OptionError
 
 from . import signals
 from .failures import Failure, guarded, one_line
+from .imports import importing
 from .logs import log_on_stderr
 from .parsing import count_or_auto, parse_network_options
 from .progress import LinesOfProgress
@@ -259,9 +260,10 @@ def main(
         check_words(model, words, of_its_own=bool(weights or options["network"]), labels=bool(n_labels))
     place = local_output(out)
     options["format"] = choose_storage(place, options)
-    from hear_transformers.audio import levels, workers
-    from hear_transformers.bulk import extract
-    from hear_transformers.bulk.sources import each_channel
+    with importing():
+        from hear_transformers.audio import levels, workers
+        from hear_transformers.bulk import extract
+        from hear_transformers.bulk.sources import each_channel
 
     stored = output_options(options)
     given = parse_network_options({name: value for name, value in options.items() if value is not None})

@@ -27,6 +27,7 @@ from .networks.family import (
     check_arguments,
     on_meta,
     random_trunk,
+    unfilled_trunk,
     variant_of,
     with_network,
     with_normalisation,
@@ -160,7 +161,8 @@ class Loader:
 
         def build(name: str, row: Variant, lost: Collection[str] = ()) -> Embedder:
             row = with_normalisation(row, normalisation)
-            trunk = random_trunk(family, row)
+            is_filled = pretrained and not lost  # by the weights of a file, which must be complete
+            trunk = (unfilled_trunk if is_filled else random_trunk)(family, row)
             row = lengthened(shortened(row, trunk), trunk, usual_frames(family, family.variants[name]))
             row = without_layers(row, trunk, lost)
             try:

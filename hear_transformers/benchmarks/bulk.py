@@ -108,16 +108,25 @@ def write_looped(path: Path, seconds: float, target: Path) -> Path:
     return target
 
 
-def time_network(model: Embedder, waveform: Tensor) -> float:
-    """Return clips per second of the network alone, on one full batch that stays on its device."""
-    n_windows = model.batch_size_for(len(waveform), model.variant.scene)
-    batch = waveform.to(model.device).expand(n_windows, -1).contiguous()
-    n_clips, start = -n_windows, 0.0  # the first batch does not count
-    while not start or time.perf_counter() - start < ALONE_SECONDS:
-        model.embed_scenes(batch).sum().item()  # waits for the GPU
-        n_clips += n_windows
+def time_network(
+    model: Embedder, waveform: Tensor, n_clips: int | None = None, seconds: float = ALONE_SECONDS
+) -> float:
+    """Return clips per second of the network alone, on one batch that stays on its device; None is the model's own."""
+    if n_clips is not None:
+        model.batch_size = n_clips
+    batch = waveform.to(model.device).expand(n_clips or model.batch_size_for(len(waveform), model.variant.scene), -1)
+    batch = batch.contiguous()
+    return len(batch) * times_a_second(lambda: model.embed_scenes(batch), seconds)
+
+
+def times_a_second(run: Callable[[], Tensor], seconds: float) -> float:
+    """Return how often a run is done in a second, after a first one that does not count."""
+    n_runs, start = -1, 0.0
+    while n_runs < 1 or time.perf_counter() - start < seconds:
+        run().sum().item()  # waits for the GPU
+        n_runs += 1
         start = start or time.perf_counter()
-    return n_clips / (time.perf_counter() - start)
+    return n_runs / (time.perf_counter() - start)
 
 
 def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int, options: dict[str, Any]) -> list[str]:

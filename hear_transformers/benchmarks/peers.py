@@ -25,19 +25,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import ast, hear, mast, panns, passt
+from .. import ast, hear, panns, passt
 from ..embedding import options
 from ..embedding.embedder import Embedder
 from ..embedding.external import silenced
 from ..embedding.precision import PRECISIONS, multiplying
-from ..networks import counting
 from ..networks.family import random_trunk
 from .tables import check_card, echo_table
 
 TOLERANCE = 1e-4  # relative to the largest magnitude, in float32; as for the golden answers
 GEMM_SHAPE = (2048, 768, 3072)  # the larger matrix product of a PaSST block's MLP, over 2048 tokens
 TIMED_PRECISIONS = ("float32", "bfloat16")
-MAST_SECONDS = 10.24  # length of clips in the MAST paper's comparison with AST
 TOKEN_SCALE = 0.2  # standard deviation of the random embeddings of tokens and positions, as after training
 
 
@@ -212,9 +210,9 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def measure_gemm(precision: torch.dtype, device: str) -> float:
-    """Measure the machine's matrix product in FLOP/s."""
-    rows, inner, columns = GEMM_SHAPE
+def measure_gemm(precision: torch.dtype, device: str, shape: tuple[int, int, int] = GEMM_SHAPE) -> float:
+    """Measure the machine's matrix product in FLOP/s: (rows, inner) times (inner, columns)."""
+    rows, inner, columns = shape
     left, right = (torch.randn(shape, device=device).to(precision) for shape in ((rows, inner), (inner, columns)))
     return 2.0 * rows * inner * columns / time_in_turns({"": lambda: left @ right}, 20)[""]
 
@@ -261,21 +259,6 @@ def gemm_share(embed: Callable[[], Any], seconds: float, precision: str, device:
     return f"{counter.get_total_flops() / seconds / measure_gemm(PRECISIONS[precision], device):.0%}"
 
 
-def compare_mast(repeats: int, device: str) -> Iterator[list[str]]:
-    """Time our MAST beside our AST, both with random weights, against the ratio of their operations."""
-    families = (ast.FAMILY, mast.FAMILY)
-    of_ast, of_mast = (counting.count_macs(family, next(iter(family.variants.values()))) for family in families)
-    for clips in (1, 8):
-        audio = 0.1 * torch.randn(clips, int(MAST_SECONDS * 16_000), generator=torch.Generator().manual_seed(0))
-        for precision in TIMED_PRECISIONS:
-            models = [build_ours(family, next(iter(family.variants)), {}, precision).to(device) for family in families]
-            sides = {model.name[0]: partial(model.embed_scenes, audio.to(device)) for model in models}
-            seconds = time_in_turns(sides, repeats)
-            times = (milliseconds(seconds["ast"]), milliseconds(seconds["mast"]))
-            ratios = (f"{seconds['ast'] / seconds['mast']:.1f}", f"{of_ast / of_mast:.1f}")
-            yield [f"scene, {clips} x {MAST_SECONDS:g} s", precision, *times, *ratios]
-
-
 @click.command()
 @click.option("--repeats", default=3, show_default=True, help="Runs of each side; the fastest counts.")
 @click.option("--device", default="cpu", show_default=True, help="Device of both sides.")
@@ -287,17 +270,24 @@ def main(repeats: int, device: str, names: tuple[str, ...]) -> None:
     check_card(device)
     click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; the same random weights\n")
 
+    faults: list[str] = []
+
     def rows() -> Iterator[list[str]]:
         for name in names or PEERS:
-            peer = PEERS[name](device)
+            try:
+                peer = PEERS[name](device)
+            except ModuleNotFoundError as error:
+                faults.append(f"{name} is left out: {error}")
+                continue
             for work in peer.workloads:
-                yield compare(work, name, peer, repeats, device)
+                try:
+                    yield compare(work, name, peer, repeats, device)
+                except Exception as error:  # the others are compared all the same
+                    faults.append(f"{name}: {error}")
 
     echo_table(COLUMNS, rows())
-    if not names:
-        click.echo("\nMAST beside AST:\n")
-        columns = ("task", "precision", "AST ms", "MAST ms", "times as fast", "times fewer MACs")
-        echo_table(columns, compare_mast(repeats, device))
+    if faults:
+        raise click.ClickException("; ".join(faults))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,11 @@ OnFile = Callable[[Task, int, int], None]
 DONE = ".done.embeddings"
 SETTINGS = ".settings.json"
 PROFILE = "profile.embeddings.json"
+ARRAY = ".embedding.npy"
+"""End of the names of embeddings, one for each file."""
+
+WAITING = 32
+"""Embeddings that wait to be written while the next are computed."""
 
 END_MS = 0.0001
 """Added to the end of an event, so that the end is included (heareval's get_labels_for_timestamps)."""
@@ -156,26 +165,44 @@ def _embed_task(model: Model, task: Task, folders: Sequence[_TaskFolder], on_fil
     for folder in folders:
         folder.prepare(settings)
     files = [(split, name) for split in task.splits for name in task.labels[split]]
-    wanted = [file for file in files if not all(folder.has(*file) for folder in folders)]
-    paths = [task.audio(split, model.sample_rate) / name for split, name in wanted]
+    embedded_before = set(files).intersection(*(folder.embedded() for folder in folders))
+    wanted = [file for file in files if file not in embedded_before]
+    audio = {split: task.audio(split, model.sample_rate) for split in task.splits}
+    paths = [audio[split] / name for split, name in wanted]
     n_done = len(files) - len(wanted)
     on_file(task, n_done, len(files))
     clips = [Clip(path) for path in paths]
     workers = default_workers(len(clips)) if workers is None else workers
     embeddings = embed(model, clips, timestamps=task.kind == "event", scratch=folders[0].path, workers=workers)
+
+    def write(embedded: Embedded) -> None:
+        for folder in folders:
+            folder.write(*wanted[embedded.index], embedded)
+
     with contextlib.closing(embeddings):
-        for embedded in embeddings:
-            if embedded.error is not None:
+        for n_written in _written(embeddings, write, paths):
+            on_file(task, n_done + n_written, len(files))
+    for folder in folders:
+        folder.finish(time.perf_counter() - start)
+
+
+def _written(embeddings: Iterable[Embedded], write: Callable[[Embedded], None], paths: Sequence[Path]) -> Iterator[int]:
+    """Write embeddings in another thread while the next are computed; yield how many are written."""
+    waiting: deque[Future[None]] = deque()
+    n_written = 0
+    with ThreadPoolExecutor(1) as writer:
+        for embedded in chain(embeddings, [None]):
+            if embedded is not None and embedded.error is not None:
                 raise HearTransformersError(
                     f"{paths[embedded.index]}: cannot be embedded ({embedded.error}); finished files are kept, "
                     "and the same command resumes the run"
                 ) from embedded.error
-            for folder in folders:
-                folder.write(*wanted[embedded.index], embedded)
-            n_done += 1
-            on_file(task, n_done, len(files))
-    for folder in folders:
-        folder.finish(time.perf_counter() - start)
+            if embedded is not None:
+                waiting.append(writer.submit(write, embedded))
+            while waiting and (embedded is None or waiting[0].done() or len(waiting) > WAITING):
+                waiting.popleft().result()
+                n_written += 1
+                yield n_written
 
 
 class _TaskFolder:
@@ -199,25 +226,26 @@ class _TaskFolder:
         for name in (METADATA, VOCABULARY, *(f"{split}.json" for split in self.task.splits)):
             shutil.copy(self.task.folder / name, self.path)
 
-    def _file(self, split: str, name: str, suffix: str) -> Path:
-        return self.path / split / f"{name}.{suffix}"
+    def _file(self, split: str, name: str, suffix: str) -> str:
+        return f"{self.path}{os.sep}{split}{os.sep}{name}{suffix}"  # a Path takes longer to make than some embeddings
 
-    def has(self, split: str, name: str) -> bool:
-        """Return True if a file is embedded."""
-        return self._file(split, name, "embedding.npy").exists()
+    def embedded(self) -> set[tuple[str, str]]:
+        """Return split and name of the files that are embedded."""
+        names = ((split, name) for split in self.task.splits for name in os.listdir(self.path / split))
+        return {(split, name.removesuffix(ARRAY)) for split, name in names if name.endswith(ARRAY)}
 
     def write(self, split: str, name: str, embedded: Embedded) -> None:
         """Write the embedding of a file and its labels; the array comes last, as it marks a finished file."""
         labels = self.task.labels[split][name]
         if embedded.times_ms is None:
-            _write_json(self._file(split, name, "target-labels.json"), labels)
+            _write_json(self._file(split, name, ".target-labels.json"), labels)
         else:
             times_ms = embedded.times_ms.astype(np.float32)  # as the HEAR function returns them
-            _write_json(self._file(split, name, "timestamps.json"), times_ms.tolist())
-            _write_json(self._file(split, name, "target-labels.json"), labels_at(labels, times_ms), indent=4)
+            _write_json(self._file(split, name, ".timestamps.json"), times_ms.tolist())
+            _write_json(self._file(split, name, ".target-labels.json"), labels_at(labels, times_ms), indent=4)
         assert embedded.embedding is not None
         embedding = embedded.embedding if self.columns is None else embedded.embedding[..., list(self.columns)]
-        with atomic(self._file(split, name, "embedding.npy")) as file:
+        with atomic(Path(self._file(split, name, ARRAY))) as file:
             np.save(file, embedding)
 
     def finish(self, seconds: float) -> None:
@@ -243,24 +271,24 @@ class _TaskFolder:
         n_rows = n_columns = 0
         with atomic(self.path / f"{split}.embeddings.npy") as file:
             for name in names:
-                rows = np.atleast_2d(np.load(self._file(split, name, "embedding.npy")))
+                rows = np.atleast_2d(np.load(self._file(split, name, ARRAY)))
                 file.write(rows.tobytes())
                 n_rows, n_columns = n_rows + len(rows), rows.shape[1]
         _write_json(self.path / f"{split}.embedding-dimensions.json", (n_rows, n_columns))
-        labels = [self._read_json(split, name, "target-labels.json") for name in names]
+        labels = [self.task.labels[split][name] for name in names]
         if self.task.kind == "event":
-            labels = [at_time for of_file in labels for at_time in of_file]
+            labels = [at_time for name in names for at_time in self._read_json(split, name, ".target-labels.json")]
             _write_json(self.path / f"{split}.filename-timestamps.json", list(self._times(split, names)), indent=4)
         with atomic(self.path / f"{split}.target-labels.pkl") as file:
             pickle.dump(labels, file)
 
     def _times(self, split: str, names: Sequence[str]) -> Iterator[tuple[str, float]]:
         for name in names:
-            for time_ms in self._read_json(split, name, "timestamps.json"):
+            for time_ms in self._read_json(split, name, ".timestamps.json"):
                 yield str(self.path / split / name), time_ms
 
     def _read_json(self, split: str, name: str, suffix: str) -> Any:
-        return json.loads(self._file(split, name, suffix).read_text(encoding="utf-8"))
+        return json.loads(Path(self._file(split, name, suffix)).read_text(encoding="utf-8"))
 
 
 def labels_at(events: Sequence[Mapping[str, Any]], times_ms: NDArray[np.float32]) -> list[list[str]]:
@@ -281,6 +309,7 @@ def _json_or_none(path: Path) -> Any:
         return None
 
 
-def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
+def _write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
     """Write JSON; not atomically: the array or marker that is written after it decides whether it is read."""
-    path.write_text(json.dumps(value, indent=indent), encoding="utf-8")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=indent))

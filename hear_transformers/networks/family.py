@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,22 +111,32 @@ class Family:
     reinitialised: tuple[str, ...] = ()
 
 
-class _WithoutNumbers(TorchFunctionMode):
-    """Leave out what fills tensors: on the device ``meta`` they have no numbers, and PyTorch spends seconds on it."""
+class _Without(TorchFunctionMode):
+    """Leave out functions that fill or scale tensors, in networks whose numbers do not count."""
+
+    def __init__(self, left_out: Collection[Callable[..., Any]]) -> None:
+        super().__init__()
+        self.left_out = left_out
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, arguments: Any = (), named: Mapping[str, Any] | None = None
     ) -> Any:
         """Call a function of PyTorch, or return the tensor that it would fill or scale."""
-        is_scaling = function is Tensor.mul and isinstance(arguments[-1], (int, float))
-        return arguments[0] if is_scaling or function in FILLING else function(*arguments, **(named or {}))
+        if function is torch.randn:  # on the device meta it imports SymPy, for half a second
+            function = torch.zeros
+        is_product = function is Tensor.mul and isinstance(arguments[-1], Tensor)
+        if function in self.left_out and not is_product:
+            return arguments[0]
+        return function(*arguments, **(named or {}))
 
 
-FILLING = {
-    Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.clamp_, Tensor.mul_, Tensor.add_, Tensor.zero_,
-    Tensor.fill_,
+DRAWING: set[Callable[..., Any]] = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
+"""What the functions of ``torch.nn.init`` draw random numbers with."""
+
+FILLING: set[Callable[..., Any]] = {
+    *DRAWING, Tensor.clamp_, Tensor.mul_, Tensor.add_, Tensor.zero_, Tensor.fill_, Tensor.mul,
 }  # fmt: skip
-"""What the functions of ``torch.nn.init`` call."""
+"""All that fills tensors and scales them: on the device ``meta`` they have no numbers, and PyTorch spends seconds."""
 
 
 MOST_BUILT = 128
@@ -139,7 +149,7 @@ def on_meta(family: Family, variant: Variant) -> Trunk:
     """Build a variant's network on the device ``meta``, shapes without numbers; the last ones built are kept."""
     key = family.network, repr(variant.network)
     if key not in _BUILT:
-        with torch.device("meta"), _WithoutNumbers():
+        with torch.device("meta"), _Without(FILLING):
             trunk = family.network(**variant.network)
         if len(_BUILT) >= MOST_BUILT:
             _BUILT.clear()
@@ -249,6 +259,12 @@ def random_trunk(family: Family, variant: Variant) -> Trunk:
     """Build a variant's network with the same random weights every time, without touching the global seed."""
     with torch.random.fork_rng(devices=[]), float32_by_default():
         torch.manual_seed(0)
+        return family.network(**variant.network)
+
+
+def unfilled_trunk(family: Family, variant: Variant) -> Trunk:
+    """Build a variant's network for weights that are loaded next: what `random_trunk` draws at random is undefined."""
+    with _Without(DRAWING), float32_by_default():
         return family.network(**variant.network)
 
 

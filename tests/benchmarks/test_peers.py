@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from click import ClickException
 from click.testing import CliRunner
 
 from hear_transformers import efficientat, hear
-from hear_transformers.benchmarks import bulk, peers, tables
+from hear_transformers.benchmarks import bulk, card, peers, tables
 from hear_transformers.benchmarks.peers import Peer, Workload
 
 SECONDS = {"theirs": 0.5, "float32": 0.25, "bfloat16": 0.0125}
@@ -25,6 +26,16 @@ class Ours(Peer):
     def embed(self, work: Workload, audio: torch.Tensor) -> torch.Tensor:
         self.allowed.append(torch.backends.cudnn.allow_tf32)
         return self.scale * peers.call_hear(hear, work, self.ours(work.variant), audio)
+
+    def row(self, name: str) -> list[str]:
+        return [name]
+
+
+class Wrong(Ours):
+    """Another package that computes something else."""
+
+    def row(self, name: str) -> list[str]:
+        raise ClickException("numbers differ")
 
 
 @pytest.fixture
@@ -67,10 +78,26 @@ def test_other_numbers_are_refused(scale):
         peers.compare(Ours.workloads[0], "other", Ours("cpu", scale), 1, "cpu")
 
 
+def test_what_is_not_installed_or_differs_is_named_and_the_rest_is_compared(monkeypatch):
+    def missing(device: str):
+        raise ModuleNotFoundError("No module named 'other'")
+
+    monkeypatch.setattr(peers, "PEERS", {"missing": missing, "wrong": Wrong, "same": Ours})
+    monkeypatch.setattr(peers, "compare", lambda work, name, peer, repeats, device: peer.row(name))
+    result = CliRunner().invoke(peers.main, [])
+    assert result.exit_code == 1
+    assert result.output.count("| same |") == len(Ours.workloads)
+    assert (
+        "Error: missing is left out: No module named 'other'; wrong: numbers differ; wrong: numbers differ"
+        in result.output
+    )
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_without_a_card_the_commands_say_so(monkeypatch, tmp_path, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for command in ([peers.main], [bulk.main, "throughput", "--audio", str(tmp_path)]):
+    ours = ([card.main, name] for name in card.main.commands)
+    for command in ([peers.main], [bulk.main, "throughput", "--audio", str(tmp_path)], *ours):
         result = CliRunner().invoke(command[0], [*command[1:], "--device", device])
         assert result.exit_code == 1
         assert f"--device {device}: PyTorch {torch.__version__} finds no CUDA device" in result.output

@@ -178,7 +178,8 @@ def test_arguments_that_are_not_the_networks_build_nothing(network, tmp_path, mo
     def never(*_):
         raise AssertionError("a network was built")
 
-    monkeypatch.setattr(hear, "random_trunk", never)
+    for builder in ("random_trunk", "unfilled_trunk"):
+        monkeypatch.setattr(hear, builder, never)
     began = time.monotonic()
     with pytest.raises(WeightsError, match=r"net(: damaged| does not fit)"):
         load("ast", path)
@@ -236,7 +237,8 @@ def test_a_count_of_classes_that_nothing_else_has_builds_nothing(tmp_path, monke
     torch.save({**weights, "head.1.bias": torch.zeros(1_000_000)}, tmp_path / "net.pt")
     row = replace(ast.VARIANTS["audioset_10_10"], network={**SMALL["ast"], "depth": 1})
     built = []
-    monkeypatch.setattr(hear, "random_trunk", lambda *given: built.append(given[1]) or random_trunk(*given))
+    for builder in ("random_trunk", "unfilled_trunk"):
+        monkeypatch.setattr(hear, builder, lambda *given: built.append(given[1]) or random_trunk(*given))
     with pytest.raises(WeightsError, match=r"1 of another shape or type: head\.1\.weight"):
         hear.Loader(replace(ast.FAMILY, variants={"small": row}))(tmp_path / "net.pt")
     assert built == []
