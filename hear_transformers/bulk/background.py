@@ -190,7 +190,7 @@ def _served(function: Function[Any]) -> Iterator[connection.Connection | None]:
 
 
 def _say_end(pipe: connection.Connection | None) -> None:
-    """Tell the other process that nothing more comes; not by a message, which an interruption may have cut short."""
+    """Close what the other process is sent by; not by a message, which an interruption may have cut short."""
     if pipe is not None:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as end:
             end.shutdown(socket.SHUT_WR)

@@ -76,6 +76,18 @@ def test_several_devices_give_the_embeddings_of_one(load, paths, tmp_path, times
     assert sorted(tmp_path.glob("embedding-*")) == []
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("workers", [0, 3])
+def test_two_processes_on_a_card_give_the_embeddings_of_one(load, paths, tmp_path, workers):
+    how = {"hashes": True, "scratch": tmp_path}
+    alone = list(embed(load(device="cuda:0"), map(Clip, paths), **how))
+    with Replicas(load, ["cuda:0", "cuda:0"]) as model:
+        shared = list(embed(model, map(Clip, paths), workers=workers, **how))
+    for ours, theirs in zip(shared, alone, strict=True):
+        check_equal(ours, theirs)
+
+
 def check_equal(ours: Embedded, theirs: Embedded) -> None:
     assert (ours.index, ours.seconds, ours.sha256) == (theirs.index, theirs.seconds, theirs.sha256)
     assert (type(ours.error), str(ours.error)) == (type(theirs.error), str(theirs.error))
