@@ -47,7 +47,7 @@ IN_HAND = 4
 """Clips per worker that are sent to it, or read and not taken: enough for the time of a batch on a fast card, in which
 this process does not listen."""
 
-LENT = 8
+LENT = 16
 """Clips that stay valid while the next are taken, see `Loaded.is_lent`."""
 
 LISTEN_SECONDS = 1e-3
@@ -373,6 +373,8 @@ class _Pool:
 
     def _ask(self) -> None:
         """Send clips to workers, as many as they take."""
+        if not self.todo:
+            return
         in_hand = [request for worker in self.workers for request in worker.requests]
         suspects = [request for request in self.todo if request.strikes]
         # A clip that a worker died of is read alone: several at once may have been too much for the memory.

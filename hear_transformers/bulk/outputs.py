@@ -49,7 +49,7 @@ class Shard:
 
     def has(self, name: str) -> bool:
         """Return True if an output belongs to it: by a hash of the name, so that more inputs do not move others."""
-        return int(hashlib.sha256(os.fsencode(name)).hexdigest(), 16) % self.count == self.index
+        return self.count == 1 or int(hashlib.sha256(os.fsencode(name)).hexdigest(), 16) % self.count == self.index
 
 
 ALL = Shard()
@@ -130,7 +130,8 @@ class Destination:
                 own.add(folder / self.file)
                 tables = PurePath(self.file).stem.removesuffix(options.shard.suffix)
                 continue
-            written |= {folder / parent for job in jobs for parent in job.name.parents}
+            parents = map(PurePath, {os.path.dirname(job.name) for job in jobs})
+            written |= {folder / parent for each in parents for parent in (each, *each.parents)}
             if options.overwrite:
                 own |= {folder / job.name for job in jobs}
         if options.format in TABLES or not is_named:

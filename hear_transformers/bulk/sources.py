@@ -253,8 +253,9 @@ def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     ways = [0 if suffix else 1] * len(sources)  # without a suffix of the output, clip.wav and clip.flac keep theirs
     last = len(NAMINGS) - 1
     while True:
-        folders = [os.path.dirname(source.location) for source in sources]
-        common = os.path.commonpath(folders) if last in ways else ""
+        common = ""
+        if last in ways:
+            common = os.path.commonpath([os.path.dirname(source.location) for source in sources])
         outputs = []
         for way, source in zip(ways, sources, strict=True):
             name = NAMINGS[way](source, common)

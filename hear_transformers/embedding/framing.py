@@ -499,7 +499,10 @@ class ClipReader:
         n_samples = len(windows) * len(windows[0])
         if len(self.space) < n_samples:
             self.space = torch.empty(n_samples)
-        return torch.stack(windows, out=self.space[:n_samples].view(len(windows), -1))
+        stacked = self.space[:n_samples].view(len(windows), -1)
+        # By one thread: those of PyTorch, which share the cores with processes that decode, would wait for each other.
+        np.stack([window.numpy() for window in windows], out=stacked.numpy())
+        return stacked
 
     def _read_batch(self, waveforms: Tensor, readout: Readout) -> Rows:
         if self.framing.by_frame:
