@@ -86,7 +86,7 @@ def in_process(function: Function[T], embeddings: Iterable[Embedded], spent: Spe
             waiting.append((embedded, other.send(embedded)))
             while waiting and (len(waiting) > WAITING or not waiting[0][1] or other.has_answered()):
                 yield oldest()
-        _say_end(pipe)
+        _end(pipe)
         while waiting:
             yield oldest()
 
@@ -170,13 +170,13 @@ def _served(function: Function[Any]) -> Iterator[connection.Connection | None]:
     finally:
         starting.join()
         for process, pipe in started:
-            _say_end(pipe)
+            _end(pipe)
             process.join()
             pipe.close()
 
 
-def _say_end(pipe: connection.Connection | None) -> None:
-    """Tell the other process that nothing more comes; not by a message, which an interruption may have cut short."""
+def _end(pipe: connection.Connection | None) -> None:
+    """End what goes to the other process; not by a message, which an interruption may have cut short."""
     if pipe is not None:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as end:
             end.shutdown(socket.SHUT_WR)
