@@ -93,7 +93,7 @@ class SoxrResampler(Polyphase):
         if 2 * waveforms.shape[1] * self.new_rate < self.rate:
             return waveforms.mean(1, keepdim=True)
         frames = self.frames(waveforms)
-        resampled = frames @ self.kernels  # (batch, frames, new_frame)
+        resampled = self.product(frames)
         resampled[:, 0] = frames[:, 0, self.reach :] @ self.first
         return resampled.flatten(1)[:, : self.count(waveforms.shape[1])]
 

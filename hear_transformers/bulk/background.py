@@ -99,7 +99,7 @@ def in_process(function: Function[T], embeddings: Iterable[Clip], spent: Spent) 
             waiting.append((embedded, other.send(embedded)))
             while waiting and (len(waiting) > WAITING or not waiting[0][1] or other.has_answered()):
                 yield oldest()
-        _say_end(pipe)
+        _end(pipe)
         while waiting:
             yield oldest()
 
@@ -184,13 +184,13 @@ def _served(function: Function[Any]) -> Iterator[connection.Connection | None]:
     finally:
         starting.join()
         for process, pipe in started:
-            _say_end(pipe)
+            _end(pipe)
             process.join()
             pipe.close()
 
 
-def _say_end(pipe: connection.Connection | None) -> None:
-    """Close what the other process is sent by; not by a message, which an interruption may have cut short."""
+def _end(pipe: connection.Connection | None) -> None:
+    """End what goes to the other process; not by a message, which an interruption may have cut short."""
     if pipe is not None:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as end:
             end.shutdown(socket.SHUT_WR)

@@ -55,9 +55,14 @@ class Polyphase(nn.Module):
         behind = n_frames * self.frame + self.reach - waveforms.shape[1]
         return nn.functional.pad(waveforms, (self.reach, behind)).unfold(1, len(self.kernels), self.frame)
 
+    def product(self, frames: Tensor) -> Tensor:
+        """Multiply frames with the kernels: -> (batch, frames, new_frame)."""
+        # One product for all: PyTorch would make one for each waveform of overlapping frames.
+        return (frames.reshape(-1, len(self.kernels)) @ self.kernels).unflatten(0, frames.shape[:2])
+
     def forward(self, waveforms: Tensor) -> Tensor:
         """Resample."""
-        resampled = self.frames(waveforms) @ self.kernels  # (batch, frames, new_frame)
+        resampled = self.product(self.frames(waveforms))
         return resampled.flatten(1)[:, : self.count(waveforms.shape[1])]
 
 

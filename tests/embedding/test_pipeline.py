@@ -329,8 +329,8 @@ def test_samples_of_16_bits_are_embedded_like_those_of_32(small_model):
     samples = (20_000 * noise(32_000)).to(torch.int16)
     packed = []
     for each in (samples, samples / 2**15):
-        packer = Packer(small_model.reader(timestamps=False))
-        packed += [*packer.add(0, each), *packer.finish()]
+        packer = Packer(small_model.reader(timestamps=False), small_model.sample_rate)
+        packed += [*packer.add(0, each, small_model.sample_rate), *packer.finish()]
     first, second = (each.result.embedding for each in packed)
     assert torch.equal(first, second)
 
