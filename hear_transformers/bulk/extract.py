@@ -14,7 +14,7 @@ from typing import Any
 
 from ..audio.clips import pickled_as_call
 from ..audio.levels import EACH, MIX
-from ..audio.workers import START_METHOD, Spent, may_have_children
+from ..audio.workers import FEW_CLIPS, START_METHOD, Spent, may_have_children
 from ..embedding.pipeline import KEPT, Clip, Described, Embedded, Model, Remote, embed_each, models_of
 from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
@@ -303,10 +303,10 @@ class _Run:
         def complete(embedded: tuple[Embedded, ...]) -> Outcome:
             return self.complete(pending[embedded[0].index], embedded)
 
-        # Files need nothing of each other. A table is written by one thread alone: it is written seldom, and h5py's
-        # lock is not made for others that fork.
+        # Files need nothing of each other; few of them are written before a process has started. A table is written
+        # by one thread alone: it is written seldom, and h5py's lock is not made for others that fork.
         has_table = any(isinstance(output, TableOfParts) for target in self.targets for output in target.outputs)
-        is_forking = workers and START_METHOD == "fork" and may_have_children()
+        is_forking = workers and len(pending) > FEW_CLIPS and START_METHOD == "fork" and may_have_children()
         apply = background.in_turn if has_table else background.in_process if is_forking else background.in_thread
         outcomes = apply(complete, embeddings, self.spent)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
