@@ -25,7 +25,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,17 @@ OnFile = Callable[[Task, int, int], None]
 DONE = ".done.embeddings"
 SETTINGS = ".settings.json"
 PROFILE = "profile.embeddings.json"
-ARRAY = ".embedding.npy"
-"""End of the names of embeddings, one for each file."""
+ARRAY, LABELS, TIMES = ".embedding.npy", ".target-labels.json", ".timestamps.json"
+"""Behind the name of a file: its embedding, what to predict of it, and at which times."""
+
+PART = ".part"
+"""Behind the name of an array that is not complete."""
+
+MOST_HELD = 2**28
+"""Bytes of embeddings that are kept in memory until they are joined; others are read again."""
+
+Finished = tuple[NDArray[np.float32], list[Any], list[float] | None]
+"""Rows, labels and times of a file; no times of a scene."""
 
 WAITING = 32
 """Embeddings that wait to be written while the next are computed."""
@@ -140,7 +148,7 @@ def embed_tasks(
     tasks : from `tasks.find_tasks`
     embeddings_dir : folder of all models
     on_file : called after every file with the task, files done and files in total
-    workers : processes that read audio; None for `default_workers`
+    workers : processes that read audio; None for `default_workers`, or none if that is one
 
     Raises
     ------
@@ -172,7 +180,10 @@ def _embed_task(model: Model, task: Task, folders: Sequence[_TaskFolder], on_fil
     n_done = len(files) - len(wanted)
     on_file(task, n_done, len(files))
     clips = [Clip(path) for path in paths]
-    workers = default_workers(len(clips)) if workers is None else workers
+    if workers is None:
+        workers = default_workers(len(clips))
+        # The audio of tasks has the rate of the model: one process that reads it costs as much as it spares this one.
+        workers = 0 if workers == 1 else workers
     embeddings = embed(model, clips, timestamps=task.kind == "event", scratch=folders[0].path, workers=workers)
 
     def write(embedded: Embedded) -> None:
@@ -180,29 +191,29 @@ def _embed_task(model: Model, task: Task, folders: Sequence[_TaskFolder], on_fil
             folder.write(*wanted[embedded.index], embedded)
 
     with contextlib.closing(embeddings):
-        for n_written in _written(embeddings, write, paths):
+        for n_written, _ in enumerate(_written(embeddings, write, paths), 1):
             on_file(task, n_done + n_written, len(files))
     for folder in folders:
         folder.finish(time.perf_counter() - start)
 
 
-def _written(embeddings: Iterable[Embedded], write: Callable[[Embedded], None], paths: Sequence[Path]) -> Iterator[int]:
-    """Write embeddings in another thread while the next are computed; yield how many are written."""
+def _written(
+    embeddings: Iterable[Embedded], write: Callable[[Embedded], None], paths: Sequence[Path]
+) -> Iterator[None]:
+    """Write embeddings in another thread while the next are computed; yield after each that is written."""
     waiting: deque[Future[None]] = deque()
-    n_written = 0
     with ThreadPoolExecutor(1) as writer:
-        for embedded in chain(embeddings, [None]):
-            if embedded is not None and embedded.error is not None:
+        for embedded in embeddings:
+            if embedded.error is not None:
                 raise HearTransformersError(
                     f"{paths[embedded.index]}: cannot be embedded ({embedded.error}); finished files are kept, "
                     "and the same command resumes the run"
                 ) from embedded.error
-            if embedded is not None:
-                waiting.append(writer.submit(write, embedded))
-            while waiting and (embedded is None or waiting[0].done() or len(waiting) > WAITING):
-                waiting.popleft().result()
-                n_written += 1
-                yield n_written
+            waiting.append(writer.submit(write, embedded))
+            while waiting and (waiting[0].done() or len(waiting) > WAITING):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 class _TaskFolder:
@@ -212,6 +223,8 @@ class _TaskFolder:
         self.path = path
         self.task = task
         self.columns = part.columns if task.kind == "scene" else part.time_columns
+        self.held: dict[tuple[str, str], Finished] = {}
+        self.held_bytes = 0
 
     def prepare(self, settings: Mapping[str, Any]) -> None:
         """Make the folder; clear the output of an incomplete run with other settings."""
@@ -226,8 +239,9 @@ class _TaskFolder:
         for name in (METADATA, VOCABULARY, *(f"{split}.json" for split in self.task.splits)):
             shutil.copy(self.task.folder / name, self.path)
 
-    def _file(self, split: str, name: str, suffix: str) -> str:
-        return f"{self.path}{os.sep}{split}{os.sep}{name}{suffix}"  # a Path takes longer to make than some embeddings
+    def _file(self, split: str, name: str, suffix: str = "") -> str:
+        # A string: of a Path one could make a tenth of the embeddings of a small network meanwhile.
+        return f"{self.path}{os.sep}{split}{os.sep}{name}{suffix}"
 
     def embedded(self) -> set[tuple[str, str]]:
         """Return split and name of the files that are embedded."""
@@ -236,17 +250,23 @@ class _TaskFolder:
 
     def write(self, split: str, name: str, embedded: Embedded) -> None:
         """Write the embedding of a file and its labels; the array comes last, as it marks a finished file."""
-        labels = self.task.labels[split][name]
-        if embedded.times_ms is None:
-            _write_json(self._file(split, name, ".target-labels.json"), labels)
-        else:
-            times_ms = embedded.times_ms.astype(np.float32)  # as the HEAR function returns them
-            _write_json(self._file(split, name, ".timestamps.json"), times_ms.tolist())
-            _write_json(self._file(split, name, ".target-labels.json"), labels_at(labels, times_ms), indent=4)
         assert embedded.embedding is not None
-        embedding = embedded.embedding if self.columns is None else embedded.embedding[..., list(self.columns)]
-        with atomic(Path(self._file(split, name, ARRAY))) as file:
-            np.save(file, embedding)
+        rows = embedded.embedding if self.columns is None else embedded.embedding[..., list(self.columns)]
+        labels, times_ms = self.task.labels[split][name], None
+        if embedded.times_ms is None:
+            _write_json(self._file(split, name, LABELS), labels)
+        else:
+            centres_ms = embedded.times_ms.astype(np.float32)  # as the HEAR function returns them
+            labels, times_ms = labels_at(labels, centres_ms), centres_ms.tolist()
+            _write_json(self._file(split, name, TIMES), times_ms)
+            _write_json(self._file(split, name, LABELS), labels, indent=4)
+        path = self._file(split, name, ARRAY)
+        with open(f"{path}{PART}", "wb") as file:  # under its name when it is complete, like `files.atomic`
+            np.save(file, rows)
+        os.replace(f"{path}{PART}", path)
+        if self.held_bytes < MOST_HELD and not isinstance(rows, np.memmap):
+            self.held[split, name] = rows, labels, times_ms
+            self.held_bytes += rows.nbytes
 
     def finish(self, seconds: float) -> None:
         """Join the files of each split, and mark the task as done."""
@@ -269,26 +289,29 @@ class _TaskFolder:
     def _join(self, split: str, names: Sequence[str]) -> None:
         """Write the rows of a split and the labels of each."""
         n_rows = n_columns = 0
+        labels: list[Any] = []
+        places: list[tuple[str, float]] = []  # file and time of each row
         with atomic(self.path / f"{split}.embeddings.npy") as file:
             for name in names:
-                rows = np.atleast_2d(np.load(self._file(split, name, ARRAY)))
+                rows, labels_of_rows, times_ms = self.held.get((split, name)) or self._read(split, name)
+                rows = np.atleast_2d(rows)
                 file.write(rows.tobytes())
                 n_rows, n_columns = n_rows + len(rows), rows.shape[1]
+                labels += [labels_of_rows] if times_ms is None else labels_of_rows
+                places += ((self._file(split, name), time_ms) for time_ms in times_ms or ())
         _write_json(self.path / f"{split}.embedding-dimensions.json", (n_rows, n_columns))
-        labels = [self.task.labels[split][name] for name in names]
         if self.task.kind == "event":
-            labels = [at_time for name in names for at_time in self._read_json(split, name, ".target-labels.json")]
-            _write_json(self.path / f"{split}.filename-timestamps.json", list(self._times(split, names)), indent=4)
+            _write_json(self.path / f"{split}.filename-timestamps.json", places, indent=4)
         with atomic(self.path / f"{split}.target-labels.pkl") as file:
             pickle.dump(labels, file)
 
-    def _times(self, split: str, names: Sequence[str]) -> Iterator[tuple[str, float]]:
-        for name in names:
-            for time_ms in self._read_json(split, name, ".timestamps.json"):
-                yield str(self.path / split / name), time_ms
-
-    def _read_json(self, split: str, name: str, suffix: str) -> Any:
-        return json.loads(Path(self._file(split, name, suffix)).read_text(encoding="utf-8"))
+    def _read(self, split: str, name: str) -> Finished:
+        """Read what `write` wrote."""
+        rows = np.load(self._file(split, name, ARRAY))
+        if self.task.kind != "event":
+            return rows, self.task.labels[split][name], None
+        labels, times_ms = (_read_json(self._file(split, name, suffix)) for suffix in (LABELS, TIMES))
+        return rows, labels, times_ms
 
 
 def labels_at(events: Sequence[Mapping[str, Any]], times_ms: NDArray[np.float32]) -> list[list[str]]:
@@ -304,9 +327,13 @@ def labels_at(events: Sequence[Mapping[str, Any]], times_ms: NDArray[np.float32]
 
 def _json_or_none(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _read_json(path)
     except (OSError, ValueError):
         return None
+
+
+def _read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _write_json(path: str | Path, value: Any, indent: int | None = None) -> None:

@@ -244,6 +244,26 @@ def test_an_interrupted_run_is_resumed(tasks_dir, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_is_read_again_is_what_was_held(tasks_dir, tmp_path, monkeypatch):
+    model, found = tiny.load_model(hop_ms=200), tasks.find_tasks(tasks_dir)
+    embed.embed_tasks(model, [embed.Part(MODULE)], found, tmp_path / "held")
+    monkeypatch.setattr(embed, "MOST_HELD", 0)
+    embed.embed_tasks(model, [embed.Part(MODULE)], found, tmp_path / "read")
+    held, read = (contents(tmp_path / name / MODULE) for name in ("held", "read"))
+    assert held == read
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Read every file; places of rows begin with the folder, a profile has times."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        name: pickle.loads(content) if name.endswith(".pkl") else content.replace(os.fsencode(folder), b"")
+        for name, content in files.items()
+        if not name.endswith(embed.PROFILE)
+    }
+
+
+@pytest.mark.slow
 def test_a_complete_task_is_kept(tasks_dir, tmp_path):
     parts, scenes = [embed.Part(MODULE)], tasks.find_tasks(tasks_dir, "scenes-v1-full")
     embed.embed_tasks(Stopping(100), parts, scenes, tmp_path)

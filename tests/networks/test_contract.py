@@ -9,7 +9,7 @@ import torch
 
 from hear_transformers import FAMILIES, hear
 from hear_transformers.embedding.embedder import Embedder
-from hear_transformers.networks.family import Variant, random_trunk
+from hear_transformers.networks.family import Variant, random_trunk, unfilled_trunk
 
 # What makes the large networks small without changing what a variant is: widths and depths.
 SMALL = {
@@ -127,6 +127,17 @@ def test_a_file_with_other_classes_loads(name, tmp_path):
     model = load_small(tmp_path / "own.pt", layer="logits")
     assert model.scene_embedding_size == 7
     torch.testing.assert_close(model.trunk.state_dict(), ours.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("which", EVERY_VARIANT, ids="/".join)
+def test_a_network_whose_weights_come_next_lacks_random_numbers_alone(which):
+    name, variant = which
+    family = family_of(name)
+    row = small(name, family.variants[variant])
+    drawn, unfilled = random_trunk(family, row), unfilled_trunk(family, row)
+    shapes = [{key: value.shape for key, value in trunk.named_parameters()} for trunk in (drawn, unfilled)]
+    assert shapes[0] == shapes[1]
+    torch.testing.assert_close(dict(unfilled.named_buffers()), dict(drawn.named_buffers()), rtol=0, atol=0)
 
 
 @pytest.mark.slow
