@@ -352,6 +352,7 @@ class ATGNN(Trunk):
     convolutional = True
     min_frames = 1
     max_frames = None
+    recordable = False  # its tables of places
 
     def __init__(
         self,

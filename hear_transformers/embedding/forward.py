@@ -184,8 +184,10 @@ class WindowEmbedder(nn.Module):
     def _taps(self, waveforms: Tensor, layers: Collection[str], fill_frames: int = 0) -> dict[str, Tensor]:
         """Run front end and network: (batch, samples) -> one float32 tensor per layer, see `Trunk.forward`."""
         compute = partial(self._compute, layers=layers, fill_frames=fill_frames)
+        if not self.trunk.recordable:
+            return compute(waveforms)
         samples = len(waveforms) * max(waveforms.shape[1], self.variant.frontend.n_samples(fill_frames))
-        return run(self, (*layers, fill_frames), compute, waveforms, samples / self.sample_rate)
+        return run(self, (*layers, fill_frames, self._backend), compute, waveforms, samples / self.sample_rate)
 
     def _compute(self, waveforms: Tensor, layers: Collection[str], fill_frames: int) -> dict[str, Tensor]:
         """Compute what `_taps` returns."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from hear_transformers import hear, mast, passt, tiny
 from hear_transformers.benchmarks import bulk
-from hear_transformers.embedding import preparation
+from hear_transformers.embedding import forward, preparation
 from hear_transformers.embedding.preparation import COMPILED_CLIPS, KEPT, MOST_GRAPHS, Graphs, Recording, compiling_pays
 from hear_transformers.networks import transformer
 from hear_transformers.networks.family import on_meta, random_trunk
@@ -220,3 +220,12 @@ def test_seconds_up_to_which_a_graph_pays(family, least, most):
     trunk = on_meta(family, next(iter(family.variants.values())))
     n_parameters = sum(each.numel() for each in trunk.parameters())
     assert least * n_parameters < preparation.GRAPH_WORK < most * n_parameters
+
+
+def test_a_network_that_keeps_tensors_is_not_recorded(monkeypatch):
+    model = load_small(pretrained=False)
+    monkeypatch.setattr(forward, "run", lambda *_: pytest.fail("recorded"))
+    with pytest.raises(pytest.fail.Exception):
+        model.embed_scenes(noise(1, 16_000))
+    monkeypatch.setattr(model.trunk, "recordable", False)
+    model.embed_scenes(noise(1, 16_000))
