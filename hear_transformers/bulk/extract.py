@@ -13,7 +13,7 @@ from typing import Any
 
 from ..audio.clips import pickled_as_call
 from ..audio.levels import EACH, MIX
-from ..audio.workers import START_METHOD, Spent, may_have_children
+from ..audio.workers import FEW_CLIPS, START_METHOD, Spent, may_have_children
 from ..embedding.pipeline import Clip, Embedded, Model, embed
 from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
@@ -268,10 +268,10 @@ class _Run:
         def complete(embedded: Embedded) -> Outcome:
             return self.complete(pending[embedded.index], embedded)
 
-        # Files need nothing of each other. A table is written by one thread alone: it is written seldom, and h5py's
-        # lock is not made for others that fork.
+        # Files need nothing of each other; few of them are written before a process has started. A table is written
+        # by one thread alone: it is written seldom, and h5py's lock is not made for others that fork.
         has_table = any(isinstance(output, TableOfParts) for output in self.outputs)
-        is_forking = workers and START_METHOD == "fork" and may_have_children()
+        is_forking = workers and len(pending) > FEW_CLIPS and START_METHOD == "fork" and may_have_children()
         apply = background.in_turn if has_table else background.in_process if is_forking else background.in_thread
         outcomes = apply(complete, embeddings, self.spent)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
