@@ -158,7 +158,7 @@ def throughput_row(name: str, clips: Sequence[Source], device: str, workers: int
 )
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True)
-@click.option("--compile", is_flag=True, flag_value=math.inf, default=0, help="Compile the network.")
+@click.option("--compiled", "compile", is_flag=True, flag_value=math.inf, default=0, help="Compile the network.")
 @click.option(
     "--num-workers", "workers", type=int, help="Processes that read audio.  [default: by the number of cores]"
 )

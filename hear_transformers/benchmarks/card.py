@@ -84,7 +84,7 @@ SECTIONS = (
     Section("PaSST along time", 45, "card", ("timestamps",)),
     Section("MAST beside AST", 45, "card", ("mast",)),
     Section("Beside the authors' packages", 90, "peers", ("--repeats", "3")),
-    Section("Compiled networks", 240, "card", ("resident", "--compile", "--batch", "128")),
+    Section("Compiled networks", 240, "card", ("resident", "--compiled", "--batch", "128")),
 )
 """In this order; the last takes what time there is."""
 
@@ -201,7 +201,7 @@ def gemm_rates(device: str, size: int, precisions: Sequence[str] = ("bfloat16", 
 @models_option(())
 @click.option("--batch", "batches", type=int, multiple=True, default=(8, 128, 512), show_default=True)
 @click.option("--size", default=GEMM_SIZE, show_default=True, help="Rows and columns of the matrices compared with.")
-@click.option("--compile", "compiled", is_flag=True, help="Compile the networks; bfloat16 alone.")
+@click.option("--compiled", is_flag=True, help="Compile the networks; bfloat16 alone.")
 def resident(
     device: str, seconds: float, names: Sequence[str], batches: Sequence[int], size: int, compiled: bool
 ) -> None:

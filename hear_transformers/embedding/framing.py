@@ -458,7 +458,9 @@ class ClipReader:
         self.batch_size = batch_size
         self.device = model.device
         self.framing = framing
-        self.space = torch.zeros(0)  # of the last batch: memory used before is several times as fast
+        self.space = torch.zeros(
+            0, dtype=torch.float32
+        )  # of the last batch: memory used before is several times as fast
 
     def plan(self, n_samples: int) -> Plan:
         """Plan the windows of a whole clip, see `packing.Reader`; raise AudioError if it has no samples."""
@@ -498,7 +500,7 @@ class ClipReader:
             return torch.stack(windows)
         n_samples = len(windows) * len(windows[0])
         if len(self.space) < n_samples:
-            self.space = torch.empty(n_samples)
+            self.space = torch.empty(n_samples, dtype=torch.float32)
         stacked = self.space[:n_samples].view(len(windows), -1)
         # By one thread: those of PyTorch, which share the cores with processes that decode, would wait for each other.
         np.stack([window.numpy() for window in windows], out=stacked.numpy())

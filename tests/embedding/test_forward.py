@@ -39,7 +39,10 @@ def test_it_embeds_scenes(name, seconds):
     clips = noise(model, seconds=seconds)
     found = model(clips)
     assert found.shape == (2, model.scene_embedding_size)
-    torch.testing.assert_close(found, model.embed_scenes(clips), rtol=0, atol=1e-5)
+    # With gradients a convolutional network runs itself, without them a copy for inference: up to rounding, of which
+    # float32 has 1e-7 of the largest number an operation.
+    atol = 1e-6 * max(1.0, found.abs().max().item())
+    torch.testing.assert_close(found, model.embed_scenes(clips), rtol=0, atol=atol)
 
 
 def test_long_clips_are_means_over_windows():

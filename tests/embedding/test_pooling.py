@@ -28,4 +28,5 @@ def test_pooling_is_what_its_name_says(name):
 
 def test_words_of_options_are_those_that_do_something() -> None:
     done = {"pool": {*POOLS, CLASS_TOKEN}, "framing": {*FRAMINGS}, "precision": {*PRECISIONS, AUTO}}
+    done["resample"] = {"cpu", "device", AUTO}  # tests/embedding/test_resampling.py
     assert {option: set(words) for option, words in CHOICES.items()} == done
