@@ -114,9 +114,10 @@ class Family:
 class _Without(TorchFunctionMode):
     """Leave out functions that fill or scale tensors, in networks whose numbers do not count."""
 
-    def __init__(self, left_out: Collection[Callable[..., Any]]) -> None:
+    def __init__(self, left_out: Collection[Callable[..., Any]], instead: Callable[[Any], Any] = lambda it: it) -> None:
         super().__init__()
         self.left_out = left_out
+        self.instead = instead  # called with the tensor
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, arguments: Any = (), named: Mapping[str, Any] | None = None
@@ -126,7 +127,7 @@ class _Without(TorchFunctionMode):
             function = torch.zeros
         is_product = function is Tensor.mul and isinstance(arguments[-1], Tensor)
         if function in self.left_out and not is_product:
-            return arguments[0]
+            return self.instead(arguments[0])
         return function(*arguments, **(named or {}))
 
 
@@ -263,8 +264,9 @@ def random_trunk(family: Family, variant: Variant) -> Trunk:
 
 
 def unfilled_trunk(family: Family, variant: Variant) -> Trunk:
-    """Build a variant's network for weights that are loaded next: what `random_trunk` draws at random is undefined."""
-    with _Without(DRAWING), float32_by_default():
+    """Build a variant's network for weights that are loaded next: what `random_trunk` draws at random is zero."""
+    # Not undefined: from PyTorch 2.14 on, `trunc_normal_` draws again until all numbers are within its bounds.
+    with _Without(DRAWING, Tensor.zero_), float32_by_default():
         return family.network(**variant.network)
 
 
