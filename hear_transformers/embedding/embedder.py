@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from . import encode as encoding
 from .choices import check_choice
 from .forward import CPU, WindowEmbedder
 from .framing import FRAMINGS, NO_SAMPLES, SEGMENTS, VECTORS, ClipReader, Framing, Scenes, Segments
+from .packing import Result
 from .windows import Buffer, range_ms
 
 
@@ -156,10 +157,19 @@ class Embedder(WindowEmbedder):
         self.eval()
         return ClipReader(self, self._along_time if timestamps else self._scenes, batch_size)
 
-    def _blocks(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        return (check_waveforms(block).to(self.device, torch.float32) for block in blocks)
-
     @torch.no_grad()
+    def _stream(
+        self,
+        blocks: Iterable[Tensor],
+        *,
+        timestamps: bool,
+        batch_size: int | None = None,
+        warn: Callable[[str], None] = lambda warning: None,
+    ) -> Iterator[Result]:
+        """Check and embed blocks as they arrive, see `stream_timestamps`; `warn` is called as by `check_waveforms`."""
+        arriving = (check_waveforms(block, warn).to(self.device, torch.float32) for block in blocks)
+        yield from self.reader(timestamps=timestamps, batch_size=batch_size).stream(arriving)
+
     def stream_timestamps(
         self, blocks: Iterable[Tensor], *, batch_size: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -179,11 +189,10 @@ class Embedder(WindowEmbedder):
         ------
         AudioError : no samples, or samples that are not finite
         """
-        for result in self.reader(timestamps=True, batch_size=batch_size).stream(self._blocks(blocks)):
+        for result in self._stream(blocks, timestamps=True, batch_size=batch_size):
             assert result.times_ms is not None
             yield result.embedding, result.times_ms
 
-    @torch.no_grad()
     def stream_scene(self, blocks: Iterable[Tensor], *, batch_size: int | None = None) -> Tensor:
         """Embed whole clips as their audio arrives, in memory that does not grow with their duration.
 
@@ -203,7 +212,7 @@ class Embedder(WindowEmbedder):
         ------
         AudioError : no samples, or samples that are not finite
         """
-        (result,) = self.reader(timestamps=False, batch_size=batch_size).stream(self._blocks(blocks))
+        (result,) = self._stream(blocks, timestamps=False, batch_size=batch_size)
         return result.embedding.to(self.device)
 
     def embed_timestamps(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,8 +231,9 @@ class Embedder(WindowEmbedder):
         ------
         AudioError : wrong shape, no samples, or samples that are not finite
         """
-        ((embeddings, centres_ms),) = self.stream_timestamps([check_waveforms(waveforms, warn_user)])
-        return embeddings, centres_ms
+        (result,) = self._stream([waveforms], timestamps=True, warn=warn_user)
+        assert result.times_ms is not None
+        return result.embedding, result.times_ms
 
     def embed_scenes(self, waveforms: Tensor) -> Tensor:
         """Embed whole clips.
@@ -240,7 +250,8 @@ class Embedder(WindowEmbedder):
         ------
         AudioError : wrong shape, no samples, or samples that are not finite
         """
-        return self.stream_scene([check_waveforms(waveforms, warn_user)])
+        (result,) = self._stream([waveforms], timestamps=False, warn=warn_user)
+        return result.embedding.to(self.device)
 
     # As a layer
 
@@ -282,13 +293,13 @@ class Embedder(WindowEmbedder):
         framing = self._scenes.start()
         if framing.shortest <= n_samples <= framing.windows.lengths[0]:  # nothing to cut, and `torch.export` can follow
             return self.read(clips, self.variant.scene)
-        buffers = [Buffer(clip, n_samples=n_samples) for clip in clips]
+        buffer = Buffer(clips, n_samples=n_samples)
         rows = []
         for windows in framing.cuts(n_samples, n_samples):
             starts = windows.starts.tolist()
-            cut = torch.stack([view for buffer in buffers for view in buffer.views(starts, windows.length)])
-            vectors = self.read(cut, framing.readouts[windows.level])  # (batch * windows, size)
-            rows.append({VECTORS: vectors.unflatten(0, (len(buffers), -1)).movedim(0, 1)})  # (windows, batch, size)
+            cut = torch.cat(buffer.views(starts, windows.length))
+            vectors = self.read(cut, framing.readouts[windows.level])  # (windows * batch, size)
+            rows.append({VECTORS: vectors.unflatten(0, (-1, len(clips)))})  # (windows, batch, size)
         result = framing.join(rows)
         assert result is not None
         return result.embedding.to(clips.device)

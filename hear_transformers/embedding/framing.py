@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -476,8 +476,6 @@ class ClipReader:
 
     def read(self, key: BatchKey, parts: Sequence[tuple[Buffer, Tensor]]) -> Rows:
         """Read windows of one kind, see `packing.Reader`."""
-        level, length = key
-
         starts_of = [(buffer, starts.tolist()) for buffer, starts in parts]
 
         def cut(first: int, last: int) -> Tensor:
@@ -485,25 +483,36 @@ class ClipReader:
             position = 0
             for buffer, starts in starts_of:
                 if wanted := starts[max(0, first - position) : max(0, last - position)]:
-                    views += buffer.views(wanted, length)
+                    views += buffer.views(wanted, key[1])
                 position += len(starts)
             return self._stacked(views)
 
-        total = sum(len(starts) for _, starts in parts)
+        return self._read(key, sum(len(starts) for _, starts in starts_of), cut)
+
+    def _read(self, key: BatchKey, total: int, cut: Callable[[int, int], Tensor]) -> Rows:
+        """Read windows of one kind, given what returns some of them, see `WindowEmbedder.run_batched`."""
+        level, length = key
         readout = self.framing.readouts[level]
         batches = list(self.model.run_batched(total, length, readout, cut, self._read_batch, self.batch_size))
         return {name: torch.cat([rows[name] for rows in batches]) for name in batches[0]}
 
     def _stacked(self, windows: list[Tensor]) -> Tensor:
-        """Return windows as one tensor, (windows, length); on the CPU it is valid until the next."""
+        """Return windows, (length,) each or several (windows, length), as one tensor (windows, length).
+
+        On the CPU it is valid until the next.
+        """
+        length = windows[0].shape[-1]
+        if len(windows) == 1:
+            return windows[0].view(-1, length)
+        is_single = windows[0].ndim == 1
         if self.device.type != "cpu":
-            return torch.stack(windows)
-        n_samples = len(windows) * len(windows[0])
+            return torch.stack(windows) if is_single else torch.cat(windows)
+        n_samples = sum(each.numel() for each in windows)
         if len(self.space) < n_samples:
             self.space = torch.empty(n_samples, dtype=torch.float32)
-        stacked = self.space[:n_samples].view(len(windows), -1)
+        stacked = self.space[:n_samples].view(-1, length)
         # By one thread: those of PyTorch, which share the cores with processes that decode, would wait for each other.
-        np.stack([window.numpy() for window in windows], out=stacked.numpy())
+        (np.stack if is_single else np.concatenate)([each.numpy() for each in windows], out=stacked.numpy())
         return stacked
 
     def _read_batch(self, waveforms: Tensor, readout: Readout) -> Rows:
@@ -527,24 +536,34 @@ class ClipReader:
         AudioError : there are no samples
         """
         framing = self.framing.start()  # of all clips, which have the same windows
-        for buffers in collect(blocks):
-            stop, n_samples = buffers[0].stop, buffers[0].n_samples
-            result = framing.join([self._read_of_all(windows, buffers) for windows in framing.cuts(stop, n_samples)])
+        for buffer in collect(blocks):
+            cuts = framing.cuts(buffer.stop, buffer.n_samples)
+            result = framing.join([self._read_of_all(windows, buffer) for windows in cuts])
             if result is not None:
                 embedding = result.embedding.movedim(-2, 0).contiguous()  # ([times,] clips, size) -> (clips, ...)
                 yield Result(embedding, result.times_ms)
-            for buffer in buffers if n_samples is None else ():
+            if buffer.n_samples is None:
                 buffer.forget(framing.needed_from())
 
-    def _read_of_all(self, windows: WindowSet, buffers: Sequence[Buffer]) -> Rows:
+    def _read_of_all(self, windows: WindowSet, buffer: Buffer) -> Rows:
         """Read the same windows of every clip: an axis of clips goes before the last one."""
-        rows = self.read(windows.key, [(buffer, windows.starts) for buffer in buffers])
-        # (clips * windows, ..., size) -> (windows, ..., clips, size)
-        return {name: value.unflatten(0, (len(buffers), -1)).movedim(0, -2) for name, value in rows.items()}
+        starts, n_clips = windows.starts.tolist(), len(buffer.samples)
+
+        def cut(first: int, last: int) -> Tensor:
+            """Return some of (windows * clips, length); where it is one window of all clips nothing is copied."""
+            window = first // n_clips
+            views = buffer.views(starts[window : -(-last // n_clips)], windows.length)  # (clips, length) each
+            views[-1] = views[-1][: last - (window + len(views) - 1) * n_clips]
+            views[0] = views[0][first - window * n_clips :]
+            return self._stacked(views)
+
+        rows = self._read(windows.key, len(starts) * n_clips, cut)
+        # (windows * clips, ..., size) -> (windows, ..., clips, size)
+        return {name: value.unflatten(0, (-1, n_clips)).movedim(1, -2) for name, value in rows.items()}
 
 
-def collect(blocks: Iterable[Tensor]) -> Iterator[list[Buffer]]:
-    """Collect blocks of some clips into growing buffers.
+def collect(blocks: Iterable[Tensor]) -> Iterator[Buffer]:
+    """Collect blocks of some clips into a growing buffer.
 
     Parameters
     ----------
@@ -552,22 +571,20 @@ def collect(blocks: Iterable[Tensor]) -> Iterator[list[Buffer]]:
 
     Yields
     ------
-    buffers : one per clip, the same ones after every block; at the last one their `n_samples` is known
+    buffer : the same one after every block; at the last one its `n_samples` is known
 
     Raises
     ------
     AudioError : there are no samples
     """
-    buffers: list[Buffer] = []
+    buffer: Buffer | None = None
     for block in blocks:
-        if buffers:
-            yield buffers
-            for buffer, samples in zip(buffers, block, strict=True):
-                buffer.append(samples)
+        if buffer is None:
+            buffer = Buffer(block)
         else:
-            buffers = [Buffer(samples) for samples in block]
-    if not buffers or not buffers[0].stop:
+            yield buffer
+            buffer.append(block)
+    if buffer is None or not buffer.stop:
         raise AudioError(NO_SAMPLES)
-    for buffer in buffers:
-        buffer.n_samples = buffer.stop
-    yield buffers
+    buffer.n_samples = buffer.stop
+    yield buffer

@@ -100,11 +100,11 @@ def reflect(index: Tensor, n_samples: int) -> Tensor:
 
 @dataclass(slots=True)
 class Buffer:
-    """The part of a clip that is in memory; positions are those of the whole clip.
+    """The part of a clip, or of clips of one length, that is in memory; positions are those of the whole clip.
 
     Attributes
     ----------
-    samples : (samples,) float32
+    samples : (..., samples) float32
     start : position of the first sample held
     n_samples : length of the whole clip, None until its end is known
     """
@@ -116,17 +116,17 @@ class Buffer:
     @property
     def stop(self) -> int:
         """Position after the last sample held."""
-        return self.start + len(self.samples)
+        return self.start + self.samples.shape[-1]
 
     def append(self, block: Tensor) -> None:
-        """Append the next samples: (samples,)."""
-        self.samples = torch.cat([self.samples, block])
+        """Append the next samples: (..., samples)."""
+        self.samples = torch.cat([self.samples, block], -1)
 
     def forget(self, position: int) -> None:
         """Drop what lies before `position`."""
         n_dropped = max(0, min(position, self.stop) - self.start)
         if n_dropped:
-            self.samples = self.samples[n_dropped:].clone()
+            self.samples = self.samples[..., n_dropped:].clone()
             self.start += n_dropped
 
     def views(self, starts: Sequence[int], length: int) -> list[Tensor]:
@@ -136,23 +136,28 @@ class Buffer:
         ----------
         starts : position of the first sample of each window; may lie outside the clip, see `reflect`
         length : of every window, in samples
+
+        Returns
+        -------
+        windows : (..., length) each
         """
         first, last = min(starts), max(starts) + length
         origin, samples = self.start, self.samples
         if first < self.start or last > self.stop:
             origin, samples = first, self._extended(first, last)
-        return [samples[start - origin : start - origin + length] for start in starts]
+        return [samples[..., start - origin : start - origin + length] for start in starts]
 
     def _extended(self, first: int, last: int) -> Tensor:
         """Return the samples from position `first` to `last`, mirrored where they lie outside the clip."""
         before, after = max(0, self.start - first), max(0, last - self.stop)
-        if max(before, after) < len(self.samples):  # one reflection: five times as fast as to look up every sample
-            padded = F.pad(self.samples[None], (before, after), mode="reflect")
-            return padded[0, first - self.start + before : last - self.start + before]
+        if max(before, after) < self.samples.shape[-1]:  # one reflection: five times as fast as to look up each sample
+            clips = self.samples.view(-1, self.samples.shape[-1])  # padding takes two axes or three
+            padded = F.pad(clips, (before, after), mode="reflect").view(*self.samples.shape[:-1], -1)
+            return padded[..., first - self.start + before : last - self.start + before]
         positions = torch.arange(first, last, device=self.samples.device)
         # Until the end is known, only the start can be reflected at.
         folded = positions.abs() if self.n_samples is None else reflect(positions, self.n_samples)
-        return self.samples[folded - self.start]
+        return self.samples[..., folded - self.start]
 
 
 @dataclass(frozen=True, slots=True)

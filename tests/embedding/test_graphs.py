@@ -139,7 +139,7 @@ class Replayed:
 @pytest.fixture
 def graphs(monkeypatch):
     """Record without a card; what holds a negative number cannot be recorded."""
-    made = Graphs()
+    made = Graphs(0)
     made.recordings = []
 
     def recorded(compute, batch):
