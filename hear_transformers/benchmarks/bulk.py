@@ -113,7 +113,8 @@ def time_network(
 ) -> float:
     """Return clips per second of the network alone, on one batch that stays on its device; None is the model's own."""
     if n_clips is not None:
-        model.batch_size = n_clips
+        windows = model.reader(timestamps=False).plan(len(waveform)).sets  # of one clip
+        model.batch_size = n_clips * sum(each.n_windows for each in windows)
     batch = waveform.to(model.device).expand(n_clips or model.batch_size_for(len(waveform), model.variant.scene), -1)
     batch = batch.contiguous()
     return len(batch) * times_a_second(lambda: model.embed_scenes(batch), seconds)

@@ -23,6 +23,7 @@ from ..audio.resampling import length
 from ..audio.workers import Spent, load, shares
 from ..errors import HearTransformersError, OptionError
 from ..files import Address
+from .forward import batch_seconds
 from .packing import Packed, Packer, Reader
 from .resampling import is_on_device
 
@@ -44,7 +45,8 @@ LONG_SECONDS = 60.0
 """Files longer than this are not held in memory but embedded as they are decoded."""
 
 PENDING_SECONDS = 640.0
-"""Audio of short clips that waits in memory until there are enough windows: 82 MB at 32 kHz."""
+"""Audio of short clips that waits in memory until there are enough windows: 82 MB at 32 kHz. On CUDA it waits there,
+for two batches."""
 
 WAITING_BYTES = 2**28
 """Embeddings that wait in memory for those of clips before them."""
@@ -376,7 +378,8 @@ class _Pipeline:
         longest = max((length for _, length in self.packer.queues), default=0)
         # A batch size that was asked for is reached, whatever it takes.
         batch = (self.batch_size or self.model.batch_size or 0) * longest
-        if self.packer.n_samples > max(PENDING_SECONDS * self.model.sample_rate, 2 * batch):
+        seconds = 2 * batch_seconds(self.packer.reader.device) if self.packer.is_on_cuda else PENDING_SECONDS
+        if self.packer.n_samples > max(seconds * self.model.sample_rate, 2 * batch):
             return True
         return bool(self.shorts) and self.done_bytes > WAITING_BYTES
 

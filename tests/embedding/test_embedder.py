@@ -311,3 +311,12 @@ def test_cuda_equals_cpu(model):
         torch.testing.assert_close(model.to("cuda").embed_timestamps(clips)[0].cpu(), expected, rtol=0, atol=1e-4)
     finally:
         model.to("cpu")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 7, 100])
+def test_windows_of_several_clips_share_batches(batch_size):
+    model = load_model(pretrained=False, layer=1, hop_ms=500.0)
+    clips = noise(3, 50_000)
+    apart = torch.cat([model.embed_timestamps(clip[None])[0] for clip in clips])
+    model.batch_size = batch_size
+    torch.testing.assert_close(model.embed_timestamps(clips)[0], apart, rtol=0, atol=1e-5)

@@ -4,12 +4,14 @@ import copy
 import io
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from hear_transformers import ast, atgnn, efficientat, hear, mast, panns, passt, tiny
+from hear_transformers.embedding.forward import batch_seconds
 from hear_transformers.errors import AudioError, OptionError
 
 load_passt = hear.Loader(
@@ -251,3 +253,26 @@ def test_export_follows_a_clip_of_one_window(name):
     with torch.no_grad():
         exported = torch.export.export(model, (clips,), strict=False).module()
         torch.testing.assert_close(exported(clips), model(clips))
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "seconds"),
+    [(8, 320.0), (24, 384.0), (80, 1280.0), (150, 1280.0)],
+)
+def test_a_card_with_more_memory_reads_more_at_once(gigabytes, seconds, monkeypatch):
+    card = SimpleNamespace(total_memory=gigabytes * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert batch_seconds(torch.device("cuda")) == seconds
+
+
+def test_other_devices_read_as_much_as_suits_them():
+    assert [batch_seconds(torch.device(each)) for each in ("cpu", "mps")] == [20.0, 320.0]
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_audio_in_memory_is_left_as_it_is(name):
+    model = LOADERS[name]()
+    clips = noise(model)
+    before = clips.clone()
+    model.embed_scenes(clips)
+    assert torch.equal(clips, before)

@@ -121,6 +121,14 @@ def test_windows_outside_a_clip_hold_its_mirror_image(n_samples, starts, length)
     assert torch.equal(found, clip[reflect(first[:, None] + torch.arange(length), n_samples)])
 
 
+@given(st.integers(1, 60), st.lists(st.integers(-100, 100), min_size=1, max_size=5), st.integers(1, 80))
+def test_clips_of_one_length_are_cut_together(n_samples, starts, length):
+    clips = torch.arange(3.0 * n_samples).view(3, n_samples)
+    together = cut(Buffer(clips, n_samples=n_samples), starts, length)  # (windows, clips, length)
+    apart = torch.stack([cut(Buffer(clip, n_samples=n_samples), starts, length) for clip in clips], 1)
+    assert torch.equal(together, apart)
+
+
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 3_000))
 def test_chunks_of_a_growing_clip_are_those_of_the_whole_one(half, hop, n_samples):
     chunks = Chunks.half_overlapping(2 * half * hop, hop)
