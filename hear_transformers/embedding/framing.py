@@ -479,13 +479,15 @@ class ClipReader:
         starts_of = [(buffer, starts.tolist()) for buffer, starts in parts]
 
         def cut(first: int, last: int) -> Tensor:
-            views: list[Tensor] = []
+            parts = []
             position = 0
             for buffer, starts in starts_of:
                 if wanted := starts[max(0, first - position) : max(0, last - position)]:
-                    views += buffer.views(wanted, key[1])
+                    parts.append((buffer, wanted))
                 position += len(starts)
-            return self._stacked(views)
+            if self.device.type != "cpu":
+                return torch.cat([buffer.gather(wanted, key[1]) for buffer, wanted in parts])
+            return self._stacked([view for buffer, wanted in parts for view in buffer.views(wanted, key[1])])
 
         return self._read(key, sum(len(starts) for _, starts in starts_of), cut)
 
@@ -497,22 +499,18 @@ class ClipReader:
         return {name: torch.cat([rows[name] for rows in batches]) for name in batches[0]}
 
     def _stacked(self, windows: list[Tensor]) -> Tensor:
-        """Return windows, (length,) each or several (windows, length), as one tensor (windows, length).
-
-        On the CPU it is valid until the next.
-        """
+        """Return windows (..., length) on the CPU as one tensor (windows, length), which is valid until the next."""
         length = windows[0].shape[-1]
         if len(windows) == 1:
             return windows[0].view(-1, length)
-        is_single = windows[0].ndim == 1
-        if self.device.type != "cpu":
-            return torch.stack(windows) if is_single else torch.cat(windows)
         n_samples = sum(each.numel() for each in windows)
         if len(self.space) < n_samples:
             self.space = torch.empty(n_samples, dtype=torch.float32)
-        stacked = self.space[:n_samples].view(-1, length)
+        flat = self.space[:n_samples]
+        stacked = flat.view(-1, length)
         # By one thread: those of PyTorch, which share the cores with processes that decode, would wait for each other.
-        (np.stack if is_single else np.concatenate)([each.numpy() for each in windows], out=stacked.numpy())
+        out = flat if windows[0].ndim == 1 else stacked
+        np.concatenate([each.numpy() for each in windows], out=out.numpy())
         return stacked
 
     def _read_batch(self, waveforms: Tensor, readout: Readout) -> Rows:
@@ -552,9 +550,13 @@ class ClipReader:
         def cut(first: int, last: int) -> Tensor:
             """Return some of (windows * clips, length); where it is one window of all clips nothing is copied."""
             window = first // n_clips
-            views = buffer.views(starts[window : -(-last // n_clips)], windows.length)  # (clips, length) each
-            views[-1] = views[-1][: last - (window + len(views) - 1) * n_clips]
-            views[0] = views[0][first - window * n_clips :]
+            wanted = starts[window : -(-last // n_clips)]
+            first, last = first - window * n_clips, last - window * n_clips
+            if self.device.type != "cpu":
+                return buffer.gather(wanted, windows.length).reshape(-1, windows.length)[first:last]
+            views = buffer.views(wanted, windows.length)  # (clips, length) each
+            views[-1] = views[-1][: last - (len(views) - 1) * n_clips]
+            views[0] = views[0][first:]
             return self._stacked(views)
 
         rows = self._read(windows.key, len(starts) * n_clips, cut)

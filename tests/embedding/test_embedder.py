@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hear_transformers import hear, passt
+from hear_transformers.embedding.windows import Buffer
 from hear_transformers.errors import AudioError, HearTransformersWarning, OptionError, WeightsError
 from hear_transformers.networks.layer_table import layer_table
 
@@ -320,3 +321,25 @@ def test_windows_of_several_clips_share_batches(batch_size):
     apart = torch.cat([model.embed_timestamps(clip[None])[0] for clip in clips])
     model.batch_size = batch_size
     torch.testing.assert_close(model.embed_timestamps(clips)[0], apart, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 100])
+def test_windows_are_the_same_where_they_are_cut_by_one_operation(batch_size):
+    model = load_model(pretrained=False, layer=1, hop_ms=500.0)
+    clips = noise(3, 50_000)
+    reader = model.reader(timestamps=True, batch_size=batch_size)
+    reader.device = torch.device("mps")  # which decides on nothing else
+    with torch.no_grad():
+        (result,) = reader.stream([clips])
+    torch.testing.assert_close(result.embedding, model.embed_timestamps(clips)[0], rtol=0, atol=1e-5)
+
+
+def test_packed_windows_are_the_same_where_they_are_cut_by_one_operation():
+    model = load_model(pretrained=False, layer=1, hop_ms=500.0)
+    reader = model.reader(timestamps=True, batch_size=4)
+    parts = [(Buffer(clip, n_samples=50_000), torch.arange(3) * 16_000 - 900) for clip in noise(3, 50_000)]
+    with torch.no_grad():
+        expected = reader.read((0, 5_120), parts)
+        reader.device = torch.device("mps")
+        found = reader.read((0, 5_120), parts)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

@@ -129,6 +129,12 @@ def test_clips_of_one_length_are_cut_together(n_samples, starts, length):
     assert torch.equal(together, apart)
 
 
+@given(st.integers(1, 60), st.lists(st.integers(-100, 100), min_size=1, max_size=5), st.integers(1, 80))
+def test_one_operation_cuts_the_same_windows(n_samples, starts, length):
+    buffer = Buffer(torch.arange(3.0 * n_samples).view(3, n_samples), n_samples=n_samples)
+    assert torch.equal(buffer.gather(starts, length), cut(buffer, starts, length))
+
+
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 3_000))
 def test_chunks_of_a_growing_clip_are_those_of_the_whole_one(half, hop, n_samples):
     chunks = Chunks.half_overlapping(2 * half * hop, hop)
