@@ -66,6 +66,8 @@ class TimeGrid:
         step = exact(self.hop_ms) * self.sample_rate / 1000
         # `centre` in whole numbers, which are 40 times as fast as fractions.
         up, down = 2 * step.numerator, 2 * step.denominator
+        if last * up + down < 2**63:
+            return (torch.arange(first, last) * up + step.denominator).div(down, rounding_mode="floor")
         return torch.tensor(
             [(index * up + step.denominator) // down for index in range(first, last)], dtype=torch.int64
         )

@@ -140,8 +140,11 @@ def test_products_are_for_float32_on_cpus():
 @pytest.mark.parametrize(
     "precision", [pytest.param(each, marks=needs_cuda) for each in ("float32", "tf32", "bfloat16")]
 )
-def test_a_copy_on_cuda_gives_the_numbers_of_the_network(precision, clips):
+def test_a_copy_on_cuda_errs_no_more_than_the_network(precision, clips):
     model = small(precision=precision, device="cuda")
-    found = model.embed_scenes(clips.cuda()).cpu()
-    expected = model(clips.cuda()).detach().cpu()
-    assert_equal(found, expected, {"float32": 1e-5, "tf32": 3e-3, "bfloat16": 3e-2}[precision])
+    exact = small().embed_scenes(clips)
+    copied = model.embed_scenes(clips.cuda()).cpu()
+    itself = model(clips.cuda()).detach().cpu()
+    # Both round in their own way, so what they differ by says less than how far each is off.
+    allowed = 1e-5 * exact.abs().max() + 2 * (itself - exact).abs().max()
+    assert (copied - exact).abs().max() <= allowed

@@ -80,7 +80,7 @@ def test_several_devices_give_the_embeddings_of_one(load, paths, tmp_path, times
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("workers", [0, 3])
 def test_two_processes_on_a_card_give_the_embeddings_of_one(load, paths, tmp_path, workers):
-    how = {"hashes": True, "scratch": tmp_path}
+    how = {"hashes": True, "scratch": tmp_path, "resample": "cpu"}  # which "auto" leaves to the card with workers only
     alone = list(embed(load(device="cuda:0"), map(Clip, paths), **how))
     with Replicas(load, ["cuda:0", "cuda:0"]) as model:
         shared = list(embed(model, map(Clip, paths), workers=workers, **how))

@@ -61,6 +61,12 @@ def test_every_centre_is_within_half_a_sample_of_its_time(hop_ms, rate, index):
     assert abs(TimeGrid(hop_ms, rate).centre(index) - index * hop_ms * rate / 1000) <= 0.5 + 1e-6
 
 
+@given(HOPS, RATES, st.integers(0, 10**12))
+def test_many_centres_are_those_of_each(hop_ms, rate, first):
+    grid = TimeGrid(hop_ms, rate)
+    assert grid.centres(first, first + 5).tolist() == [grid.centre(first + i) for i in range(5)]
+
+
 @pytest.mark.slow
 @given(HOPS, RATES, st.integers(1, 1_000_000), st.floats(1.0, 20_000.0))
 def test_centres_are_regular_and_inside_the_clip_whatever_the_window(hop_ms, rate, n_samples, window_ms):
