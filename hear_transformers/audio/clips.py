@@ -39,14 +39,38 @@ KEPT = "kept"
 T = TypeVar("T")
 
 
-def pickled_as_call(kind: type[T]) -> type[T]:
-    """Make records of a class be pickled as a call of it, in a third of the time that a frozen dataclass takes."""
-    values = attrgetter(*(each.name for each in fields(kind)))  # type: ignore[arg-type]
-    kind.__reduce__ = lambda self: (kind, values(self))  # type: ignore[method-assign]
-    return kind
+def pickled_as_call(path: str) -> Callable[[type[T]], type[T]]:
+    """Make records of a class be pickled as a call of it, in a third of the time that a frozen dataclass takes.
+
+    Parameters
+    ----------
+    path : attribute that may be a path, which goes as text, in a tenth of the time
+    """
+
+    def decorate(kind: type[T]) -> type[T]:
+        names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+        values, place = attrgetter(*names), names.index(path)
+
+        def reduce(self: T) -> tuple[Any, ...]:
+            told = [*values(self)]
+            if isinstance(told[place], Path):
+                told[place] = str(told[place])
+            return _with_path, (kind, place, *told)
+
+        kind.__reduce__ = reduce  # type: ignore[method-assign,assignment]
+        return kind
+
+    return decorate
 
 
-@pickled_as_call
+def _with_path(kind: Callable[..., T], place: int, *values: Any) -> T:
+    """Make a record whose path may have been pickled as text; an `Address` was not."""
+    if type(values[place]) is not str:
+        return kind(*values)
+    return kind(*values[:place], Path(values[place]), *values[place + 1 :])
+
+
+@pickled_as_call(path="path")
 @dataclass(frozen=True, slots=True)
 class Clip:
     """An audio file to embed, a part of one, or a waveform.
@@ -73,7 +97,6 @@ class Clip:
     known: tuple[str, ...] = ()
 
 
-@pickled_as_call
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What was read of a clip.

@@ -20,14 +20,16 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import AudioError, HearTransformersError, HearTransformersWarning, OptionError
 from .clips import Clip, Loaded, ReadOptions, blocks_of, read
@@ -43,14 +45,19 @@ MOST_WORKERS = 32
 FEW_CLIPS = 32
 """Up to this number, clips are read by this process unless workers are asked for: starting those takes 0.1 s."""
 
-IN_HAND = 4
-"""Clips per worker that are sent to it, or read and not taken: enough for the time of a batch on a fast card, in which
-this process does not listen."""
+CHUNK = 4
+"""Clips that are sent to a worker at once: a message costs this process as much as to take four clips."""
+
+IN_HAND = 2 * CHUNK
+"""Clips per worker that are sent to it, or read and not taken: those it reads, and the next for when it is done."""
+
+ANSWER_SECONDS = 0.05
+"""Time after which a worker sends what it has read of a chunk."""
 
 LENT = 16
 """Clips that stay valid while the next are taken, see `Loaded.is_lent`."""
 
-LISTEN_SECONDS = 1e-3
+LISTEN_SECONDS = 5e-3
 """How often workers are listened to while their clips are taken faster than that."""
 
 STRIKES = 2
@@ -73,6 +80,12 @@ HANGS = "the file is damaged in a way that its decoder does not survive, or its 
 
 LONG = -1
 """Sent by a worker instead of a number of samples if a clip is too long for the memory."""
+
+FLOAT32, INT16 = np.dtype(np.float32), np.dtype(np.int16)
+"""Types of samples."""
+
+PINNED_BYTES = 2**20
+"""Memory is pinned in multiples of this: the next clip is likely to be a little longer."""
 
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that end a process, of a terminal or a scheduler."""
@@ -185,10 +198,6 @@ def may_have_children() -> bool:
     return not multiprocessing.current_process().daemon
 
 
-def _n_samples(loaded: Loaded) -> int:
-    return 0 if loaded.waveform is None else len(loaded.waveform)
-
-
 def ahead(
     items: Iterator[T], size: Callable[[T], int], room: int, close: Callable[[], None] = lambda: None
 ) -> Generator[T, None, None]:
@@ -270,6 +279,42 @@ class _Ahead(Generic[T]):
             self.thread.join()
 
 
+class _Layout(NamedTuple):
+    """The memory that workers share: a place for each of some clips, and for each worker how many clips it has read."""
+
+    n_slots: int
+    slot_bytes: int
+    n_workers: int
+
+    @staticmethod
+    def for_clips(n_slots: int, n_bytes: int, n_workers: int) -> _Layout:
+        """Return the layout for clips of some bytes, which begin at pages."""
+        return _Layout(n_slots, -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE, n_workers)
+
+    @property
+    def n_bytes(self) -> int:
+        """All of it; pages that no clip was long enough for take no room."""
+        return self.n_slots * self.slot_bytes + 8 * self.n_workers
+
+    def of(self, memory: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the slots, (slots, bytes) uint8, and the counts, (workers,) int64."""
+        every, end = np.frombuffer(memory, np.uint8, self.n_bytes), self.n_slots * self.slot_bytes
+        return every[:end].reshape(self.n_slots, -1), every[end:].view(np.int64)
+
+
+class _Answer(NamedTuple):
+    """What a worker says of a clip; a number of samples is `LONG` if it is too long for the memory, 0 without any."""
+
+    n_samples: int
+    dtype: np.dtype[Any]
+    sample_rate: int
+    sha256: str
+    warnings: tuple[str, ...]
+    error: Exception | None
+    reading: float
+    resampling: float
+
+
 @dataclass(slots=True, eq=False)
 class _Request:
     """A clip to read; `loaded` once it is read, `strikes` counts the workers that died of it."""
@@ -277,8 +322,44 @@ class _Request:
     index: int
     clip: Clip
     loaded: Loaded | None = None
-    slot: int | None = None  # of the memory, while it is sent or read
     strikes: int = 0
+
+
+class _Pins:
+    """Memory of slots that is pinned, see `_Pool.pinned`: of each as much as clips have needed.
+
+    To pin all of it would take as long as to read hundreds of clips.
+    """
+
+    def __init__(self, slots: Tensor) -> None:
+        self.slots = slots  # (slots, samples) float32
+        self.runtime = torch.cuda.cudart()
+        self.n_bytes = [0] * len(slots)
+        self.is_possible = True
+
+    def add(self, slot: int, n_bytes: int) -> None:
+        """Pin the first bytes of a slot."""
+        if n_bytes <= self.n_bytes[slot] or not self.is_possible:
+            return
+        self._remove(slot)
+        wanted = min(-(-n_bytes // PINNED_BYTES) * PINNED_BYTES, self.slots[slot].nbytes)
+        if int(self.runtime.cudaHostRegister(self.slots[slot].data_ptr(), wanted, 0)):
+            self.is_possible = False  # only slower
+            with contextlib.suppress(RuntimeError):  # PyTorch would raise the error at its next kernel
+                torch.zeros(1, device="cuda")
+            return
+        self.n_bytes[slot] = wanted
+
+    def remove(self) -> None:
+        """Let go of all of it."""
+        for slot in range(len(self.slots)):
+            self._remove(slot)
+
+    def _remove(self, slot: int) -> None:
+        if self.n_bytes[slot]:
+            torch.cuda.synchronize()  # nothing is copied from it any more
+            self.runtime.cudaHostUnregister(self.slots[slot].data_ptr())
+            self.n_bytes[slot] = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -288,18 +369,26 @@ class _Worker:
     What goes through the pipe is pickled without what multiprocessing adds, which takes as long again.
     """
 
+    number: int  # its place in `_Pool.progress`
     process: Any
     pipe: connection.Connection  # our end
     requests: deque[_Request] = field(default_factory=deque)  # sent and not answered
     is_up: bool = False  # whether it has answered at all
-    n_patrols: int = 0  # since its last answer, while it has clips
+    n_answered: int = 0
+    n_seen: int = 0  # clips that it had read at the last patrol
+    n_patrols: int = 0  # since it read one, while it has clips
+
+    def current(self, n_read: int) -> _Request:
+        """Return the clip that it is at, or was when it ended, after so many that it has read."""
+        return self.requests[min(n_read - self.n_answered, len(self.requests) - 1)]
 
 
 class _Pool:
     """Worker processes that read clips into memory that they share with this one, replaced when they die.
 
     Each has its own pipe, since a shared lock would be lost with the worker that holds it. This process listens when a
-    clip is taken from it, in the thread that takes it: another one would compete for the interpreter.
+    clip is taken from it, in the thread that takes it: another one would compete for the interpreter. Clips go around
+    the slots of the memory in their order, so that those of a batch lie one behind the other.
     """
 
     def __init__(self, options: ReadOptions, n_workers: int, spent: Spent, niceness: int) -> None:
@@ -307,41 +396,44 @@ class _Pool:
         self.n_workers = n_workers
         self.spent = spent
         self.niceness = niceness
-        self.n_slots = IN_HAND * n_workers + LENT
-        self.free = deque(range(self.n_slots))
-        self.lent: deque[int] = deque()
+        self.n_ahead = IN_HAND * n_workers
         self.todo: deque[_Request] = deque()
+        self.is_end = False  # no more clips are to come
+        self.has_suspects = False  # among them, see `_ask_about_suspects`
         self.starting = threading.Lock()
         self.is_closed = False
         self.workers: list[_Worker] = []
         self.heard = self.patrolled = time.monotonic()
-        self.memory = _shared(4 * self.options.max_samples * self.n_slots)
-        # (slots, bytes): pages that no clip was long enough for take no room.
-        self.slots = np.frombuffer(self.memory, np.uint8).reshape(self.n_slots, -1)
+        self.layout = _Layout.for_clips(self.n_ahead + LENT, 4 * options.max_samples, n_workers)
+        self.memory = _shared(self.layout.n_bytes)
+        slots, self.progress = self.layout.of(self.memory)
+        self.slots = {dtype: torch.from_numpy(slots.view(dtype)) for dtype in (FLOAT32, INT16)}
+        self.pins: _Pins | None = None
         # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
         atexit.register(self.close)
 
     def load(self, clips: Iterable[Clip]) -> Iterator[Loaded]:
         """Read clips, in order."""
-        self._start(self.n_workers)
+        self._start(range(self.n_workers))
         numbered = enumerate(clips)
         requests: deque[_Request] = deque()  # not yielded yet
         while True:
-            while len(requests) < IN_HAND * self.n_workers and (item := next(numbered, None)) is not None:
-                requests.append(request := _Request(*item))
-                if request.clip.path is None:
+            for index, clip in islice(numbered, self.n_ahead - len(requests)):
+                requests.append(request := _Request(index, clip))
+                if clip.path is None:
                     request.loaded = self._read(request)
                 else:
                     self.todo.append(request)
             if not requests:
                 return
+            self.is_end = len(requests) < self.n_ahead
             self._ask()
             while requests[0].loaded is None:
                 self._advance(requests[0])
             if time.monotonic() > self.heard + LISTEN_SECONDS:
                 self._listen(0.0)
-            loaded = requests[0].loaded
-            self._lend(requests.popleft())
+            loaded = requests.popleft().loaded
+            assert loaded is not None
             yield loaded
 
     def close(self) -> None:
@@ -357,25 +449,12 @@ class _Pool:
 
     @contextlib.contextmanager
     def pinned(self) -> Iterator[None]:
-        """Keep the memory where it is, so that a CUDA device can copy from it while this process goes on."""
-        runtime, place = torch.cuda.cudart(), self.slots.ctypes.data
-        if int(runtime.cudaHostRegister(place, self.slots.nbytes, 0)):
-            with contextlib.suppress(RuntimeError):  # only slower; PyTorch would raise the error at its next kernel
-                torch.zeros(1, device="cuda")
-            yield
-            return
+        """Keep memory where it is as clips come into it, so that CUDA can copy from it while this process goes on."""
+        self.pins = _Pins(self.slots[FLOAT32])
         try:
             yield
         finally:
-            torch.cuda.synchronize()
-            runtime.cudaHostUnregister(place)
-
-    def _lend(self, request: _Request) -> None:
-        """Lend the memory of a clip, and take back that of the one `LENT` before it."""
-        if request.slot is not None:
-            self.lent.append(request.slot)
-        if len(self.lent) > LENT:
-            self.free.append(self.lent.popleft())
+            self.pins.remove()
 
     def _read(self, request: _Request) -> Loaded:
         with self.spent.on("waiting"):
@@ -393,43 +472,40 @@ class _Pool:
 
     def _ask(self) -> None:
         """Send clips to workers, as many as they take."""
-        if not self.todo:
-            return
-        in_hand = [request for worker in self.workers for request in worker.requests]
-        suspects = [request for request in self.todo if request.strikes]
-        # A clip that a worker died of is read alone: several at once may have been too much for the memory.
-        if suspects and self.workers and not in_hand:
-            self.todo.remove(suspects[0])
-            self._send(self.workers[0], suspects[0])
-        if suspects or any(request.strikes for request in in_hand):
+        if self.has_suspects and self._ask_about_suspects():
             return
         while self.todo and self.workers:
             worker = min(self.workers, key=lambda worker: len(worker.requests))
-            if len(worker.requests) == IN_HAND:
+            if len(worker.requests) > IN_HAND - CHUNK:
                 return
-            self._send(worker, self.todo.popleft())
+            n_clips = CHUNK
+            if self.is_end:
+                n_clips = min(CHUNK, -(-len(self.todo) // len(self.workers)))  # the last ones are shared
+            elif worker.requests and len(self.todo) < CHUNK:
+                return
+            self._send(worker, [self.todo.popleft() for _ in range(min(n_clips, len(self.todo)))])
 
-    def _send(self, worker: _Worker, request: _Request) -> None:
-        request.slot = self.free.popleft()
+    def _ask_about_suspects(self) -> bool:
+        """Have clips that a worker died of read alone: several at once may have been too much for the memory.
+
+        Return False if there are none.
+        """
+        in_hand = [request for worker in self.workers for request in worker.requests]
+        suspects = [request for request in self.todo if request.strikes]
+        if suspects and self.workers and not in_hand:
+            self.todo.remove(suspects[0])
+            self._send(self.workers[0], suspects[:1])
+        self.has_suspects = bool(suspects) or any(request.strikes for request in in_hand)
+        return self.has_suspects
+
+    def _send(self, worker: _Worker, requests: Sequence[_Request]) -> None:
         try:
-            worker.pipe.send_bytes(pickle.dumps((request.slot, request.index, request.clip)))
+            worker.pipe.send_bytes(packed([(request.index, request.clip) for request in requests]))
         except OSError:
-            self._take_back([request])
+            self.todo.extendleft(reversed(requests))
             self._bury(worker)
         else:
-            worker.requests.append(request)
-
-    def _take_back(self, requests: Iterable[_Request]) -> None:
-        """Put clips back among those to read."""
-        for request in reversed([*requests]):
-            self._release(request)
-            self.todo.appendleft(request)
-
-    def _release(self, request: _Request) -> None:
-        """Take back the memory of a clip that has no samples there."""
-        if request.slot is not None:
-            self.free.append(request.slot)
-            request.slot = None
+            worker.requests.extend(requests)
 
     def _listen(self, timeout: float) -> None:
         """Wait for answers, or the death of a worker."""
@@ -444,40 +520,47 @@ class _Pool:
     def _patrol(self) -> None:
         """Look for workers that died, or do not answer any more."""
         for worker in list(self.workers):
-            worker.n_patrols += bool(worker.requests)
+            n_read = int(self.progress[worker.number])
             # Counted by patrols: this process may have been away, or all have been stopped and resumed.
+            worker.n_patrols = worker.n_patrols + 1 if worker.requests and n_read == worker.n_seen else 0
+            worker.n_seen = n_read
             waited = worker.n_patrols * PATROL_SECONDS
             if not worker.process.is_alive():
                 self._bury(worker)
-            elif waited > PATIENCE_SECONDS and waited > _patience(worker.requests[0].clip):
+            elif waited > PATIENCE_SECONDS and waited > _patience(worker.current(n_read).clip):
                 worker.process.kill()
                 self._bury(worker, f"given up after {waited:.0f} s, in which it was not decoded; {HANGS}")
 
     def _hear(self, worker: _Worker) -> None:
-        """Take an answer of a worker."""
+        """Take answers of a worker."""
         try:
-            answer = pickle.loads(worker.pipe.recv_bytes())
+            answers = pickle.loads(worker.pipe.recv_bytes())
         except (EOFError, OSError):
             self._bury(worker)
             return
+        worker.is_up = True
         worker.n_patrols = 0
-        if answer is None:
-            worker.is_up = True
-            return
-        n_samples, dtype, seconds, loaded = answer
-        request = worker.requests.popleft()
-        self.spent.reading += seconds
-        self.spent.resampling += loaded.resampling
-        if n_samples > 0:
-            assert request.slot is not None
-            samples = self.slots[request.slot].view(dtype)[:n_samples]
-            request.loaded = replace(loaded, waveform=torch.from_numpy(samples), is_lent=True)
-            return
-        self._release(request)
-        if n_samples == LONG:
-            decoded = blocks_of(request.clip, self.options, loaded.warnings, self.n_workers)
-            loaded = replace(loaded, blocks=ahead(decoded, len, self.options.max_samples))
-        request.loaded = loaded
+        for answer in answers:
+            request = worker.requests.popleft()
+            worker.n_answered += 1
+            request.loaded = self._loaded(request, answer)
+
+    def _loaded(self, request: _Request, answer: _Answer) -> Loaded:
+        """Return what a worker has read of a clip."""
+        self.spent.reading += answer.reading
+        self.spent.resampling += answer.resampling
+        index, clip, notes = request.index, request.clip, list(answer.warnings)
+        if answer.n_samples > 0:
+            slot = index % self.layout.n_slots
+            if self.pins is not None:
+                self.pins.add(slot, answer.n_samples * answer.dtype.itemsize)
+            samples = self.slots[answer.dtype][slot].narrow(0, 0, answer.n_samples)
+            return Loaded(index, samples, None, answer.sha256, None, clip.path, notes, answer.sample_rate, is_lent=True)
+        blocks = None
+        if answer.n_samples == LONG:
+            decoded = blocks_of(clip, self.options, notes, self.n_workers)
+            blocks = ahead(decoded, len, self.options.max_samples)
+        return Loaded(index, None, blocks, answer.sha256, answer.error, warnings=notes)
 
     def _bury(self, worker: _Worker, hanging: str = "") -> None:
         """Replace a dead worker; its clips are read again, but for one that fails: after `STRIKES`, or for hanging."""
@@ -487,39 +570,41 @@ class _Pool:
         if not worker.is_up:
             self._warn(f"a process that was to decode ended at once ({cause})")
         elif worker.requests:
-            suspect = worker.requests[0]
+            suspect = worker.current(int(self.progress[worker.number]))
             suspect.strikes += 1
+            self.has_suspects = True
             if hanging or suspect.strikes == STRIKES:
-                self._release(worker.requests.popleft())
+                worker.requests.remove(suspect)
                 reason = hanging or f"{STRIKES} processes ended while they decoded it ({cause}); {DEADLY}"
                 suspect.loaded = Loaded(suspect.index, error=AudioError(f"{suspect.clip.path}: {reason}"))
-        self._take_back(worker.requests)
+        self.todo.extendleft(reversed(worker.requests))
         if worker.is_up:
-            self._start(1)
+            self._start([worker.number])
 
-    def _start(self, n_workers: int) -> None:
-        """Start workers in another thread.
+    def _start(self, numbers: Iterable[int]) -> None:
+        """Start workers of some numbers in another thread.
 
         Ctrl-C interrupts the main thread, and so does not come between the start of a process and its entry in the list
         of those to end.
         """
 
         def start() -> None:
-            for _ in range(n_workers):
-                self._start_one()
+            for number in numbers:
+                self._start_one(number)
 
         thread = threading.Thread(target=start)
         thread.start()
         thread.join()
 
-    def _start_one(self) -> None:
+    def _start_one(self, number: int) -> None:
         """Start one more worker; warn if the system refuses."""
         with self.starting:
             if self.is_closed:
                 return
+            self.progress[number] = 0
             try:
-                arguments = (self.memory, self.n_slots, self.options, self.niceness, os.getpid())
-                self.workers.append(_Worker(*start_process(_work, *arguments)))
+                arguments = (self.memory, self.layout, number, self.options, self.niceness, os.getpid())
+                self.workers.append(_Worker(number, *start_process(_work, *arguments)))
             except OSError as error:
                 self._warn(f"no process could be started to decode ({error})")
 
@@ -583,7 +668,13 @@ def without_signals() -> Iterator[None]:
 
 
 def _work(
-    pipe: connection.Connection, memory: Any, n_slots: int, options: ReadOptions, niceness: int, master: int
+    pipe: connection.Connection,
+    memory: Any,
+    layout: _Layout,
+    number: int,
+    options: ReadOptions,
+    niceness: int,
+    master: int,
 ) -> None:
     """Read clips in a worker process, as long as its master, of that process id, lives."""
     leave_the_terminal()
@@ -591,23 +682,37 @@ def _work(
     if sys.platform != "win32":
         os.nice(niceness)
     gc.freeze()  # what came with the fork stays shared
-    slots = np.frombuffer(memory, np.uint8).reshape(n_slots, -1)
+    slots, progress = layout.of(memory)
+    answers: list[_Answer] = []
     with contextlib.suppress(EOFError, OSError):
-        pipe.send_bytes(pickle.dumps(None))
+        pipe.send_bytes(packed(answers))
         while True:
             while not pipe.poll(PATROL_SECONDS):
                 if os.getppid() != master:
                     return
-            slot, index, clip = pickle.loads(pipe.recv_bytes())
-            start = time.perf_counter()
-            loaded = read(index, clip, options)
-            n_samples, dtype = _n_samples(loaded) if loaded.blocks is None else LONG, ""
-            if loaded.waveform is not None:
-                samples = loaded.waveform.numpy()
-                dtype = samples.dtype.str
-                slots[slot].view(dtype)[:n_samples] = samples
-            answer = replace(loaded, waveform=None, blocks=None, error=sendable(loaded.error))
-            pipe.send_bytes(pickle.dumps((n_samples, dtype, time.perf_counter() - start, answer)))
+            sent = time.perf_counter()
+            for index, clip in pickle.loads(pipe.recv_bytes()):
+                answers.append(_read_into(slots[index % layout.n_slots], index, clip, options))
+                progress[number] += 1  # so that it is known what this process was at, if it is killed
+                if time.perf_counter() > sent + ANSWER_SECONDS:
+                    pipe.send_bytes(packed(answers))
+                    answers, sent = [], time.perf_counter()
+            if answers:
+                pipe.send_bytes(packed(answers))
+                answers = []
+
+
+def _read_into(slot: np.ndarray, index: int, clip: Clip, options: ReadOptions) -> _Answer:
+    """Read a clip into memory."""
+    start = time.perf_counter()
+    loaded = read(index, clip, options)
+    n_samples, dtype = LONG if loaded.blocks is not None else 0, FLOAT32
+    if loaded.waveform is not None:
+        samples = loaded.waveform.numpy()
+        n_samples, dtype = len(samples), samples.dtype
+        slot.view(dtype)[:n_samples] = samples
+    told = loaded.sample_rate, loaded.sha256, tuple(loaded.warnings), sendable(loaded.error)
+    return _Answer(n_samples, dtype, *told, time.perf_counter() - start, loaded.resampling)
 
 
 def ignore_the_terminal() -> None:
@@ -629,8 +734,15 @@ def leave_the_terminal() -> None:
     os.close(silence)
 
 
+def packed(message: Any) -> bytes:
+    """Pickle a message without what multiprocessing adds: tensors in shared memory, of which there may be little."""
+    return pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+
+
 def sendable(error: Exception | None) -> Exception | None:
     """Return an error if it survives pickling, else one with its text."""
+    if error is None:
+        return None
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

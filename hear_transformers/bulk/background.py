@@ -14,23 +14,24 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from multiprocessing import connection
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
-from ..audio.workers import PATROL_SECONDS, Spent, leave_the_terminal, sendable, start_process
+from ..audio.workers import PATROL_SECONDS, Spent, leave_the_terminal, packed, sendable, start_process
 from ..embedding.pipeline import Embedded
 from ..errors import HearTransformersWarning
 
 WAITING = 64
 """Embeddings that wait to be written while the next are computed."""
 
-ANSWERS = 16
-"""Most outcomes that the other process reports at once."""
+SENT = ANSWERS = 16
+"""Most embeddings that the other process is sent, and most outcomes that it reports, at once."""
 
 REPORT_SECONDS = 0.05
 """How long it waits for more before it reports, and how often its reports are looked for."""
@@ -40,13 +41,16 @@ T = TypeVar("T")
 Clip = Embedded | tuple[Embedded, ...]
 """A clip embedded by one model, or by each of several."""
 
+Together = Iterable[Sequence[Clip]]
+"""Embeddings that are finished at the same time, and the next, and so on."""
+
 Function = Callable[[Any], T]
 """What is done with a `Clip`."""
 
 
-def in_turn(function: Function[T], embeddings: Iterable[Clip], spent: Spent) -> Generator[T, None, None]:
+def in_turn(function: Function[T], embeddings: Together, spent: Spent) -> Generator[T, None, None]:
     """Apply a function to embeddings, in order, before the next are asked for."""
-    for embedded in embeddings:
+    for embedded in chain.from_iterable(embeddings):
         with spent.on("blocked"):
             outcome = _timed(function, embedded, spent)
         yield outcome
@@ -61,11 +65,11 @@ def _timed(function: Function[T], embedded: Clip, spent: Spent) -> T:
         spent.writing += time.perf_counter() - start
 
 
-def in_thread(function: Function[T], embeddings: Iterable[Clip], spent: Spent) -> Generator[T, None, None]:
+def in_thread(function: Function[T], embeddings: Together, spent: Spent) -> Generator[T, None, None]:
     """Apply a function to embeddings, in order, in another thread, while the next are computed."""
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(1) as pool:
-        for embedded in embeddings:
+        for embedded in chain.from_iterable(embeddings):
             waiting.append(pool.submit(_timed, function, embedded, spent))
             while waiting and (waiting[0].done() or len(waiting) > WAITING):
                 yield _awaited(waiting.popleft(), spent)
@@ -78,7 +82,7 @@ def _awaited(future: Future[T], spent: Spent) -> T:
         return future.result()
 
 
-def in_process(function: Function[T], embeddings: Iterable[Clip], spent: Spent) -> Generator[T, None, None]:
+def in_process(function: Function[T], embeddings: Together, spent: Spent) -> Generator[T, None, None]:
     """Apply a function to embeddings, in order, in another process, while the next are computed.
 
     The process is a fork, so that it has what the function refers to as it is now. What it was not done with when it
@@ -95,10 +99,13 @@ def in_process(function: Function[T], embeddings: Iterable[Clip], spent: Spent) 
                     return answer.outcome()
                 return _timed(function, embedded, spent)
 
-        for embedded in embeddings:
-            waiting.append((embedded, other.send(embedded)))
-            while waiting and (len(waiting) > WAITING or not waiting[0][1] or other.has_answered()):
-                yield oldest()
+        for together in embeddings:
+            for i in range(0, len(together), SENT):  # it could not answer while it is sent too much
+                part = together[i : i + SENT]
+                is_sent = other.send(part)
+                waiting.extend((embedded, is_sent) for embedded in part)
+                while waiting and (len(waiting) > WAITING or not waiting[0][1] or other.has_answered()):
+                    yield oldest()
         _end(pipe)
         while waiting:
             yield oldest()
@@ -127,13 +134,13 @@ class _Other:
         self.answers: deque[_Answer] = deque()
         self.heard = time.monotonic()
 
-    def send(self, embedded: Clip) -> bool:
-        """Send an embedding, and return True; not if the process has ended, or if the embedding is on the disk."""
-        each = embedded if isinstance(embedded, tuple) else (embedded,)
+    def send(self, clips: Sequence[Clip]) -> bool:
+        """Send embeddings, and return True; not if the process has ended, or if one of them is on the disk."""
+        each = chain.from_iterable(clip if isinstance(clip, tuple) else (clip,) for clip in clips)
         if self.pipe is None or any(isinstance(one.embedding, np.memmap) for one in each):
             return False
         try:
-            self.pipe.send_bytes(pickle.dumps(embedded))
+            self.pipe.send_bytes(packed(clips))
         except OSError:
             return False  # what it answered before is still to be read
         return True
@@ -207,16 +214,24 @@ def _serve(pipe: connection.Connection, function: Function[Any], master: int) ->
             while not pipe.poll(PATROL_SECONDS):
                 if os.getppid() != master:
                     return
-            embedded = pickle.loads(pipe.recv_bytes())
-            start = time.perf_counter()
-            value, error = None, None
-            try:
-                value = function(embedded)
-            except Exception as reason:
-                error = sendable(reason)
-            answers.append(_Answer(value, error, time.perf_counter() - start))
-            if len(answers) == ANSWERS or not pipe.poll(REPORT_SECONDS):
-                pipe.send_bytes(pickle.dumps(answers))
+            for embedded in pickle.loads(pipe.recv_bytes()):
+                answers.append(_answer(function, embedded))
+                if len(answers) == ANSWERS:
+                    pipe.send_bytes(packed(answers))
+                    answers = []
+            if answers and not pipe.poll(REPORT_SECONDS):
+                pipe.send_bytes(packed(answers))
                 answers = []
     with contextlib.suppress(OSError):
-        pipe.send_bytes(pickle.dumps(answers))
+        pipe.send_bytes(packed(answers))
+
+
+def _answer(function: Function[Any], embedded: Clip) -> _Answer:
+    """Apply a function in the other process."""
+    start = time.perf_counter()
+    value, error = None, None
+    try:
+        value = function(embedded)
+    except Exception as reason:
+        error = sendable(reason)
+    return _Answer(value, error, time.perf_counter() - start)

@@ -30,7 +30,7 @@ from .usage import Usage
 DEFAULTS = OutputOptions()
 
 
-@pickled_as_call
+@pickled_as_call(path="output")
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The outcome of one source.

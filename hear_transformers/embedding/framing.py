@@ -24,7 +24,7 @@ from ..networks.layer_table import axes_of
 from .forward import WindowEmbedder
 from .packing import BatchKey, Plan, Result, Rows, WindowSet
 from .pooling import POOLS
-from .windows import Buffer, Chunks, TimeGrid, TokenTrack, exact, range_ms, samples_of
+from .windows import Buffer, Chunks, TimeGrid, TokenTrack, adjoining, exact, range_ms, samples_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,6 +34,9 @@ NO_SAMPLES = "the waveform has 0 samples; give at least 1"
 LEAST_SHARE = 0.1
 """Share of a segment that the last one must have, so that the few ms by which recordings and MP3 files exceed their
 nominal length make no row of their own. Ours; BirdNET drops what is shorter than a third, opensoundscape every rest."""
+
+PLANS_KEPT = 1000
+"""Lengths of clips whose plan is kept for others."""
 
 VECTORS = "vectors"
 """Key of `Rows` where a window is read as one vector; where it is read by frame the keys are layers."""
@@ -458,6 +461,7 @@ class ClipReader:
         self.batch_size = batch_size
         self.device = model.device
         self.framing = framing
+        self.plans: dict[int, Plan] = {}  # of clips that are one window, by length
         self.space = torch.zeros(
             0, dtype=torch.float32
         )  # of the last batch: memory used before is several times as fast
@@ -466,8 +470,13 @@ class ClipReader:
         """Plan the windows of a whole clip, see `packing.Reader`; raise AudioError if it has no samples."""
         if not n_samples:
             raise AudioError(NO_SAMPLES)
+        if n_samples in self.plans:
+            return self.plans[n_samples]
         framing = self.framing.start()
-        return Plan(framing.cuts(n_samples, n_samples), framing.join)
+        plan = Plan(framing.cuts(n_samples, n_samples), framing.join)
+        if isinstance(framing, Scenes) and plan.n_windows == 1 and len(self.plans) < PLANS_KEPT:
+            self.plans[n_samples] = plan  # such a scene is its window: joining leaves the framing as it is
+        return plan
 
     def batch_size_for(self, key: BatchKey) -> int:
         """Return how many windows of a kind go through the network at once."""
@@ -503,6 +512,8 @@ class ClipReader:
         length = windows[0].shape[-1]
         if len(windows) == 1:
             return windows[0].view(-1, length)
+        if windows[0].ndim == 1 and (joined := adjoining(windows)) is not None:
+            return joined
         n_samples = sum(each.numel() for each in windows)
         if len(self.space) < n_samples:
             self.space = torch.empty(n_samples, dtype=torch.float32)

@@ -57,18 +57,26 @@ class Result(NamedTuple):
     times_ms: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
-    """How to embed one clip.
+    """How to embed one clip, or each of several of one length.
 
     Attributes
     ----------
     sets : the windows to read
     join : turns the rows of each set into the embedding
+    keys : batches that the windows belong to, each once
+    n_windows : in all sets
     """
 
     sets: Sequence[WindowSet]
     join: Callable[[Sequence[Rows]], Result | None]
+    keys: list[BatchKey] = field(init=False)
+    n_windows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = list(dict.fromkeys(each.key for each in self.sets))
+        self.n_windows = sum(each.n_windows for each in self.sets)
 
 
 class Reader(Protocol):
@@ -87,11 +95,12 @@ class Reader(Protocol):
 
 
 class Packed(NamedTuple):
-    """A finished clip: its embedding on the CPU, or why there is none; and a warning about its audio."""
+    """A finished clip: its embedding on the CPU, or why there is none; its length, and a warning about its audio."""
 
     key: int
     result: Result | None
     error: Exception | None = None
+    n_samples: int = 0  # at the sample rate of the model
     warning: str | None = None
 
 
@@ -113,12 +122,7 @@ class _Clip:
 
     def __post_init__(self) -> None:
         self.rows = [[] for _ in self.plan.sets]
-        self.n_missing = sum(each.n_windows for each in self.plan.sets)
-
-    @property
-    def keys(self) -> list[BatchKey]:
-        """Batches that its windows belong to, each once."""
-        return list(dict.fromkeys(each.key for each in self.plan.sets))
+        self.n_missing = self.plan.n_windows
 
 
 class _Slice(NamedTuple):
@@ -248,7 +252,7 @@ class Packer:
             if each.key not in self.queues:
                 self.queues[each.key] = _Queue(self.reader.batch_size_for(each.key))
             self.queues[each.key].put(_Slice(clip, number, 0, each.n_windows))
-        for batch in clip.keys:
+        for batch in clip.plan.keys:
             while batch in self.queues and self.queues[batch].n_windows >= self.queues[batch].batch_size:
                 yield from self._run(batch)
 
@@ -280,7 +284,7 @@ class Packer:
     def finish_oldest(self) -> Iterator[Packed]:
         """Finish the clip that has waited longest, whether or not there are enough windows."""
         clip = next(iter(self.clips.values()))
-        for batch in clip.keys:
+        for batch in clip.plan.keys:
             while batch in self.queues and self.queues[batch].slices[0].clip is clip:
                 yield from self._run(batch)
         while clip.key in self.clips:
@@ -366,13 +370,14 @@ class Packer:
 
     def _leave(self, clip: _Clip, result: Result | None = None, error: Exception | None = None) -> Packed:
         """Remove a finished clip; one that failed leaves windows behind that need not be read any more."""
-        for key in clip.keys:
+        for key in clip.plan.keys:
             if clip.n_missing and key in self.queues:
                 self.queues[key].drop(clip)
-        self._tidy(clip.keys)
+        self._tidy(clip.plan.keys)
         del self.clips[clip.key]
         self.n_samples -= clip.n_samples
-        return Packed(clip.key, result, error, self._warning_of(clip) if result is not None else None)
+        warning = self._warning_of(clip) if result is not None else None
+        return Packed(clip.key, result, error, clip.n_samples, warning)
 
     def _tidy(self, keys: Iterable[BatchKey]) -> None:
         """Remove empty queues."""

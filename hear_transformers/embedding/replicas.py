@@ -27,7 +27,7 @@ import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from logging.handlers import QueueHandler
 from multiprocessing import connection
 from pathlib import Path
@@ -43,6 +43,7 @@ from ..audio.workers import (
     cause_of,
     ignore_the_terminal,
     may_have_children,
+    packed,
     sendable,
     shares,
     without_signals,
@@ -151,7 +152,7 @@ class _Process:
     def _send(self, message: Any) -> None:
         """Send a message; if it does not arrive the process has ended, which is noticed where messages come in."""
         with contextlib.suppress(OSError):
-            self.pipe.send_bytes(_packed(message))
+            self.pipe.send_bytes(packed(message))
 
     def receive(self) -> tuple[str, Any] | None:
         """Wait for a message, its kind and content; None if the process has ended."""
@@ -216,7 +217,7 @@ class Replicas(Remote):
 
     def embed_each(
         self, clips: Iterable[Clip], *, workers: int, spent: Spent, **how: Any
-    ) -> Generator[tuple[Embedded, ...], None, None]:
+    ) -> Generator[list[tuple[Embedded, ...]], None, None]:
         """Embed clips, see `pipeline.embed_each`; the workers are shared by the devices, whose seconds are added up."""
         if not self.processes:
             raise OptionError("the processes of these devices have ended; load the model again")
@@ -295,15 +296,17 @@ class _Run:
         for process, each in zip(processes, how, strict=True):
             process.how = each
 
-    def results(self) -> Iterator[tuple[Embedded, ...]]:
+    def results(self) -> Iterator[list[tuple[Embedded, ...]]]:
         """Yield the embeddings of every clip, in order."""
         while self._hand_out() or any(process.is_running for process in self.processes):
             self._listen()
+            finished = []
             while self.next in self.done:
-                embedded = self.done.pop(self.next)
+                finished.append(embedded := self.done.pop(self.next))
                 self.done_bytes -= sum(map(held_bytes, embedded))
                 self.next += 1
-                yield embedded
+            if finished:
+                yield finished
 
     def _hand_out(self) -> bool:
         """Hand clips to the processes that ask for some; return True if there were any to hand out."""
@@ -378,11 +381,6 @@ class _Run:
         warnings.warn(f"{which}{had}{left}", HearTransformersWarning, stacklevel=2)
 
 
-def _packed(message: Any) -> bytes:
-    # Not `Connection.send`, with which PyTorch hands tensors over in shared memory, of which there may be little.
-    return pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-
-
 def _pass_on(kind: str, content: Any) -> None:
     """Raise, warn of or log here what came up in another process."""
     if kind == "error":
@@ -444,7 +442,7 @@ class _Line:
 
     def send(self, kind: str, content: Any = None) -> None:
         """Send a message from any thread."""
-        message = _packed((kind, content))
+        message = packed((kind, content))
         with self.sending:
             self.pipe.send_bytes(message)
 
@@ -475,7 +473,7 @@ class _Line:
         finished: list[list[Embedded]] = []
         sent = time.monotonic()
         with contextlib.closing(embed_each(models, self._clips(), spent=spent, **how)) as results:
-            for embedded in results:
+            for embedded in chain.from_iterable(results):
                 number = self.numbers.pop(embedded[0].index)
                 named = [replace(each, index=number, error=sendable(each.error)) for each in embedded]
                 finished.append([_to_disk(each, how["scratch"]) for each in named])

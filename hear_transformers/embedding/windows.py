@@ -177,6 +177,23 @@ class Buffer:
         return self.samples[..., folded - self.start]
 
 
+def adjoining(windows: Sequence[Tensor]) -> Tensor | None:
+    """Return windows that lie at equal distances in one memory as a view of it, (windows, length); else None.
+
+    So do clips of one length that worker processes have read, which then need not be copied.
+    """
+    first = windows[0]
+    step = windows[1].storage_offset() - first.storage_offset() if len(windows) > 1 else 0
+    memory = first.untyped_storage().data_ptr()
+    places = range(first.storage_offset(), first.storage_offset() + step * len(windows), step or 1)
+    if step < len(first) or not all(
+        each.storage_offset() == place and each.untyped_storage().data_ptr() == memory
+        for each, place in zip(windows, places, strict=True)
+    ):
+        return None
+    return first.as_strided((len(windows), len(first)), (step, 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Chunks:
     """Overlapping chunks of a clip and the tokens that each contributes: those of its centre, so all have context.

@@ -17,7 +17,7 @@ WAYS = [background.in_turn, background.in_thread, pytest.param(background.in_pro
 
 
 def clips(count: int):
-    return (Embedded(i, np.full(3, i, np.float32)) for i in range(count))
+    return ([Embedded(i, np.full(3, i, np.float32))] for i in range(count))
 
 
 def total(embedded: Embedded) -> tuple[int, float]:
@@ -30,6 +30,12 @@ def test_every_embedding_is_taken_once_in_order(apply):
     assert list(apply(total, clips(200), spent)) == [(i, 3.0 * i) for i in range(200)]
     assert spent.writing > 0
     assert not active_children()
+
+
+@pytest.mark.parametrize("apply", WAYS)
+def test_many_that_are_finished_together_are_taken_in_order(apply):
+    together = [[each for (each,) in clips(200)], [], [Embedded(200, np.full(3, 200, np.float32))]]
+    assert list(apply(total, together, Spent())) == [(i, 3.0 * i) for i in range(201)]
 
 
 @pytest.mark.parametrize("apply", WAYS)
@@ -53,7 +59,7 @@ def test_who_stops_early_finishes_what_was_begun(apply, tmp_path):
         (tmp_path / str(embedded.index)).touch()
 
     given = []
-    done = apply(write, (given.append(each.index) or each for each in clips(200)), Spent())
+    done = apply(write, (given.append(each.index) or [each] for (each,) in clips(200)), Spent())
     for _ in range(3):
         next(done)
     done.close()
@@ -77,10 +83,10 @@ def test_the_end_of_the_other_process_loses_and_repeats_nothing():
 @forked
 def test_an_embedding_on_the_disk_is_not_sent(tmp_path):
     def rows():
-        for embedded in clips(5):
+        for (embedded,) in clips(5):
             kept = np.memmap(tmp_path / str(embedded.index), np.float32, "w+", shape=(3,))
             kept[:] = embedded.embedding
-            yield Embedded(embedded.index, kept if embedded.index % 2 else embedded.embedding)
+            yield [Embedded(embedded.index, kept if embedded.index % 2 else embedded.embedding)]
 
     processes = list(background.in_process(lambda embedded: (embedded.index, os.getpid()), rows(), Spent()))
     assert [index for index, _ in processes] == [0, 1, 2, 3, 4]
