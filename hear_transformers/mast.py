@@ -20,6 +20,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
 from .networks.family import Readout, Variant, count_members
 from .networks.frontend import AST_MEL
+from .networks.fused import LayerNorm, kernels_for
 from .networks.transformer import DropPath, Mlp, Pair, PatchEmbed, init_matrices
 from .networks.trunk import TimeAxis, Trunk, depth_of
 
@@ -39,10 +41,11 @@ __all__ = ["FAMILY", "MAST", "VARIANTS", "get_scene_embeddings", "get_timestamp_
 EPSILON = 1e-6  # of every LayerNorm (authors' mvit/models/mvit_model.py)
 MLP_RATIO = 4  # hidden features of the MLP per feature (authors' mvit/config/defaults.py)
 POOL_KERNEL = 3  # of the convolutions that pool queries, keys and values (authors' configs, POOL_KVQ_KERNEL)
+MOST_FEATURES = 256  # of a query or key in fused attention (cuDNN's, FlashAttention's)
 DEVIATION = 0.02  # of position tables at first, as of matrices (authors' mvit_model.py and attention.py)
 
 
-def pooled_size(grid: Pair, stride: Pair) -> Pair:
+def pooled_size(grid: Sequence[int], stride: Sequence[int]) -> Pair:
     """Return the size of a grid after pooling with an odd, zero-padded kernel."""
     return -(-grid[0] // stride[0]), -(-grid[1] // stride[1])
 
@@ -152,6 +155,16 @@ class PoolingAttention(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Attend: (batch, freq, time, inputs) -> (batch, freq / stride, time / stride, outputs)."""
+        kernels = kernels_for(grid)
+        n_features = self.pool_k.in_channels + sum(pooled_size(grid.shape[1:3], self.pool_k.stride))
+        if kernels is not None and n_features <= MOST_FEATURES:
+            mixed = self._attend_by_place(grid, kernels)
+        else:
+            mixed = self._attend(grid)
+        return self.proj(mixed.flatten(3))  # of (batch, freq, time, heads, size)
+
+    def _attend(self, grid: Tensor) -> Tensor:
+        """Compute what is projected: (batch, freq, time, inputs) -> (batch, pooled freq, pooled time, heads, size)."""
         # One product for each of the three, as the convolutions would copy a part of a common one.
         parts = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
         query, key, value = (F.linear(grid, weight, bias) for weight, bias in parts)
@@ -162,9 +175,43 @@ class PoolingAttention(nn.Module):
         # (batch, heads, positions, size) each
         mixed = F.scaled_dot_product_attention(query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3), bias)
         mixed = mixed.unflatten(2, query.shape[2:4]) + query  # (batch, heads, freq, time, size)
-        return self.proj(mixed.permute(0, 2, 3, 1, 4).flatten(3))  # (batch, freq, time, outputs)
+        return mixed.permute(0, 2, 3, 1, 4)
 
-    def _pooled(self, features: Tensor, conv: nn.Conv2d, norm: nn.LayerNorm) -> Tensor:
+    def _attend_by_place(self, grid: Tensor, kernels: ModuleType) -> Tensor:
+        """Compute the same as `_attend` with kernels of our own, and without a bias for every query and key.
+
+        A key has its place as features besides, a 1 for its frequency and one for its time, and a query its products
+        with the embeddings of its distances from all: the product of both is the score with its bias.
+        """
+        size = self.pool_k.in_channels
+        query, key, value = self.qkv(grid).chunk(3, 3)
+        n_keys = pooled_size(grid.shape[1:3], self.pool_k.stride)
+        extra = -(-sum(n_keys) // 8) * 8  # a multiple, as tensor cores want
+        key = kernels.pool(key, self.pool_k, self.norm_k, extra, size**-0.5)
+        value = kernels.pool(value, self.pool_v, self.norm_v)
+        query = kernels.pool(query, self.pool_q, self.norm_q, extra)  # (batch, freq, time, heads, size + extra)
+        self._place(query, n_keys)
+        # (batch, heads, positions, size + extra or size)
+        queries, keys, values = (each.flatten(1, 2).transpose(1, 2) for each in (query, key, value))
+        mixed = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
+        return mixed.unflatten(1, query.shape[1:3]) + query[..., :size]
+
+    def _place(self, query: Tensor, keys: Pair) -> None:
+        """Write the products with the embeddings of distances behind the features of queries."""
+        batch, n_freq, n_time, heads, features = query.shape
+        size = self.pool_k.in_channels
+        over_freq = relative_positions(self.rel_pos_h, n_freq, keys[0], self.steps[0]).mT  # (freq, size, key freq)
+        over_time = relative_positions(self.rel_pos_w, n_time, keys[1], self.steps[1]).mT  # (time, size, key time)
+        query[..., size + sum(keys) :] = 0
+        rows = query.view(batch * n_freq, n_time * heads, features)
+        over_freq = over_freq.expand(batch, -1, -1, -1).flatten(0, 1)
+        torch.bmm(rows[..., :size], over_freq, out=rows[..., size : size + keys[0]])
+        # By time and head, so that what lies side by side in memory is one matrix and nothing is copied.
+        rows = rows.transpose(0, 1)
+        over_time = over_time.repeat_interleave(heads, 0)
+        torch.bmm(rows[..., :size], over_time, out=rows[..., size + keys[0] : size + sum(keys)])
+
+    def _pooled(self, features: Tensor, conv: nn.Conv2d, norm: LayerNorm) -> Tensor:
         """Pool every head equally: (batch, freq, time, outputs) -> (batch, heads, pooled freq, pooled time, size)."""
         # The heads' features stay side by side and innermost, so that no head's map is copied.
         weight = conv.weight.repeat(self.heads, 1, 1, 1)
@@ -189,10 +236,10 @@ class PoolingAttention(nn.Module):
         return bias.flatten(4).flatten(1, 2).transpose(1, 2)  # (batch, heads, queries, keys)
 
 
-def _pooling(size: int, stride: Pair) -> tuple[nn.Conv2d, nn.LayerNorm]:
+def _pooling(size: int, stride: Pair) -> tuple[nn.Conv2d, LayerNorm]:
     """Build one pooling: a depthwise convolution shared by all heads, and its normalisation."""
     conv = nn.Conv2d(size, size, POOL_KERNEL, stride, POOL_KERNEL // 2, groups=size, bias=False)
-    return conv, nn.LayerNorm(size, eps=EPSILON)
+    return conv, LayerNorm(size, eps=EPSILON)
 
 
 class PoolingBlock(nn.Module):
@@ -201,10 +248,10 @@ class PoolingBlock(nn.Module):
     def __init__(self, shape: Shape, drop_path: float) -> None:
         super().__init__()
         self.stride = shape.query_stride
-        self.norm1 = nn.LayerNorm(shape.inputs, eps=EPSILON)
+        self.norm1 = LayerNorm(shape.inputs, eps=EPSILON)
         self.attn = PoolingAttention(shape)
         self.proj = nn.Linear(shape.inputs, shape.outputs) if shape.inputs != shape.outputs else None
-        self.norm2 = nn.LayerNorm(shape.outputs, eps=EPSILON)
+        self.norm2 = LayerNorm(shape.outputs, eps=EPSILON)
         self.mlp = Mlp(shape.outputs, MLP_RATIO * shape.outputs)
         self.drop = DropPath(drop_path)
 
@@ -270,7 +317,7 @@ class MAST(Trunk):
         self.patch_embed = PatchEmbed(dim, kernel, stride, (kernel[0] // 2, kernel[1] // 2))
         step = drop_path / max(1, len(shapes) - 1)
         self.blocks = nn.ModuleList(PoolingBlock(shape, i * step) for i, shape in enumerate(shapes))
-        self.norm = nn.LayerNorm(shapes[-1].outputs, eps=EPSILON)
+        self.norm = LayerNorm(shapes[-1].outputs, eps=EPSILON)
         self.head = nn.Linear(shapes[-1].outputs, n_classes) if n_classes else None
         self.apply(init_matrices)
 

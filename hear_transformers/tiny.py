@@ -32,6 +32,7 @@ from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_MEL
+from .networks.fused import LayerNorm
 from .networks.transformer import Block, init_matrices, transformer_sizes
 from .networks.trunk import TimeAxis, Trunk, depth_of
 
@@ -102,7 +103,7 @@ class TinyAudioTransformer(Trunk):
         self.stem = Stem(dim, n_mels)
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = LayerNorm(dim, eps=1e-6)
         self.apply(init_matrices)
 
     def forward(self, mel: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:

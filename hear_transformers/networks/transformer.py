@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..errors import OptionError, WeightsError
 from .family import Variant, count_members
+from .fused import LayerNorm
 from .trunk import TimeAxis, Trunk, depth_of
 
 PATCH = 16  # mel bands and mel frames of a patch (AST: 2104.01778, section 2.1; PaSST: 2110.05069, section 3)
@@ -129,9 +130,9 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)  # in DeiT and its descendants
+        self.norm1 = LayerNorm(dim, eps=1e-6)  # in DeiT and its descendants
         self.attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, tokens: Tensor, n_queries: int | None = None) -> Tensor:
@@ -244,9 +245,9 @@ class DeiT(Trunk):
         self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.patch_embed = PatchEmbed(dim, (PATCH, PATCH), (stride, stride))
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = LayerNorm(dim, eps=1e-6)
         # The head's LayerNorm has torch's default epsilon, unlike all others.
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, n_classes))
+        self.head = nn.Sequential(LayerNorm(dim), nn.Linear(dim, n_classes))
 
     @property
     def min_training_frames(self) -> int:
