@@ -170,9 +170,9 @@ class Context(nn.Module):
         self.conv_t = nn.Conv2d(size, expanded, 1)
         self.stride = stride
 
-    def conv_norms(self) -> Iterator[tuple[str, str]]:
-        """Name the normalised convolution, see `conv_norm.fold`."""
-        yield "joint_conv", "joint_norm"
+    def chains(self) -> Iterator[list[str]]:
+        """Name the convolution with what follows it, see `conv_norm.chains`."""
+        yield ["joint_conv", "joint_norm"]
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Summarise maps (batch, inputs, freq, time).

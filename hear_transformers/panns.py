@@ -87,24 +87,27 @@ class ConvBlock(nn.Module):
         for number, conv in enumerate(convs, 1):
             self.add_module(f"conv{number}", conv)
             self.add_module(f"bn{number}", norm(conv))
+            self.add_module(f"relu{number}", nn.ReLU(inplace=True))
         self.n_convs = len(convs)
         self.behind = behind or nn.Identity()
         self.dropout = nn.Dropout(dropout)
 
-    def conv_norms(self) -> Iterator[tuple[str, str]]:
-        """Name the normalised convolutions, see `conv_norm.fold`."""
+    def chains(self) -> Iterator[list[str]]:
+        """Name the convolutions with what follows each, see `conv_norm.chains`."""
         for number in range(1, self.n_convs + 1):
-            yield f"conv{number}", f"bn{number}"
+            yield [f"conv{number}", f"bn{number}", f"relu{number}"]
 
     def convolve(self, maps: Tensor, number: int) -> Tensor:
-        """Apply a convolution and its normalisation."""
-        return self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(maps))
+        """Apply a convolution and what follows it."""
+        for part in (f"conv{number}", f"bn{number}", f"relu{number}"):
+            maps = self.get_submodule(part)(maps)
+        return maps
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, time[, freq]) to (batch, outputs, time / pool[, freq / pool])."""
         maps = self.before(maps)
         for number in range(1, self.n_convs + 1):
-            maps = self.convolve(maps, number).relu_()
+            maps = self.convolve(maps, number)
         return self.dropout(self.behind(maps))
 
 
@@ -121,6 +124,7 @@ class ResidualBlock(ConvBlock):
         if beside is not None or inputs != outputs:
             conv = (conv1d if isinstance(convs[0], nn.Conv1d) else conv2d)(inputs, outputs, 1)
             self.downsample = nn.Sequential(*([] if beside is None else [beside]), conv, norm(conv))
+        self.add_module(f"relu{self.n_convs}", nn.Identity())  # which follows the sum
 
     def shortcut(self, maps: Tensor) -> Tensor:
         """Compute the residual."""
@@ -130,7 +134,7 @@ class ResidualBlock(ConvBlock):
         """Map (batch, inputs, time[, freq]) to (batch, outputs, time / pool[, freq / pool])."""
         inner = self.before(maps)
         for number in range(1, self.n_convs):
-            inner = self.dropout(self.convolve(inner, number).relu_())
+            inner = self.dropout(self.convolve(inner, number))
         return (self.convolve(inner, self.n_convs) + self.shortcut(maps)).relu_()
 
 
@@ -146,10 +150,10 @@ class DaiBlock(ResidualBlock):
             self.downsample.requires_grad_(False)
             self.bn_downsample.requires_grad_(False)
 
-    def conv_norms(self) -> Iterator[tuple[str, str]]:
-        """Name the normalised convolutions, see `conv_norm.fold`."""
-        yield from super().conv_norms()
-        yield "downsample", "bn_downsample"
+    def chains(self) -> Iterator[list[str]]:
+        """Name the convolutions with what follows each, see `conv_norm.chains`."""
+        yield from super().chains()
+        yield ["downsample", "bn_downsample"]
 
     def shortcut(self, maps: Tensor) -> Tensor:
         """Compute the residual."""
@@ -454,11 +458,9 @@ class Panns(Trunk):
             axes[layer] = axis
         return {layer: axis for layer, axis in axes.items() if layer}
 
-    def conv_norms(self) -> Iterator[tuple[str, str]]:
-        """Name the convolutions among the stages that a normalisation follows, see `conv_norm.fold`."""
-        for conv, norm in pairwise(self.stages):
-            if isinstance(self.get_submodule(conv), nn.Conv1d) and isinstance(self.get_submodule(norm), nn.BatchNorm1d):
-                yield conv, norm
+    def chains(self) -> Iterator[list[str]]:
+        """Name the stages, see `conv_norm.chains`."""
+        yield list(self.stages)
 
     def forward(self, inputs: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run as many stages as the wanted layers need, see `Trunk.forward`."""

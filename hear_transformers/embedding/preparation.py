@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..networks import conv_norm, winograd
+from ..networks import conv_norm, tensor_cores, winograd
 from ..networks.trunk import Exact, Trunk
 from .precision import PRECISIONS
 
@@ -82,7 +82,7 @@ def ready(trunk: Trunk, precision: str, backend: str | None = None) -> Trunk:
     with _COPYING:
         made_of, copied = _COPIES.get(trunk, (None, trunk))
         if made_of != state:
-            copied = _copied(trunk, precision)
+            copied = _copied(trunk, precision, is_compiled=backend is not None)
             if backend is not None:
                 copied.compile(dynamic=True, backend=backend)
             _COPIES[trunk] = state, copied
@@ -114,12 +114,15 @@ def _version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _copied(trunk: Trunk, precision: str) -> Trunk:
+def _copied(trunk: Trunk, precision: str, is_compiled: bool) -> Trunk:
     """Copy a network for inference: fewer operations, features innermost in memory; other tensors are shared."""
     device = next(trunk.parameters()).device.type
     copied = conv_norm.fold(trunk)
     if device == "cpu" and PRECISIONS[precision] == torch.float32:
         winograd.replace_convolutions(copied)
+    # A compiler joins the same operations in its own way.
+    if device == "cuda" and PRECISIONS[precision] != torch.float32 and not is_compiled:
+        tensor_cores.fuse(copied)
     # In float32 proper, cuDNN has its fastest convolutions for the usual layout.
     if device == "cpu" or (device == "cuda" and precision != "float32"):
         conv_norm.features_innermost(copied)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar, cast
 
@@ -21,8 +21,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 def fold(network: Network) -> Network:
     """Return a copy for inference, in which batch normalisations are part of the convolutions before them.
 
-    Which belong together says the order of a Sequential, or the method `conv_norms` of any other module: names of
-    its convolutions and of their normalisations. Where no convolution comes before, a normalisation stays.
+    Which belong together say `chains`. Where no convolution comes before, a normalisation stays.
 
     Parameters
     ----------
@@ -51,14 +50,23 @@ def joined(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 def conv_norms(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Return the names of the convolutions of a module and of the normalisations behind them, see `fold`."""
-    if not isinstance(module, nn.Sequential):
-        yield from getattr(module, "conv_norms", tuple)()
-        return
-    conv = ""
-    for name, child in module.named_children():
-        if conv and isinstance(child, NORMS):
-            yield conv, name
-        conv = name if isinstance(child, CONVOLUTIONS) else conv if commutes(child) else ""
+    for names in chains(module):
+        conv = ""
+        for name in names:
+            part = module.get_submodule(name)
+            if conv and isinstance(part, NORMS):
+                yield conv, name
+            conv = name if isinstance(part, CONVOLUTIONS) else conv if commutes(part) else ""
+
+
+def chains(module: nn.Module) -> Iterable[Sequence[str]]:
+    """Return names of parts of a module, each of which takes what the one before it returns, and nothing else does.
+
+    Those of a Sequential are all its parts; any other module has a method `chains` if there is something to join.
+    """
+    if isinstance(module, nn.Sequential):
+        return [[name for name, _ in module.named_children()]]
+    return getattr(module, "chains", tuple)()
 
 
 def commutes(module: nn.Module) -> bool:
@@ -83,14 +91,25 @@ def is_pointwise(conv: nn.Conv2d) -> bool:
 
 
 class Pointwise(nn.Module):
-    """A convolution with a kernel of 1x1 as a matrix product, which adds the bias on its way."""
+    """A convolution with a kernel of 1x1 as a matrix product, which adds the bias on its way, and may apply ReLU."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, relu: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(conv.weight.detach().flatten(1).contiguous(), requires_grad=False)
         self.bias = conv.bias
+        self.relu = relu
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, freq, time), with the features innermost in memory, to (batch, outputs, freq, time)."""
         grid = maps.permute(0, 2, 3, 1)  # (batch, freq, time, inputs)
-        return F.linear(grid, self.weight, self.bias).permute(0, 3, 1, 2)
+        return product(grid, self.weight, self.bias, self.relu).permute(0, 3, 1, 2)
+
+
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """Multiply (..., inputs) by (outputs, inputs), add the bias, apply ReLU if wanted: -> (..., outputs).
+
+    One kernel of cuBLAS does it all.
+    """
+    if bias is None or not relu:
+        return F.relu_(F.linear(rows, weight, bias)) if relu else F.linear(rows, weight, bias)
+    return torch._addmm_activation(bias, rows.flatten(0, -2), weight.t()).unflatten(0, rows.shape[:-1])

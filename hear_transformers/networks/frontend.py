@@ -422,7 +422,7 @@ class LogMel(Exact):
 
 def squared(spectrum: Tensor) -> Tensor:
     """Return the squared magnitude of complex numbers, without the square root of `abs`."""
-    return spectrum.real.square() + spectrum.imag.square()
+    return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
 
 
 class CpjkuLogMel(LogMel):
@@ -435,7 +435,7 @@ class CpjkuLogMel(LogMel):
 
     def power(self, waveforms: Tensor) -> Tensor:
         """Compute the power spectrum of the emphasised waveform."""
-        emphasised = waveforms[:, 1:] - self.spec.preemphasis * waveforms[:, :-1]
+        emphasised = torch.sub(waveforms[:, 1:], waveforms[:, :-1], alpha=self.spec.preemphasis)
         return self.centred_power(emphasised, self.spec.n_fft, self.spec.hop_length)
 
     def log(self, mel: Tensor) -> Tensor:
