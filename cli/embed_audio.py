@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hear_transformers import FAMILIES, __version__
-from hear_transformers.errors import OptionError
 
 from . import signals
-from .failures import Failure, guarded, one_line
+from .checks import TOP_K, check_one_model, check_words, choose_storage, local_output, wants_labels, wants_timestamps
+from .failures import Failure, guarded
 from .imports import importing
 from .logs import log_on_stderr
-from .parsing import count_or_auto, parse_network_options
-from .progress import LinesOfProgress
+from .outcomes import Progress, summarise
+from .parsing import count_or_auto, fraction, milliseconds, parse_network_options
 
 if TYPE_CHECKING:
-    from hear_transformers.bulk.extract import Outcome, Report
     from hear_transformers.bulk.outputs import OutputOptions
     from hear_transformers.bulk.sources import Source
-
-FEW_FILES = 10
-"""Files that are listed one per line at the end; more are only counted."""
-
-FEW_WARNINGS = 3
-"""Warnings that are printed at the end; more are only counted."""
-
-LONG_RUN_SECONDS = 60.0
-"""From here on, or for more than `FEW_FILES` that were embedded, what limited a run is told."""
-
-TOP_K = 10
-"""Default number of labels per file."""
-
-LOGITS = "logits"
-"""Layer that labels are of."""
-
-TIME_OPTIONS = ("hop_ms", "window_ms", "framing", "segment", "overlap")
-"""Options of embeddings along time only."""
-
-OF_ONE_MODEL = ("variant", "weights", "weights_prefix", "network", "normalisation", "labels")
-"""Options that mean one network."""
 
 SECTIONS = {
     "manifest": "Input",
@@ -118,25 +95,6 @@ class InSections(click.Command):
             with formatter.section(heading):
                 spacing = 2 + widest - max(len(names) for names, _ in records)
                 formatter.write_dl(records, col_max=widest, col_spacing=spacing)
-
-
-def milliseconds(context: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
-    """Parse one or several numbers: "160" or "160,800"."""
-    if value is None:
-        return None
-    try:
-        return [float(part) for part in value.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not a number in ms, nor a list such as 160,800") from error
-
-
-def fraction(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
-    """Parse a shard, index and count: "0/8"."""
-    try:
-        index, count = map(int, value.split("/"))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not a shard; give I/N, such as 0/8 to 7/8") from error
-    return index, count
 
 
 @click.command(cls=InSections, epilog=EXAMPLES)
@@ -299,23 +257,6 @@ def main(
     sys.exit(1 if report.failed else 0)
 
 
-def local_output(out: str) -> str:
-    """Return the path of the outputs; a slash at its end, which makes it a folder in any case, stays."""
-    from hear_transformers.files import local_path
-
-    path = str(local_path(out, "outputs"))
-    return os.path.join(path, "") if out.endswith(("/", os.sep)) else path
-
-
-def choose_storage(out: str, options: dict[str, Any]) -> str:
-    """Return the format of the outputs; raise OptionError if it or the type of the numbers is unknown."""
-    from hear_transformers.bulk import formats
-
-    if options["dtype"] is not None:
-        formats.check_dtype(options["dtype"])
-    return formats.choose_format(out, options["format"])
-
-
 def output_options(options: dict[str, Any]) -> OutputOptions:
     """Return how embeddings are stored; remove these options, so that those of the model remain."""
     from hear_transformers.bulk import formats, outputs
@@ -327,31 +268,6 @@ def output_options(options: dict[str, Any]) -> OutputOptions:
         options.pop("overwrite"),
         outputs.Shard(*options.pop("shard")),
     )
-
-
-def check_one_model(models: tuple[str, ...], options: dict[str, Any]) -> None:
-    """Raise UsageError for options that mean one network, beside several models."""
-    given = [f"--{name.replace('_', '-')}" for name in OF_ONE_MODEL if options[name]]
-    if len(models) > 1 and given:
-        raise click.UsageError(
-            f"{', '.join(given)}: of one model only, and {len(models)} are named; give it with its --model in a run of "
-            "its own, with --out of its folder, such as OUT/model=passt-base; a variant is --model passt/base"
-        )
-
-
-def check_words(model: str | None, options: dict[str, Any], *, of_its_own: bool, labels: bool) -> None:
-    """Raise OptionError for words that a model does not know; the layers of a file `of_its_own` are not known yet."""
-    from hear_transformers import catalogue
-    from hear_transformers.embedding.choices import CHOICES
-
-    words = {name: options[name] for name in CHOICES}
-    catalogue.check(model, options["variant"], **words)
-    try:
-        catalogue.check(model, options["variant"], None if of_its_own else options["layer"])
-    except OptionError as error:
-        if labels:
-            raise OptionError(f"{error}; --labels needs a model that makes logits, such as efficientat") from error
-        raise
 
 
 def find(inputs: tuple[str, ...], manifest: str | None, columns: str | None, *, quiet: bool) -> list[Source]:
@@ -407,159 +323,3 @@ def resumable(overwrite: bool) -> Iterator[None]:
         again = "run the same command again to start over" if overwrite else "run the same command again to resume"
         message = f"{signals.cause(error)}; finished outputs are kept, {again}"
         raise Failure(message, signals.exit_code(error)) from error
-
-
-def wants_timestamps(scene: bool | None, options: dict[str, Any]) -> bool:
-    """Return True for vectors along time, which options about time imply, False for one vector per file."""
-    about_time = [f"--{name.replace('_', '-')}" for name in TIME_OPTIONS if options[name] is not None]
-    if scene and about_time:
-        raise click.UsageError(
-            f"--scene gives one vector per file, so {', '.join(about_time)} would do nothing; "
-            "use --timestamps for vectors along time, or leave it out"
-        )
-    return not scene if scene is not None else bool(about_time)
-
-
-def wants_labels(labels: bool, top_k: int | None, options: dict[str, Any], timestamps: bool) -> int:
-    """Return the number of labels per file, 0 for none, and choose the layer that they need; refuse another."""
-    if not labels:
-        if top_k is not None:
-            raise click.UsageError("--top-k is the number of labels to print; give --labels too, or leave it out")
-        return 0
-    if timestamps:
-        raise click.UsageError("--labels describes whole files, so it does not go with vectors along time")
-    if options["layer"] is None:
-        options["layer"] = LOGITS
-    if options["layer"] != LOGITS:
-        raise click.UsageError(
-            f"--labels needs logits, and layer {options['layer']} was asked for; "
-            "give --layer logits or leave it out, with a model that was trained on AudioSet, such as efficientat, "
-            "or by you"
-        )
-    return TOP_K if top_k is None else top_k
-
-
-class Progress:
-    """Shows outcomes as they come: a bar or lines, and errors, on stderr; JSON or labels on stdout."""
-
-    def __init__(self, *, quiet: bool, as_json: bool, channel: int | None = None) -> None:
-        self.channel = channel  # of every file
-        self.hidden = quiet or as_json
-        self.as_json = as_json
-        self.bar: Any = None
-        self.lines: LinesOfProgress | None = None
-        self.n_left = 0  # outcomes to come
-        self.last: dict[str, Any] = {}  # the last record, to which is added what limited the run
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def finish(self, report: Report) -> None:
-        """Show what limited a run that took its time."""
-        usage = report.usage
-        assert usage is not None
-        if usage.n_clips <= FEW_FILES and usage.seconds < LONG_RUN_SECONDS:
-            return
-        if self.last:
-            self.last["run"] = usage.as_record()
-        if not self.hidden:
-            self._write(str(usage), sys.stderr)
-
-    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        if self.last:
-            click.echo(json.dumps(self.last))
-        if self.bar is not None:
-            self.bar.close()
-        if self.lines is not None and kind is None:
-            self.lines.finish()
-
-    def start(self, total: int) -> None:
-        """Take note of the number of outcomes to come."""
-        self.n_left = total
-        if self.hidden:
-            return
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, unit="file", file=sys.stderr)
-        elif total > FEW_FILES:
-            self.lines = LinesOfProgress(total, "files")
-            self.lines.start("Embedding")
-
-    def show(self, outcome: Outcome) -> None:
-        """Show the outcome of one source."""
-        failed = outcome.status == "failed"
-        if failed:
-            self._write(one_line(f"Error: {outcome.message}"), sys.stderr)
-        self.n_left -= 1
-        if self.as_json:
-            record = as_record(outcome) | ({"channel": self.channel} if self.channel else {})
-            if self.n_left:
-                click.echo(json.dumps(record))
-            else:
-                self.last = record
-        if not self.hidden and outcome.tags:
-            lines = (f"\n  {tag.probability:.3f}  {tag.label}" for tag in outcome.tags)
-            self._write(one_line(outcome.source) + "".join(lines), sys.stdout)
-        if self.bar is not None:
-            self.bar.update()
-        if self.lines is not None:
-            self.lines.update(failed=failed, worked=outcome.status == "written", seconds=outcome.seconds or 0.0)
-
-    def _write(self, text: str, file: TextIO) -> None:
-        """Print beside the bar, which moves down."""
-        if self.bar is None:
-            click.echo(text, file, err=file is sys.stderr)
-        else:
-            self.bar.write(text, file=file)
-
-
-def as_record(outcome: Outcome) -> dict[str, Any]:
-    """Return the JSON object of one source."""
-    failed = outcome.status == "failed"
-    return {
-        "input": outcome.source,
-        "start": outcome.start,
-        "end": None if outcome.end == math.inf else outcome.end,
-        "channel": outcome.channel,
-        "output": None if outcome.output is None else str(outcome.output),
-        **({"layers": outcome.layers} if outcome.layers else {}),
-        **({"models": outcome.models} if outcome.models else {}),
-        "status": outcome.status,
-        "shape": outcome.shape,
-        "seconds": outcome.seconds,
-        "tags": None if outcome.tags is None else [tag._asdict() for tag in outcome.tags],
-        "error": outcome.message if failed else None,
-        "warning": "; ".join(filter(None, ["" if failed else outcome.message, *outcome.warnings])) or None,
-    }
-
-
-def summarise(report: Report, stored: OutputOptions) -> None:
-    """Print what was written, and warnings about outputs that were kept and audio that is not what its file says."""
-    from hear_transformers.bulk.formats import TABLES
-
-    if len(report.written) <= FEW_FILES:
-        for outcome in report.written:
-            shapes = " ".join(map(str, dict.fromkeys(outcome.shapes)))  # separate layers may differ
-            click.echo(one_line(f"{outcome.source} -> {outcome.pattern}  {shapes} {stored.dtype}"))
-    messages = [outcome.message for outcome in report.skipped if outcome.message]
-    if report.repeated:
-        each = "the table has a row for each" if stored.format in TABLES else "they share an output"
-        click.echo(f"Note: rows that are the same part of a file as one before: {report.repeated}; {each}", err=True)
-    for message in messages[:FEW_WARNINGS]:
-        click.echo(one_line(f"Warning: {message}"), err=True)
-    if len(messages) > FEW_WARNINGS:
-        click.echo(f"Warning: {len(messages) - FEW_WARNINGS} more outputs were kept", err=True)
-    warned = [outcome for outcome in (*report.written, *report.skipped, *report.failed) if outcome.warnings]
-    for outcome in warned[:FEW_WARNINGS]:
-        click.echo(one_line(f"Warning: {'; '.join(outcome.warnings)}"), err=True)
-    if len(warned) > FEW_WARNINGS:
-        click.echo(f"Warning: {len(warned) - FEW_WARNINGS} more files have warnings", err=True)
-    parts = [f"{len(report.written)} written"]
-    if report.skipped:
-        parts.append(f"{len(report.skipped)} skipped, outputs exist (--overwrite replaces them)")
-    if report.failed:
-        parts.append(f"{len(report.failed)} failed")
-    if warned:
-        parts.append(f"{len(warned)} with warnings, see warnings.jsonl")
-    click.echo(", ".join(parts))

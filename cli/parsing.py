@@ -85,3 +85,22 @@ def count_or_auto(context: click.Context, parameter: click.Parameter, value: str
     if count < least:
         raise click.BadParameter(f"{value!r} is neither a whole number of {least} or more, nor auto")
     return count
+
+
+def milliseconds(context: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
+    """Parse one or several numbers: "160" or "160,800"."""
+    if value is None:
+        return None
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a number in ms, nor a list such as 160,800") from error
+
+
+def fraction(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+    """Parse a shard, index and count: "0/8"."""
+    try:
+        index, count = map(int, value.split("/"))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a shard; give I/N, such as 0/8 to 7/8") from error
+    return index, count

@@ -1,0 +1,94 @@
+"""What options of `embed-audio` mean together, and which do not go together: checked before PyTorch is imported."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from hear_transformers.errors import OptionError
+
+TOP_K = 10
+"""Default number of labels per file."""
+
+LOGITS = "logits"
+"""Layer that labels are of."""
+
+TIME_OPTIONS = ("hop_ms", "window_ms", "framing", "segment", "overlap")
+"""Options of embeddings along time only."""
+
+OF_ONE_MODEL = ("variant", "weights", "weights_prefix", "network", "normalisation", "labels")
+"""Options that mean one network."""
+
+
+def check_one_model(models: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Raise UsageError for options that mean one network, beside several models."""
+    given = [f"--{name.replace('_', '-')}" for name in OF_ONE_MODEL if options[name]]
+    if len(models) > 1 and given:
+        raise click.UsageError(
+            f"{', '.join(given)}: of one model only, and {len(models)} are named; give it with its --model in a run of "
+            "its own, with --out of its folder, such as OUT/model=passt-base; a variant is --model passt/base"
+        )
+
+
+def wants_timestamps(scene: bool | None, options: dict[str, Any]) -> bool:
+    """Return True for vectors along time, which options about time imply, False for one vector per file."""
+    about_time = [f"--{name.replace('_', '-')}" for name in TIME_OPTIONS if options[name] is not None]
+    if scene and about_time:
+        raise click.UsageError(
+            f"--scene gives one vector per file, so {', '.join(about_time)} would do nothing; "
+            "use --timestamps for vectors along time, or leave it out"
+        )
+    return not scene if scene is not None else bool(about_time)
+
+
+def wants_labels(labels: bool, top_k: int | None, options: dict[str, Any], timestamps: bool) -> int:
+    """Return the number of labels per file, 0 for none, and choose the layer that they need; refuse another."""
+    if not labels:
+        if top_k is not None:
+            raise click.UsageError("--top-k is the number of labels to print; give --labels too, or leave it out")
+        return 0
+    if timestamps:
+        raise click.UsageError("--labels describes whole files, so it does not go with vectors along time")
+    if options["layer"] is None:
+        options["layer"] = LOGITS
+    if options["layer"] != LOGITS:
+        raise click.UsageError(
+            f"--labels needs logits, and layer {options['layer']} was asked for; "
+            "give --layer logits or leave it out, with a model that was trained on AudioSet, such as efficientat, "
+            "or by you"
+        )
+    return TOP_K if top_k is None else top_k
+
+
+def check_words(model: str | None, options: dict[str, Any], *, of_its_own: bool, labels: bool) -> None:
+    """Raise OptionError for words that a model does not know; the layers of a file `of_its_own` are not known yet."""
+    from hear_transformers import catalogue
+    from hear_transformers.embedding.choices import CHOICES
+
+    words = {name: options[name] for name in CHOICES}
+    catalogue.check(model, options["variant"], **words)
+    try:
+        catalogue.check(model, options["variant"], None if of_its_own else options["layer"])
+    except OptionError as error:
+        if labels:
+            raise OptionError(f"{error}; --labels needs a model that makes logits, such as efficientat") from error
+        raise
+
+
+def local_output(out: str) -> str:
+    """Return the path of the outputs; a slash at its end, which makes it a folder in any case, stays."""
+    from hear_transformers.files import local_path
+
+    path = str(local_path(out, "outputs"))
+    return os.path.join(path, "") if out.endswith(("/", os.sep)) else path
+
+
+def choose_storage(out: str, options: dict[str, Any]) -> str:
+    """Return the format of the outputs; raise OptionError if it or the type of the numbers is unknown."""
+    from hear_transformers.bulk import formats
+
+    if options["dtype"] is not None:
+        formats.check_dtype(options["dtype"])
+    return formats.choose_format(out, options["format"])
