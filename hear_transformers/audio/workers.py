@@ -14,6 +14,7 @@ import mmap
 import multiprocessing
 import os
 import pickle
+import select
 import signal
 import sys
 import threading
@@ -509,9 +510,8 @@ class _Pool:
 
     def _listen(self, timeout: float) -> None:
         """Wait for answers, or the death of a worker."""
-        pipes: dict[Any, _Worker] = {worker.pipe: worker for worker in self.workers}
-        for pipe in connection.wait(list(pipes), timeout):
-            self._hear(pipes[pipe])
+        for worker in _heard(self.workers, timeout):
+            self._hear(worker)
         self.heard = time.monotonic()
         if self.heard >= self.patrolled + PATROL_SECONDS:
             self.patrolled = self.heard
@@ -611,6 +611,18 @@ class _Pool:
     def _warn(self, reason: str) -> None:
         rest = f"{len(self.workers)} others go on" if self.workers else "this one decodes instead"
         warnings.warn(f"{reason}; {rest}", HearTransformersWarning, stacklevel=2)
+
+
+def _heard(workers: Sequence[_Worker], timeout: float) -> list[_Worker]:
+    """Wait for answers, and return the workers that they are from, or that ended."""
+    if not hasattr(select, "poll"):  # on Windows
+        pipes: dict[Any, _Worker] = {worker.pipe: worker for worker in workers}
+        return [pipes[pipe] for pipe in connection.wait(list(pipes), timeout)]
+    by_number = {worker.pipe.fileno(): worker for worker in workers}
+    poll = select.poll()  # a tenth of the time of `connection.wait`
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in poll.poll(1000.0 * timeout)]
 
 
 def start_process(target: Callable[..., None], *arguments: Any) -> tuple[Any, connection.Connection]:

@@ -23,7 +23,7 @@ from .formats import Content, ExistingOutput
 from .journal import Failures, Warnings, is_disk_full, is_of_disk
 from .mixing import LAYER_FOLDER, MODEL_FOLDER
 from .outputs import Destination, Output, OutputOptions, contents_of, jobs_of, model_folders
-from .sources import Source, each_once
+from .sources import Source
 from .table_output import TableOfParts
 from .usage import Usage
 
@@ -198,7 +198,10 @@ def extract(
             layers = tuple(str(content.layer) for content in contents if content.separate)
             targets.append(_Target(each, folder, place, contents, outputs, layers))
         run = _Run(model, targets, n_labels, channel, Spent() if spent is None else spent, keep_damaged=keep_damaged)
-        prepared = run.prepare(each_once(jobs))
+        once: dict[str, Source] = {}  # by their outputs
+        for job in jobs:
+            once.setdefault(str(job.name), job)
+        prepared = run.prepare(once.values())
         if any(isinstance(each, _PendingJob) for each in prepared):
             for target in targets:
                 target.place.check_unmixed(target.contents, jobs)

@@ -166,7 +166,7 @@ def jobs_of(sources: Sequence[Source], destination: Destination) -> tuple[list[S
     names = dict(zip(dict.fromkeys(places), destination.names(firsts), strict=True))
     jobs = [replace(source, name=names[place]) for source, place in zip(found, places, strict=True)]
     failed = [source for source in sources if source.error is not None and shard.has(str(source.path))]
-    return [job for job in jobs if shard.has(job.key)], failed
+    return [job for job in jobs if shard.count == 1 or shard.has(job.key)], failed
 
 
 def model_folders(models: Sequence[Described]) -> list[str]:

@@ -133,15 +133,15 @@ def each_once(sources: Iterable[Source], beside: Iterable[Source] = ()) -> list[
 
 def places_of(sources: Iterable[Source]) -> list[Place]:
     """Return the place of every source."""
-    folders: dict[Path, str] = {}  # by their names: many sources share few
+    folders: dict[str, str] = {}  # by their names: many sources share few
 
     def place(source: Source) -> Place:
         part = (source.start, source.end, source.channel)
         if isinstance(source.path, Address):
             return (source.path, *part)
-        parent = source.path.parent
+        parent, name = os.path.split(source.path)
         folder = folders.get(parent) or folders.setdefault(parent, os.path.realpath(parent))
-        return (os.path.join(folder, source.path.name), *part)
+        return (os.path.join(folder, name), *part)
 
     return [place(source) for source in sources]
 

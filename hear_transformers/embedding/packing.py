@@ -136,7 +136,8 @@ class _Slice(NamedTuple):
     @property
     def starts(self) -> Tensor:
         """First sample of each."""
-        return self.clip.plan.sets[self.number].starts[self.first : self.last]
+        starts = self.clip.plan.sets[self.number].starts
+        return starts if self.last - self.first == starts.shape[0] else starts[self.first : self.last]
 
 
 @dataclass(slots=True)

@@ -182,16 +182,16 @@ def adjoining(windows: Sequence[Tensor]) -> Tensor | None:
 
     So do clips of one length that worker processes have read, which then need not be copied.
     """
-    first = windows[0]
-    step = windows[1].storage_offset() - first.storage_offset() if len(windows) > 1 else 0
-    memory = first.untyped_storage().data_ptr()
-    places = range(first.storage_offset(), first.storage_offset() + step * len(windows), step or 1)
-    if step < len(first) or not all(
-        each.storage_offset() == place and each.untyped_storage().data_ptr() == memory
-        for each, place in zip(windows, places, strict=True)
-    ):
+    first, length = windows[0], windows[0].shape[0]
+    place, memory = first.storage_offset(), first.untyped_storage().data_ptr()
+    step = windows[1].storage_offset() - place if len(windows) > 1 else length
+    if step < length:
         return None
-    return first.as_strided((len(windows), len(first)), (step, 1))
+    for window in windows:
+        if window.storage_offset() != place or window.untyped_storage().data_ptr() != memory:
+            return None
+        place += step
+    return first.as_strided((len(windows), length), (step, 1))
 
 
 @dataclass(frozen=True, slots=True)
