@@ -11,11 +11,15 @@ from torch import Tensor, nn
 FEWEST_NUMBERS = 2**20
 """From which they pay: fewer take PyTorch's kernels less time than starting one of ours (40 us beside an H200)."""
 
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Of numbers; the kernels compute in float32."""
+
 
 def kernels_for(tensor: Tensor) -> ModuleType | None:
     """Return `kernels` where they are faster for a tensor, None where it is for PyTorch to compute."""
     if (
         tensor.device.type != "cuda"
+        or tensor.dtype not in TYPES
         or tensor.numel() < FEWEST_NUMBERS
         or torch.is_grad_enabled()
         or torch.is_autocast_enabled("cuda")
