@@ -1,0 +1,117 @@
+"""What replaces convolutions and pools for 16 bits on CUDA gives their numbers, here in float32."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hear_transformers.networks import tensor_cores
+from hear_transformers.networks.conv_norm import Pointwise, features_innermost, fold
+from hear_transformers.networks.tensor_cores import BlockMeans, ConvReLU, Depthwise, FromOneMap, fuse
+from tests.helpers.golden import assert_equal, filled, noise
+from tests.networks.test_conv_norm import networks
+
+CHAINS = {
+    "dense": ([nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], ConvReLU),
+    "stride and dilation": ([nn.Conv2d(8, 16, 3, 2, 1, (1, 2)), nn.ReLU()], ConvReLU),
+    "pointwise": ([nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], Pointwise),
+    "pointwise without ReLU": ([nn.Conv2d(8, 16, 1)], Pointwise),
+    "depthwise": ([nn.Conv2d(8, 8, 5, 2, 2, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU()], Depthwise),
+    "depthwise, other activation": ([nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Hardswish()], Depthwise),
+    "depthwise without bias": ([nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.ReLU()], Depthwise),
+    "one map": ([nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], FromOneMap),
+    "one map, stride": ([nn.Conv2d(1, 16, 3, (2, 1), 1), nn.Hardswish()], FromOneMap),
+    "pool": ([nn.AvgPool2d(2)], BlockMeans),
+    "pool along one axis": ([nn.AvgPool2d((3, 1))], BlockMeans),
+}
+
+
+@pytest.mark.parametrize("size", [(9, 7), (8, 6), (3, 10)])
+@pytest.mark.parametrize("chain", CHAINS)
+@torch.no_grad()
+def test_what_is_fused_gives_the_same_numbers(chain, size):
+    modules, kind = CHAINS[chain]
+    network = filled(nn.Sequential(*copy.deepcopy(modules)))
+    maps = noise(2, getattr(modules[0], "in_channels", 8), *size).to(memory_format=torch.channels_last)
+    expected = network(maps)
+    fused = fold(network)
+    fuse(fused)
+    features_innermost(fused)
+    assert type(fused[0]) is kind
+    found = fused(maps)
+    assert_equal(found, expected, 1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        [nn.Conv2d(8, 16, 3)],
+        [nn.Conv2d(8, 16, 3), nn.ReLU6()],
+        [nn.Conv2d(8, 16, 3), nn.AvgPool2d(2, 1), nn.ReLU()],
+        [nn.Conv2d(8, 16, 3, groups=2), nn.ReLU()],
+        [nn.Conv2d(8, 16, 3, padding=1, padding_mode="circular"), nn.ReLU()],
+        [nn.Conv2d(8, 16, 3, padding="same"), nn.ReLU()],
+        [nn.Conv1d(8, 16, 3), nn.ReLU()],
+        [nn.AvgPool2d(3, 2, 1)],
+        [nn.AvgPool2d(2, ceil_mode=True)],
+        [nn.MaxPool2d(2)],
+    ],
+    ids=str,
+)
+def test_whatever_else_stays(modules):
+    network = nn.Sequential(*modules)
+    fuse(network)
+    assert list(network) == modules
+
+
+def test_a_depthwise_convolution_of_many_channels_stays(monkeypatch):
+    monkeypatch.setattr(tensor_cores, "MOST_CHANNELS", 8)
+    assert isinstance(tensor_cores.faster(nn.Conv2d(8, 8, 3, groups=8), False), Depthwise)
+    assert tensor_cores.faster(nn.Conv2d(16, 16, 3, groups=16), False) is None
+
+
+@pytest.mark.parametrize(("family", "build", "shape"), networks())
+@torch.no_grad()
+def test_networks_give_the_same_numbers_in_every_layer(family, build, shape):
+    network = filled(build())
+    inputs = 0.1 * noise(*shape)
+    expected = network(inputs, list(network.layers))
+    fused = fold(network)
+    fuse(fused)
+    features_innermost(fused)
+    for layer, found in fused(inputs, list(network.layers)).items():
+        assert_equal(found, expected[layer], 1e-5)
+    for layer, found in network(inputs, list(network.layers)).items():
+        assert found.equal(expected[layer])
+
+
+# On CUDA
+
+needs_cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(each, marks=needs_cuda) for each in (torch.bfloat16, torch.float16)])
+@pytest.mark.parametrize("chain", CHAINS)
+@torch.no_grad()
+def test_on_cuda_they_differ_by_rounding_alone(chain, dtype):
+    network = filled(nn.Sequential(*copy.deepcopy(CHAINS[chain][0])))
+    maps = noise(2, getattr(network[0], "in_channels", 8), 33, 16).to(dtype)
+    fused = fold(network).cuda().to(dtype)
+    fuse(fused)
+    features_innermost(fused)
+    found = fused(maps.cuda().contiguous(memory_format=torch.channels_last)).float().cpu()
+    assert_equal(found, network(maps.float()), 2e-2 if dtype == torch.bfloat16 else 3e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@torch.no_grad()
+def test_cudnn_applies_bias_and_relu():
+    conv = nn.Conv2d(16, 32, 3, padding=1).cuda().bfloat16()
+    maps = noise(2, 16, 20, 20).cuda().bfloat16().contiguous(memory_format=torch.channels_last)
+    # Its sum with what the memory of the result held before must not show.
+    torch.full((2, 32, 20, 20), torch.nan, device="cuda", dtype=torch.bfloat16)
+    assert_equal(ConvReLU(conv)(maps).float().cpu(), F.relu(conv(maps)).float().cpu(), 2e-2)
