@@ -352,7 +352,7 @@ class _Pins:
         self.n_bytes[slot] = wanted
 
     def remove(self) -> None:
-        """Let go of all of it."""
+        """Release all of it."""
         for slot in range(len(self.slots)):
             self._remove(slot)
 
@@ -487,7 +487,7 @@ class _Pool:
             self._send(worker, [self.todo.popleft() for _ in range(min(n_clips, len(self.todo)))])
 
     def _ask_about_suspects(self) -> bool:
-        """Have clips that a worker died of read alone: several at once may have been too much for the memory.
+        """Read clips that a worker died of alone: several at once may have been too much for the memory.
 
         Return False if there are none.
         """
