@@ -100,16 +100,18 @@ class Spent:
     ----------
     devices : that compute, each with a process
     workers : processes that read clips; 0: those of the devices do
+    writers : processes, or a thread, that write outputs
     reading : in which clips were decoded, resampled and hashed, summed over workers
     resampling : of that, in which they were resampled
     waiting : in which a device waited for audio, or its process read it
     computing : in which it ran the network, or waited for its results
-    writing : in which outputs were written
+    writing : in which outputs were written, summed over writers
     blocked : in which nothing went on, as too many results waited to be written
     """
 
     devices: int = 1
     workers: int = 0
+    writers: int = 1
     reading: float = 0.0
     resampling: float = 0.0
     waiting: float = 0.0
@@ -352,7 +354,7 @@ class _Pins:
         self.n_bytes[slot] = wanted
 
     def remove(self) -> None:
-        """Release all of it."""
+        """Remove all of them."""
         for slot in range(len(self.slots)):
             self._remove(slot)
 
@@ -487,7 +489,7 @@ class _Pool:
             self._send(worker, [self.todo.popleft() for _ in range(min(n_clips, len(self.todo)))])
 
     def _ask_about_suspects(self) -> bool:
-        """Read clips that a worker died of alone: several at once may have been too much for the memory.
+        """Send a clip that a worker died of by itself: several at once may have been too much for the memory.
 
         Return False if there are none.
         """

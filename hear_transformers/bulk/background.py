@@ -1,4 +1,4 @@
-"""Embeddings -> outcomes, in another process or thread while the next are computed, or in turn.
+"""Embeddings -> outcomes, in other processes or another thread while the next are computed, or in turn.
 
 A file for each clip costs a third of a millisecond of Python, for which the network would wait in one interpreter.
 """
@@ -16,7 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, cycle
 from multiprocessing import connection
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,7 +28,7 @@ from ..embedding.pipeline import Embedded
 from ..errors import HearTransformersWarning
 
 WAITING = 64
-"""Embeddings that wait to be written while the next are computed."""
+"""Embeddings that wait to be written while the next are computed, for each process that writes them."""
 
 SENT = ANSWERS = 16
 """Most embeddings that the other process is sent, and most outcomes that it reports, at once."""
@@ -82,33 +82,43 @@ def _awaited(future: Future[T], spent: Spent) -> T:
         return future.result()
 
 
-def in_process(function: Function[T], embeddings: Together, spent: Spent) -> Generator[T, None, None]:
-    """Apply a function to embeddings, in order, in another process, while the next are computed.
+def in_process(
+    function: Function[T], embeddings: Together, spent: Spent, processes: int = 1
+) -> Generator[T, None, None]:
+    """Apply a function to embeddings in other processes, while the next are computed; outcomes come in order.
 
-    The process is a fork, so that it has what the function refers to as it is now. What it was not done with when it
-    was killed, and what follows, is done here. After an interruption it finishes what it was sent.
+    The processes are forks, so that they have what the function refers to as it is now. What one was not done with when
+    it was killed, and what it would have got then, is done here. After an interruption they finish what they were sent.
     """
-    waiting: deque[tuple[Clip, bool]] = deque()  # and whether it was sent
-    with _served(function) as pipe:
-        other = _Other(pipe, spent)
+    waiting: deque[tuple[Clip, _Other | None]] = deque()  # and what it was sent to
+    with contextlib.ExitStack() as stack:
+        others = [_Other(stack.enter_context(_served(function)), spent) for _ in range(processes)]
+        spent.writers = processes
 
         def oldest() -> T:
-            embedded, is_sent = waiting.popleft()
+            embedded, other = waiting.popleft()
             with spent.on("blocked"):
-                if is_sent and (answer := other.answer()) is not None:
+                if other is not None and (answer := other.answer()) is not None:
                     return answer.outcome()
                 return _timed(function, embedded, spent)
 
+        turns = cycle(others)
         for together in embeddings:
             for i in range(0, len(together), SENT):  # it could not answer while it is sent too much
-                part = together[i : i + SENT]
-                is_sent = other.send(part)
-                waiting.extend((embedded, is_sent) for embedded in part)
-                while waiting and (len(waiting) > WAITING or not waiting[0][1] or other.has_answered()):
+                part, other = together[i : i + SENT], next(turns)
+                sent_to = other if other.send(part) else None
+                waiting.extend((embedded, sent_to) for embedded in part)
+                while waiting and (len(waiting) > processes * WAITING or _is_over(waiting[0][1])):
                     yield oldest()
-        _end(pipe)
+        for other in others:
+            _end(other.pipe)
         while waiting:
             yield oldest()
+
+
+def _is_over(other: _Other | None) -> bool:
+    """Return True if the oldest outcome is there, or is to be had here."""
+    return other is None or other.has_answered()
 
 
 class _Answer(NamedTuple):
@@ -167,7 +177,7 @@ class _Other:
             answers = pickle.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
             self.pipe = None
-            text = "the process that writes outputs was killed; this one writes them instead"
+            text = "a process that writes outputs was killed; this one writes its share instead"
             warnings.warn(text, HearTransformersWarning, stacklevel=2)
             return
         self.answers.extend(answers)

@@ -29,6 +29,9 @@ from .usage import Usage
 
 DEFAULTS = OutputOptions()
 
+READERS_A_WRITER = 6
+"""Processes that read for each that writes: to decode a clip of 10 s takes ten times as long as to write its file."""
+
 
 @pickled_as_call(path="output")
 @dataclass(frozen=True, slots=True)
@@ -310,8 +313,11 @@ class _Run:
         # by one thread alone: it is written seldom, and h5py's lock is not made for others that fork.
         has_table = any(isinstance(output, TableOfParts) for target in self.targets for output in target.outputs)
         is_forking = workers and len(pending) > FEW_CLIPS and START_METHOD == "fork" and may_have_children()
-        apply = background.in_turn if has_table else background.in_process if is_forking else background.in_thread
-        outcomes = apply(complete, embeddings, self.spent)
+        if is_forking and not has_table:
+            writers = 1 + workers // READERS_A_WRITER
+            outcomes = background.in_process(complete, embeddings, self.spent, writers)
+        else:
+            outcomes = (background.in_turn if has_table else background.in_thread)(complete, embeddings, self.spent)
         with contextlib.closing(embeddings), contextlib.closing(outcomes):
             yield from outcomes
 

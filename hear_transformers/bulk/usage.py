@@ -52,7 +52,7 @@ class Usage:
             "decode": (reading - spent.resampling) / n_readers,
             "resample": spent.resampling / n_readers,
             "network": spent.computing / spent.devices,
-            "write": spent.writing,
+            "write": spent.writing / spent.writers,
         }
         return {name: min(1.0, max(0.0, self._share(seconds))) for name, seconds in busy.items()}
 

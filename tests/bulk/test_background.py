@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from multiprocessing import active_children
 
 import numpy as np
@@ -13,7 +14,12 @@ from hear_transformers.embedding.pipeline import Embedded
 from hear_transformers.errors import HearTransformersWarning
 
 forked = pytest.mark.skipif(START_METHOD != "fork", reason="needs a fork")
-WAYS = [background.in_turn, background.in_thread, pytest.param(background.in_process, marks=forked)]
+WAYS = [
+    background.in_turn,
+    background.in_thread,
+    pytest.param(background.in_process, marks=forked),
+    pytest.param(partial(background.in_process, processes=3), marks=forked, id="in_processes"),
+]
 
 
 def clips(count: int):
@@ -68,7 +74,8 @@ def test_who_stops_early_finishes_what_was_begun(apply, tmp_path):
 
 
 @forked
-def test_the_end_of_the_other_process_loses_and_repeats_nothing():
+@pytest.mark.parametrize("processes", [1, 3])
+def test_the_end_of_the_other_process_loses_and_repeats_nothing(processes):
     master = os.getpid()
 
     def deadly(embedded):
@@ -77,7 +84,7 @@ def test_the_end_of_the_other_process_loses_and_repeats_nothing():
         return total(embedded)
 
     with pytest.warns(HearTransformersWarning, match="process that writes outputs was killed"):
-        assert list(background.in_process(deadly, clips(200), Spent())) == [(i, 3.0 * i) for i in range(200)]
+        assert list(background.in_process(deadly, clips(200), Spent(), processes)) == [(i, 3.0 * i) for i in range(200)]
 
 
 @forked
