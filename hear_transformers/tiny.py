@@ -93,6 +93,7 @@ class TinyAudioTransformer(Trunk):
     # Two tokens: on a map narrower than a kernel, oneDNN's bfloat16 convolution is wrong (torch 2.11, AMX).
     min_frames = 2 * TIME_STRIDE
     max_frames = None
+    convolutional = True  # of its stem
 
     def __init__(self, *, dim: int = 192, depth: int = 12, heads: int = 3, n_mels: int = 128) -> None:
         super().__init__()

@@ -131,9 +131,9 @@ def _copied(trunk: Trunk, precision: str, is_compiled: bool) -> Trunk:
 
 # CUDA graphs
 
-GRAPH_WORK = 2e9
-"""Parameters times seconds of audio in a batch up to which a graph pays: 360 s for the embedded model, 23 s for PaSST.
-Then starting the kernels, about a millisecond a pass, takes longer than they do."""
+GRAPH_WORK = 1e10
+"""Parameters times seconds of audio in a batch up to which a graph pays: 1800 s for the embedded model, 116 s for
+PaSST. Then starting the kernels, 3 to 30 ms a pass beside an H200, takes longer than they do, or nearly as long."""
 
 MOST_GRAPHS = 8
 """Shapes of batches that are remembered for a network. Their graphs share the memory for what lies between."""

@@ -18,8 +18,11 @@ from .conv_norm import Pointwise, chains, is_pointwise, product
 MOST_CHANNELS = 512
 """Of a product with the identity: with more, the multiplications take longer than the memory."""
 
-PADDED_WINDOW = 16
-"""Numbers of a window of 3x3 in a row: with 9, rows would not start at multiples of 16 bytes, as products want."""
+ALIGNED = 8
+"""Numbers in 16 bytes, at multiples of which rows start that products are fast with."""
+
+LARGEST_KERNEL = 5
+"""Of a convolution whose windows are copied into rows."""
 
 
 def fuse(network: nn.Module) -> None:
@@ -53,8 +56,11 @@ def faster(module: nn.Module, relu: bool) -> nn.Module | None:
 
 
 def reads_one_map(conv: nn.Conv2d) -> bool:
-    """Return True for a convolution of a spectrogram with a small kernel."""
-    return (conv.in_channels, conv.kernel_size, conv.padding, conv.dilation) == (1, (3, 3), (1, 1), (1, 1))
+    """Return True for a convolution of a spectrogram with a small square kernel, centred."""
+    size = conv.kernel_size[0]
+    is_centred = (conv.kernel_size, conv.padding) == ((size, size), (size // 2, size // 2))
+    is_small = size in range(3, LARGEST_KERNEL + 1, 2) and conv.dilation == (1, 1)
+    return conv.in_channels == 1 and is_centred and is_small
 
 
 def has_blocks(pool: nn.Module) -> TypeGuard[nn.AvgPool2d]:
@@ -115,22 +121,23 @@ class Depthwise(nn.Module):
 
 
 class FromOneMap(nn.Module):
-    """A convolution of 3x3 from a single map as a product with windows: cuDNN's has no tensor cores for one input."""
+    """A convolution from a single map as a product with windows: cuDNN's has no tensor cores for one input."""
 
     def __init__(self, conv: nn.Conv2d, relu: bool) -> None:
         super().__init__()
-        weight = nn.functional.pad(conv.weight.detach().flatten(1), (0, PADDED_WINDOW - 9))
-        self.weight = nn.Parameter(weight, requires_grad=False)  # (outputs, 16)
+        self.size, self.stride = conv.kernel_size[0], conv.stride
+        weight = nn.functional.pad(conv.weight.detach().flatten(1), (0, -(self.size**2) % ALIGNED))
+        self.weight = nn.Parameter(weight, requires_grad=False)  # (outputs, numbers of a window, zeros)
         self.bias = conv.bias
-        self.stride = conv.stride
         self.relu = relu
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, 1, ...) to (batch, outputs, ...)."""
-        padded = nn.functional.pad(maps.squeeze(1), (1, 1, 1, 1))
-        windows = padded.unfold(1, 3, self.stride[0]).unfold(2, 3, self.stride[1])  # (batch, rows, columns, 3, 3)
-        rows = windows.new_zeros(*windows.shape[:3], PADDED_WINDOW)
-        rows[..., :9].unflatten(3, (3, 3)).copy_(windows)
+        size, margin = self.size, self.size // 2
+        padded = nn.functional.pad(maps.squeeze(1), (margin, margin, margin, margin))
+        windows = padded.unfold(1, size, self.stride[0]).unfold(2, size, self.stride[1])  # (batch, rows, columns, ...)
+        rows = windows.new_zeros(*windows.shape[:3], self.weight.shape[1])
+        rows[..., : size**2].unflatten(3, (size, size)).copy_(windows)
         return product(rows, self.weight, self.bias, self.relu).permute(0, 3, 1, 2)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hear_transformers import efficientat, panns, tiny
+from hear_transformers import efficientat, mast, panns
 from hear_transformers.embedding.preparation import ready
 from hear_transformers.networks.conv_norm import NORMS
 from hear_transformers.networks.winograd import Winograd
@@ -54,7 +54,7 @@ def test_training_gradients_and_other_families_need_the_network_itself(model):
     assert ready(model.trunk, "float32") is model.trunk
     with torch.no_grad():
         assert ready(model.trunk.train(), "float32") is model.trunk
-        transformer = tiny.load_model().trunk
+        transformer = mast.load_model(variant="tiny", pretrained=False).trunk.eval()
         assert ready(transformer, "float32") is transformer
 
 
@@ -144,7 +144,8 @@ def test_a_copy_on_cuda_errs_no_more_than_the_network(precision, clips):
     model = small(precision=precision, device="cuda")
     exact = small().embed_scenes(clips)
     copied = model.embed_scenes(clips.cuda()).cpu()
-    itself = model(clips.cuda()).detach().cpu()
-    # Both round in their own way, so what they differ by says less than how far each is off.
-    allowed = 1e-5 * exact.abs().max() + 2 * (itself - exact).abs().max()
+    # Both round in their own way, so what they differ by says less than how far each is off. Of the products of the
+    # network itself, cuDNN makes some in float32 proper where TF32 is allowed, which has three more bits than bfloat16.
+    itself = small(precision="bfloat16", device="cuda") if precision == "tf32" else model
+    allowed = 1e-5 * exact.abs().max() + 2 * (itself(clips.cuda()).detach().cpu() - exact).abs().max()
     assert (copied - exact).abs().max() <= allowed

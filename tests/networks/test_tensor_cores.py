@@ -23,6 +23,7 @@ CHAINS = {
     "depthwise without bias": ([nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.ReLU()], Depthwise),
     "one map": ([nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], FromOneMap),
     "one map, stride": ([nn.Conv2d(1, 16, 3, (2, 1), 1), nn.Hardswish()], FromOneMap),
+    "one map, 5x5": ([nn.Conv2d(1, 16, 5, (2, 1), 2), nn.GELU()], FromOneMap),
     "pool": ([nn.AvgPool2d(2)], BlockMeans),
     "pool along one axis": ([nn.AvgPool2d((3, 1))], BlockMeans),
 }
