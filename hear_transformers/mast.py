@@ -194,7 +194,7 @@ class PoolingAttention(nn.Module):
         # (batch, heads, positions, size + extra or size)
         queries, keys, values = (each.flatten(1, 2).transpose(1, 2) for each in (query, key, value))
         mixed = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
-        return mixed.unflatten(1, query.shape[1:3]) + query[..., :size]
+        return kernels.add(mixed.unflatten(1, query.shape[1:3]).contiguous(), query)
 
     def _place(self, query: Tensor, keys: Pair) -> None:
         """Write the products with the embeddings of distances behind the features of queries."""

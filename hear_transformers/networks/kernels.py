@@ -60,6 +60,27 @@ def _normalised(values, weight, bias, epsilon, FEATURES: tl.constexpr, PADDED: t
     return centred * scale[:, None] * gain[None, :] + shift[None, :]
 
 
+def add(rows: Tensor, wider: Tensor) -> Tensor:
+    """Add to (..., features), in place, the first ones of (..., features and others), both without gaps."""
+    features, width = rows.shape[-1], wider.shape[-1]
+    n_rows = rows.numel() // features
+    padded = triton.next_power_of_2(features)
+    at_once = max(1, NUMBERS // padded)
+    with torch.cuda.device_of(rows):
+        _add[(triton.cdiv(n_rows, at_once),)](rows, wider, n_rows, width, features, padded, at_once)
+    return rows
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _add(rows, wider, n_rows, width, FEATURES: tl.constexpr, PADDED: tl.constexpr, AT_ONCE: tl.constexpr):
+    row = (tl.program_id(0) * AT_ONCE + tl.arange(0, AT_ONCE)).to(tl.int64)[:, None]
+    feature = tl.arange(0, PADDED)[None, :]
+    inside = (row < n_rows) & (feature < FEATURES)
+    at = rows + row * FEATURES + feature
+    total = tl.load(at, inside).to(tl.float32) + tl.load(wider + row * width + feature, inside).to(tl.float32)
+    tl.store(at, total.to(rows.dtype.element_ty), inside)
+
+
 def pool(grid: Tensor, conv: nn.Conv2d, norm: nn.LayerNorm, extra: int = 0, factor: float | None = None) -> Tensor:
     """Convolve depthwise with 3x3 weights that all heads share, and normalise every head.
 
@@ -80,10 +101,11 @@ def pool(grid: Tensor, conv: nn.Conv2d, norm: nn.LayerNorm, extra: int = 0, fact
     size, strides = conv.in_channels, conv.stride
     pooled_freq, pooled_time = -(-n_freq // strides[0]), -(-n_time // strides[1])
     out = grid.new_empty(batch, pooled_freq, pooled_time, features // size, size + extra)
+    taps = conv.weight.flatten(1).t().contiguous()  # (9, size), for loads of what lies side by side
     programs = batch * pooled_freq, triton.cdiv(pooled_time, POSITIONS), features // size
     with torch.cuda.device_of(grid):
         _pool[programs](
-            grid, conv.weight, norm.weight, norm.bias, out, n_freq, n_time, grid.stride(2), pooled_freq, pooled_time,
+            grid, taps, norm.weight, norm.bias, out, n_freq, n_time, grid.stride(2), pooled_freq, pooled_time,
             *strides, extra, factor or 1.0, norm.eps,
             size, triton.next_power_of_2(size), triton.next_power_of_2(max(extra, 1)), factor is not None, POSITIONS,
         )  # fmt: skip
@@ -96,7 +118,7 @@ def pool(grid: Tensor, conv: nn.Conv2d, norm: nn.LayerNorm, extra: int = 0, fact
     ]
 )  # fmt: skip
 def _pool(
-    grid, kernel, weight, bias, out, n_freq, n_time, width, pooled_freq, pooled_time,
+    grid, taps, weight, bias, out, n_freq, n_time, width, pooled_freq, pooled_time,
     freq_stride, time_stride, extra, factor, epsilon,
     SIZE: tl.constexpr, PADDED: tl.constexpr, PADDED_EXTRA: tl.constexpr, PLACED: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
@@ -114,7 +136,7 @@ def _pool(
             t = time * time_stride + j - 1
             read = ((t >= 0) & (t < n_time) & (f >= 0) & (f < n_freq))[:, None] & inside[None, :]
             found = tl.load(row + t[:, None] * width + feature[None, :], read, other=0.0).to(tl.float32)
-            values += found * tl.load(kernel + feature * 9 + (3 * i + j), inside, other=0.0).to(tl.float32)[None, :]
+            values += found * tl.load(taps + (3 * i + j) * SIZE + feature, inside, other=0.0).to(tl.float32)[None, :]
     normed = _normalised(values, weight, bias, epsilon, SIZE, PADDED) * factor
     written = (time < pooled_time)[:, None]
     at = ((line.to(tl.int64) * pooled_time + time) * heads + head)[:, None] * (SIZE + extra)
