@@ -194,6 +194,18 @@ class _InFlight:
         return [(piece, {name: each[i] for name, each in parts.items()}) for i, piece in enumerate(self.slices)]
 
 
+COPIED_TOGETHER = LENT // 2
+"""Clips that are copied to CUDA one after the other: to change the stream and to mark an event takes 0.1 ms."""
+
+
+@dataclass(slots=True, eq=False)
+class _Arrival:
+    """A clip that comes from elsewhere, and what tells that it was copied to CUDA."""
+
+    buffer: Buffer
+    event: torch.cuda.Event | None = None
+
+
 class Packer:
     """Collects clips, and embeds them as soon as there are enough windows for a batch.
 
@@ -218,7 +230,8 @@ class Packer:
         self.is_on_cuda = reader.device.type == "cuda"
         self.most_flights = 1 if self.is_on_cuda else 0
         self.copying = torch.cuda.Stream(reader.device) if self.is_on_cuda else None
-        self.lent: deque[tuple[Buffer, torch.cuda.Event | None]] = deque()
+        self.lent: deque[_Arrival] = deque()
+        self.arriving: list[_Arrival] = []  # to be copied to CUDA
         self.n_samples = 0  # of the clips that wait
 
     def add(self, key: int, waveform: Tensor, rate: int, *, is_lent: bool = False) -> Iterator[Packed]:
@@ -243,7 +256,7 @@ class Packer:
 
     def pass_over(self) -> None:
         """Take note of a clip that is lent and not added."""
-        self.lent.append((Buffer(torch.zeros(0), n_samples=0), None))
+        self.lent.append(_Arrival(Buffer(torch.zeros(0), n_samples=0)))
         self._let_go()
 
     def _add(self, clip: _Clip) -> Iterator[Packed]:
@@ -258,29 +271,43 @@ class Packer:
                 yield from self._run(batch)
 
     def _fetch(self, waveform: Tensor, n_samples: int, *, is_lent: bool) -> Buffer:
-        """Copy a clip to the device of the network; on the CPU it may stay where it is."""
-        device, arrival = self.reader.device, None
+        """Have a clip copied to the device of the network; on the CPU it may stay where it is."""
+        arrival = _Arrival(Buffer(waveform, n_samples=n_samples))
         if self.copying is None or waveform.is_cuda:
-            samples = waveform.to(device)
+            arrival.buffer.samples = waveform.to(self.reader.device)
         else:
-            with torch.cuda.stream(self.copying):
-                samples = waveform.to(device, non_blocking=True)
-                arrival = torch.cuda.Event()
-                arrival.record()
-            samples.record_stream(torch.cuda.current_stream(device))
-        buffer = Buffer(samples, n_samples=n_samples)
+            self.arriving.append(arrival)
+            if len(self.arriving) == COPIED_TOGETHER:
+                self._copy(self.copying)
         if is_lent:
-            self.lent.append((buffer, arrival))
-        return buffer
+            self.lent.append(arrival)
+        return arrival.buffer
+
+    def _copy(self, stream: torch.cuda.Stream) -> None:
+        """Begin to copy to CUDA what has to be."""
+        if not self.arriving:
+            return
+        with torch.cuda.stream(stream):
+            for arrival in self.arriving:
+                arrival.buffer.samples = arrival.buffer.samples.to(self.reader.device, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        reading = torch.cuda.current_stream(self.reader.device)
+        for arrival in self.arriving:
+            arrival.buffer.samples.record_stream(reading)
+            arrival.event = event
+        self.arriving.clear()
 
     def _let_go(self) -> None:
         """Stop using memory that is lent only while fewer than `LENT` clips are added."""
         while len(self.lent) >= LENT:
-            buffer, arrival = self.lent.popleft()
-            if arrival is not None:
-                arrival.synchronize()
-            elif any(clip.buffer is buffer for clip in self.clips.values()):
-                buffer.samples = buffer.samples.clone()
+            arrival = self.lent.popleft()
+            if arrival in self.arriving and self.copying is not None:
+                self._copy(self.copying)
+            if arrival.event is not None:
+                arrival.event.synchronize()
+            elif any(clip.buffer is arrival.buffer for clip in self.clips.values()):
+                arrival.buffer.samples = arrival.buffer.samples.clone()
 
     def finish_oldest(self) -> Iterator[Packed]:
         """Finish the clip that has waited longest, whether or not there are enough windows."""
@@ -305,6 +332,7 @@ class Packer:
         try:
             with self.spent.on("computing"):
                 if self.copying is not None:
+                    self._copy(self.copying)
                     torch.cuda.current_stream(self.reader.device).wait_stream(self.copying)
                 self._prepare(piece.clip for piece in slices)
                 rows = self.reader.read(key, [(piece.clip.buffer, piece.starts) for piece in slices])
