@@ -18,12 +18,12 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 def kernels_for(tensor: Tensor) -> ModuleType | None:
     """Return `kernels` where they are faster for a tensor, None where it is for PyTorch to compute."""
     if (
-        tensor.device.type != "cuda"
+        torch.compiler.is_compiling()
+        or tensor.device.type != "cuda"
         or tensor.dtype not in TYPES
         or tensor.numel() < FEWEST_NUMBERS
         or torch.is_grad_enabled()
         or torch.is_autocast_enabled("cuda")
-        or torch.compiler.is_compiling()
     ):
         return None
     return _working(tensor.device, tensor.dtype)
