@@ -263,7 +263,7 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     check_names(own, chosen)
     model: Embedder = family(own).load_model(path, **chosen, device=place)
     model.batch_size = None if batch_size == "auto" else batch_size
-    if compiling_pays(n_clips, place):
+    if compiling_pays(model.trunk, n_clips, place):
         model.compile_trunk()
     return model
 

@@ -152,7 +152,9 @@ def devices() -> list[Row]:
     for i in range(n_cuda):
         card = torch.cuda.get_device_properties(i)
         about = f"{card.name}, {card.total_memory / 1e9:.0f} GB, compute capability {card.major}.{card.minor}"
-        rows.append({"name": f"cuda:{i}", "about": about, "bytes": card.total_memory} | _works(f"cuda:{i}"))
+        works = _works(f"cuda:{i}")
+        about += "" if "problem" in works else _without_kernels(f"cuda:{i}")
+        rows.append({"name": f"cuda:{i}", "about": about, "bytes": card.total_memory} | works)
     if torch.backends.mps.is_available():
         rows.append({"name": "mps", "about": platform.machine()} | _works("mps"))
     return rows
@@ -160,6 +162,16 @@ def devices() -> list[Row]:
 
 def _works(device: str) -> Row:
     return _computes(device) or _low_precision(device)
+
+
+def _without_kernels(device: str) -> str:
+    """Return that our kernels do not run on a card, and why; PyTorch's take their place."""
+    import torch
+
+    from .networks.fused import tried
+
+    found = tried(torch.device(device), torch.float32)
+    return f", transformers without the faster kernels of Triton ({found})" if isinstance(found, str) else ""
 
 
 def _low_precision(device: str) -> Row:

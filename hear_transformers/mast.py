@@ -84,6 +84,11 @@ def resampled(table: Tensor, entries: int, key_step: int, was_key_step: int | No
     return torch.lerp(table[below], table[above], (wanted - below).unsqueeze(1).to(table.dtype))
 
 
+def reaching(table: Tensor, queries: int, keys: int, steps: Pair) -> Tensor:
+    """Return a table with an entry for every distance from a query to a key, interpolated if it is too short."""
+    return resampled(table, max(len(table), 2 * max(queries, keys) - 1), steps[1])
+
+
 def relative_positions(table: Tensor, queries: int, keys: int, steps: Pair) -> Tensor:
     """Look up the embedding of the distance from every key to every query along one axis.
 
@@ -99,7 +104,7 @@ def relative_positions(table: Tensor, queries: int, keys: int, steps: Pair) -> T
     embeddings : (queries, keys, features)
     """
     query_step, key_step = steps
-    table = resampled(table, max(len(table), 2 * max(queries, keys) - 1), key_step)
+    table = reaching(table, queries, keys, steps)
     # The entries of one query lie side by side, those of its last key first: a view, and one copy in the right order.
     reach = (keys - 1) * key_step
     of_queries = table[zero_entry(len(table), key_step) - reach :].unfold(0, reach + 1, query_step)
@@ -190,26 +195,21 @@ class PoolingAttention(nn.Module):
         key = kernels.pool(key, self.pool_k, self.norm_k, extra, size**-0.5)
         value = kernels.pool(value, self.pool_v, self.norm_v)
         query = kernels.pool(query, self.pool_q, self.norm_q, extra)  # (batch, freq, time, heads, size + extra)
-        self._place(query, n_keys)
+        self._place(query, n_keys, kernels)
         # (batch, heads, positions, size + extra or size)
         queries, keys, values = (each.flatten(1, 2).transpose(1, 2) for each in (query, key, value))
         mixed = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
         return kernels.add(mixed.unflatten(1, query.shape[1:3]).contiguous(), query)
 
-    def _place(self, query: Tensor, keys: Pair) -> None:
+    def _place(self, query: Tensor, n_keys: Pair, kernels: ModuleType) -> None:
         """Write the products with the embeddings of distances behind the features of queries."""
-        batch, n_freq, n_time, heads, features = query.shape
-        size = self.pool_k.in_channels
-        over_freq = relative_positions(self.rel_pos_h, n_freq, keys[0], self.steps[0]).mT  # (freq, size, key freq)
-        over_time = relative_positions(self.rel_pos_w, n_time, keys[1], self.steps[1]).mT  # (time, size, key time)
-        query[..., size + sum(keys) :] = 0
-        rows = query.view(batch * n_freq, n_time * heads, features)
-        over_freq = over_freq.expand(batch, -1, -1, -1).flatten(0, 1)
-        torch.bmm(rows[..., :size], over_freq, out=rows[..., size : size + keys[0]])
-        # By time and head, so that what lies side by side in memory is one matrix and nothing is copied.
-        rows = rows.transpose(0, 1)
-        over_time = over_time.repeat_interleave(heads, 0)
-        torch.bmm(rows[..., :size], over_time, out=rows[..., size + keys[0] : size + sum(keys)])
+        first = self.pool_k.in_channels
+        for i, own in enumerate((self.rel_pos_h, self.rel_pos_w)):
+            table = reaching(own, query.shape[1 + i], n_keys[i], self.steps[i])
+            n_columns = n_keys[0] if i == 0 else query.shape[4] - first
+            zero = zero_entry(len(table), self.steps[i][1])
+            kernels.place(query, 1 + i, table, zero, self.steps[i], (first, n_keys[i], n_columns))
+            first += n_columns
 
     def _pooled(self, features: Tensor, conv: nn.Conv2d, norm: LayerNorm) -> Tensor:
         """Pool every head equally: (batch, freq, time, outputs) -> (batch, heads, pooled freq, pooled time, size)."""

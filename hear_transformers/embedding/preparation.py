@@ -45,14 +45,15 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 COMPILED_CLIPS = 400_000
-"""Clips of 10 s from which compiling pays on CUDA. On an H200 in bfloat16 it saves a clip of MAST 0.18 ms and one of
-Cnn14 0.09 ms (1,219 -> 1,550 and 4,849 -> 8,577 clips/s), which repays about a minute; other networks gain less."""
+"""Clips of 10 s from which compiling pays on CUDA. On an H200 in bfloat16 it saves a clip of Cnn14 0.09 ms
+(4,849 -> 8,577 clips/s), which repays about a minute."""
 
 
-def compiling_pays(n_clips: float, device: torch.device) -> bool:
+def compiling_pays(trunk: Trunk, n_clips: float, device: torch.device) -> bool:
     """Return True if compiling a network takes less time than it saves; `math.inf` clips repay any."""
-    # On CPUs most of the time is spent in products and convolutions, which compiling leaves alone.
-    return n_clips == math.inf or (device.type == "cuda" and n_clips >= COMPILED_CLIPS)
+    # On CPUs most of the time is spent in products and convolutions, which compiling leaves alone. Transformers have
+    # kernels of their own (`networks.fused`), which are faster than compiled ones.
+    return n_clips == math.inf or (trunk.convolutional and device.type == "cuda" and n_clips >= COMPILED_CLIPS)
 
 
 _COPIES: WeakKeyDictionary[Trunk, tuple[Any, Trunk]] = WeakKeyDictionary()

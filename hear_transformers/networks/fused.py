@@ -18,27 +18,28 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 def kernels_for(tensor: Tensor) -> ModuleType | None:
     """Return `kernels` where they are faster for a tensor, None where it is for PyTorch to compute."""
     if (
-        tensor.device.type != "cuda"
+        torch.compiler.is_compiling()
+        or tensor.device.type != "cuda"
         or tensor.dtype not in TYPES
         or tensor.numel() < FEWEST_NUMBERS
         or torch.is_grad_enabled()
         or torch.is_autocast_enabled("cuda")
-        or torch.compiler.is_compiling()
     ):
         return None
-    return _working(tensor.device, tensor.dtype)
+    found = tried(tensor.device, tensor.dtype)
+    return None if isinstance(found, str) else found
 
 
 @functools.cache
-def _working(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
-    """Return `kernels` if they run: Triton may be missing, or a C compiler, or the card be too old."""
+def tried(device: torch.device, dtype: torch.dtype) -> ModuleType | str:
+    """Return `kernels` if they run, or why not: Triton may be missing, or a C compiler, or the card be too old."""
     try:
         from . import kernels
 
         norm = nn.LayerNorm(16, device=device, dtype=dtype)
         kernels.layer_norm(torch.ones(1, 16, device=device, dtype=dtype), norm)
-    except Exception:  # whatever it is, PyTorch computes the same
-        return None
+    except Exception as error:  # whatever it is, PyTorch computes the same
+        return f"{type(error).__name__}: {error}".splitlines()[0]
     return kernels
 
 

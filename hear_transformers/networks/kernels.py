@@ -19,6 +19,10 @@ POSITIONS = 16
 """That one program pools: on an H200 the fastest of 4 to 32."""
 
 
+QUERIES = 64
+"""Queries that one program multiplies with the embeddings of distances."""
+
+
 def layer_norm(rows: Tensor, norm: nn.LayerNorm) -> Tensor:
     """Normalise (..., features), with sums in float32."""
     rows = rows.contiguous()
@@ -146,3 +150,47 @@ def _pool(
         here = (number == freq)[None, :] | (number[None, :] == pooled_freq + time[:, None])
         to = out + at + SIZE + number[None, :]
         tl.store(to, here.to(out.dtype.element_ty), written & (number < extra)[None, :])
+
+
+def place(
+    query: Tensor, axis: int, table: Tensor, zero: int, steps: tuple[int, int], columns: tuple[int, int, int]
+) -> None:
+    """Write the products of queries with the embeddings of their distances from keys along one axis.
+
+    Parameters
+    ----------
+    query : (batch, freq, time, heads, width) without gaps; its first numbers are the features of the table
+    axis : 1 for frequency, 2 for time
+    table : (entries, features) of relative positions
+    zero : entry of distance 0
+    steps : entries from query to query, and from key to key
+    columns : of `query`: where the product with the first key goes, the number of keys, and how many columns are
+        written, zeros after the last key
+    """
+    inner = query.shape[3] * (query.shape[2] if axis == 1 else 1)
+    n_others = query.numel() // (query.shape[4] * query.shape[axis])
+    features = table.shape[1]
+    programs = triton.cdiv(n_others, QUERIES), query.shape[axis]
+    with torch.cuda.device_of(query):
+        _place[programs](
+            query, table, inner, n_others, query.shape[4], zero, *steps, *columns,
+            features, max(16, triton.next_power_of_2(features)), max(16, triton.next_power_of_2(columns[2])), QUERIES,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["inner", "n_others", "zero", "query_step", "key_step", "first", "n_keys", "n_written"])
+def _place(
+    query, table, inner, n_others, width, zero, query_step, key_step, first, n_keys, n_written,
+    FEATURES: tl.constexpr, PADDED: tl.constexpr, KEYS: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    position = tl.program_id(1)
+    other = tl.program_id(0) * AT_ONCE + tl.arange(0, AT_ONCE)
+    row = (other // inner * tl.num_programs(1) + position).to(tl.int64) * inner + other % inner
+    at = query + row[:, None] * width
+    feature, key = tl.arange(0, PADDED), tl.arange(0, KEYS)
+    inside = (other < n_others)[:, None]
+    features = tl.load(at + feature[None, :], inside & (feature < FEATURES)[None, :], other=0.0)
+    entry = table + (zero + position * query_step - key * key_step)[None, :] * FEATURES
+    distances = tl.load(entry + feature[:, None], (key < n_keys)[None, :] & (feature < FEATURES)[:, None], other=0.0)
+    products = tl.dot(features, distances, input_precision="ieee")
+    tl.store(at + first + key[None, :], products.to(query.dtype.element_ty), inside & (key < n_written)[None, :])

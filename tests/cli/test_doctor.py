@@ -17,6 +17,7 @@ from hear_transformers.audio import reading
 from hear_transformers.checkpoints import published, store
 from hear_transformers.embedding import precision
 from hear_transformers.errors import AudioError
+from hear_transformers.networks import fused
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +145,13 @@ def test_a_device_that_does_not_compute_is_a_problem(monkeypatch):
     _, row = doctor.devices()
     assert row["about"] == "Card, 16 GB, compute capability 3.5"
     assert row["problem"].startswith("cuda:0 does not compute (no kernel image is available); use --device cpu")
+
+
+def test_a_card_without_triton_says_what_that_costs(monkeypatch):
+    monkeypatch.setattr(fused, "tried", lambda device, dtype: "RuntimeError: no C compiler")
+    assert doctor._without_kernels("cuda:0") == (
+        ", transformers without the faster kernels of Triton (RuntimeError: no C compiler)"
+    )
 
 
 @pytest.mark.cuda

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from hear_transformers.cli import embed_audio
 from torch import nn
 
-from hear_transformers import hear, mast, passt, tiny
+from hear_transformers import hear, mast, panns, passt, tiny
 from hear_transformers.benchmarks import bulk
 from hear_transformers.embedding import forward, preparation
 from hear_transformers.embedding.preparation import COMPILED_CLIPS, KEPT, MOST_GRAPHS, Graphs, Recording, compiling_pays
@@ -95,8 +95,15 @@ def test_gelu_in_one_kernel_is_gelu(shape):
         (math.inf, CPU, True),
     ],
 )
-def test_compiling_pays_for_many_clips_on_a_card(n_clips, device, expected):
-    assert compiling_pays(n_clips, device) is expected
+def test_compiling_pays_for_many_clips_of_a_convolutional_network_on_a_card(n_clips, device, expected):
+    trunk = on_meta(panns.FAMILY, panns.VARIANTS["cnn6"])
+    assert compiling_pays(trunk, n_clips, device) is expected
+
+
+def test_compiling_a_transformer_pays_where_it_is_asked_for_alone():
+    trunk = on_meta(tiny.FAMILY, tiny.VARIANTS["tiny"])
+    assert not compiling_pays(trunk, COMPILED_CLIPS, CARD)
+    assert compiling_pays(trunk, math.inf, CARD)
 
 
 @pytest.mark.slow
@@ -110,7 +117,7 @@ def test_the_time_of_compiling_is_kept():
 @pytest.mark.parametrize(("given", "expected"), [("auto", 1), ("always", math.inf)])
 def test_the_command_says_how_many_clips_there_are(given, expected, audio_file, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(preparation, "compiling_pays", lambda n_clips, _: seen.append(n_clips))
+    monkeypatch.setattr(preparation, "compiling_pays", lambda trunk, n_clips, place: seen.append(n_clips))
     arguments = [str(audio_file("tone.wav")), "--compile", given, "--device", "cpu", "--out", str(tmp_path)]
     assert CliRunner().invoke(embed_audio.main, arguments).exit_code == 0
     assert seen == [expected]

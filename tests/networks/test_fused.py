@@ -64,10 +64,10 @@ def test_kernels_are_for_large_tensors_on_cuda_without_gradients_only(monkeypatc
     class Large(torch.Tensor):
         device = CARD
 
-    monkeypatch.setattr(fused, "_working", lambda device, dtype: "kernels")
+    monkeypatch.setattr(fused, "tried", lambda device, dtype: sys)
     large, small = (torch.zeros(numbers).as_subclass(Large) for numbers in (fused.FEWEST_NUMBERS, 100))
     with torch.no_grad():
-        assert kernels_for(large) == "kernels"
+        assert kernels_for(large) is sys
         assert kernels_for(small) is None
         assert kernels_for(torch.zeros(fused.FEWEST_NUMBERS)) is None
         assert kernels_for(large.double()) is None
@@ -79,12 +79,13 @@ def test_kernels_are_for_large_tensors_on_cuda_without_gradients_only(monkeypatc
 
 def test_without_triton_pytorch_computes(monkeypatch):
     monkeypatch.setitem(sys.modules, "hear_transformers.networks.kernels", None)
-    assert fused._working.__wrapped__(CARD, torch.float32) is None
+    monkeypatch.delattr("hear_transformers.networks.kernels", raising=False)
+    assert fused.tried.__wrapped__(CARD, torch.float32).startswith("ModuleNotFoundError: import of hear_transformers")
 
 
-def test_without_a_compiler_pytorch_computes():
-    # Triton takes tensors on a card only, and raises for others whatever it lacks.
-    assert fused._working.__wrapped__(torch.device("cpu"), torch.float32) is None
+def test_where_triton_does_not_run_pytorch_computes():
+    # It takes tensors on a card only, and raises for others whatever it lacks.
+    assert isinstance(fused.tried.__wrapped__(torch.device("cpu"), torch.float32), str)
 
 
 # On a card
