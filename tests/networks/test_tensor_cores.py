@@ -74,6 +74,14 @@ def test_a_depthwise_convolution_of_many_channels_stays(monkeypatch):
     assert tensor_cores.faster(nn.Conv2d(16, 16, 3, groups=16), False) is None
 
 
+@torch.no_grad()
+def test_pools_of_many_features_are_plain_means(monkeypatch):
+    maps = noise(2, 8, 9, 7)
+    expected = BlockMeans(2, 2)(maps)
+    monkeypatch.setattr(tensor_cores, "MOST_CHANNELS", 4)
+    assert_equal(BlockMeans(2, 2)(maps), expected, 1e-6)
+
+
 @pytest.mark.parametrize(("family", "build", "shape"), networks())
 @torch.no_grad()
 def test_networks_give_the_same_numbers_in_every_layer(family, build, shape):
@@ -100,11 +108,12 @@ needs_cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available()
 def test_on_cuda_they_differ_by_rounding_alone(chain, dtype):
     network = filled(nn.Sequential(*copy.deepcopy(CHAINS[chain][0])))
     maps = noise(2, getattr(network[0], "in_channels", 8), 33, 16).to(dtype)
+    expected = network(maps.float())
     fused = fold(network).cuda().to(dtype)
     fuse(fused)
     features_innermost(fused)
-    found = fused(maps.cuda().contiguous(memory_format=torch.channels_last)).float().cpu()
-    assert_equal(found, network(maps.float()), 2e-2 if dtype == torch.bfloat16 else 3e-3)
+    found = fused(maps.cuda().to(memory_format=torch.channels_last)).float().cpu()
+    assert_equal(found, expected, 2e-2 if dtype == torch.bfloat16 else 3e-3)
 
 
 @pytest.mark.cuda
