@@ -46,11 +46,9 @@ MOST_WORKERS = 32
 FEW_CLIPS = 32
 """Up to this number, clips are read by this process unless workers are asked for: starting those takes 0.1 s."""
 
-CHUNK = 4
-"""Clips that are sent to a worker at once: a message costs this process as much as to take four clips."""
-
-IN_HAND = 2 * CHUNK
-"""Clips per worker that are sent to it, or read and not taken: those it reads, and the next for when it is done."""
+LEAST_CHUNK, MOST_CHUNK, SENT = 4, 8, 32
+"""Clips that are sent to a worker at once, and to all of them: a message costs as much as to take four clips, and more
+at once would only take more memory where workers are many. Each has as many again for when it is done with those."""
 
 ANSWER_SECONDS = 0.05
 """Time after which a worker sends what it has read of a chunk."""
@@ -60,6 +58,10 @@ LENT = 16
 
 LISTEN_SECONDS = 5e-3
 """How often workers are listened to while their clips are taken faster than that."""
+
+GATHER_SECONDS = 0.01
+"""How long answers are gathered once one is there, while workers read on: to be woken by each takes longer than what is
+done about it, as whatever else runs on the core has taken the caches."""
 
 STRIKES = 2
 """A clip fails after killing this many workers, the last one while no other worker read."""
@@ -81,9 +83,6 @@ HANGS = "the file is damaged in a way that its decoder does not survive, or its 
 
 LONG = -1
 """Sent by a worker instead of a number of samples if a clip is too long for the memory."""
-
-FLOAT32, INT16 = np.dtype(np.float32), np.dtype(np.int16)
-"""Types of samples."""
 
 PINNED_BYTES = 2**20
 """Memory is pinned in multiples of this: the next clip is likely to be a little longer."""
@@ -309,7 +308,7 @@ class _Answer(NamedTuple):
     """What a worker says of a clip; a number of samples is `LONG` if it is too long for the memory, 0 without any."""
 
     n_samples: int
-    dtype: np.dtype[Any]
+    is_float: bool
     sample_rate: int
     sha256: str
     warnings: tuple[str, ...]
@@ -399,7 +398,8 @@ class _Pool:
         self.n_workers = n_workers
         self.spent = spent
         self.niceness = niceness
-        self.n_ahead = IN_HAND * n_workers
+        self.chunk = min(MOST_CHUNK, max(LEAST_CHUNK, SENT // n_workers))
+        self.n_ahead = 2 * self.chunk * n_workers
         self.todo: deque[_Request] = deque()
         self.is_end = False  # no more clips are to come
         self.has_suspects = False  # among them, see `_ask_about_suspects`
@@ -410,7 +410,7 @@ class _Pool:
         self.layout = _Layout.for_clips(self.n_ahead + LENT, 4 * options.max_samples, n_workers)
         self.memory = _shared(self.layout.n_bytes)
         slots, self.progress = self.layout.of(self.memory)
-        self.slots = {dtype: torch.from_numpy(slots.view(dtype)) for dtype in (FLOAT32, INT16)}
+        self.floats, self.integers = (torch.from_numpy(slots.view(dtype)) for dtype in (np.float32, np.int16))
         self.pins: _Pins | None = None
         # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
         atexit.register(self.close)
@@ -453,7 +453,7 @@ class _Pool:
     @contextlib.contextmanager
     def pinned(self) -> Iterator[None]:
         """Keep memory where it is as clips come into it, so that CUDA can copy from it while this process goes on."""
-        self.pins = _Pins(self.slots[FLOAT32])
+        self.pins = _Pins(self.floats)
         try:
             yield
         finally:
@@ -479,12 +479,12 @@ class _Pool:
             return
         while self.todo and self.workers:
             worker = min(self.workers, key=lambda worker: len(worker.requests))
-            if len(worker.requests) > IN_HAND - CHUNK:
+            if len(worker.requests) > self.chunk:
                 return
-            n_clips = CHUNK
+            n_clips = self.chunk
             if self.is_end:
-                n_clips = min(CHUNK, -(-len(self.todo) // len(self.workers)))  # the last ones are shared
-            elif worker.requests and len(self.todo) < CHUNK:
+                n_clips = min(n_clips, -(-len(self.todo) // len(self.workers)))  # the last ones are shared
+            elif worker.requests and len(self.todo) < n_clips:
                 return
             self._send(worker, [self.todo.popleft() for _ in range(min(n_clips, len(self.todo)))])
 
@@ -512,8 +512,11 @@ class _Pool:
 
     def _listen(self, timeout: float) -> None:
         """Wait for answers, or the death of a worker."""
-        for worker in _heard(self.workers, timeout):
-            self._hear(worker)
+        if _heard(self.workers, timeout) and timeout:
+            time.sleep(GATHER_SECONDS)
+        while heard := _heard(self.workers, 0.0):
+            for worker in heard:
+                self._hear(worker)
         self.heard = time.monotonic()
         if self.heard >= self.patrolled + PATROL_SECONDS:
             self.patrolled = self.heard
@@ -554,9 +557,9 @@ class _Pool:
         index, clip, notes = request.index, request.clip, list(answer.warnings)
         if answer.n_samples > 0:
             slot = index % self.layout.n_slots
+            samples = (self.floats if answer.is_float else self.integers)[slot, : answer.n_samples]
             if self.pins is not None:
-                self.pins.add(slot, answer.n_samples * answer.dtype.itemsize)
-            samples = self.slots[answer.dtype][slot].narrow(0, 0, answer.n_samples)
+                self.pins.add(slot, samples.nbytes)
             return Loaded(index, samples, None, answer.sha256, None, clip.path, notes, answer.sample_rate, is_lent=True)
         blocks = None
         if answer.n_samples == LONG:
@@ -720,13 +723,13 @@ def _read_into(slot: np.ndarray, index: int, clip: Clip, options: ReadOptions) -
     """Read a clip into memory."""
     start = time.perf_counter()
     loaded = read(index, clip, options)
-    n_samples, dtype = LONG if loaded.blocks is not None else 0, FLOAT32
+    n_samples, is_float = LONG if loaded.blocks is not None else 0, True
     if loaded.waveform is not None:
         samples = loaded.waveform.numpy()
-        n_samples, dtype = len(samples), samples.dtype
-        slot.view(dtype)[:n_samples] = samples
+        n_samples, is_float = len(samples), samples.dtype == np.float32
+        slot.view(samples.dtype)[:n_samples] = samples
     told = loaded.sample_rate, loaded.sha256, tuple(loaded.warnings), sendable(loaded.error)
-    return _Answer(n_samples, dtype, *told, time.perf_counter() - start, loaded.resampling)
+    return _Answer(n_samples, is_float, *told, time.perf_counter() - start, loaded.resampling)
 
 
 def ignore_the_terminal() -> None:
