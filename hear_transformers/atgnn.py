@@ -17,7 +17,6 @@ of the classes.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -32,9 +31,11 @@ from . import hear
 from .errors import unknown
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
+from .networks.conv_norm import is_pointwise
 from .networks.family import Readout, Variant, count_members
 from .networks.frontend import AST_MEL
-from .networks.transformer import DropPath, Pair
+from .networks.graph import joined, nearest, strongest
+from .networks.transformer import DropPath, Pair, linear_gelu
 from .networks.trunk import Exact, TimeAxis, Trunk, depth_of
 
 __all__ = ["ATGNN", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
@@ -129,62 +130,9 @@ def as_maps(nodes: Tensor, grid: Pair) -> Tensor:
     return nodes.unflatten(1, grid).permute(0, 3, 1, 2)  # (batch, C, freq, time)
 
 
-@torch.no_grad()
-def nearest(nodes: Tensor, candidates: Tensor, k: int, dilation: int = 1, nearness: Tensor | None = None) -> Tensor:
-    """Find the neighbours of every node among candidates.
-
-    Features are normalised to unit length: the squared distance of two is 2 minus twice their product.
-
-    Parameters
-    ----------
-    nodes, candidates : (batch, nodes, features) and (batch, candidates, features)
-    k : neighbours
-    dilation : every `dilation`-th of the ``k * dilation`` nearest candidates is a neighbour, or of all candidates if
-        there are fewer
-    nearness : (nodes, candidates) of their places, added to that of their features; None to ignore places
-
-    Returns
-    -------
-    index : (batch, nodes, k or fewer), the nearest first
-    """
-    # A choice between close candidates needs 32 bits, whatever autocast or the precision of the network.
-    with torch.autocast(nodes.device.type, enabled=False):
-        directions = F.normalize(nodes.float(), dim=2)
-        others = F.normalize(candidates.float(), dim=2).transpose(1, 2)  # (batch, features, candidates)
-        similarity = directions @ others if nearness is None else torch.baddbmm(nearness, directions, others)
-    return similarity.topk(min(k * dilation, similarity.shape[2]), 2).indices[:, :, ::dilation]
-
-
-def strongest(candidates: Tensor, index: Tensor) -> Tensor:
-    """Return the maximum of every feature over the neighbours of a node: -> (batch, nodes, features).
-
-    `candidates` is (batch, candidates, features), `index` (batch, nodes, neighbours) from `nearest`.
-    """
-    first = torch.arange(len(candidates), device=index.device) * candidates.shape[1]
-    rows = candidates.flatten(0, 1)  # (batch * candidates, features)
-    neighbours = (index + first[:, None, None]).flatten(0, 1)  # (batch * nodes, neighbours)
-    if rows.is_cuda and not rows.requires_grad:
-        maxima = of_bags(rows, neighbours)
-    else:
-        # Neighbour by neighbour: nine times less memory than all of them at once, and faster.
-        maxima = functools.reduce(torch.maximum, (F.embedding(row, rows) for row in neighbours.unbind(1)))
-    return maxima.unflatten(0, index.shape[:2])  # (batch, nodes, features)
-
-
-def of_bags(rows: Tensor, neighbours: Tensor) -> Tensor:
-    """Return the maxima over (n, neighbours) rows in one kernel, without a copy of any; several times slower on CPUs.
-
-    Going back, its sums have no fixed order on CUDA.
-    """
-    return F.embedding_bag(neighbours, rows, mode="max")  # (n, features)
-
-
-def interleaved(nodes: Tensor, messages: Tensor) -> Tensor:
-    """Interleave the features of nodes and of their messages: twice (batch, nodes, C) -> (batch, nodes, 2 C).
-
-    The order matters, as the next convolution has groups.
-    """
-    return torch.stack([nodes, messages], 3).flatten(2)  # (batch, nodes, C, 2) -> (batch, nodes, 2 C)
+def innermost(maps: Tensor) -> Tensor:
+    """Lay out a map with its features innermost in memory."""
+    return maps.contiguous(memory_format=torch.channels_last)
 
 
 class Convolution(nn.Conv2d):
@@ -209,6 +157,91 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         conv = Convolution(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
         super().__init__(conv, nn.BatchNorm2d(outputs), *([nn.GELU()] if gelu else []))
+
+    def for_inference(self) -> nn.Module:
+        """Return what computes the same from one position for each, see `conv_norm.features_innermost`."""
+        conv = cast(nn.Conv2d, self[0])
+        return PointwiseGelu(conv) if is_pointwise(conv) and isinstance(self[-1], nn.GELU) else self
+
+
+class PointwiseGelu(nn.Module):
+    """A convolution with a kernel of 1x1 and a GELU."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.linear = linear(conv.weight.flatten(1), conv.bias)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, freq, time), with the features innermost in memory, to (batch, outputs, freq, time)."""
+        return linear_gelu(self.linear, maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return the layer for inference with these weights (outputs, inputs)."""
+    layer = nn.Linear(1, 1, device="meta")
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    layer.bias = cast(nn.Parameter, bias)
+    return layer
+
+
+class GraphConv(ConvNorm):
+    """Convolution in groups of what `joined` returns, then a GELU.
+
+    A group sees the same part of the features of nodes and of those of messages; its weights are for one of either by
+    turns.
+    """
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__(2 * channels, outputs, groups=GROUPS, gelu=True)
+
+    def forward(self, both: Tensor, grid: Pair) -> Tensor:  # type: ignore[override]
+        """Map (batch, nodes, 2 channels) to (batch, outputs, freq, time)."""
+        interleaved = both.unflatten(2, (2, -1)).transpose(2, 3).flatten(2)  # (batch, nodes, channels, 2), flattened
+        return super().forward(as_maps(interleaved, grid))
+
+    def for_inference(self) -> nn.Module:
+        """Return what computes the same by matrix products."""
+        conv = cast(nn.Conv2d, self[0])
+        return DenseGraphConv(conv) if conv.weight.is_cuda else GroupedGraphConv(conv)
+
+
+def by_source(conv: nn.Conv2d) -> tuple[Tensor, ...]:
+    """Return the weights for the features of nodes and those for messages: (groups, outputs, inputs) of a group."""
+    kernels = conv.weight.detach().flatten(1).unflatten(0, (conv.groups, -1))  # (groups, outputs, 2 * inputs)
+    return kernels.unflatten(2, (-1, 2)).unbind(3)
+
+
+class GroupedGraphConv(nn.Module):
+    """A `GraphConv` as two products for each group, which read and write parts of rows where they lie."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        weight = torch.stack(by_source(conv), 1)  # (groups, 2, outputs of a group, inputs of a group)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = cast(Tensor, conv.bias)
+
+    def forward(self, both: Tensor, grid: Pair) -> Tensor:
+        """Map (batch, nodes, 2 channels) to (batch, outputs, freq, time)."""
+        rows = both.flatten(0, 1).unflatten(1, (2, len(self.weight), -1))  # (batch * nodes, 2, groups, inputs)
+        mapped = rows.new_empty(len(rows), len(self.weight), self.weight.shape[2])  # (batch * nodes, groups, outputs)
+        for group, (of_nodes, of_messages) in enumerate(self.weight):
+            part = mapped[:, group]
+            torch.addmm(self.bias.view(len(self.weight), -1)[group], rows[:, 0, group], of_nodes.T, out=part)
+            part.addmm_(rows[:, 1, group], of_messages.T)
+        return as_maps(F.gelu(mapped.flatten(1)).unflatten(0, both.shape[:2]), grid)
+
+
+class DenseGraphConv(nn.Module):
+    """A `GraphConv` as one product with zeros between groups, as tensor cores are faster than memory."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        weights = [torch.block_diag(*kernels) for kernels in by_source(conv)]  # (outputs, channels) each
+        self.linear = linear(torch.cat(weights, 1), conv.bias)
+
+    def forward(self, both: Tensor, grid: Pair) -> Tensor:
+        """Map (batch, nodes, 2 channels) to (batch, outputs, freq, time)."""
+        return as_maps(linear_gelu(self.linear, both), grid)
 
 
 class FeedForward(nn.Module):
@@ -235,7 +268,7 @@ class Grapher(nn.Module):
         super().__init__()
         self.ratio, self.k, self.dilation = ratio, k, dilation
         self.fc1 = ConvNorm(channels, channels)
-        self.graph_conv = ConvNorm(2 * channels, 2 * channels, groups=GROUPS, gelu=True)
+        self.graph_conv = GraphConv(channels, 2 * channels)
         self.fc2 = ConvNorm(2 * channels, channels)
         self.drop = DropPath(drop_path)
 
@@ -247,10 +280,8 @@ class Grapher(nn.Module):
         # Squares over the edge average the nodes they contain, so that any grid has candidates.
         candidates = as_nodes(F.avg_pool2d(projected, self.ratio, ceil_mode=True)) if self.ratio > 1 else nodes
         nearness = nearness_of(grid, self.ratio, nodes.shape[2], nodes.device)
-        index = nearest(nodes, candidates, self.k, self.dilation, nearness)
-        # Maximum of the differences of the neighbours from the node.
-        messages = strongest(candidates, index) - nodes
-        return maps + self.drop(self.fc2(self.graph_conv(as_maps(interleaved(nodes, messages), grid))))
+        both = joined(nodes, candidates, self.k, self.dilation, nearness)
+        return maps + self.drop(self.fc2(self.graph_conv(both, grid)))
 
 
 class Block(nn.Module):
@@ -278,7 +309,7 @@ class LabelBlock(nn.Module):
     def __init__(self, channels: int, n_classes: int, k: int, drop_path: float) -> None:
         super().__init__()
         self.k = k
-        self.plg = ConvNorm(2 * channels, channels, groups=GROUPS, gelu=True)
+        self.plg = GraphConv(channels, channels)
         self.drop = DropPath(drop_path)
         self.ffn = FeedForward(channels, drop_path)
         self.adj = uniform(n_classes, n_classes)
@@ -289,7 +320,7 @@ class LabelBlock(nn.Module):
         grid = nodes.shape[1], 1
         # Label minus patch, the opposite of the encoder, as in both of the authors' versions.
         messages = nodes + strongest(-patches, nearest(nodes, patches, self.k))
-        labels = self.ffn(labels + self.drop(self.plg(as_maps(interleaved(nodes, messages), grid))))
+        labels = self.ffn(labels + self.drop(self.plg(torch.cat([nodes, messages], 2), grid)))
         nodes = as_nodes(labels)
         return as_maps(nodes + self.adj @ nodes, grid)
 
@@ -433,9 +464,9 @@ class ATGNN(Trunk):
     def _embed(self, mel: Tensor) -> Tensor:
         """Compute the map that the blocks refine: (batch, n_mels, frames) -> (batch, channels, freq, time)."""
         maps = self.stem(mel.unsqueeze(1).to(self.pos_embed.dtype))  # (batch, channels, freq, time)
-        maps = maps + self.positions(maps.shape[2], maps.shape[3]).to(maps.dtype)
+        positions = self.positions(maps.shape[2], maps.shape[3]).to(maps.dtype)
         # Features innermost, so that flattening into nodes does not copy.
-        return maps.contiguous(memory_format=torch.channels_last)
+        return innermost(maps) + innermost(positions)
 
     def positions(self, n_freq: int, n_time: int) -> Tensor:
         """Return the position map of a grid: (1, channels, freq, time)."""

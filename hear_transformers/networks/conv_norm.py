@@ -75,10 +75,15 @@ def commutes(module: nn.Module) -> bool:
 
 
 def features_innermost(network: nn.Module) -> None:
-    """Lay out kernels so that all maps have their features innermost in memory; kernels of 1x1 become `Pointwise`."""
+    """Lay out kernels so that all maps have their features innermost in memory; kernels of 1x1 become `Pointwise`.
+
+    A module with a method `for_inference` is replaced by what that returns.
+    """
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d):
+            if for_inference := getattr(child, "for_inference", None):
+                setattr(module, name, for_inference())
+            elif isinstance(child, nn.Conv2d):
                 setattr(module, name, Pointwise(child) if is_pointwise(child) else child)
                 # Unlike `contiguous`, `to` also changes strides of axes of length 1, by which PyTorch tells layouts.
                 weight = child.weight.detach().to(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from torch import nn
 from hear_transformers import ast, atgnn, hear
 from hear_transformers.checkpoints import state_dicts
 from hear_transformers.errors import OptionError, WeightsError
-from hear_transformers.networks import counting
+from hear_transformers.networks import counting, graph
 from tests.helpers.golden import assert_equal, by_size, filled, golden_audio, golden_tensor, noise, small_build
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -175,7 +175,7 @@ def test_messages_on_cuda_are_those_of_the_cpu(dtype):
     index = atgnn.nearest(noise(2, 50, 7), candidates, 4, 2)
     expected = atgnn.strongest(candidates, index)
     rows = torch.cat([index[0], index[1] + 30])
-    assert atgnn.of_bags(candidates.flatten(0, 1), rows).view(2, 50, 7).equal(expected)
+    assert graph.of_bags(candidates.flatten(0, 1), rows).view(2, 50, 7).equal(expected)
     assert expected[1, 3].equal(candidates[1, index[1, 3]].amax(0))
 
 
@@ -209,7 +209,7 @@ def pooled_by_loops(grid, ratio):
 def test_messages_are_the_maxima_of_differences(grid, ratio):
     grapher = filled(atgnn.Grapher(8, ratio, 3, 2, 0.0))
     joined = []
-    grapher.graph_conv.register_forward_hook(lambda module, inputs, output: joined.append(inputs[0]))
+    grapher.graph_conv[0].register_forward_hook(lambda module, inputs, output: joined.append(inputs[0]))
     maps = noise(2, 8, *grid)
     grapher(maps, lambda *_: torch.zeros(1))
     for clip, found in zip(grapher.fc1(maps).permute(0, 2, 3, 1).numpy(), joined[0].permute(0, 2, 3, 1), strict=True):

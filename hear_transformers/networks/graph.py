@@ -1,0 +1,148 @@
+"""Graphs of nearest nodes, and the messages that pass along their edges: max-relative graph convolution of ViG."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BLOCKS = 8
+"""Candidates of a block in the search for the nearest: of 4 to 32 the fastest, on CPUs and on an H200."""
+
+MOST_CANDIDATES = 1_024
+MOST_FEATURES = 1_024
+"""That a program of the kernel holds in its registers, for 16 nodes."""
+
+
+@torch.no_grad()
+def nearest(nodes: Tensor, candidates: Tensor, k: int, dilation: int = 1, nearness: Tensor | None = None) -> Tensor:
+    """Find the neighbours of every node among candidates.
+
+    Features are normalised to unit length: the squared distance of two is 2 minus twice their product.
+
+    Parameters
+    ----------
+    nodes, candidates : (batch, nodes, features) and (batch, candidates, features)
+    k : neighbours
+    dilation : every `dilation`-th of the ``k * dilation`` nearest candidates is a neighbour, or of all candidates if
+        there are fewer
+    nearness : (nodes, candidates) of their places, added to that of their features; None to ignore places
+
+    Returns
+    -------
+    index : (batch, nodes, k or fewer), the nearest first
+    """
+    # A choice between close candidates needs 32 bits, whatever autocast or the precision of the network.
+    with torch.autocast(nodes.device.type, enabled=False):
+        directions = F.normalize(nodes.float(), dim=2)
+        others = F.normalize(candidates.float(), dim=2).transpose(1, 2)  # (batch, features, candidates)
+        similarity = directions @ others if nearness is None else torch.baddbmm(nearness, directions, others)
+    return largest(similarity, count(k, dilation, similarity.shape[2]), dilation)
+
+
+def count(k: int, dilation: int, n_candidates: int) -> int:
+    """Return the number of neighbours of a node, see `nearest`."""
+    return -(-min(k * dilation, n_candidates) // dilation)
+
+
+def largest(rows: Tensor, n: int, step: int) -> Tensor:
+    """Return the places of the largest number of each row, and of every `step`-th that follows it in size.
+
+    The largest lie in those blocks of a row whose maxima are the largest: fewer numbers are sorted.
+
+    Parameters
+    ----------
+    rows : (batch, rows, size)
+    n : places to return; ``(n - 1) * step < size``
+
+    Returns
+    -------
+    places : (batch, rows, n)
+    """
+    needed = (n - 1) * step + 1
+    n_blocks, rest = divmod(rows.shape[2], BLOCKS)
+    if rest or n_blocks <= needed:
+        return rows.topk(needed, 2).indices[:, :, ::step]
+    # A block is every n_blocks-th number of a row, so that maxima are those of whole slices.
+    split = rows.unflatten(2, (BLOCKS, n_blocks))
+    blocks = split.amax(2).topk(needed, 2, sorted=False).indices  # (batch, rows, needed)
+    kept = split.gather(3, blocks.unsqueeze(2).expand(-1, -1, BLOCKS, -1))  # (batch, rows, BLOCKS, needed)
+    among = kept.flatten(2).topk(needed, 2).indices[:, :, ::step]
+    return blocks.gather(2, among % needed) + among // needed * n_blocks
+
+
+def strongest(candidates: Tensor, index: Tensor) -> Tensor:
+    """Return the maximum of every feature over the neighbours of a node: -> (batch, nodes, features).
+
+    `candidates` is (batch, candidates, features), `index` (batch, nodes, neighbours) from `nearest`.
+    """
+    first = torch.arange(len(candidates), device=index.device) * candidates.shape[1]
+    rows = candidates.flatten(0, 1)  # (batch * candidates, features)
+    neighbours = (index + first[:, None, None]).flatten(0, 1)  # (batch * nodes, neighbours)
+    if rows.is_cuda and not rows.requires_grad:
+        maxima = of_bags(rows, neighbours)
+    else:
+        # Neighbour by neighbour: nine times less memory than all of them at once, and faster.
+        maxima = functools.reduce(torch.maximum, (F.embedding(row, rows) for row in neighbours.unbind(1)))
+    return maxima.unflatten(0, index.shape[:2])  # (batch, nodes, features)
+
+
+def of_bags(rows: Tensor, neighbours: Tensor) -> Tensor:
+    """Return the maxima over (n, neighbours) rows in one kernel, without a copy of any; several times slower on CPUs.
+
+    Going back, its sums have no fixed order on CUDA.
+    """
+    return F.embedding_bag(neighbours, rows, mode="max")  # (n, features)
+
+
+def joined(nodes: Tensor, candidates: Tensor, k: int, dilation: int, nearness: Tensor | None) -> Tensor:
+    """Join the features of every node and its messages: -> (batch, nodes, 2 features).
+
+    A message is the maximum of the differences of the neighbours from the node; for the parameters see `nearest`.
+    """
+    # Tensor cores multiply 16 bits exactly, not so 32.
+    is_fast = nodes.is_cuda and nodes.element_size() == 2 and not torch.is_grad_enabled()
+    return (_joined_at_once if is_fast else _joined)(nodes, candidates, k, dilation, nearness)
+
+
+def _joined(nodes: Tensor, candidates: Tensor, k: int, dilation: int, nearness: Tensor | None) -> Tensor:
+    index = nearest(nodes, candidates, k, dilation, nearness)
+    return torch.cat([nodes, strongest(candidates, index) - nodes], 2)
+
+
+@torch.library.custom_op(
+    "hear_transformers::joined",
+    mutates_args=(),
+    schema="(Tensor nodes, Tensor candidates, int k, int dilation, Tensor? nearness) -> Tensor",
+)
+def _joined_at_once(nodes: Tensor, candidates: Tensor, k: int, dilation: int, nearness: Tensor | None) -> Tensor:
+    """Compute `joined` in one kernel where it runs, without a table of similarities.
+
+    `torch.compile` takes the whole for one operation.
+    """
+    is_small = candidates.shape[1] <= MOST_CANDIDATES and nodes.shape[2] <= MOST_FEATURES
+    kernel = _kernel(nodes.device) if is_small else None
+    if kernel is None:
+        return _joined(nodes, candidates, k, dilation, nearness)
+    return kernel(nodes, candidates, count(k, dilation, candidates.shape[1]), dilation, nearness)
+
+
+@functools.cache
+def _kernel(device: torch.device) -> Callable[..., Tensor] | None:
+    """Return `graph_kernel.join` if it runs: Triton may be missing, or a C compiler, or the card be too old."""
+    try:
+        from .graph_kernel import join
+
+        node = torch.ones(1, 1, 1, dtype=torch.bfloat16, device=device)
+        join(node, node, 1, 1, None)
+    except Exception:  # whatever it is, PyTorch computes the same
+        return None
+    return join
+
+
+@_joined_at_once.register_fake
+def _(nodes: Tensor, candidates: Tensor, k: int, dilation: int, nearness: Tensor | None) -> Tensor:
+    return nodes.new_empty(*nodes.shape[:2], 2 * nodes.shape[2])
