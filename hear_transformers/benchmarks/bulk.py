@@ -46,6 +46,9 @@ MOST_FILES = 200
 ALONE_SECONDS = 5.0
 """Shortest time for which the network alone is timed."""
 
+UNCOUNTED = 3
+"""Runs that are not timed."""
+
 LONG_RATE = 8_000
 FILE_RATE = 44_100
 TONE_HZ = 440.0
@@ -121,12 +124,13 @@ def time_network(
 
 
 def times_a_second(run: Callable[[], Tensor], seconds: float) -> float:
-    """Return how often a run is done in a second, after a first one that does not count."""
-    n_runs, start = -1, 0.0
+    """Return how often a run is done in a second; the first do not count, in which kernels are chosen and recorded."""
+    n_runs, start = -UNCOUNTED, 0.0
     while n_runs < 1 or time.perf_counter() - start < seconds:
+        if n_runs == 0:
+            start = time.perf_counter()
         run().sum().item()  # waits for the GPU
         n_runs += 1
-        start = start or time.perf_counter()
     return n_runs / (time.perf_counter() - start)
 
 

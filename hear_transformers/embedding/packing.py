@@ -271,7 +271,7 @@ class Packer:
                 yield from self._run(batch)
 
     def _fetch(self, waveform: Tensor, n_samples: int, *, is_lent: bool) -> Buffer:
-        """Have a clip copied to the device of the network; on the CPU it may stay where it is."""
+        """Pass a clip on to the device of the network; on the CPU it may stay where it is."""
         arrival = _Arrival(Buffer(waveform, n_samples=n_samples))
         if self.copying is None or waveform.is_cuda:
             arrival.buffer.samples = waveform.to(self.reader.device)

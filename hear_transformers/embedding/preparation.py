@@ -132,9 +132,10 @@ def _copied(trunk: Trunk, precision: str, is_compiled: bool) -> Trunk:
 
 # CUDA graphs
 
-GRAPH_WORK = 1e10
-"""Parameters times seconds of audio in a batch up to which a graph pays: 1800 s for the embedded model, 116 s for
-PaSST. Then starting the kernels, 3 to 30 ms a pass beside an H200, takes longer than they do, or nearly as long."""
+GRAPH_WORK = 7e10
+"""Parameters times seconds of audio in a batch up to which a graph pays: batches of any size of the embedded model and
+of MobileNets, 1,280 s of MAST, 800 s of PaSST. Starting its kernels takes MAST, which has 250, up to 50 ms beside an
+H200, which computes 128 clips of 10 s in 33."""
 
 MOST_GRAPHS = 8
 """Shapes of batches that are remembered for a network. Their graphs share the memory for what lies between."""

@@ -222,7 +222,9 @@ def test_a_graph_of_other_weights_is_not_replayed(load):
     assert not torch.allclose(model.embed_scenes(clips), before)
 
 
-@pytest.mark.parametrize(("family", "least", "most"), [(passt.FAMILY, 80, 160), (tiny.FAMILY, 1280, 2560)])
+@pytest.mark.parametrize(
+    ("family", "least", "most"), [(passt.FAMILY, 400, 1_280), (mast.FAMILY, 1_280, 2_560), (tiny.FAMILY, 1_280, 20_000)]
+)
 def test_seconds_up_to_which_a_graph_pays(family, least, most):
     trunk = on_meta(family, next(iter(family.variants.values())))
     n_parameters = sum(each.numel() for each in trunk.parameters())
