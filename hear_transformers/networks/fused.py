@@ -14,6 +14,9 @@ FEWEST_NUMBERS = 2**20
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Of numbers; the kernels compute in float32."""
 
+OLDEST = (8, 0)
+"""Compute capability of the first cards that multiply in each of these types (CUDA programming guide)."""
+
 
 def kernels_for(tensor: Tensor) -> ModuleType | None:
     """Return `kernels` where they are faster for a tensor, None where it is for PyTorch to compute."""
@@ -36,6 +39,8 @@ def tried(device: torch.device, dtype: torch.dtype) -> ModuleType | str:
     try:
         from . import kernels
 
+        if torch.cuda.get_device_capability(device) < OLDEST:
+            return f"compute capability below {OLDEST[0]}.{OLDEST[1]}"
         norm = nn.LayerNorm(16, device=device, dtype=dtype)
         kernels.layer_norm(torch.ones(1, 16, device=device, dtype=dtype), norm)
     except Exception as error:  # whatever it is, PyTorch computes the same

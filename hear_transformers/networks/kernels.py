@@ -18,9 +18,8 @@ which has a block of threads for every row."""
 POSITIONS = 16
 """That one program pools: on an H200 the fastest of 4 to 32."""
 
-
-QUERIES = 64
-"""Queries that one program multiplies with the embeddings of distances."""
+QUERIES, KEYS = 64, 64
+"""That one program multiplies queries and distances of; their features fit into the shared memory of any card."""
 
 
 def layer_norm(rows: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -170,11 +169,12 @@ def place(
     inner = query.shape[3] * (query.shape[2] if axis == 1 else 1)
     n_others = query.numel() // (query.shape[4] * query.shape[axis])
     features = table.shape[1]
-    programs = triton.cdiv(n_others, QUERIES), query.shape[axis]
+    keys = max(16, min(KEYS, triton.next_power_of_2(columns[2])))
+    programs = triton.cdiv(n_others, QUERIES), query.shape[axis], triton.cdiv(columns[2], keys)
     with torch.cuda.device_of(query):
         _place[programs](
             query, table, inner, n_others, query.shape[4], zero, *steps, *columns,
-            features, max(16, triton.next_power_of_2(features)), max(16, triton.next_power_of_2(columns[2])), QUERIES,
+            features, max(16, triton.next_power_of_2(features)), keys, QUERIES,
         )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def _place(
     other = tl.program_id(0) * AT_ONCE + tl.arange(0, AT_ONCE)
     row = (other // inner * tl.num_programs(1) + position).to(tl.int64) * inner + other % inner
     at = query + row[:, None] * width
-    feature, key = tl.arange(0, PADDED), tl.arange(0, KEYS)
+    feature, key = tl.arange(0, PADDED), tl.program_id(2) * KEYS + tl.arange(0, KEYS)
     inside = (other < n_others)[:, None]
     features = tl.load(at + feature[None, :], inside & (feature < FEATURES)[None, :], other=0.0)
     entry = table + (zero + position * query_step - key * key_step)[None, :] * FEATURES

@@ -31,13 +31,13 @@ from hear_transformers.networks import kernels
 from tests.networks.test_fused import STRIDES, normalised, pooling
 
 mast.kernels_for = lambda grid: kernels
-kernels.POSITIONS = 4
+kernels.POSITIONS, kernels.KEYS = 4, 16
 with torch.no_grad():
     for rows, features in ((50, 24), (3, 5000)):
         norm, tokens = normalised(rows, features)
         torch.testing.assert_close(kernels.layer_norm(tokens, norm), norm(tokens), rtol=0, atol=1e-5)
-    for strides in STRIDES[1:3]:
-        attention, grid = pooling(strides, (5, 9), batch=1)
+    for strides, size in ((STRIDES[1], (5, 9)), (STRIDES[2], (5, 9)), (STRIDES[3], (1, 40))):
+        attention, grid = pooling(strides, size, batch=1)
         found = attention(grid)
         torch.testing.assert_close(found, attention.proj(attention._attend(grid).flatten(3)), rtol=0, atol=1e-5)
 """
