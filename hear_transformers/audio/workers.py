@@ -50,7 +50,7 @@ LEAST_CHUNK, MOST_CHUNK, SENT = 4, 8, 32
 """Clips that are sent to a worker at once, and to all of them: a message costs as much as to take four clips, and more
 at once would only take more memory where workers are many. Each has as many again for when it is done with those."""
 
-ANSWER_SECONDS = 0.05
+ANSWER_SECONDS = 0.1
 """Time after which a worker sends what it has read of a chunk."""
 
 LENT = 16
@@ -59,9 +59,9 @@ LENT = 16
 LISTEN_SECONDS = 5e-3
 """How often workers are listened to while their clips are taken faster than that."""
 
-GATHER_SECONDS = 0.01
-"""How long answers are gathered once one is there, while workers read on: to be woken by each takes longer than what is
-done about it, as whatever else runs on the core has taken the caches."""
+GATHER_SECONDS = 0.02
+"""How long answers are gathered at most once one is there, while workers read what they have: to be woken by each takes
+longer than what is done about it, as what else runs on the core has taken the caches."""
 
 STRIKES = 2
 """A clip fails after killing this many workers, the last one while no other worker read."""
@@ -85,7 +85,7 @@ LONG = -1
 """Sent by a worker instead of a number of samples if a clip is too long for the memory."""
 
 PINNED_BYTES = 2**20
-"""Memory is pinned in multiples of this: the next clip is likely to be a little longer."""
+"""Least memory of a slot that is pinned, and then twice as much, and so on: the next clip may be a little longer."""
 
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that end a process, of a terminal or a scheduler."""
@@ -340,11 +340,14 @@ class _Pins:
         self.is_possible = True
 
     def add(self, slot: int, n_bytes: int) -> None:
-        """Pin the first bytes of a slot."""
+        """Pin the first bytes of a slot, of which nothing is copied any more since another clip came there."""
         if n_bytes <= self.n_bytes[slot] or not self.is_possible:
             return
-        self._remove(slot)
-        wanted = min(-(-n_bytes // PINNED_BYTES) * PINNED_BYTES, self.slots[slot].nbytes)
+        self._unpin(slot)
+        wanted = PINNED_BYTES
+        while wanted < n_bytes:
+            wanted *= 2
+        wanted = min(wanted, self.slots[slot].nbytes)
         if int(self.runtime.cudaHostRegister(self.slots[slot].data_ptr(), wanted, 0)):
             self.is_possible = False  # only slower
             with contextlib.suppress(RuntimeError):  # PyTorch would raise the error at its next kernel
@@ -354,12 +357,12 @@ class _Pins:
 
     def remove(self) -> None:
         """Remove all of them."""
+        torch.cuda.synchronize()
         for slot in range(len(self.slots)):
-            self._remove(slot)
+            self._unpin(slot)
 
-    def _remove(self, slot: int) -> None:
+    def _unpin(self, slot: int) -> None:
         if self.n_bytes[slot]:
-            torch.cuda.synchronize()  # nothing is copied from it any more
             self.runtime.cudaHostUnregister(self.slots[slot].data_ptr())
             self.n_bytes[slot] = 0
 
@@ -406,6 +409,7 @@ class _Pool:
         self.starting = threading.Lock()
         self.is_closed = False
         self.workers: list[_Worker] = []
+        self.reading = 0.0  # seconds that one of the last clips took a worker
         self.heard = self.patrolled = time.monotonic()
         self.layout = _Layout.for_clips(self.n_ahead + LENT, 4 * options.max_samples, n_workers)
         self.memory = _shared(self.layout.n_bytes)
@@ -512,8 +516,8 @@ class _Pool:
 
     def _listen(self, timeout: float) -> None:
         """Wait for answers, or the death of a worker."""
-        if _heard(self.workers, timeout) and timeout:
-            time.sleep(GATHER_SECONDS)
+        if timeout and _heard(self.workers, timeout):
+            time.sleep(min(GATHER_SECONDS, self.chunk * self.reading / 2))
         while heard := _heard(self.workers, 0.0):
             for worker in heard:
                 self._hear(worker)
@@ -545,6 +549,7 @@ class _Pool:
             return
         worker.is_up = True
         worker.n_patrols = 0
+        self.reading = min((answer.reading for answer in answers), default=0.0)
         for answer in answers:
             request = worker.requests.popleft()
             worker.n_answered += 1

@@ -1,11 +1,13 @@
 """Worker processes without a network; what they read is embedded in tests/embedding/test_pipeline.py."""
 
+import math
 import os
 import subprocess
 import sys
 import threading
 
 import pytest
+import torch
 
 from hear_transformers.audio import workers
 
@@ -16,6 +18,38 @@ def test_few_clips_need_no_workers_and_many_leave_a_core_for_the_model(monkeypat
         monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)))
         assert workers.default_workers(10) == 0
         assert workers.default_workers(1_000) == expected
+
+
+class Runtime:
+    """CUDA's runtime as far as memory is pinned by it; `most` is what it refuses to go beyond."""
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+        self.sizes = {}
+
+    def cudaHostRegister(self, place, n_bytes, flags):
+        assert place not in self.sizes
+        if sum(self.sizes.values()) + n_bytes > self.most:
+            return 2
+        self.sizes[place] = n_bytes
+        return 0
+
+    def cudaHostUnregister(self, place):
+        del self.sizes[place]
+
+
+@pytest.mark.parametrize(("most", "expected"), [(math.inf, [4, 1, 5, 0]), (5 * 2**20, [4, 1, 0, 0])])
+def test_as_much_memory_is_pinned_as_clips_need(monkeypatch, most, expected):
+    runtime = Runtime(most)
+    monkeypatch.setattr(workers.torch.cuda, "cudart", lambda: runtime)
+    monkeypatch.setattr(workers.torch.cuda, "synchronize", lambda: None)
+    pins = workers._Pins(torch.zeros(4, 5 * 2**18))
+    for slot, n_bytes in ((0, 2**20 + 4), (1, 4), (0, 3 * 2**20), (0, 8), (2, 5 * 2**20), (3, 0)):
+        pins.add(slot, n_bytes)
+    assert [size / 2**20 for size in pins.n_bytes] == expected
+    assert sorted(runtime.sizes.values()) == sorted(size for size in pins.n_bytes if size)
+    pins.remove()
+    assert not runtime.sizes
 
 
 LEFT = """

@@ -1,10 +1,12 @@
 """Clips -> embeddings, in order, each as if it were alone."""
 
 import os
+import pickle
 import random
 import signal
 import threading
 import time
+from itertools import pairwise
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -17,9 +19,10 @@ from hypothesis import strategies as st
 from hear_transformers import efficientat, tiny
 from hear_transformers.audio import reading, workers
 from hear_transformers.audio.reading import AudioFile
-from hear_transformers.embedding import pipeline
+from hear_transformers.embedding import framing, pipeline
 from hear_transformers.embedding.packing import Packer
 from hear_transformers.embedding.pipeline import Clip, embed
+from hear_transformers.embedding.windows import adjoining
 from hear_transformers.errors import AudioError, HearTransformersWarning, OptionError
 from hear_transformers.files import Address, sha256_of
 
@@ -319,6 +322,43 @@ def test_memory_that_is_lent_is_not_read_later(windowed, native, small_model, au
     paths = [audio_file(f"{i}.wav", tone_of(i)) for i in range(5 * workers.LENT)]
     for clip, embedded in zip(paths, embed(small_model, map(Clip, paths), workers=1, batch_size=7), strict=True):
         np.testing.assert_allclose(embedded.embedding, alone(small_model, reading.read(clip, 32_000)), atol=1e-5)
+
+
+@forked
+def test_clips_of_one_length_that_workers_read_are_not_copied_into_batches(small_model, audio_file, monkeypatch):
+    joined = []
+    monkeypatch.setattr(framing, "adjoining", lambda windows: joined.append(adjoining(windows)) or joined[-1])
+    paths = [audio_file(f"{i}.wav", tone_of(3 * i)) for i in range(24)]
+    for clip, embedded in zip(paths, embed(small_model, map(Clip, paths), workers=2, batch_size=6), strict=True):
+        np.testing.assert_allclose(embedded.embedding, alone(small_model, reading.read(clip, 32_000)), atol=1e-5)
+    assert [len(each) for each in joined if len(each) > 1] == [6, 6, 6, 6]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=4), st.booleans())
+def test_windows_at_equal_distances_are_one_view(rows, is_long):
+    memory = torch.arange(4 * 100).view(4, 100)
+    windows = [memory[row, 3 : 90 if is_long else 20] for row in rows]
+    view = adjoining(windows)
+    steps = {later - row for row, later in pairwise(rows)}
+    assert (view is None) == (len(steps) > 1 or any(step <= 0 for step in steps))
+    if view is not None:
+        assert view.data_ptr() == windows[0].data_ptr()
+        assert torch.equal(view, torch.stack(windows))
+    assert adjoining([memory[0, :20], memory[0, 10:30]]) is None
+    assert adjoining([memory[0, :20], memory[1].clone()[:20]]) is None
+
+
+@pytest.mark.parametrize("path", [Path("in/a.wav"), Address("s3://bucket/a.wav"), None])
+def test_what_goes_between_processes_arrives(path):
+    clip = Clip(path, 1.0, 2.0, known=("", "kept"))
+    assert pickle.loads(pickle.dumps(clip)) == clip
+    assert type(pickle.loads(pickle.dumps(clip)).path) is type(path)
+    for embedding in (None, np.arange(3, dtype=np.float32), np.ones((2, 3), np.float32)):
+        sent = pipeline.Embedded(4, embedding, seconds=1.5, sha256="ab", warnings=("loud",))
+        arrived = pickle.loads(pickle.dumps(sent))
+        assert (arrived.index, arrived.seconds, arrived.sha256, arrived.warnings) == (4, 1.5, "ab", ("loud",))
+        np.testing.assert_array_equal(arrived.embedding, embedding)
+        assert embedding is None or arrived.embedding.flags.writeable
 
 
 def tone_of(number: int) -> np.ndarray:
