@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import conv_norm, tensor_cores, winograd
+from ..networks.fused import LayerNorm
 from ..networks.trunk import Exact, Trunk
 from .precision import PRECISIONS
 
@@ -53,7 +54,8 @@ def compiling_pays(trunk: Trunk, n_clips: float, device: torch.device) -> bool:
     """Return True if compiling a network takes less time than it saves; `math.inf` clips repay any."""
     # On CPUs most of the time is spent in products and convolutions, which compiling leaves alone. Transformers have
     # kernels of their own (`networks.fused`), which are faster than compiled ones.
-    return n_clips == math.inf or (trunk.convolutional and device.type == "cuda" and n_clips >= COMPILED_CLIPS)
+    has_kernels = any(isinstance(module, LayerNorm) for module in trunk.modules())
+    return n_clips == math.inf or (not has_kernels and device.type == "cuda" and n_clips >= COMPILED_CLIPS)
 
 
 _COPIES: WeakKeyDictionary[Trunk, tuple[Any, Trunk]] = WeakKeyDictionary()

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ..errors import OptionError
 from .resampling import Resampler
@@ -391,7 +392,7 @@ thirds of the multiplications."""
 
 def group(filters: Tensor) -> list[tuple[slice, slice]]:
     """Return the bins and the bands of consecutive groups of filters (bins, n_mels)."""
-    if filters.is_meta:  # has no numbers to look at
+    if filters.is_meta or isinstance(filters, FakeTensor):  # which have no numbers to look at
         return [(slice(None), slice(None))]
     groups = []
     for bands in torch.arange(filters.shape[1], device="cpu").chunk(N_GROUPS):
