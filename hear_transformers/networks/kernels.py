@@ -16,8 +16,7 @@ NUMBERS = 4096
 block of threads for every row."""
 
 UNIT = tl.constexpr(8)
-"""Divides the width of rows, so that the compiler knows it and reads and writes 16 bytes at once; attention wants it too.
-"""
+"""Divides the width of rows: the compiler knows it, and moves 16 bytes at once; attention wants the same."""
 
 POSITIONS = 16
 """That one program pools: on an H200 faster than 4 or 8."""
