@@ -161,8 +161,9 @@ class PoolingAttention(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         """Attend: (batch, freq, time, inputs) -> (batch, freq / stride, time / stride, outputs)."""
         kernels = kernels_for(grid)
-        n_features = self.pool_k.in_channels + sum(pooled_size(grid.shape[1:3], self.pool_k.stride))
-        if kernels is not None and n_features <= MOST_FEATURES:
+        size = self.pool_k.in_channels
+        n_features = size + sum(pooled_size(grid.shape[1:3], self.pool_k.stride))
+        if kernels is not None and size % kernels.UNIT.value == 0 and n_features <= MOST_FEATURES:
             mixed = self._attend_by_place(grid, kernels)
         else:
             mixed = self._attend(grid)
@@ -191,7 +192,8 @@ class PoolingAttention(nn.Module):
         size = self.pool_k.in_channels
         query, key, value = self.qkv(grid).chunk(3, 3)
         n_keys = pooled_size(grid.shape[1:3], self.pool_k.stride)
-        extra = -(-sum(n_keys) // 8) * 8  # a multiple, as tensor cores want
+        unit = kernels.UNIT.value
+        extra = -(-sum(n_keys) // unit) * unit
         key = kernels.pool(key, self.pool_k, self.norm_k, extra, size**-0.5)
         value = kernels.pool(value, self.pool_v, self.norm_v)
         query = kernels.pool(query, self.pool_q, self.norm_q, extra)  # (batch, freq, time, heads, size + extra)

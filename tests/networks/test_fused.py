@@ -50,7 +50,7 @@ def normalised(rows: int, features: int) -> tuple[LayerNorm, torch.Tensor]:
 
 def pooling(strides, size, batch=2) -> tuple[mast.PoolingAttention, torch.Tensor]:
     """Make an attention with two heads and a grid for it."""
-    shape = mast.Shape(6, 24, 2, *strides, grid=(8, 12))
+    shape = mast.Shape(6, 32, 2, *strides, grid=(8, 12))
     return filled(mast.PoolingAttention(shape)).eval(), noise(batch, *size, 6)
 
 
