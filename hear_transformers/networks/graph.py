@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCKS = 8
+BLOCK_SIZE = 8
 """Candidates of a block in the search for the nearest: of 4 to 32 the fastest, on CPUs and on an H200."""
 
 MOST_CANDIDATES = 1_024
@@ -63,13 +63,13 @@ def largest(rows: Tensor, n: int, step: int) -> Tensor:
     places : (batch, rows, n)
     """
     needed = (n - 1) * step + 1
-    n_blocks, rest = divmod(rows.shape[2], BLOCKS)
+    n_blocks, rest = divmod(rows.shape[2], BLOCK_SIZE)
     if rest or n_blocks <= needed:
         return rows.topk(needed, 2).indices[:, :, ::step]
     # A block is every n_blocks-th number of a row, so that maxima are those of whole slices.
-    split = rows.unflatten(2, (BLOCKS, n_blocks))
+    split = rows.unflatten(2, (BLOCK_SIZE, n_blocks))
     blocks = split.amax(2).topk(needed, 2, sorted=False).indices  # (batch, rows, needed)
-    kept = split.gather(3, blocks.unsqueeze(2).expand(-1, -1, BLOCKS, -1))  # (batch, rows, BLOCKS, needed)
+    kept = split.gather(3, blocks.unsqueeze(2).expand(-1, -1, BLOCK_SIZE, -1))  # (batch, rows, BLOCK_SIZE, needed)
     among = kept.flatten(2).topk(needed, 2).indices[:, :, ::step]
     return blocks.gather(2, among % needed) + among // needed * n_blocks
 
