@@ -65,9 +65,10 @@ demo: $(VENV)/.stamp-run  ## install, then embed the example recording with laye
 	$(BIN)/embed-audio tests/data/example.wav --layer 8 --out demo_output --overwrite
 
 # Most tests keep one core busy, so a process for each of two cores takes about half the time. One thread in each: more
-# threads than cores wait for each other awake, which made small networks up to twenty times as slow.
+# threads than cores wait for each other awake, which made small networks up to twenty times as slow. Compiled modules are
+# kept, whatever the environment says: hundreds of processes that tests start would each compile the package for 0.5 s.
 WORKERS ?= 2
-pytest_of = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+pytest_of = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(1)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 PYTEST = $(call pytest_of,$(VENV))
 QUICK = -m "not slow" --durations=10
 

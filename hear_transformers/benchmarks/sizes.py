@@ -21,7 +21,7 @@ from .. import FAMILIES, catalogue
 from ..cli.failures import guarded
 from ..embedding.embedder import Embedder
 from ..files import atomic
-from ..networks.counting import CLIP_SECONDS, count_macs, count_operations, count_parameters
+from ..networks.counting import CLIP_SECONDS, count_operations, count_parameters
 from ..networks.layer_table import layer_table
 
 FILE = Path(__file__).parents[2] / "weights" / "sizes.json"
@@ -30,18 +30,20 @@ FILE = Path(__file__).parents[2] / "weights" / "sizes.json"
 def measure(family: str, name: str) -> dict[str, Any]:
     """Return one row of `weights/sizes.json`, ready for JSON."""
     module = catalogue.family(family)
+    parameters = count_parameters(module.FAMILY, module.VARIANTS[name])
     with FakeTensorMode():  # shapes are enough: random weights of a large network take seconds
         model: Embedder = module.load_model(variant=name, pretrained=False)
         layers = layer_table(model.trunk, model.variant.frontend)
+        macs, operations = count_operations(model.trunk, model.variant)
     variant = model.variant
     ms = 1000 / model.sample_rate
     provenance = model.provenance()
     return {
         "checkpoint": variant.checkpoint or None,
         "imagenet": variant.imagenet and list(variant.imagenet),
-        "parameters": count_parameters(module.FAMILY, variant),
-        f"multiply_accumulates_{CLIP_SECONDS:g}_s": count_macs(module.FAMILY, variant),
-        f"operations_{CLIP_SECONDS:g}_s": count_operations(module.FAMILY, variant),
+        "parameters": parameters,
+        f"multiply_accumulates_{CLIP_SECONDS:g}_s": macs,
+        f"operations_{CLIP_SECONDS:g}_s": operations,
         "sample_rate": model.sample_rate,
         "shortest_window_ms": model.min_samples * ms,
         "longest_window_ms": None if model.max_samples is None else model.max_samples * ms,
