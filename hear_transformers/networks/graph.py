@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .fused import tried
 
 BLOCK_SIZE = 8
 """Candidates of a block in the search for the nearest: of 4 to 32 the fastest, on CPUs and on an H200."""
@@ -124,23 +125,11 @@ def _joined_at_once(nodes: Tensor, candidates: Tensor, k: int, dilation: int, ne
     `torch.compile` takes the whole for one operation.
     """
     is_small = candidates.shape[1] <= MOST_CANDIDATES and nodes.shape[2] <= MOST_FEATURES
-    kernel = _kernel(nodes.device) if is_small else None
-    if kernel is None:
+    if not is_small or isinstance(tried(nodes.device, nodes.dtype), str):
         return _joined(nodes, candidates, k, dilation, nearness)
-    return kernel(nodes, candidates, count(k, dilation, candidates.shape[1]), dilation, nearness)
+    from .graph_kernel import join  # which needs Triton
 
-
-@functools.cache
-def _kernel(device: torch.device) -> Callable[..., Tensor] | None:
-    """Return `graph_kernel.join` if it runs: Triton may be missing, or a C compiler, or the card be too old."""
-    try:
-        from .graph_kernel import join
-
-        node = torch.ones(1, 1, 1, dtype=torch.bfloat16, device=device)
-        join(node, node, 1, 1, None)
-    except Exception:  # whatever it is, PyTorch computes the same
-        return None
-    return join
+    return join(nodes, candidates, count(k, dilation, candidates.shape[1]), dilation, nearness)
 
 
 @_joined_at_once.register_fake
