@@ -1,5 +1,6 @@
 """Damaged and hostile checkpoints: a WeightsError that names the file, never anything else, never code, never long."""
 
+import functools
 import io
 import json
 import pickle
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hear_transformers import efficientat
 from hear_transformers.errors import WeightsError
@@ -31,8 +32,14 @@ MEMORY_BYTES = 2**29
 """Most memory that a file of a megabyte may take beyond what was taken before."""
 
 
+@functools.cache
+def network() -> nn.Module:
+    return filled(efficientat.EfficientAT(width=0.1))
+
+
 def weights() -> dict[str, Tensor]:
-    return dict(filled(efficientat.EfficientAT(width=0.1)).state_dict())
+    """Return weights to be replaced, but not to be written into."""
+    return dict(network().state_dict())
 
 
 def torch_bytes(new: bool, content: object = None) -> bytes:
