@@ -75,10 +75,10 @@ QUICK = -m "not slow" --durations=10
 quick: $(VENV)/.stamp-quick  ## a verdict in a minute: all tests but the slow ones, without TensorFlow or other packages' models
 	$(PYTEST) $(QUICK)
 
-# Tests of which PyTorch decides nothing, so that once, in `make test`, is enough: damaged headers and decoders, where it
-# holds what they gave; full disks and the journal; what documents, tables and the code itself say.
-ANY_TORCH = $(addprefix --ignore=tests/,audio/test_ends.py audio/test_ffmpeg.py bulk/test_full_disk.py \
-	bulk/test_journal.py benchmarks/test_pages.py checkpoints/test_cards.py test_architecture.py)
+# Tests of which PyTorch decides nothing, so that once, in `make test`, is enough: the journal, and what documents, tables
+# and the code itself say.
+ANY_TORCH = $(addprefix --ignore=tests/,bulk/test_journal.py benchmarks/test_pages.py checkpoints/test_cards.py \
+	test_architecture.py)
 
 quick-newest: .venv-newest/.stamp  ## the same with the newest PyTorch, but for tests of which no PyTorch decides
 	$(call pytest_of,.venv-newest) $(QUICK) $(ANY_TORCH)

@@ -18,10 +18,8 @@ pytestmark = pytest.mark.slow
 
 # tiny is embedded in the package; the published files of the others are not at hand.
 OPTIONS = {name: {} if name == tiny.FAMILY.name else {"pretrained": False} for name in FAMILIES}
-# A smaller AST and a shallower PaSST: the full sizes take minutes of a core here, and test_contract.py holds every
-# variant to the same rules.
+# A smaller AST: the full size takes two minutes of a core here, and test_contract.py holds it to the same rules.
 OPTIONS["ast"]["variant"] = "tiny_10_10"
-OPTIONS["passt"]["network"] = {"depth": 2}
 
 DEVICES = [
     "cpu",
