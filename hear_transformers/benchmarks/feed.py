@@ -46,7 +46,7 @@ SIZE = 768
 """Numbers per embedding."""
 
 BATCH_SIZE = 16
-"""Windows in a batch: half of what a card gets of 10 s, where on a CPU it would be two."""
+"""Windows in a batch, where on a CPU it would be two of 10 s, on a card at least 32."""
 
 
 class Nothing(Trunk):
