@@ -194,6 +194,8 @@ class _InFlight:
         return [(piece, {name: each[i] for name, each in parts.items()}) for i, piece in enumerate(self.slices)]
 
 
+NO_SAMPLES = torch.zeros(0, dtype=torch.float32)
+
 COPIED_TOGETHER = LENT // 2
 """Clips that are copied to CUDA one after the other: to change the stream and to mark an event takes 0.1 ms."""
 
@@ -204,6 +206,11 @@ class _Arrival:
 
     buffer: Buffer
     event: torch.cuda.Event | None = None
+
+    @classmethod
+    def of_nothing(cls) -> _Arrival:
+        """Return one without samples."""
+        return cls(Buffer(NO_SAMPLES, n_samples=0))
 
 
 class Packer:
@@ -230,7 +237,7 @@ class Packer:
         self.is_on_cuda = reader.device.type == "cuda"
         self.most_flights = 1 if self.is_on_cuda else 0
         self.copying = torch.cuda.Stream(reader.device) if self.is_on_cuda else None
-        self.lent: deque[_Arrival] = deque()
+        self.lent: deque[_Arrival] = deque()  # the last clips, or nothing for those that are not lent
         self.arriving: list[_Arrival] = []  # to be copied to CUDA
         self.n_samples = 0  # of the clips that wait
 
@@ -255,8 +262,8 @@ class Packer:
         self._let_go()
 
     def pass_over(self) -> None:
-        """Take note of a clip that is lent and not added."""
-        self.lent.append(_Arrival(Buffer(torch.zeros(0), n_samples=0)))
+        """Take note of a clip that is not added: memory is lent for a number of clips, whatever becomes of them."""
+        self.lent.append(_Arrival.of_nothing())
         self._let_go()
 
     def _add(self, clip: _Clip) -> Iterator[Packed]:
@@ -279,8 +286,7 @@ class Packer:
             self.arriving.append(arrival)
             if len(self.arriving) == COPIED_TOGETHER:
                 self._copy(self.copying)
-        if is_lent:
-            self.lent.append(arrival)
+        self.lent.append(arrival if is_lent else _Arrival.of_nothing())
         return arrival.buffer
 
     def _copy(self, stream: torch.cuda.Stream) -> None:

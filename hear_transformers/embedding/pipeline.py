@@ -335,7 +335,7 @@ class _Pipelines:
             rate = run.model.sample_rate
             each = replace(by_rate[rate], sha256=loaded[0].sha256)
             if clip.known and clip.known[i] in (KEPT, *([each.sha256] if each.sha256 else [])):
-                yield Loaded(each.index, sha256=each.sha256, is_lent=each.is_lent)
+                yield Loaded(each.index, sha256=each.sha256)
                 continue
             if each.blocks is not None and rate in taken:
                 warnings = list(clip.warnings)
@@ -375,8 +375,7 @@ class _Pipeline:
             waveform, rate = loaded.waveform, loaded.sample_rate
             yield from self._pack(self.packer.add(loaded.index, waveform, rate, is_lent=loaded.is_lent))
         else:
-            if loaded.is_lent:  # to another model, which had not embedded it yet
-                self.packer.pass_over()
+            self.packer.pass_over()
             if loaded.blocks is None:
                 self._keep(_embedded(loaded, error=loaded.error))
             else:

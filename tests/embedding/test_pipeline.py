@@ -325,6 +325,18 @@ def test_memory_that_is_lent_is_not_read_later(windowed, native, small_model, au
 
 
 @forked
+@pytest.mark.parametrize("n_bad", [20, 47])
+def test_memory_is_lent_for_a_number_of_clips_whatever_becomes_of_them(n_bad, small_model, audio_file, tmp_path):
+    rng = np.random.default_rng(0)
+    good = [audio_file(f"{i}.wav", 0.1 * rng.standard_normal(8_000)) for i in range(70)]
+    bad = [tmp_path / f"{i}.wav" for i in range(100, 100 + n_bad)]  # there are none
+    clips = [Clip(path) for path in (good[0], *bad, *good[1:])]
+    expected = [each.embedding for each in embed(small_model, clips)]
+    for found, embedding in zip(embed(small_model, clips, workers=2), expected, strict=True):
+        if embedding is not None:
+            np.testing.assert_allclose(found.embedding, embedding, rtol=0, atol=1e-5)
+
+
 def test_clips_of_one_length_that_workers_read_are_not_copied_into_batches(small_model, audio_file, monkeypatch):
     joined = []
     monkeypatch.setattr(framing, "adjoining", lambda windows: joined.append(adjoining(windows)) or joined[-1])
