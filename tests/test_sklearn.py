@@ -144,7 +144,9 @@ def test_a_search_embeds_every_clip_once(glides, passes, grid):
 
 def test_a_pipeline_with_a_memory_embeds_every_clip_once_too(glides, passes, tmp_path):
     paths, classes = glides[0][:12], glides[1][:12]
-    steps = make_pipeline(AudioEmbedder(device="cpu"), LogisticRegression(max_iter=1_000), memory=str(tmp_path / "memory"))
+    steps = make_pipeline(
+        AudioEmbedder(device="cpu"), LogisticRegression(max_iter=1_000), memory=str(tmp_path / "memory")
+    )
     GridSearchCV(steps, SEARCHES["blocks"], cv=3).fit(paths, classes)
     assert passes() == len(paths)
 
