@@ -7,7 +7,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,6 +114,7 @@ class Loaded:
     error : why it failed
     path : of the clip, None for a waveform
     warnings : about the audio, each naming the file; those of a long clip come while its blocks are taken
+    others : the same for each of `ReadOptions.other_rates`
     """
 
     index: int
@@ -126,6 +127,7 @@ class Loaded:
     sample_rate: int = 0
     is_lent: bool = False
     resampling: float = 0.0
+    others: tuple[Loaded, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ class ReadOptions:
     resample : whether waveforms are at `sample_rate`; else those of whole files are as the file has them where that
         takes no more memory, see `AudioFile.native_blocks`. Parts, given waveforms and long clips are at `sample_rate`
         anyway
+    other_rates : further ones, in Hz, at which clips are read as well. Whole files are decoded once for all; parts of
+        files for each, since what lies around them takes part in resampling
     """
 
     sample_rate: int
@@ -150,6 +154,11 @@ class ReadOptions:
     scratch: Path | None = None
     keep_damaged: bool = False
     resample: bool = True
+    other_rates: tuple[int, ...] = ()
+
+    def at(self, rate: int) -> ReadOptions:
+        """Return how clips are read at one of the sample rates."""
+        return self if not self.other_rates else replace(self, sample_rate=rate, other_rates=())
 
     @property
     def max_samples(self) -> int:
@@ -186,26 +195,52 @@ def read(index: int, clip: Clip, options: ReadOptions, threads: int = 1) -> Load
     threads : that decode the blocks, see `pieces`
     """
     keep_memory()
-    sha256 = ""
+    sha256, warnings = "", list(clip.warnings)
+    try:
+        if clip.path is None:
+            return _at_each(options, lambda at: _read_at(index, clip, at, None))
+        with _opened(clip, options, warnings) as file:
+            sha256 = file.sha256() if options.hashes or clip.skip_sha256 else ""
+            if sha256 and sha256 == clip.skip_sha256:
+                return _at_each(options, lambda at: Loaded(index, sha256=sha256))
+            if options.other_rates:
+                file.keep_decoded()
+            return _at_each(options, lambda at: _read_at(index, clip, at, file, sha256, threads))
+    except Exception as error:
+        failed = Loaded(index, sha256=sha256, error=error, warnings=warnings)
+        return _at_each(options, lambda at: failed)
+
+
+def _at_each(options: ReadOptions, read_at: Callable[[ReadOptions], Loaded]) -> Loaded:
+    """Read a clip at each of the sample rates; what fails at the first fails at all."""
+    loaded = read_at(options.at(options.sample_rate))
+    if not options.other_rates:
+        return loaded
+    others = [loaded if loaded.error is not None else read_at(options.at(rate)) for rate in options.other_rates]
+    return replace(loaded, others=tuple(others))
+
+
+def _read_at(
+    index: int, clip: Clip, options: ReadOptions, file: AudioFile | None, sha256: str = "", threads: int = 1
+) -> Loaded:
+    """Read a clip, of a file or given, at one sample rate."""
     warnings = list(clip.warnings)
     rate, resampling = options.sample_rate, 0.0
     try:
-        if clip.path is None:
+        if file is None:
             waveform: Tensor | None = next(blocks_of(clip, options, warnings))
         else:
-            with _opened(clip, options, warnings) as file:
-                sha256 = file.sha256() if options.hashes or clip.skip_sha256 else ""
-                if sha256 and sha256 == clip.skip_sha256:
-                    return Loaded(index, sha256=sha256)
-                waveform, rate = _short_waveform(file, clip, options)
-                resampling = file.resampling
-        if waveform is None or len(waveform) > options.max_samples_of(waveform, rate):
-            warnings = list(clip.warnings)  # it is decoded from its start again
-            return Loaded(index, blocks=blocks_of(clip, options, warnings, threads), sha256=sha256, warnings=warnings)
-        told: dict[str, Any] = {"sha256": sha256, "path": clip.path, "warnings": warnings}
-        return Loaded(index, waveform, sample_rate=rate, resampling=resampling, **told)
+            file.listen(warnings.append)
+            before = file.resampling
+            waveform, rate = _short_waveform(file, clip, options)
+            resampling = file.resampling - before
     except Exception as error:
         return Loaded(index, sha256=sha256, error=error, warnings=warnings)
+    if waveform is None or len(waveform) > options.max_samples_of(waveform, rate):
+        warnings = list(clip.warnings)  # it is decoded from its start again
+        return Loaded(index, blocks=blocks_of(clip, options, warnings, threads), sha256=sha256, warnings=warnings)
+    told: dict[str, Any] = {"sha256": sha256, "path": clip.path, "warnings": warnings}
+    return Loaded(index, waveform, sample_rate=rate, resampling=resampling, **told)
 
 
 def _opened(clip: Clip, options: ReadOptions, warnings: list[str]) -> AudioFile:

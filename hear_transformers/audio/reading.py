@@ -13,7 +13,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -91,6 +91,28 @@ def warn_user(message: str) -> None:
     warnings.warn(message, HearTransformersWarning, stacklevel=2)
 
 
+class _Decoded:
+    """What was decoded of a file, and what is known of it before anything is resampled."""
+
+    def __init__(self) -> None:
+        self.blocks: list[np.ndarray] = []
+        self.levels = Levels()
+        self.warnings: list[str] = []
+        self.is_whole = False
+
+    def add(self, mono: np.ndarray, n_frames: int) -> None:
+        """Add a block, with which there are so many frames."""
+        if n_frames == len(mono):  # another attempt may not have been taken to its end
+            self.blocks.clear()
+        self.blocks.append(mono)
+
+    def end(self, levels: Levels, warnings: Iterable[str]) -> None:
+        """Note that this is all."""
+        self.levels, self.warnings = copy.copy(levels), [*warnings]
+        self.levels.seen = self.levels.heard = self.levels.n_heard = 0
+        self.is_whole = True
+
+
 class AudioFile:
     """A sound in a file, which is opened once; each method reads from its start, one at a time.
 
@@ -143,8 +165,8 @@ class AudioFile:
         self.keep_damaged = keep_damaged
         self.resampling = 0.0
         self._is_busy = False
-        self._on_warning = warn
-        self._warned: set[str] = set()
+        self._kept: _Decoded | None = None
+        self.listen(warn)
         with self._errors():
             if self._local.is_dir():
                 raise AudioError(f"{self.path}: is a folder, expected an audio file")
@@ -166,11 +188,20 @@ class AudioFile:
         """Close the file."""
         self._file.close()
 
+    def listen(self, warn: Callable[[str], None]) -> None:
+        """Pass warnings on to another function from now on, those too that were passed on before."""
+        self._on_warning = warn
+        self._warned: dict[str, None] = {}
+
     def _warn(self, text: str) -> None:
         """Pass on a warning about the file, each text once."""
         if text not in self._warned:
-            self._warned.add(text)
+            self._warned[text] = None
             self._on_warning(f"{self.path}: {text}")
+
+    def keep_decoded(self) -> None:
+        """Keep the whole file once it is decoded, so that `blocks` and `native_blocks` need not decode it again."""
+        self._kept = _Decoded()
 
     @property
     def levels(self) -> Levels:
@@ -211,7 +242,7 @@ class AudioFile:
         other = copy.copy(self)
         other._file = self._local.open("rb", buffering=0)
         other._is_busy = False
-        other._warned, other._on_warning = set(), lambda warning: None
+        other.listen(lambda warning: None)
         other.keep_damaged = False
         return other
 
@@ -285,6 +316,9 @@ class AudioFile:
 
     def _frames(self, block_seconds: float) -> Generator[tuple[np.ndarray, bool], None, None]:
         """Decode the whole file: blocks of `_mono`, and whether each is the last, which then ends a whole file."""
+        if self._kept is not None and self._kept.is_whole:
+            yield from self._frames_kept(self._kept)
+            return
         with self._decoder() as decoder, contextlib.ExitStack() as at_the_end:
             # Also if not all blocks are taken.
             at_the_end.callback(lambda: self.warn_of(self._levels))
@@ -295,9 +329,25 @@ class AudioFile:
                     yield before, False
                 before = mono
                 n_frames += len(mono)
+                if self._kept is not None:
+                    self._kept.add(mono, n_frames)
             self._check_complete(decoder, n_frames)
+            if self._kept is not None:
+                self._kept.end(self._levels, self._warned)
             assert before is not None  # no frames are an error
             yield before, True
+
+    def _frames_kept(self, kept: _Decoded) -> Generator[tuple[np.ndarray, bool], None, None]:
+        """Yield what was decoded before, see `_frames`, and warn of the same."""
+        self._levels = copy.copy(kept.levels)
+        for text in kept.warnings:
+            self._warn(text)
+        try:
+            for mono in kept.blocks[:-1]:
+                yield mono, False
+            yield kept.blocks[-1], True
+        finally:
+            self.warn_of(self._levels)
 
     def excerpt(self, sample_rate: int, start: float, seconds: float) -> Tensor:
         """Read a part of the file.

@@ -22,7 +22,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing import connection
 from pathlib import Path
@@ -182,7 +182,7 @@ def load(
         for index, clip in enumerate(clips):
             with spent.on("waiting"):
                 loaded = read(index, clip, options, threads)
-            spent.resampling += loaded.resampling
+            spent.resampling += sum(each.resampling for each in (loaded, *loaded.others))
             yield loaded
         return
     spent.workers += workers
@@ -190,14 +190,14 @@ def load(
         yield from pool.load(clips)
 
 
-def shares(workers: int, n_users: int) -> list[int]:
-    """Return how many of some workers each user gets."""
-    return [workers // n_users + (i < workers % n_users) for i in range(n_users)]
-
-
 def may_have_children() -> bool:
     """Return True unless this is a daemon of multiprocessing, such as a worker of a pool."""
     return not multiprocessing.current_process().daemon
+
+
+def shares(workers: int, n_users: int) -> list[int]:
+    """Return how many of some workers each user gets."""
+    return [workers // n_users + (i < workers % n_users) for i in range(n_users)]
 
 
 def ahead(
@@ -304,6 +304,11 @@ class _Layout(NamedTuple):
         return every[:end].reshape(self.n_slots, -1), every[end:].view(np.int64)
 
 
+def _padded(n_bytes: int) -> int:
+    """Return a multiple of 8 bytes, where any sample may begin."""
+    return -(-n_bytes // 8) * 8
+
+
 class _Answer(NamedTuple):
     """What a worker says of a clip; a number of samples is `LONG` if it is too long for the memory, 0 without any."""
 
@@ -315,6 +320,12 @@ class _Answer(NamedTuple):
     error: Exception | None
     reading: float
     resampling: float
+    others: tuple[_Answer, ...] = ()  # for `Loaded.others`, whose samples lie behind
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the samples take."""
+        return _padded(max(0, self.n_samples) * (4 if self.is_float else 2))
 
 
 @dataclass(slots=True, eq=False)
@@ -411,7 +422,8 @@ class _Pool:
         self.workers: list[_Worker] = []
         self.reading = 0.0  # seconds that one of the last clips took a worker
         self.heard = self.patrolled = time.monotonic()
-        self.layout = _Layout.for_clips(self.n_ahead + LENT, 4 * options.max_samples, n_workers)
+        n_bytes = sum(_padded(4 * options.at(rate).max_samples) for rate in (options.sample_rate, *options.other_rates))
+        self.layout = _Layout.for_clips(self.n_ahead + LENT, n_bytes, n_workers)
         self.memory = _shared(self.layout.n_bytes)
         slots, self.progress = self.layout.of(self.memory)
         self.floats, self.integers = (torch.from_numpy(slots.view(dtype)) for dtype in (np.float32, np.int16))
@@ -558,18 +570,29 @@ class _Pool:
     def _loaded(self, request: _Request, answer: _Answer) -> Loaded:
         """Return what a worker has read of a clip."""
         self.spent.reading += answer.reading
+        slot = request.index % self.layout.n_slots
+        n_bytes, others = answer.n_bytes, []
+        for other, rate in zip(answer.others, self.options.other_rates, strict=True):
+            others.append(self._loaded_at(request, other, slot, n_bytes, self.options.at(rate)))
+            n_bytes += other.n_bytes
+        if self.pins is not None and n_bytes:
+            self.pins.add(slot, n_bytes)
+        loaded = self._loaded_at(request, answer, slot, 0, self.options.at(self.options.sample_rate))
+        return replace(loaded, others=tuple(others)) if others else loaded
+
+    def _loaded_at(self, request: _Request, answer: _Answer, slot: int, start: int, options: ReadOptions) -> Loaded:
+        """Return what a worker has read at one sample rate; its samples begin at a byte of a slot."""
         self.spent.resampling += answer.resampling
         index, clip, notes = request.index, request.clip, list(answer.warnings)
         if answer.n_samples > 0:
-            slot = index % self.layout.n_slots
-            samples = (self.floats if answer.is_float else self.integers)[slot, : answer.n_samples]
-            if self.pins is not None:
-                self.pins.add(slot, samples.nbytes)
+            slots = self.floats if answer.is_float else self.integers
+            first = start // slots.itemsize
+            samples = slots[slot, first : first + answer.n_samples]
             return Loaded(index, samples, None, answer.sha256, None, clip.path, notes, answer.sample_rate, is_lent=True)
         blocks = None
         if answer.n_samples == LONG:
-            decoded = blocks_of(clip, self.options, notes, self.n_workers)
-            blocks = ahead(decoded, len, self.options.max_samples)
+            decoded = blocks_of(clip, options, notes, self.n_workers)
+            blocks = ahead(decoded, len, options.max_samples)
         return Loaded(index, None, blocks, answer.sha256, answer.error, warnings=notes)
 
     def _bury(self, worker: _Worker, hanging: str = "") -> None:
@@ -728,13 +751,24 @@ def _read_into(slot: np.ndarray, index: int, clip: Clip, options: ReadOptions) -
     """Read a clip into memory."""
     start = time.perf_counter()
     loaded = read(index, clip, options)
+    answers: list[_Answer] = []
+    n_bytes = 0
+    for each in (loaded, *loaded.others):
+        answers.append(_put_into(slot[n_bytes:], each))
+        n_bytes += answers[-1].n_bytes
+    first, *others = answers
+    return first._replace(reading=time.perf_counter() - start, others=tuple(others))
+
+
+def _put_into(memory: np.ndarray, loaded: Loaded) -> _Answer:
+    """Store the samples that were read, and return what to say of them."""
     n_samples, is_float = LONG if loaded.blocks is not None else 0, True
     if loaded.waveform is not None:
         samples = loaded.waveform.numpy()
         n_samples, is_float = len(samples), samples.dtype == np.float32
-        slot.view(samples.dtype)[:n_samples] = samples
+        memory[: samples.nbytes].view(samples.dtype)[:] = samples
     told = loaded.sample_rate, loaded.sha256, tuple(loaded.warnings), sendable(loaded.error)
-    return _Answer(n_samples, is_float, *told, time.perf_counter() - start, loaded.resampling)
+    return _Answer(n_samples, is_float, *told, 0.0, loaded.resampling)
 
 
 def ignore_the_terminal() -> None:

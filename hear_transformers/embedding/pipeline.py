@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from ..audio.clips import KEPT, Blocks, Clip, Loaded, ReadOptions, blocks_of
-from ..audio.workers import Spent, load, shares
+from ..audio.workers import Spent, load
 from ..errors import HearTransformersError, OptionError
 from .forward import batch_seconds
 from .packing import Packed, Packer, Reader
@@ -262,8 +262,8 @@ def embed_each(
 ) -> Generator[list[tuple[Embedded, ...]], None, None]:
     """Embed clips with several models, each as if it were alone; parameters are those of `embed`.
 
-    Clips are decoded once for all models of the same sample rate, and long ones for each model: the first is done with
-    all of it before the next begins.
+    Clips are decoded once, and resampled once for all models of the same sample rate. Parts of files are decoded for
+    each sample rate, and long clips for each model: the first is done with all of it before the next begins.
 
     Yields
     ------
@@ -296,25 +296,19 @@ class _Pipelines:
         self.runs = [_Pipeline(model, spent, **options) for model in models]
         rates = dict.fromkeys(model.sample_rate for model in models)
         by_workers = not any(is_on_device(resample, run.packer.reader.device, workers) for run in self.runs)
-        # The hash of the first is that of all.
-        self.options = {
-            rate: ReadOptions(rate, LONG_SECONDS, hashes and i == 0, scratch, keep_damaged, resample=by_workers)
-            for i, rate in enumerate(rates)
-        }
+        rate, *others = rates
+        how: dict[str, Any] = {"resample": by_workers, "other_rates": tuple(others)}
+        self.options = ReadOptions(rate, LONG_SECONDS, hashes, scratch, keep_damaged, **how)
         self.spent, self.workers = spent, workers
 
     def embed(self, clips: Iterable[Clip]) -> Generator[list[tuple[Embedded, ...]], None, None]:
         """Embed all clips."""
         to_cuda = any(run.packer.is_on_cuda for run in self.runs)
         finished: list[deque[Embedded]] = [deque() for _ in self.runs]
-        named, *copies = tee(clips, 1 + len(self.options))
-        with contextlib.ExitStack() as stack:
-            loads = []
-            counts = shares(self.workers, len(copies))
-            for options, copy, share in zip(self.options.values(), copies, counts, strict=True):
-                reading = load(copy, options, share, self.spent, to_cuda=to_cuda)
-                loads.append(stack.enter_context(contextlib.closing(reading)))
-            for *loaded, clip in zip(*loads, named, strict=False):
+        named, copies = tee(clips)
+        reading = load(copies, self.options, self.workers, self.spent, to_cuda=to_cuda)
+        with contextlib.closing(reading):
+            for loaded, clip in zip(reading, named, strict=False):
                 for run, each, queue in zip(self.runs, self._shared(clip, loaded), finished, strict=True):
                     queue.extend(run.take(each))
                 if complete := _complete(finished):
@@ -324,22 +318,23 @@ class _Pipelines:
             if complete := _complete(finished):
                 yield complete
 
-    def _shared(self, clip: Clip, loaded: Sequence[Loaded]) -> Iterator[Loaded]:
+    def _shared(self, clip: Clip, loaded: Loaded) -> Iterator[Loaded]:
         """Yield what each model is to take of a clip that was read at each sample rate."""
         if len(self.runs) == 1:
-            yield loaded[0]
+            yield loaded
             return
-        by_rate = dict(zip(self.options, loaded, strict=True))
+        rates = self.options.sample_rate, *self.options.other_rates
+        by_rate = dict(zip(rates, (loaded, *loaded.others), strict=True))
         taken: set[int] = set()
         for i, run in enumerate(self.runs):
             rate = run.model.sample_rate
-            each = replace(by_rate[rate], sha256=loaded[0].sha256)
+            each = by_rate[rate]
             if clip.known and clip.known[i] in (KEPT, *([each.sha256] if each.sha256 else [])):
                 yield Loaded(each.index, sha256=each.sha256)
                 continue
             if each.blocks is not None and rate in taken:
                 warnings = list(clip.warnings)
-                each = replace(each, blocks=blocks_of(clip, self.options[rate], warnings), warnings=warnings)
+                each = replace(each, blocks=blocks_of(clip, self.options.at(rate), warnings), warnings=warnings)
             taken.add(rate)
             yield each
 

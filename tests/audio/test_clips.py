@@ -1,5 +1,6 @@
 """Waveforms of clips as their files have them: for those who resample elsewhere."""
 
+import dataclasses
 import platform
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from hear_transformers.audio import levels
 from hear_transformers.audio.clips import Clip, Loaded, ReadOptions, read
+from hear_transformers.audio.workers import load
 
 RATE, SAMPLE_RATE = 44_100, 16_000
 NATIVE = ReadOptions(SAMPLE_RATE, 60.0, hashes=False, resample=False)
@@ -101,3 +103,60 @@ def test_memory_of_a_clip_is_used_again_for_the_next(tmp_path):
         read(0, Clip(tmp_path / "noise.wav"), options)
     n_pages = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5
     assert n_pages < 400  # its frames alone have 430
+
+
+RATES = (SAMPLE_RATE, 32_000, RATE, 8_000)
+
+
+def write_damaged(path):
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, (3 * RATE, 2)), RATE)
+    path.write_bytes(path.read_bytes()[:-RATE])
+
+
+def write_high(path):
+    soundfile.write(path, 0.5 * np.sin(0.45 * 2 * np.pi * np.arange(2 * RATE)), RATE)
+
+
+def write_one_sample(path):
+    soundfile.write(path, np.full(1, 0.5), RATE)
+
+
+def write_text(path):
+    path.write_text("no audio")
+
+
+@pytest.mark.parametrize("part", [{}, {"start": 0.5, "end": 0.75}])
+@pytest.mark.parametrize("resample", [True, False])
+@pytest.mark.parametrize("long_seconds", [60.0, 1.0])
+@pytest.mark.parametrize("write", [write_damaged, write_high, write_one_sample, write_text])
+def test_at_several_sample_rates_a_clip_is_what_it_is_at_each(tmp_path, write, long_seconds, resample, part):
+    path = tmp_path / "clip.wav"
+    write(path)
+    options = ReadOptions(SAMPLE_RATE, long_seconds, hashes=True, keep_damaged=True, resample=resample)
+    loaded = read(0, Clip(path, **part), dataclasses.replace(options, other_rates=RATES[1:]))
+    for rate, found in zip(RATES, (loaded, *loaded.others), strict=True):
+        expected = read(0, Clip(path, **part), dataclasses.replace(options, sample_rate=rate))
+        assert (found.sha256, found.sample_rate, found.path) == (expected.sha256, expected.sample_rate, expected.path)
+        assert str(found.error) == str(expected.error)
+        waveforms = [
+            each.waveform if each.blocks is None else torch.cat(list(each.blocks)) for each in (found, expected)
+        ]
+        assert waveforms[0] is None or torch.equal(*waveforms)
+        assert found.warnings == expected.warnings
+
+
+def test_workers_read_at_several_sample_rates(tmp_path):
+    paths = [tmp_path / f"{i}.wav" for i in range(9)]
+    for i, path in enumerate(paths):
+        soundfile.write(path, np.random.default_rng(i).uniform(-0.5, 0.5, RATE // 2 + 7 * i), RATE)
+    paths[4].write_text("no audio")
+    for resample in (True, False):
+        options = ReadOptions(SAMPLE_RATE, 1.0, hashes=True, resample=resample, other_rates=RATES[1:])
+        clips = [Clip(path) for path in paths]
+        for ours in load(clips, options, workers=2):
+            here = read(ours.index, clips[ours.index], options)
+            assert len(ours.others) == len(here.others) == 3
+            for found, expected in zip((ours, *ours.others), (here, *here.others), strict=True):
+                assert (found.sample_rate, found.sha256) == (expected.sample_rate, expected.sha256)
+                assert str(found.error) == str(expected.error)
+                assert found.waveform is expected.waveform is None or torch.equal(found.waveform, expected.waveform)
