@@ -249,7 +249,7 @@ class Packer:
         key : of the clip
         waveform : (samples,) float32, or int16 with 32768 for 1.0
         rate : its sample rate in Hz
-        is_lent : whether it is valid only until `LENT` more are added, see `Loaded.is_lent`
+        is_lent : whether it is valid only until `LENT` more are added or passed over, see `Loaded.is_lent`
         """
         n_samples = length(waveform.shape[0], rate, self.sample_rate)
         buffer = self._fetch(waveform, n_samples, is_lent=is_lent)
@@ -305,7 +305,7 @@ class Packer:
         self.arriving.clear()
 
     def _let_go(self) -> None:
-        """Stop using memory that is lent only while fewer than `LENT` clips are added."""
+        """Stop using memory that is lent only while fewer than `LENT` clips are added or passed over."""
         while len(self.lent) >= LENT:
             arrival = self.lent.popleft()
             if arrival in self.arriving and self.copying is not None:
