@@ -101,8 +101,9 @@ def check_equal(ours: Embedded, theirs: Embedded) -> None:
 @spawns
 def test_a_slow_device_does_not_hold_up_the_others():
     with Replicas(models.slow_second, models.DEVICES) as model:
-        made_by = [int(each.embedding[0]) for each in embed(model, clips())]
-    assert 0 < sum(made_by) < N_CLIPS // 2
+        n_clips = 10 * N_CLIPS  # far more than the few handfuls that a device has before it needs them
+        made_by = [int(each.embedding[0]) for each in embed(model, clips(n_clips))]
+    assert 0 < sum(made_by) < n_clips // 4
 
 
 @spawns

@@ -49,7 +49,7 @@ def quick(*, device: str) -> OnDevice:
 
 
 def slow_second(*, device: str) -> OnDevice:
-    return OnDevice(device, seconds=0.2)
+    return OnDevice(device, seconds=0.05)
 
 
 def mortal_second(*, device: str) -> OnDevice:
