@@ -339,9 +339,10 @@ class _Request:
 
 
 class _Pins:
-    """Memory of slots that is pinned, see `_Pool.pinned`: of each as much as clips have needed.
+    """Memory of slots that is pinned, see `_Pool.pinned`.
 
-    To pin all of it would take as long as to read hundreds of clips.
+    To pin all of it would take as long as to read hundreds of clips. The first bytes of each are pinned in a thread,
+    one slot after the other, which takes 3 ms each; more of one when a clip needs it.
     """
 
     def __init__(self, slots: Tensor) -> None:
@@ -349,16 +350,35 @@ class _Pins:
         self.runtime = torch.cuda.cudart()
         self.n_bytes = [0] * len(slots)
         self.is_possible = True
+        self.pinning = threading.Lock()
+        device = torch.cuda.current_device()  # is that of a thread
+        self.thread = threading.Thread(target=self._begin, args=(device,), name="pins", daemon=True)
+        self.thread.start()
+
+    def _begin(self, device: int) -> None:
+        """Pin the first bytes of every slot; until then CUDA copies from it by way of memory of its own."""
+        torch.cuda.set_device(device)
+        for slot in range(len(self.slots)):
+            with self.pinning:
+                if not self.is_possible:
+                    return
+                if not self.n_bytes[slot]:
+                    self._pin(slot, PINNED_BYTES)
 
     def add(self, slot: int, n_bytes: int) -> None:
         """Pin the first bytes of a slot, of which nothing is copied any more since another clip came there."""
-        if n_bytes <= self.n_bytes[slot] or not self.is_possible:
+        if n_bytes <= max(PINNED_BYTES, self.n_bytes[slot]):
             return
-        self._unpin(slot)
         wanted = PINNED_BYTES
         while wanted < n_bytes:
             wanted *= 2
-        wanted = min(wanted, self.slots[slot].nbytes)
+        with self.pinning:
+            self._unpin(slot)  # a copy from memory that is pinned in part fails
+            if self.is_possible:
+                self._pin(slot, wanted)
+
+    def _pin(self, slot: int, n_bytes: int) -> None:
+        wanted = min(n_bytes, self.slots[slot].nbytes)
         if int(self.runtime.cudaHostRegister(self.slots[slot].data_ptr(), wanted, 0)):
             self.is_possible = False  # only slower
             with contextlib.suppress(RuntimeError):  # PyTorch would raise the error at its next kernel
@@ -368,6 +388,9 @@ class _Pins:
 
     def remove(self) -> None:
         """Remove all of them."""
+        with self.pinning:
+            self.is_possible = False  # any more
+        self.thread.join()
         torch.cuda.synchronize()
         for slot in range(len(self.slots)):
             self._unpin(slot)

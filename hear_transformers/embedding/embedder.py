@@ -21,6 +21,7 @@ from .choices import check_choice
 from .forward import CPU, WindowEmbedder
 from .framing import FRAMINGS, NO_SAMPLES, SEGMENTS, VECTORS, ClipReader, Framing, Scenes, Segments
 from .packing import Result
+from .preparation import evaluate
 from .windows import Buffer, range_ms
 
 
@@ -154,7 +155,7 @@ class Embedder(WindowEmbedder):
 
     def reader(self, *, timestamps: bool, batch_size: int | None = None) -> ClipReader:
         """Return what reads clips, see `packing.Reader`; a batch size of None is that of the model."""
-        self.eval()
+        evaluate(self)
         return ClipReader(self, self._along_time if timestamps else self._scenes, batch_size)
 
     @torch.no_grad()

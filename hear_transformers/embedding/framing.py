@@ -187,7 +187,9 @@ class Scenes(Framing):
         if self.n_samples is not None and not self.count and len(vectors[0]) == 1:
             return Result(vectors[0][0])
         for each in vectors:
-            self.total = self.total + each.sum(0).cpu().double()  # MPS has no float64
+            summed = each.sum(0)
+            # Where it was computed: threads of the CPU wake up slower than a card adds. MPS has no float64.
+            self.total = self.total + (summed.cpu() if summed.is_mps else summed).double()
             self.count += len(each)
         if self.n_samples is None:
             return None

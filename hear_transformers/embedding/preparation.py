@@ -107,6 +107,19 @@ def _contents(module: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
     return modules, [each for each in tensors if each is not None]
 
 
+def evaluate(network: nn.Module) -> None:
+    """Put a network with all its parts into evaluation mode.
+
+    `eval` sets this everywhere, which takes a tenth of the time of a batch on a card; to look takes a tenth of that.
+    """
+    modules = [network]
+    for part in modules:
+        if part.training:
+            network.eval()
+            return
+        modules.extend(child for child in part._modules.values() if child is not None)
+
+
 def _is_watched(module: nn.Module) -> bool:
     """Return True if a module has hooks or another forward than its class, which a copy would not call."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))

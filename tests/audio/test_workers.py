@@ -38,18 +38,31 @@ class Runtime:
         del self.sizes[place]
 
 
-@pytest.mark.parametrize(("most", "expected"), [(math.inf, [4, 1, 5, 0]), (5 * 2**20, [4, 1, 0, 0])])
+@pytest.mark.parametrize(
+    ("most", "expected"), [(math.inf, [4, 1, 5, 1]), (3 * 2**20, [0, 1, 0, 0]), (2 * 2**20 + 4, [0, 1, 0, 0])]
+)
 def test_as_much_memory_is_pinned_as_clips_need(monkeypatch, most, expected):
     runtime = Runtime(most)
-    monkeypatch.setattr(workers.torch.cuda, "cudart", lambda: runtime)
-    monkeypatch.setattr(workers.torch.cuda, "synchronize", lambda: None)
+    for name, answer in {"cudart": runtime, "current_device": 0, "set_device": None, "synchronize": None}.items():
+        monkeypatch.setattr(workers.torch.cuda, name, lambda *args, answer=answer: answer)
     pins = workers._Pins(torch.zeros(4, 5 * 2**18))
+    pins.thread.join()
     for slot, n_bytes in ((0, 2**20 + 4), (1, 4), (0, 3 * 2**20), (0, 8), (2, 5 * 2**20), (3, 0)):
         pins.add(slot, n_bytes)
     assert [size / 2**20 for size in pins.n_bytes] == expected
     assert sorted(runtime.sizes.values()) == sorted(size for size in pins.n_bytes if size)
     pins.remove()
     assert not runtime.sizes
+
+
+def test_what_was_pinned_in_part_is_not_when_more_is_refused(monkeypatch):
+    runtime = Runtime(4 * 2**20)
+    for name, answer in {"cudart": runtime, "current_device": 0, "set_device": None, "synchronize": None}.items():
+        monkeypatch.setattr(workers.torch.cuda, name, lambda *args, answer=answer: answer)
+    pins = workers._Pins(torch.zeros(4, 5 * 2**18))
+    pins.thread.join()
+    pins.add(2, 2**21)
+    assert pins.n_bytes == [2**20, 2**20, 0, 2**20]
 
 
 LEFT = """
