@@ -23,9 +23,10 @@ FEW_TABLES = 10
     metavar="PATH",
     help="One table, .txt, .csv or .tsv, or a folder, for a table per audio file.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace tables that exist, with any labels that were filled in.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @guarded
-def selections_command(outputs: str, format: str, out: str, as_json: bool) -> None:
+def selections_command(outputs: str, format: str, out: str, overwrite: bool, as_json: bool) -> None:
     """Write which parts of which files embeddings are of, for Raven, Audacity or a spreadsheet.
 
     OUTPUTS is a table or a folder that embed-audio wrote, such as of --segment 3. A table of Raven has no label yet, to
@@ -34,7 +35,7 @@ def selections_command(outputs: str, format: str, out: str, as_json: bool) -> No
     from hear_transformers.bulk.selections import selections_of, write_each
 
     found = list(selections_of(outputs))
-    paths = write_each(out, found, format)
+    paths = write_each(out, found, format, overwrite=overwrite)
     if as_json:
         click.echo(json.dumps({"selections": len(found), "tables": list(map(str, paths))}))
         return

@@ -77,34 +77,52 @@ def write_selections(path: str | os.PathLike[str], selections: Iterable[Selectio
         file.write(text.encode("utf-8", "surrogateescape"))
 
 
-def write_each(out: str | os.PathLike[str], selections: Iterable[Selection], format: str) -> list[Path]:
+def write_each(
+    out: str | os.PathLike[str], selections: Iterable[Selection], format: str, *, overwrite: bool = False
+) -> list[Path]:
     """Write selections to one table, or to a table for each audio file.
 
     Parameters
     ----------
     out : ends in .csv, .tsv or .txt: one table for all; else a folder of tables that are named after their files
     selections, format : see `write_selections`
+    overwrite : replace tables that exist, in which somebody may have filled in labels
 
     Returns
     -------
     paths : of the tables
+
+    Raises
+    ------
+    OptionError : see `write_selections`; or a table exists, and nothing was written
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     selections = list(selections)
-    if Path(out).suffix.lower() in SUFFIXES and not is_folder(out):
-        write_selections(out, selections, format)
-        return [Path(out)]
+    groups = _by_table(Path(out), selections, format, one=Path(out).suffix.lower() in SUFFIXES and not is_folder(out))
+    for path in groups if not overwrite else ():
+        if path.exists():
+            raise OptionError(
+                f"{path} exists, perhaps with labels of yours; give another --out, or --overwrite to replace it"
+            )
+    for path, group in groups.items():
+        write_selections(path, group, format)
+    return list(groups)
+
+
+def _by_table(out: Path, selections: list[Selection], format: str, *, one: bool) -> dict[Path, list[Selection]]:
+    """Return the selections of each table, all in `one` or those of each audio file."""
+    if one:
+        return {out: selections}
     by_file: dict[str, list[Selection]] = {}
     for each in selections:
         by_file.setdefault(each.file, []).append(each)
     places = [place_of(file) for file in by_file]
     names = [PurePath(place.path.name if isinstance(place, Address) else place.name) for place in places]
     sources = [Source(place, name) for place, name in zip(places, names, strict=True)]
-    paths = [Path(out, name) for name in name_outputs(sources, ENDS[format])]
-    for path, group in zip(paths, by_file.values(), strict=True):
-        write_selections(path, group, format)
-    return paths
+    return {
+        out / name: group for name, group in zip(name_outputs(sources, ENDS[format]), by_file.values(), strict=True)
+    }
 
 
 def _as_csv(selections: Sequence[Selection]) -> str:

@@ -98,6 +98,18 @@ def test_what_holds_no_embeddings_is_refused(installed_command, tmp_path, name):
     assert "no embeddings; give a table or a folder that embed-audio wrote" in result.stderr
 
 
+@pytest.mark.parametrize("out", ["s.txt", "folder/"])
+def test_tables_with_labels_of_the_user_are_kept(embed_audio, installed_command, audio_file, out):
+    embed_audio(audio_file("a.wav"), "--segment", 0.5, "--out", "t.parquet")
+    command = ["selections", "t.parquet", "--out", out]
+    run = installed_command("hear-transformers")
+    assert run(*command).exit_code == 0
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "exists, perhaps with labels of yours" in result.stderr
+    assert run(*command, "--overwrite", "--json").stdout.startswith('{"selections": 2, "tables": [')
+
+
 # Tables of Raven
 
 
