@@ -1,10 +1,15 @@
 """Segments of files in outputs: rows with start and end, resumed by their settings, refused beside other times."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+
+from hear_transformers.audio.reading import AudioFile
+from hear_transformers.audio.workers import START_METHOD
 
 COLUMNS = ["file", "start", "end", "time_ms"]
 
@@ -126,6 +131,29 @@ def test_workers_and_bad_files_change_no_row_and_a_run_resumes_by_file(embed_aud
         for name in ("t.parquet", "whole.parquet")
     )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(START_METHOD != "fork", reason="workers do not inherit what the test changes")
+def test_a_killed_worker_costs_its_file_and_the_next_run_embeds_it(embed_audio, audio_file, monkeypatch):
+    names = [audio_file(f"{i}.wav", seconds=2.5).name for i in range(6)]
+    options = ["--segment", 1, "--num-workers", 2, "--out", "t.parquet", "--json"]
+    decode, master = AudioFile.blocks, os.getpid()
+
+    def dies(file, *arguments, **more):
+        if os.getpid() != master and str(file.path).endswith("3.wav"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(file, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AudioFile, "blocks", dies)
+        result = embed_audio(*names, *options)
+    assert result.exit_code == 1, result.output
+    assert "3.wav: 2 processes ended while they decoded it (killed by SIGKILL)" in result.stdout
+    assert {row[0] for row in rows("t.parquet")} == {*names} - {"3.wav"}
+    assert embed_audio(*names, *options).exit_code == 0
+    expected = [(0.0, 1.0), (1.0, 2.0), (2.0, 2.5)]
+    assert [row[:3] for row in rows("t.parquet")] == [(name, *span) for name in names for span in expected]
 
 
 def test_the_same_segments_are_skipped_and_others_are_not_mixed(embed_audio, audio_file):
