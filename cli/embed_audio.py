@@ -41,8 +41,10 @@ Examples:
   embed-audio input.wav --layer 8 --out layer8 from the eighth block, elsewhere: a folder holds one kind
   embed-audio clips/ --hop-ms 50 --out table.parquet
                                                a vector every 50 ms, all in one table
-  embed-audio clips/ --segment 3 --out table.parquet
-                                               a vector for 0-3 s, 3-6 s, ...
+  embed-audio clips/ --segment 3 --overlap 1 --out table.parquet
+                                               a vector for 0-3 s, 2-5 s, ...
+  embed-audio --manifest a.Table.1.selections.txt
+                                               a vector for each selection of Raven
   embed-audio "clips/**/*.flac" --model passt --layer 4,8,12 --pool meanmax --out embeddings
   embed-audio clips/ --model passt --model panns/cnn14 --out embeddings
                                                one reading for both: embeddings/model=passt-base/...
@@ -61,6 +63,10 @@ outputs of changed audio are replaced. Beside outputs of other settings nothing 
 --overwrite embeds its inputs again; in a table, rows of other inputs stay, unless their settings differ: then the whole
 table is replaced. With --labels, skipped files are embedded again to print theirs. A manifest that lists a part of a
 file twice gets a row for each in a table, and one file otherwise.
+
+With --segment, each segment is embedded as a file of its own would be; outputs hold start and end of each in s. The
+last one ends with the file; a rest shorter than a tenth of a segment belongs to the one before it. To see them in Raven
+or Audacity: hear-transformers selections.
 
 Without a terminal, progress is a line on stderr at most every 30 s. failures.jsonl, next to the outputs, lists what
 failed in the last run, warnings.jsonl what is to be known of the audio that was embedded. After more than 10 files or a
@@ -100,7 +106,9 @@ class InSections(click.Command):
 @click.command(cls=InSections, epilog=EXAMPLES)
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option(
-    "--manifest", metavar="FILE", help="List of files: .txt, or .csv, .tsv or .parquet with columns path, start, end."
+    "--manifest",
+    metavar="FILE",
+    help="List of files: .txt, or .csv, .tsv or .parquet with columns path, start, end, or a selection table of Raven.",
 )
 @click.option(
     "--columns", metavar="NAME=COLUMN,...", help="Which columns hold these: path=filename, or path=audio/{ytid}.wav."
@@ -136,7 +144,10 @@ class InSections(click.Command):
     "--framing", metavar="NAME", help="windowed: a window per time; native: the network's frames; implies --timestamps."
 )
 @click.option(
-    "--segment", type=float, metavar="S", help="A vector for each segment of S seconds; implies --timestamps."
+    "--segment",
+    type=float,
+    metavar="S",
+    help="A vector for each segment of S seconds, up to the end of the file; implies --timestamps.",
 )
 @click.option("--overlap", type=float, metavar="S", help="Seconds that two segments share.  [default: 0]")
 @click.option(

@@ -127,7 +127,8 @@ class Loader:
         framing : "windowed" or "native", see `Embedder`; None is the variant's own choice, or windowed where the layers
             or the pooling chosen have no frames
         segment : instead of hop, window and framing: timestamps are those of segments of this length in s, 0-3, 3-6,
-            ...; each is embedded like a clip of its own. Their timestamp is their centre
+            ...; each is embedded like a clip of its own. Their timestamp is their centre, `Embedder.spans_ms` returns
+            where they begin and end
         overlap : of two segments that follow each other, in s; None is 0
         precision : of the network: "float32", "bfloat16", "float16", "tf32" (CUDA only), or "auto": bfloat16 where
             the device has instructions for it, else float32. Results are always float32

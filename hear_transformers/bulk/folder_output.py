@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..embedding.pipeline import Embedded
 from ..errors import HearTransformersError, OptionError
 from .formats import AUDIO, Content, ExistingOutput, FileFormat, mismatch_of, stored
@@ -99,7 +101,12 @@ class FolderOfFiles:
         assert embedded.embedding is not None
         arrays = {"embedding": stored(embedded.embedding, self.content.dtype, self.content.columns, self.scratch)}
         if embedded.times_ms is not None:
+            assert embedded.spans_ms is not None
             arrays["timestamps"] = 1000.0 * job.start + embedded.times_ms
+            spans = {
+                name: job.start + each / 1000.0 for name, each in zip(("start", "end"), embedded.spans_ms, strict=True)
+            }
+            arrays |= {name: seconds for name, seconds in spans.items() if not np.isnan(seconds).any()}
         self.format.write(self.path(job), arrays, job.audio_of(embedded), self.scratch)
         return arrays["embedding"].shape
 

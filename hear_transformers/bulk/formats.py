@@ -1,8 +1,9 @@
 """Embeddings -> files, by format. Each holds what made it, and is either complete or absent.
 
-npz      one per source: ``embedding`` (size,) or (times, size), ``timestamps`` (times,) float64 in ms where there are
-         any, ``provenance`` as JSON, with the audio under `AUDIO`
-npy      one per source: the array alone; ``NAME.npy.json`` beside it holds ``timestamps`` and ``provenance``
+npz      one per source: ``embedding`` (size,) or (times, size); along time ``timestamps`` (times,) float64 in ms, and
+         ``start`` and ``end`` (times,) float64 in s, of the audio that each embedding is of, but for models of HEAR's
+         API, which do not say; ``provenance`` as JSON, with the audio under `AUDIO`
+npy      one per source: the array alone; ``NAME.npy.json`` beside it holds all else
 parquet, hdf5
          one table for all sources, see `tables`
 """
@@ -158,7 +159,8 @@ class FileFormat(ABC):
         Parameters
         ----------
         path : of the output; folders are made as needed
-        arrays : "embedding", (size,) of a scene or (times, size); with it "timestamps", (times,) float64 in ms
+        arrays : "embedding", (size,) of a scene or (times, size); with it "timestamps", (times,) float64 in ms, and,
+            unless nobody knows, "start" and "end", (times,) float64 in s
         audio : what was embedded, goes into the provenance as `AUDIO`; see `Source.audio`
         scratch : folder for unfinished files, see `atomic_path`
         """

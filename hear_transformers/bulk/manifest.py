@@ -4,8 +4,9 @@ txt       one path per line
 csv, tsv  a table, see `rows`; columns ``path`` and optionally ``start`` and ``end`` in s, others are ignored
 parquet   a table with the same columns
 
-A table that is called .txt, as those of Raven, is read as one. Paths are relative to the folder of the list, addresses
-stay as they are. It may be the manifest of a training run, see `training.manifest`.
+A table that is called .txt, as those of Raven, is read as one; selection tables of Raven need no names of columns, see
+`raven`. Paths are relative to the folder of the list, addresses stay as they are. It may be the manifest of a training
+run, see `training.manifest`.
 """
 
 from __future__ import annotations

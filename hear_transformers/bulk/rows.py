@@ -5,6 +5,7 @@ text     a header, and cells separated by commas, tabs or semicolons, whichever 
 parquet  a table
 
 A column is read because it has the name of what it holds, or because `columns` says so; nothing is guessed or repaired.
+Selection tables of Raven, whose columns are known, are read as they are, see `raven`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from ..errors import HearTransformersError, OptionError, did_you_mean, similar
+from .raven import Selections, is_raven
 from .tables import import_extra
 
 FIELDS = ("path", "labels", "start", "end")
@@ -144,7 +146,8 @@ class Table:
             # Not strict, a quote that is never closed would swallow the rest of the rows.
             rows = csv.reader(chain([first], rest), delimiter=delimiter, skipinitialspace=True, strict=True)
             header = [name.strip() for name in next(rows, [])]
-            pick = self._picker(header)
+            of_raven = None if self.columns or not is_raven(header) else self._picker_of_raven(header)
+            pick = of_raven or self._picker(header)
             commas = [i for i, name in enumerate((*self.required, *self.optional)) if name in TIMES]
             for cells in rows:
                 if not any(cells):
@@ -153,7 +156,8 @@ class Table:
                 if len(cells) != len(header):
                     on_wrong_length(number, len(cells), len(header))
                     continue
-                picked = pick(cells)
+                if (picked := pick(cells)) is None:
+                    continue
                 if delimiter != ",":  # of a language that writes 0,5
                     picked = [cell.replace(",", ".") if i in commas else cell for i, cell in enumerate(picked)]
                 yield Row(number, picked)
@@ -226,6 +230,21 @@ class Table:
             return picked
 
         return fill
+
+    def _picker_of_raven(self, header: list[str]) -> Callable[[Sequence[Any]], Sequence[Any] | None] | None:
+        """Return what picks the cells of a selection, or None of another view of it; None if some are missing."""
+        selections = Selections(self.path, header, self.error)
+        names = (*self.required, *self.optional)
+        wanted = {*self.required} - {"path", *selections.columns, *header}
+        if wanted or len({*header}) < len(header):
+            return None
+
+        def pick(cells: Sequence[Any]) -> Sequence[Any] | None:
+            by_column = dict(zip(header, cells, strict=True))
+            found = selections.read(by_column)
+            return None if found is None else [found.get(name, by_column.get(name, "")) for name in names]
+
+        return pick
 
     def _check(self, header: Sequence[str]) -> None:
         """Raise an error unless the columns that are read are there, each once, and none that is meant is left out."""

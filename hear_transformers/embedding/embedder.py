@@ -120,13 +120,13 @@ class Embedder(WindowEmbedder):
                 first = last
         return places
 
-    def spans_ms(self, times_ms: np.ndarray, end_ms: float) -> tuple[np.ndarray, np.ndarray]:
+    def spans_ms(self, times_ms: np.ndarray, end_ms: float = math.inf) -> tuple[np.ndarray, np.ndarray]:
         """Return where the audio that embeddings along time are read from begins and ends.
 
         Parameters
         ----------
         times_ms : (times,) centres of all embeddings of a clip, from its start, in ms
-        end_ms : of the clip
+        end_ms : of the clip; without it, windows around the last centres may reach beyond, segments never do
 
         Returns
         -------

@@ -208,6 +208,14 @@ def test_long_files_and_short_ones_have_the_same_segments(tmp_path, monkeypatch)
     assert len(found.centres_ms) == 10
 
 
+def test_where_they_lie_follows_from_their_centres(audio_file):
+    model = load(segment=0.5, overlap=0.2)
+    _, centres_ms = model.encode_timestamps(audio_file(seconds=1.0))
+    starts_ms, ends_ms = model.spans_ms(centres_ms)
+    assert starts_ms.tolist() == [0.0, 300.0, 600.0]
+    assert ends_ms.tolist() == [500.0, 800.0, pytest.approx(1000.0)]
+
+
 def test_hear_returns_their_centres():
     model = load(segment=1)
     embeddings, timestamps = hear.get_timestamp_embeddings(noise(2.5).expand(2, -1), model)
