@@ -32,6 +32,9 @@ OF_OTHERS = (
 )
 """Options that the probe decides, or that make no sense beside it."""
 
+USUAL = {"shard": (0, 1), "batch_size": None, "fail_fast": False, "resample": "auto", "channel": "mix"}
+"""Options that classifying does not have, and their defaults."""
+
 
 def classify(
     probe: str, sources: Sequence[Source], out: str, device: str, workers: int, options: dict[str, Any]
@@ -49,6 +52,10 @@ def classify(
     given = [f"--{name.removesuffix('s') if name == 'models' else name}" for name in OF_OTHERS if options.get(name)]
     if given:
         raise click.UsageError(f"{', '.join(given).replace('_', '-')}: decided by the probe; leave it out")
+    given = [name for name, usual in USUAL.items() if options[name] != usual]
+    if given:
+        shown = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"{shown}: does not go with --probe; leave it out")
     if options["format"] not in (None, CSV):
         raise OptionError(f"--format {options['format']}: with --probe the output is csv")
     from hear_transformers.embedding.pipeline import Clip, embed
@@ -61,14 +68,17 @@ def classify(
         raise OptionError(f"{probe}: fitted on a table of embeddings that does not say which model made them")
     model = load(model_of(held), device)
     saved.check_fit(held, own_settings(model), probe)
-    clips = [Clip(source.path, source.start, source.end, channel=source.channel) for source in sources]
-    n_failed = 0
+    for source in (each for each in sources if each.error is not None):
+        click.echo(one_line(f"Error: {source.error}"), err=True)
+    n_failed = sum(source.error is not None for source in sources)
+    readable = [source for source in sources if source.error is None]
+    clips = [Clip(source.path, source.start, source.end, channel=source.channel) for source in readable]
     with atomic_path(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "start", "end", "predicted", *held.classes])
         embedding = embed(model, clips, workers=workers, keep_damaged=options["keep_damaged"])
         with contextlib.closing(embedding) as embedded:
-            for each, source in zip(embedded, sources, strict=True):
+            for each, source in zip(embedded, readable, strict=True):
                 if each.error is not None or each.embedding is None:
                     n_failed += 1
                     click.echo(one_line(f"Error: {each.error}"), err=True)

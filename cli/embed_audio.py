@@ -219,7 +219,8 @@ def main(
             from hear_transformers.audio import workers
         found = find(inputs, manifest, columns, quiet=quiet)
         n_workers = workers.default_workers(len(found)) if num_workers is None else num_workers
-        shown = {"quiet": quiet, "as_json": as_json, "keep_damaged": keep_damaged}
+        shown: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "keep_damaged": keep_damaged}
+        shown |= {"fail_fast": fail_fast, "resample": resample, "channel": channel}
         given = {**options, **shown, "models": models, "weights": weights, "scene": scene}
         sys.exit(1 if classify(probe, found, out, device, n_workers, given) else 0)
     # All that needs no PyTorch comes first, which takes seconds; of a file of one's own the layers are not known yet.

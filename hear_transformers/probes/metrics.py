@@ -161,12 +161,12 @@ def score_all(
     tests : numbers of the clips of each test; a score is the mean over them
     multi_label : whether a clip may have any number of labels
     """
-    targets, scores = targets.astype(float), scores.astype(float)
+    true, given = targets.astype(float), scores.astype(float)
     found = {}
     for name in names_of(multi_label):
-        once = [value(name, targets[rows], scores[rows]) for rows in tests]
+        once = [value(name, true[rows], given[rows]) for rows in tests]
         drawn = [
-            np.concatenate([METRICS[name](targets[rows], scores[rows], each) for each in _weights(groups[rows], seed)])
+            np.concatenate([METRICS[name](true[rows], given[rows], each) for each in _weights(groups[rows], seed)])
             for seed, rows in enumerate(tests)
         ]
         found[name] = summarise(once, np.mean(drawn, 0))

@@ -166,7 +166,7 @@ def _check_classes(
     """Raise TrainingError if a class is missing where it is trained on, or with single labels where it is tested."""
     for split in splits:
         for part, rows in ((TRAIN, split.train), (TEST, split.test)):
-            missing = [classes[i] for i in np.flatnonzero(targets[rows].sum(0) == 0)]
+            missing = [classes[i] for i in np.flatnonzero(targets[rows].sum(0) == 0).tolist()]
             if missing and (part == TRAIN or not multi_label):
                 where = f"the fold {split.name!r}" if part == TEST else f"what is trained on to test {split.name!r}"
                 more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
