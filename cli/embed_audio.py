@@ -15,6 +15,7 @@ from hear_transformers import FAMILIES, __version__
 
 from . import signals
 from .checks import TOP_K, check_one_model, check_words, choose_storage, local_output, wants_labels, wants_timestamps
+from .classify import classify
 from .failures import Failure, guarded
 from .imports import importing
 from .logs import log_on_stderr
@@ -50,6 +51,8 @@ Examples:
                                                one reading for both: embeddings/model=passt-base/...
   embed-audio input.wav --model efficientat --labels --out labels
                                                prints labels: Speech, Music, ...
+  embed-audio new/ --probe my_probe --out labels.csv
+                                               classes of your own, see hear-transformers probe
   find . -name "*.ogg" | embed-audio - --json
   embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8
                                                parts of files, in one of eight jobs
@@ -188,6 +191,7 @@ class InSections(click.Command):
     "--labels", is_flag=True, help="Print the likeliest classes, AudioSet's or yours; implies --layer logits."
 )
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"Labels per file.  [default: {TOP_K}]")
+@click.option("--probe", metavar="FOLDER", help="Classify with `hear-transformers probe`'s, to a .csv file.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
 @click.option("-v", "--verbose", is_flag=True, help="Print what is read from the checkpoint and what is not.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
@@ -211,6 +215,7 @@ def main(
     verbose: bool,
     quiet: bool,
     as_json: bool,
+    probe: str | None,
     **options: Any,
 ) -> None:
     """Compute embeddings of audio files, from any layer of a network, for whole files or along time.
@@ -220,6 +225,15 @@ def main(
     """
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
+    if probe is not None:
+        with importing():
+            from hear_transformers.audio import workers
+        found = find(inputs, manifest, columns, quiet=quiet)
+        n_workers = workers.default_workers(len(found)) if num_workers is None else num_workers
+        shown: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "keep_damaged": keep_damaged}
+        shown |= {"fail_fast": fail_fast, "resample": resample, "channel": channel}
+        given = {**options, **shown, "models": models, "weights": weights, "scene": scene}
+        sys.exit(1 if classify(probe, found, out, device, n_workers, given) else 0)
     # All that needs no PyTorch comes first, which takes seconds; of a file of one's own the layers are not known yet.
     check_one_model(models, {**options, "weights": weights})
     timestamps = wants_timestamps(scene, options)

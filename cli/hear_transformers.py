@@ -17,6 +17,7 @@ from .doctor import doctor_command
 from .failures import guarded, printable
 from .hear import hear_group, search_working_folder
 from .parsing import parse_object
+from .probe import probe_command
 from .selections import selections_command
 from .tables import as_ratio, as_text, echo_table, megabytes
 from .train import train_command
@@ -38,6 +39,7 @@ main.add_command(train_command)
 main.add_command(hear_group)
 main.add_command(doctor_command)
 main.add_command(selections_command)
+main.add_command(probe_command)
 
 
 @main.command("list")

@@ -22,7 +22,7 @@ FLOORS = (
     {"embedding"},
     {"hear", "catalogue", "labels"},
     {*FAMILIES, "sklearn", "bulk", "harness", "doctor"},
-    {"training"},
+    {"training", "probes"},
     {"cli", "benchmarks", "training.tiny", "__main__"},
 )
 """Rooms from the lowest floor up: a room imports what is below it or beside it, never what is above."""

@@ -174,6 +174,13 @@ def read_labelled(
     return _read(Path(path), classes, layout or Layout(), _Folders())[0]
 
 
+def read_column(path: str | os.PathLike[str], column: str, layout: Layout | None = None) -> list[str]:
+    """Read the cells of one more column of a manifest, one for each clip; see `read_labelled`."""
+    _, values = _read(Path(path), None, layout or Layout(), _Folders(), column)
+    cells: list[str] = values.tolist()
+    return cells
+
+
 def read_pair(
     train: str | os.PathLike[str],
     valid: str | os.PathLike[str],

@@ -44,18 +44,19 @@ def write_results(
     targets, logits : (n, classes) of these
     multi_label : True if a clip may have any number of labels
     """
-    _write(folder / PREDICTIONS, _predictions(clips, rows, logits, multi_label))
+    write_table(folder / PREDICTIONS, _predictions(clips, rows, logits, multi_label))
     predicted = logits.argmax(1)
-    _write(folder / SCORES, _scores(clips.classes, targets, logits, multi_label))
+    write_table(folder / SCORES, class_rows(clips.classes, targets, logits, multi_label))
     if not multi_label:
         counts = np.zeros((len(clips.classes),) * 2, np.int64)
         np.add.at(counts, (targets.argmax(1), predicted), 1)
         lines = ([name, *row] for name, row in zip(clips.classes, counts.tolist(), strict=True))
-        _write(folder / CONFUSION, [["true \\ predicted", *clips.classes], *lines])
+        write_table(folder / CONFUSION, [["true \\ predicted", *clips.classes], *lines])
         draw_confusion(folder / PICTURE, clips.classes, counts)
 
 
-def _write(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+def write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, atomically; names of files need not be text."""
     with atomic(path) as file, io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="") as text:
         csv.writer(text, lineterminator="\n").writerows(lines)
 
@@ -81,7 +82,7 @@ def _predictions(
         yield [clips.path(clip), *span, labels, clips.classes[int(each.argmax())], *numbers]
 
 
-def _scores(classes: Sequence[str], targets: Targets, logits: Scores, multi_label: bool) -> Iterable[Sequence[Any]]:
+def class_rows(classes: Sequence[str], targets: Targets, logits: Scores, multi_label: bool) -> Iterable[Sequence[Any]]:
     """Yield a line for each class; a score that is not defined, for want of clips, is empty."""
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support  # of the extra `train`
 
@@ -102,7 +103,7 @@ def _scores(classes: Sequence[str], targets: Targets, logits: Scores, multi_labe
         yield [classes[i], counts[i], *("" if np.isnan(value) else f"{value:.4f}" for value in values)]
 
 
-def draw_confusion(path: Path, classes: Sequence[str], counts: NDArray[np.int64]) -> None:
+def draw_confusion(path: Path, classes: Sequence[str], counts: NDArray[np.int64], clips: str = "validation") -> None:
     """Draw which classes are taken for which, each row as fractions of its clips."""
     from matplotlib.figure import Figure
 
@@ -113,7 +114,7 @@ def draw_confusion(path: Path, classes: Sequence[str], counts: NDArray[np.int64]
     image = axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="fraction of the clips of the true class", shrink=0.8)
     correct = np.trace(counts)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{correct} of {counts.sum()} validation clips are right")
+    axes.set(xlabel="predicted", ylabel="true", title=f"{correct} of {counts.sum()} {clips} clips are right")
     if n <= FEW_CLASSES:
         axes.set_xticks(range(n), classes, rotation=90, fontsize="small", parse_math=False)
         axes.set_yticks(range(n), classes, fontsize="small", parse_math=False)

@@ -1,0 +1,157 @@
+"""Embeddings and a task -> scores of a probe, and the probe to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OptionError, TrainingError
+from . import metrics
+from .fitting import Fitted, fit
+from .metrics import Score
+from .sample import Sample
+from .tasks import Split, Task, whole
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What a probe makes of a task.
+
+    Attributes
+    ----------
+    probe : its name
+    scores : by metric, the one that settings are chosen by first
+    rows : numbers of the clips that were tested, ascending
+    probabilities : (rows, classes) of these
+    settings : of the probe for each test
+    """
+
+    probe: str
+    scores: Mapping[str, Score]
+    rows: NDArray[np.int64]
+    probabilities: Floats
+    settings: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def main(self) -> str:
+        """Name of the metric that settings are chosen by."""
+        return next(iter(self.scores))
+
+
+def evaluate(
+    embeddings: Floats,
+    task: Task,
+    probe: str = "logistic",
+    *,
+    seed: int = 0,
+    columns: Mapping[str, Sequence[int]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Result:
+    """Score a probe on a task: fit it for each split, and test it.
+
+    Intervals are drawn from the same clips for all embeddings of a task, see `difference`.
+
+    Parameters
+    ----------
+    embeddings : (clips, size), in the order of the task
+    task : from `tasks.make_task`
+    probe : a key of `fitting.PROBES`
+    seed : of the probe
+    columns : layer -> its positions in an embedding, for the gate
+    settings : of the probe that are fixed, such as {"C": 1.0}
+
+    Raises
+    ------
+    OptionError : the probe is unknown, or there is not one embedding for each clip
+    TrainingError : an embedding is not finite
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hear_transformers.probes import evaluation, tasks
+    >>> labels, rng = np.eye(2)[np.arange(40) % 2], np.random.default_rng(0)
+    >>> task = tasks.make_task([f"{i}.wav" for i in range(40)], ["cat", "dog"], labels, n_folds=4)
+    >>> layers = {layer: rng.normal(size=(40, 8)) + 3 * layer * labels[:, :1] for layer in (0, 1)}
+    >>> scores = {layer: evaluation.evaluate(each, task, "knn").scores["accuracy"] for layer, each in layers.items()}
+    >>> scores[0].value < scores[1].low <= scores[1].value <= scores[1].high
+    True
+    """
+    embeddings = check(embeddings, task)
+    tested: list[NDArray[np.int64]] = []
+    found: list[Floats] = []
+    chosen: dict[str, Mapping[str, Any]] = {}
+    fixed = dict(settings or {})
+    for split in task.splits:
+        fitted = fit(probe, _sample(embeddings, task, split, seed, columns, fixed))
+        chosen[split.name] = fitted.settings
+        if probe == "mlp":  # as heareval: the grid is searched on the first split
+            fixed |= {name: value for name, value in fitted.settings.items() if name != "epoch"}
+        tested.append(split.test)
+        found.append(fitted.probabilities(embeddings[split.test]))
+    rows, probabilities = np.concatenate(tested), np.concatenate(found)
+    full = np.zeros((len(task.names), len(task.classes)), np.float32)
+    full[rows] = probabilities
+    scores = metrics.score_all(task.targets, full, task.groups, tested, multi_label=task.multi_label)
+    order = np.argsort(rows)
+    return Result(probe, scores, rows[order], probabilities[order], chosen)
+
+
+def evaluate_each(
+    embeddings: Mapping[str, Floats], task: Task, probes: Sequence[str] = ("logistic",), **options: Any
+) -> Iterator[tuple[str, Result]]:
+    """Score probes on many embeddings of the same clips: yield name and result as they come, see `evaluate`."""
+    for name, each in embeddings.items():
+        for probe in probes:
+            yield name, evaluate(each, task, probe, **options)
+
+
+def difference(one: Result, other: Result, metric: str | None = None) -> Score:
+    """Return by how much a result is better than another of the same task, with the interval of the paired draws."""
+    name = one.main if metric is None else metric
+    first, second = one.scores[name], other.scores[name]
+    return metrics.summarise([first.value - second.value], first.draws - second.draws)
+
+
+def fit_whole(
+    embeddings: Floats,
+    task: Task,
+    probe: str = "logistic",
+    *,
+    seed: int = 0,
+    columns: Mapping[str, Sequence[int]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Fitted:
+    """Fit the probe to keep: on all clips of folds, else on what is trained on; parameters are those of `evaluate`."""
+    return fit(probe, _sample(check(embeddings, task), task, whole(task), seed, columns, dict(settings or {})))
+
+
+def check(embeddings: Floats, task: Task) -> Floats:
+    """Return embeddings as (clips, size) float32; raise an error that names the first clip that has none."""
+    array = np.asarray(embeddings, np.float32)
+    if array.ndim != 2 or len(array) != len(task.names):
+        raise OptionError(f"embeddings of shape {array.shape} for {len(task.names)} clips; give one row for each")
+    if (bad := np.flatnonzero(~np.isfinite(array).all(1))).size:
+        raise TrainingError(
+            f"{task.names[bad[0]]}: its embedding is not finite (NaN or infinite), as are {bad.size - 1} more; "
+            "embed these files again"
+        )
+    return array
+
+
+def _sample(
+    embeddings: Floats,
+    task: Task,
+    split: Split,
+    seed: int,
+    columns: Mapping[str, Sequence[int]] | None,
+    settings: Mapping[str, Any],
+) -> Sample:
+    rows, valid = split.train, split.valid
+    parts = embeddings[rows], task.targets[rows], embeddings[valid], task.targets[valid]
+    return Sample(*parts, task.multi_label, seed, settings, columns=columns or {})

@@ -1,0 +1,132 @@
+"""`hear-transformers probe` and `embed-audio --probe`: from labelled audio to a classifier in two commands."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("scipy")
+pytest.importorskip("matplotlib")
+
+RATE = 32_000
+
+
+@pytest.fixture
+def labelled(tmp_path, audio_file, monkeypatch):
+    """Make low and high tones, 6 of each, in folders of these names."""
+    monkeypatch.chdir(tmp_path)
+    t = np.arange(RATE // 2) / RATE
+    for i in range(6):
+        for name, hz in (("low", 200 + 20 * i), ("high", 4000 + 200 * i)):
+            audio_file(f"clips/{name}/{name}{i}.wav", 0.3 * np.sin(2 * np.pi * hz * t))
+    return tmp_path
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def probe(installed_command, small_weights):
+    small = ["--model", "mn01_as", "--weights", small_weights, "--layer", "mel"]
+
+    def run(*arguments, model=True):
+        return installed_command("hear-transformers")("probe", *arguments, *(small if model else []))
+
+    return run
+
+
+def test_a_folder_of_classes_becomes_a_classifier(labelled, probe, installed_command):
+    result = probe("clips", "--out", "mine", "--folds", 3, "--probe", "logistic", "--probe", "knn")
+    assert result.exit_code == 0, result.stderr
+    assert "12 clips, 2 classes; split: 3 folds of whole files, drawn with seed 0, stratified" in result.stdout
+    scores = json.loads((labelled / "mine/scores.json").read_text())
+    assert scores["probes"]["logistic"]["accuracy"]["value"] == 1.0
+    assert list(scores["probes"]) == ["logistic", "knn"]
+    assert (labelled / "mine/confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert len(rows_of(labelled / "mine/predictions.csv")) == 12
+    done = installed_command("embed-audio")("clips", "--probe", "mine", "--format", "csv", "--out", "found.csv")
+    assert done.exit_code == 0, done.stderr
+    rows = rows_of(labelled / "found.csv")
+    assert len(rows) == 12
+    assert all(row["predicted"] in row["path"] for row in rows)
+
+
+def test_a_second_run_finds_the_embeddings(labelled, probe):
+    probe("clips", "--out", "mine", "--folds", 3)
+    written = {path: path.stat().st_mtime_ns for path in (labelled / "mine/embeddings").rglob("*.npz")}
+    assert probe("clips", "--out", "mine", "--folds", 3, "--probe", "knn").exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in (labelled / "mine/embeddings").rglob("*.npz")} == written
+
+
+def write_table(folder, *, fold="i % 3"):
+    lines = ["name,kind,part,who"]
+    lines += [f"clips/{kind}/{kind}{i}.wav,{kind},{eval(fold)},s{i // 2}" for kind in ("low", "high") for i in range(6)]
+    (folder / "clips.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_columns_say_labels_folds_and_groups(labelled, probe):
+    write_table(labelled)
+    result = probe("clips.csv", "--columns", "path=name,labels=kind,fold=part", "--out", "mine", "--json")
+    assert json.loads(result.stdout)["split"] == "given: 0 (4), 1 (4), 2 (4)"
+    result = probe("clips.csv", "--columns", "path=name,group=who,labels=kind", "--folds", 3, "--out", "mine", "--json")
+    assert json.loads(result.stdout)["split"] == "3 folds of whole groups, drawn with seed 0, stratified"
+
+
+@pytest.fixture
+def table(labelled, installed_command, small_weights):
+    """Embed the clips into a table."""
+    pytest.importorskip("h5py")
+    small = ["--model", "mn01_as", "--weights", small_weights, "--layer", "mel"]
+    assert installed_command("embed-audio")("clips", *small, "--out", "all.hdf5").exit_code == 0
+    return labelled
+
+
+def test_a_table_of_embeddings_is_probed_by_folders_and_by_labels(table, probe):
+    write_table(table)
+    assert probe("all.hdf5", "--out", "mine", "--folds", 3, model=False).exit_code == 0
+    columns = ["--columns", "path=name,labels=kind,fold=part"]
+    result = probe("all.hdf5", "--labels", "clips.csv", *columns, "--out", "mine", "--json", model=False)
+    assert json.loads(result.stdout)["split"] == "given: 0 (4), 1 (4), 2 (4)"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path,labels", "other.wav,low", "clips/low/low0.wav,high"], "files of all.hdf5 are without label"),
+        (["path,labels", "other.wav,low"], "match no file"),
+    ],
+)
+def test_labels_of_other_files_are_refused(table, probe, lines, message):
+    (table / "other.wav").touch()
+    (table / "labels.csv").write_text("\n".join(lines) + "\n")
+    result = probe("all.hdf5", "--labels", "labels.csv", "--out", "mine", model=False)
+    assert result.exit_code in (1, 2)
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("fold", "message"), [("0 if kind == 'low' else i % 2", "no clip of"), ("1", "the only fold is '1'")]
+)
+def test_folds_without_a_class_are_refused(labelled, probe, fold, message):
+    write_table(labelled, fold=fold)
+    result = probe("clips.csv", "--columns", "path=name,labels=kind,fold=part", "--out", "mine")
+    assert result.exit_code in (1, 2)
+    assert message in result.stderr
+
+
+def test_files_without_label_and_a_single_class_are_refused(labelled, probe):
+    (labelled / "a.csv").write_text("path,labels\nclips/low/low0.wav,low\nclips/low/low1.wav,\n")
+    assert "without label" in probe("a.csv", "--out", "mine").stderr
+    (labelled / "a.csv").write_text("path,labels\nclips/low/low0.wav,low\nclips/low/low1.wav,low\n")
+    assert "the one label 'low'" in probe("a.csv", "--out", "mine").stderr
+
+
+def test_a_probe_has_its_model(labelled, probe, installed_command):
+    probe("clips", "--out", "mine", "--folds", 3)
+    result = installed_command("embed-audio")("clips", "--probe", "mine", "--model", "passt", "--out", "x.csv")
+    assert result.exit_code == 2
+    assert "--model: decided by the probe" in result.stderr

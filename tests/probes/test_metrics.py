@@ -1,0 +1,42 @@
+"""Scores equal scikit-learn's, also with weights; intervals hold the score and are paired."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from hear_transformers.probes import metrics
+
+RNG = np.random.default_rng(0)
+TARGETS = (RNG.random((60, 4)) < 0.3).astype(float)
+SCORES = np.round(TARGETS + RNG.normal(0, 1, (60, 4)), 1)  # with ties
+WEIGHTS = RNG.integers(0, 3, (2, 60)).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(metrics.average_precisions, average_precision_score), (metrics.areas, roc_auc_score)]
+)
+def test_weighted_scores_equal_scikit_learns(ours, theirs):
+    expected = [[theirs(TARGETS[:, c], SCORES[:, c], sample_weight=w) for c in range(4)] for w in WEIGHTS]
+    np.testing.assert_allclose(ours(TARGETS, SCORES, WEIGHTS), expected, atol=1e-12)
+
+
+def test_d_prime_is_finite_for_perfect_classes_and_zero_at_chance():
+    perfect, chance = metrics.value("d_prime", TARGETS, TARGETS), metrics.value("d_prime", TARGETS, 0 * TARGETS)
+    assert 3 < perfect < 8
+    assert chance == pytest.approx(0)
+
+
+def test_classes_that_do_not_occur_are_left_out_of_means():
+    targets = np.concatenate([TARGETS, np.zeros((60, 1))], 1)
+    scores = np.concatenate([SCORES, np.ones((60, 1))], 1)
+    assert metrics.value("mAP", targets, scores) == metrics.value("mAP", TARGETS, SCORES)
+
+
+def test_intervals_hold_the_score_and_the_same_clips_are_drawn_for_all():
+    tests, groups = [np.arange(30), np.arange(30, 60)], np.arange(60)
+    first, again = (metrics.score_all(TARGETS, each, groups, tests, multi_label=True) for each in (SCORES, SCORES * 2))
+    for name, score in first.items():
+        assert score.low < score.value < score.high
+        np.testing.assert_array_equal(score.draws, again[name].draws)
