@@ -157,7 +157,9 @@ class Buffer:
         origin, samples = self._covering(starts, length)
         steps = {later - start for start, later in pairwise(starts)}
         if len(steps) == 1 and (step := steps.pop()) > 0:  # a view, for which nothing is sent to the card
-            return samples[..., starts[0] - origin : starts[-1] - origin + length].unfold(-1, length, step).movedim(-2, 0)
+            return (
+                samples[..., starts[0] - origin : starts[-1] - origin + length].unfold(-1, length, step).movedim(-2, 0)
+            )
         places = torch.tensor(starts, device=samples.device) - origin
         return samples.unfold(-1, length, 1).index_select(-2, places).movedim(-2, 0)
 
