@@ -13,6 +13,7 @@ import click
 
 from hear_transformers import __version__
 
+from .compare import compare_command
 from .doctor import doctor_command
 from .explain import explain_command
 from .failures import guarded, printable
@@ -38,6 +39,7 @@ main.add_command(train_command)
 main.add_command(hear_group)
 main.add_command(doctor_command)
 main.add_command(explain_command)
+main.add_command(compare_command)
 
 
 @main.command("list")
