@@ -30,7 +30,14 @@ from .tables import echo_table
 @click.option("--random-b", is_flag=True, help="Random weights for B.")
 @click.option("--standardise", is_flag=True, help="Scale every number to mean 0 and deviation 1 first.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of k-means and the bootstrap.")
-@click.option("--num-workers", default=0, show_default=True, type=click.IntRange(0), help="Processes that read audio.")
+@click.option(
+    "--num-workers",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Processes that read audio.",
+)
 @click.option(
     "--out", default="comparison", show_default=True, type=click.Path(path_type=Path), metavar="PATH", help="Folder."
 )

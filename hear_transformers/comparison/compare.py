@@ -104,13 +104,16 @@ def compare(
     Raises
     ------
     OptionError : there is no label, several for a clip, one class only, or a class of one clip
-    AudioError : too few files can be read; an embedding is not finite
+    AudioError : too few files can be read, or embedded in finite numbers
     """
     check_labels(clips.labels_of, clips, range(len(clips)), OptionError)
     failed: dict[str, str] = {}
     embedded = [_embedded(model, clips, workers, failed, on_clip) for model in models]
     kept = [clip for clip in range(len(clips)) if all(rows[clip] is not None for rows in embedded)]
-    check_labels(clips.labels_of, clips, kept, AudioError)
+    try:
+        check_labels(clips.labels_of, clips, kept, AudioError)
+    except AudioError as error:
+        raise AudioError(f"{error}; {len(failed)} failed, the first: {next(iter(failed.values()))}") from error
     labels = np.array([clips.labels_of(clip)[0] for clip in kept], np.int64)
     used = np.unique(labels)
     labels = np.searchsorted(used, labels)
@@ -156,8 +159,6 @@ def _embedded(
     for each in embed(model, spans, workers=workers):
         if each.error is not None:
             failed[str(clips.path(each.index))] = str(each.error)
-        elif each.embedding is not None and not np.isfinite(each.embedding).all():
-            raise AudioError(f"{clips.path(each.index)}: its embedding has numbers that are not finite")
         rows.append(each.embedding)
         on_clip()
     return rows

@@ -8,7 +8,10 @@ import soundfile
 from sklearn import metrics
 from sklearn.cluster import KMeans
 
-from hear_transformers.comparison import measures
+from hear_transformers import tiny
+from hear_transformers.comparison import compare, measures
+from hear_transformers.errors import AudioError, OptionError
+from hear_transformers.training.manifest import read_labelled
 
 
 def clusters(n: int = 10, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -123,3 +126,17 @@ def test_too_few_classes_or_clips_are_refused(run, data, removed, message):
     result = run("tiny", "tiny", data)
     assert result.exit_code in (1, 2)
     assert message in result.stderr
+
+
+def test_embeddings_that_are_not_finite_are_refused(data):
+    model = tiny.load_model(layer="0")
+    model.trunk.stem.proj.bias.data[0] = float("nan")
+    with pytest.raises(AudioError, match=r"6 failed, the first: .*finite"):
+        compare.compare((model, model), read_labelled(data))
+
+
+def test_clips_of_several_labels_or_none_are_refused(data):
+    (data / "clips.csv").write_text("path,labels\nlow/0.wav,a;b\nlow/1.wav,\n")
+    model = tiny.load_model(layer="0")
+    with pytest.raises(OptionError, match="has 2 labels; clusters need one"):
+        compare.compare((model, model), read_labelled(data / "clips.csv"))
