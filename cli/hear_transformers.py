@@ -13,7 +13,9 @@ import click
 
 from hear_transformers import __version__
 
+from .compare import compare_command
 from .doctor import doctor_command
+from .explain import explain_command
 from .failures import guarded, printable
 from .hear import hear_group, search_working_folder
 from .parsing import parse_object
@@ -40,6 +42,8 @@ main.add_command(hear_group)
 main.add_command(doctor_command)
 main.add_command(selections_command)
 main.add_command(probe_command)
+main.add_command(explain_command)
+main.add_command(compare_command)
 
 
 @main.command("list")

@@ -274,14 +274,19 @@ class Grapher(nn.Module):
 
     def forward(self, maps: Tensor, nearness_of: Nearness) -> Tensor:
         """Pass messages between the nodes of (batch, channels, freq, time)."""
+        nodes, candidates, nearness = self.nodes(maps, nearness_of)
+        both = joined(nodes, candidates, self.k, self.dilation, nearness)
+        grid = maps.shape[2], maps.shape[3]
+        return maps + self.drop(self.fc2(self.graph_conv(both, grid)))
+
+    def nodes(self, maps: Tensor, nearness_of: Nearness) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what neighbours are chosen from, see `nearest`: nodes, candidates and nearness of their places."""
         projected = self.fc1(maps)
         grid = projected.shape[2], projected.shape[3]
         nodes = as_nodes(projected)
         # Squares over the edge average the nodes they contain, so that any grid has candidates.
         candidates = as_nodes(F.avg_pool2d(projected, self.ratio, ceil_mode=True)) if self.ratio > 1 else nodes
-        nearness = nearness_of(grid, self.ratio, nodes.shape[2], nodes.device)
-        both = joined(nodes, candidates, self.k, self.dilation, nearness)
-        return maps + self.drop(self.fc2(self.graph_conv(both, grid)))
+        return nodes, candidates, nearness_of(grid, self.ratio, nodes.shape[2], nodes.device)
 
 
 class Block(nn.Module):

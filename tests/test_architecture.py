@@ -23,6 +23,7 @@ FLOORS = (
     {"hear", "catalogue", "labels"},
     {*FAMILIES, "sklearn", "bulk", "harness", "doctor"},
     {"training", "probes"},
+    {"explain", "comparison"},
     {"cli", "benchmarks", "training.tiny", "__main__"},
 )
 """Rooms from the lowest floor up: a room imports what is below it or beside it, never what is above."""

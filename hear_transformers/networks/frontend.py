@@ -148,6 +148,11 @@ class MelSpec(FrameSpec):
     def normalised(self, level: Level) -> Level:
         """Normalise a level of the log-mel, or a whole log-mel, as the front end does."""
 
+    def centres_hz(self) -> npt.NDArray[np.float64]:
+        """Return the frequency at the peak of each band's filter, (n_mels,), on Kaldi's scale."""
+        low, high = (math.log1p(hz / KALDI_KNEE_HZ) for hz in (self.fmin, self.fmax))
+        return KALDI_KNEE_HZ * np.expm1(np.linspace(low, high, self.n_mels + 2)[1:-1])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpjkuMel(MelSpec):
@@ -278,6 +283,11 @@ class PannsMel(MelSpec):
     def normalised(self, level: Level) -> Level:
         """Return decibels as they are: these networks normalise them themselves."""
         return level
+
+    def centres_hz(self) -> npt.NDArray[np.float64]:
+        """Return the frequency at the peak of each band's filter, (n_mels,), on Slaney's scale."""
+        low, high = slaney_mel(np.array([self.fmin, self.fmax]))
+        return slaney_hz(np.linspace(low, high, self.n_mels + 2)[1:-1])
 
     @property
     def receptive_field(self) -> int:

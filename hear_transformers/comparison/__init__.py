@@ -1,0 +1,1 @@
+"""Two models on the same labelled clips, layer by layer: clusters, similarity, maps."""
