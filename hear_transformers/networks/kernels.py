@@ -24,6 +24,24 @@ POSITIONS = 16
 QUERIES, KEYS = 64, 64
 """That one program multiplies queries and distances of; their features fit into the shared memory of any card."""
 
+FEATURES = (32, 64, 128)
+"""That one program convolves depthwise; of these, what leaves the fewest idle."""
+
+DEPTHWISE_NUMBERS, DEPTHWISE_LINES = 4096, 2
+"""That one program convolves depthwise in a row, and the number of rows."""
+
+ONE_MAP_NUMBERS = 2048
+"""That one program computes from one map."""
+
+POINTS = 2048
+"""That one program computes of numbers that depend on no others."""
+
+FRAME_NUMBERS = 4096
+"""Samples of frames that one program cuts."""
+
+LEVEL_FRAMES = 32
+"""Whose bands one program takes the logarithm of, and transposes."""
+
 
 def layer_norm(rows: Tensor, norm: nn.LayerNorm) -> Tensor:
     """Normalise (..., features), with sums in float32."""
@@ -200,3 +218,299 @@ def _place(
     distances = tl.load(entry + feature[:, None], (key < n_keys)[None, :] & (feature < FEATURES)[:, None], other=0.0)
     products = tl.dot(features, distances, input_precision="ieee")
     tl.store(at + first + key[None, :], products.to(query.dtype.element_ty), inside & (key < n_written)[None, :])
+
+
+# Convolutions, of maps whose features are innermost in memory
+
+Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Of a kernel, its strides and the zeros beyond either end."""
+
+
+@triton.jit
+def _activated(values, ACTIVATION: tl.constexpr):
+    """Apply one of `tensor_cores.ACTIVATIONS` to float32."""
+    if ACTIVATION == "relu":
+        values = tl.maximum(values, 0.0)
+    elif ACTIVATION == "hardswish":
+        values = values * tl.minimum(tl.maximum(values + 3.0, 0.0), 6.0) * (1.0 / 6.0)
+    elif ACTIVATION == "gelu":
+        values = 0.5 * values * (1.0 + tl.erf(values * 0.7071067811865476))  # of x / sqrt(2)
+    return values
+
+
+def depthwise(maps: Tensor, sizes: Sizes, taps: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """Convolve depthwise, add a bias and apply an activation.
+
+    Parameters
+    ----------
+    maps : (batch, features, rows, columns)
+    sizes : of the kernel, strides and margins
+    taps : (area of the kernel, features), its weights
+    bias : (features,)
+    activation : a key of `tensor_cores.ACTIVATIONS`
+
+    Returns
+    -------
+    maps : (batch, features, rows, columns) of the output, features innermost
+    """
+    batch, features, rows, columns = maps.shape
+    kernel_size, stride, padding = sizes
+    out = _maps_for(maps, sizes, features)
+    block = min(FEATURES, key=lambda size: (triton.cdiv(features, size) * size, -size))
+    at_once, lines = DEPTHWISE_NUMBERS // block, DEPTHWISE_LINES
+    n_blocks, n_parts = triton.cdiv(features, block), triton.cdiv(out.shape[3], at_once)
+    with torch.cuda.device_of(maps):
+        _depthwise[(batch * triton.cdiv(out.shape[2], lines) * n_parts * n_blocks,)](
+            maps, taps, taps if bias is None else bias, out, rows, columns, *out.shape[2:], n_parts,
+            *padding, features, n_blocks, bias is not None, activation, *kernel_size, *stride,
+            lines, block, at_once,
+        )  # fmt: skip
+    return out
+
+
+def _maps_for(maps: Tensor, sizes: Sizes, features: int) -> Tensor:
+    """Return memory for what a convolution without dilation computes."""
+    sides = zip(maps.shape[2:], *sizes, strict=True)
+    shape = len(maps), features, *((n + 2 * margin - kernel) // stride + 1 for n, kernel, stride, margin in sides)
+    return torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
+
+
+@triton.jit(do_not_specialize=["n_rows", "n_columns", "out_rows", "out_columns", "n_parts", "above", "left"])
+def _depthwise(
+    maps, taps, bias, out, n_rows, n_columns, out_rows, out_columns, n_parts, above, left,
+    FEATURES: tl.constexpr, BLOCKS: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, DOWN: tl.constexpr, ALONG: tl.constexpr,
+    LINES: tl.constexpr, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    feature = program % BLOCKS * BLOCK + tl.arange(0, BLOCK)
+    program = program // BLOCKS
+    column = program % n_parts * AT_ONCE + tl.arange(0, AT_ONCE)
+    program = program // n_parts
+    n_lines = tl.cdiv(out_rows, LINES)
+    clip, row = program // n_lines, program % n_lines * LINES
+    inside = (feature < FEATURES)[None, :]
+    first = tl.zeros((AT_ONCE, BLOCK), tl.float32)
+    second = tl.zeros((AT_ONCE, BLOCK), tl.float32)
+    for i in tl.static_range(HEIGHT + (LINES - 1) * DOWN):  # a row of the input serves both of the output
+        y = row * DOWN + i - above
+        line = maps + (clip * n_rows + y).to(tl.int64) * n_columns * FEATURES
+        for j in tl.static_range(WIDTH):
+            x = column * ALONG + j - left
+            read = ((x >= 0) & (x < n_columns) & (y >= 0) & (y < n_rows))[:, None] & inside
+            found = tl.load(line + x[:, None] * FEATURES + feature[None, :], read, other=0.0).to(tl.float32)
+            if i < HEIGHT:
+                tap = tl.load(taps + (i * WIDTH + j) * FEATURES + feature[None, :], inside, other=0.0)
+                first += found * tap.to(tl.float32)
+            if LINES == 2 and i >= DOWN:
+                tap = tl.load(taps + ((i - DOWN) * WIDTH + j) * FEATURES + feature[None, :], inside, other=0.0)
+                second += found * tap.to(tl.float32)
+    if HAS_BIAS:
+        shift = tl.load(bias + feature[None, :], inside, other=0.0).to(tl.float32)
+        first += shift
+        second += shift
+    written = (column < out_columns)[:, None] & inside
+    to = out + (clip * out_rows + row).to(tl.int64) * out_columns * FEATURES
+    to += column[:, None] * FEATURES + feature[None, :]
+    tl.store(to, _activated(first, ACTIVATION).to(out.dtype.element_ty), written)
+    if LINES == 2:
+        if row + 1 < out_rows:
+            to += out_columns * FEATURES
+            tl.store(to, _activated(second, ACTIVATION).to(out.dtype.element_ty), written)
+
+
+def from_one_map(maps: Tensor, sizes: Sizes, taps: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """Convolve one map, add a bias and apply an activation; as `depthwise`, but of (batch, 1, rows, columns)."""
+    if maps.stride(3) != 1:  # neighbours along columns are read at once
+        maps = maps.contiguous()
+    features = taps.shape[1]
+    kernel_size, stride, padding = sizes
+    out = _maps_for(maps, sizes, features)
+    padded = triton.next_power_of_2(features)
+    at_once = max(1, ONE_MAP_NUMBERS // padded)
+    n_parts = triton.cdiv(out.shape[3], at_once)
+    with torch.cuda.device_of(maps):
+        _from_one_map[(len(maps) * out.shape[2] * n_parts,)](
+            maps, taps, taps if bias is None else bias, out, maps.stride(0), maps.stride(2), *maps.shape[2:],
+            *out.shape[2:], n_parts, *padding, features, bias is not None, activation, *kernel_size,
+            *stride, padded, at_once,
+        )  # fmt: skip
+    return out
+
+
+@triton.jit(
+    do_not_specialize=[
+        "clip_stride", "row_stride", "n_rows", "n_columns", "out_rows", "out_columns", "n_parts", "above", "left",
+    ]
+)  # fmt: skip
+def _from_one_map(
+    maps, taps, bias, out, clip_stride, row_stride, n_rows, n_columns, out_rows, out_columns, n_parts, above, left,
+    FEATURES: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr, DOWN: tl.constexpr, ALONG: tl.constexpr, PADDED: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    line = program // n_parts  # of all clips
+    clip, row = (line // out_rows).to(tl.int64), line % out_rows
+    column = program % n_parts * AT_ONCE + tl.arange(0, AT_ONCE)
+    feature = tl.arange(0, PADDED)
+    inside = feature < FEATURES
+    values = tl.zeros((AT_ONCE, PADDED), tl.float32)
+    for i in tl.static_range(HEIGHT):
+        y = row * DOWN + i - above
+        for j in tl.static_range(WIDTH):
+            x = column * ALONG + j - left
+            read = (x >= 0) & (x < n_columns) & (y >= 0) & (y < n_rows)
+            found = tl.load(maps + clip * clip_stride + y * row_stride + x, read, other=0.0).to(tl.float32)
+            tap = tl.load(taps + (i * WIDTH + j) * FEATURES + feature, inside, other=0.0).to(tl.float32)
+            values += found[:, None] * tap[None, :]
+    if HAS_BIAS:
+        values += tl.load(bias + feature, inside, other=0.0).to(tl.float32)[None, :]
+    to = out + (line.to(tl.int64) * out_columns + column)[:, None] * FEATURES + feature[None, :]
+    written = (column < out_columns)[:, None] & inside[None, :]
+    tl.store(to, _activated(values, ACTIVATION).to(out.dtype.element_ty), written)
+
+
+def activate(maps: Tensor, bias: Tensor, activation: str) -> Tensor:
+    """Add a bias to (batch, features, rows, columns) and apply an activation, in place; features innermost."""
+    batch, features, rows, columns = maps.shape
+    n_numbers = maps.numel()
+    with torch.cuda.device_of(maps):
+        _activate[(triton.cdiv(n_numbers, POINTS),)](maps, bias, n_numbers, features, activation, POINTS)
+    return maps
+
+
+@triton.jit(do_not_specialize=["n_numbers"])
+def _activate(maps, bias, n_numbers, FEATURES: tl.constexpr, ACTIVATION: tl.constexpr, AT_ONCE: tl.constexpr):
+    start = tl.program_id(0).to(tl.int64) * AT_ONCE
+    offset = tl.arange(0, AT_ONCE)
+    feature = ((start % FEATURES).to(tl.int32) + offset) % FEATURES
+    inside = start + offset < n_numbers
+    values = tl.load(maps + start + offset, inside, other=0.0).to(tl.float32) + tl.load(bias + feature).to(tl.float32)
+    tl.store(maps + start + offset, _activated(values, ACTIVATION).to(maps.dtype.element_ty), inside)
+
+
+def gate(maps: Tensor, levels: Tensor) -> Tensor:
+    """Multiply (batch, features, rows, columns), features innermost, by the sigmoid of (batch, features)."""
+    batch, features, rows, columns = maps.shape
+    out = torch.empty_like(maps)
+    of_clip = features * rows * columns
+    n_parts = triton.cdiv(of_clip, POINTS)
+    with torch.cuda.device_of(maps):
+        _gate[(batch * n_parts,)](maps, levels.contiguous(), out, of_clip, n_parts, features, POINTS)
+    return out
+
+
+@triton.jit(do_not_specialize=["of_clip", "n_parts"])
+def _gate(maps, levels, out, of_clip, n_parts, FEATURES: tl.constexpr, AT_ONCE: tl.constexpr):
+    clip, part = tl.program_id(0) // n_parts, tl.program_id(0) % n_parts
+    number = part * AT_ONCE + tl.arange(0, AT_ONCE)
+    inside = number < of_clip
+    # Known to be a multiple of the features, so that 16 bytes are moved at once.
+    at = clip.to(tl.int64) * (of_clip // FEATURES * FEATURES) + number
+    level = tl.load(levels + clip * FEATURES + number % FEATURES).to(tl.float32)
+    values = tl.load(maps + at, inside, other=0.0).to(tl.float32) * tl.sigmoid(level)
+    tl.store(out + at, values.to(out.dtype.element_ty), inside)
+
+
+# Spectra
+
+
+def frames(waveforms: Tensor, window: Tensor, n_fft: int, hop_length: int, preemphasis: float | None) -> Tensor:
+    """Cut windowed frames centred on multiples of the hop, of waveforms that are mirrored at both ends.
+
+    Parameters
+    ----------
+    waveforms : (batch, samples) float32
+    window : (win_length,), the middle of a frame; the rest of a frame is zero
+    n_fft : length of a frame
+    preemphasis : the sample before, times this, is taken from each but the first, which is dropped; None for none
+
+    Returns
+    -------
+    frames : (batch, frames, n_fft)
+    """
+    waveforms = waveforms.contiguous()
+    batch, n_samples = waveforms.shape
+    length = n_samples - (preemphasis is not None)
+    n_frames = 1 + (length + n_fft // 2 * 2 - n_fft) // hop_length
+    out = waveforms.new_empty(batch, n_frames, n_fft)
+    width = len(window)
+    at_once = max(1, FRAME_NUMBERS // triton.next_power_of_2(n_fft))
+    with torch.cuda.device_of(waveforms):
+        _frames[(batch * triton.cdiv(n_frames, at_once),)](
+            waveforms, window, out, n_samples, length, n_frames, hop_length, preemphasis or 0.0,
+            preemphasis is not None, n_fft, width, triton.next_power_of_2(n_fft), at_once,
+            enable_fp_fusion=False,  # the authors round twice, see `LogMel.centred_power`
+        )  # fmt: skip
+    return out
+
+
+@triton.jit(do_not_specialize=["n_samples", "length", "n_frames", "hop_length", "preemphasis"])
+def _frames(
+    waveforms, window, out, n_samples, length, n_frames, hop_length, preemphasis,
+    EMPHASISES: tl.constexpr, N_FFT: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    n_parts = tl.cdiv(n_frames, AT_ONCE)
+    clip = (tl.program_id(0) // n_parts).to(tl.int64)
+    frame = tl.program_id(0) % n_parts * AT_ONCE + tl.arange(0, AT_ONCE)
+    place = tl.arange(0, PADDED)
+    in_window = place - (N_FFT - WIDTH) // 2
+    seen = (in_window >= 0) & (in_window < WIDTH)
+    read = (frame < n_frames)[:, None] & seen[None, :]
+    sample = frame[:, None] * hop_length + place[None, :] - N_FFT // 2
+    sample = tl.where(sample < 0, -sample, sample)
+    sample = tl.where(sample >= length, 2 * (length - 1) - sample, sample)
+    at = waveforms + clip * n_samples + sample
+    if EMPHASISES:
+        values = tl.load(at + 1, read, other=0.0) - preemphasis * tl.load(at, read, other=0.0)
+    else:
+        values = tl.load(at, read, other=0.0)
+    values *= tl.load(window + in_window, seen, other=0.0)[None, :]
+    to = out + (clip * n_frames + frame[:, None]) * N_FFT + place[None, :]
+    tl.store(to, values, (frame < n_frames)[:, None] & (place < N_FFT)[None, :])
+
+
+def power(spectrum: Tensor) -> Tensor:
+    """Compute the squared magnitudes of complex numbers without gaps, of any shape."""
+    out = torch.empty(spectrum.shape, dtype=torch.float32, device=spectrum.device)
+    n_numbers = out.numel()
+    with torch.cuda.device_of(out):
+        _power[(triton.cdiv(n_numbers, POINTS),)](torch.view_as_real(spectrum), out, n_numbers, POINTS)
+    return out
+
+
+@triton.jit(do_not_specialize=["n_numbers"])
+def _power(spectrum, out, n_numbers, AT_ONCE: tl.constexpr):
+    number = tl.program_id(0).to(tl.int64) * AT_ONCE + tl.arange(0, AT_ONCE)
+    inside = number < n_numbers
+    parts = tl.load(spectrum + number[:, None] * 2 + tl.arange(0, 2)[None, :], inside[:, None], other=0.0)
+    tl.store(out + number, tl.sum(parts * parts, 1), inside)
+
+
+def levels(mel: Tensor, floor: float, shift: float, scale: float) -> Tensor:
+    """Compute ``(ln(mel + floor) + shift) / scale`` of (batch, frames, bands) without gaps: -> (batch, bands, frames).
+
+    The result has no gaps either, as convolutions read it fastest.
+    """
+    batch, n_frames, n_bands = mel.shape
+    out = mel.new_empty(batch, n_bands, n_frames)
+    n_parts = triton.cdiv(n_frames, LEVEL_FRAMES)
+    with torch.cuda.device_of(mel):
+        _levels[(batch * n_parts,)](
+            mel, out, n_frames, floor, shift, scale, n_bands, triton.next_power_of_2(n_bands), LEVEL_FRAMES
+        )
+    return out
+
+
+@triton.jit(do_not_specialize=["n_frames", "floor", "shift", "scale"])
+def _levels(
+    mel, out, n_frames, floor, shift, scale, BANDS: tl.constexpr, PADDED: tl.constexpr, AT_ONCE: tl.constexpr
+):
+    n_parts = tl.cdiv(n_frames, AT_ONCE)
+    clip = (tl.program_id(0) // n_parts).to(tl.int64)
+    frame = tl.program_id(0) % n_parts * AT_ONCE + tl.arange(0, AT_ONCE)[:, None]
+    band = tl.arange(0, PADDED)[None, :]
+    inside = (frame < n_frames) & (band < BANDS)
+    found = tl.load(mel + clip * n_frames * BANDS + frame * BANDS + band, inside, other=1.0)
+    level = tl.div_rn(tl.log(found + floor) + shift, scale)
+    tl.store(out + clip * n_frames * BANDS + band * n_frames + frame, level, inside)
