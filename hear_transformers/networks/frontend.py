@@ -435,9 +435,7 @@ class LogMel(Exact):
         """Compute the normalised logarithm of mel bands."""
         raise TypeError(f"{type(self).__name__} has no logarithm of its own")
 
-    def centred_power(
-        self, waveforms: Tensor, n_fft: int, hop_length: int, preemphasis: float | None = None
-    ) -> Tensor:
+    def centred_power(self, waveforms: Tensor, n_fft: int, hop_length: int, preemphasis: float | None = None) -> Tensor:
         """Compute the power spectrum of frames centred on multiples of the hop: -> (batch, frames, n_fft // 2 + 1)."""
         kernels = kernels_for(waveforms)
         if kernels is not None:

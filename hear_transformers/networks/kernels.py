@@ -372,10 +372,9 @@ def _from_one_map(
 
 def activate(maps: Tensor, bias: Tensor, activation: str) -> Tensor:
     """Add a bias to (batch, features, rows, columns) and apply an activation, in place; features innermost."""
-    batch, features, rows, columns = maps.shape
     n_numbers = maps.numel()
     with torch.cuda.device_of(maps):
-        _activate[(triton.cdiv(n_numbers, POINTS),)](maps, bias, n_numbers, features, activation, POINTS)
+        _activate[(triton.cdiv(n_numbers, POINTS),)](maps, bias, n_numbers, maps.shape[1], activation, POINTS)
     return maps
 
 
@@ -503,9 +502,7 @@ def levels(mel: Tensor, floor: float, shift: float, scale: float) -> Tensor:
 
 
 @triton.jit(do_not_specialize=["n_frames", "floor", "shift", "scale"])
-def _levels(
-    mel, out, n_frames, floor, shift, scale, BANDS: tl.constexpr, PADDED: tl.constexpr, AT_ONCE: tl.constexpr
-):
+def _levels(mel, out, n_frames, floor, shift, scale, BANDS: tl.constexpr, PADDED: tl.constexpr, AT_ONCE: tl.constexpr):
     n_parts = tl.cdiv(n_frames, AT_ONCE)
     clip = (tl.program_id(0) // n_parts).to(tl.int64)
     frame = tl.program_id(0) % n_parts * AT_ONCE + tl.arange(0, AT_ONCE)[:, None]

@@ -44,7 +44,7 @@ def fuse(network: nn.Module) -> None:
                 fused = faster(module.get_submodule(name), activation)
                 if fused is not None:
                     setattr(module, name, fused)
-                    if activation and not isinstance(fused, Pointwise) or activation == "relu":
+                    if (activation and not isinstance(fused, Pointwise)) or activation == "relu":
                         setattr(module, behind, nn.Identity())
         for name, child in module.named_children():
             if has_blocks(child):
