@@ -314,9 +314,8 @@ def _depthwise(
     to += column[:, None] * FEATURES + feature[None, :]
     tl.store(to, _activated(first, ACTIVATION).to(out.dtype.element_ty), written)
     if LINES == 2:
-        if row + 1 < out_rows:
-            to += out_columns * FEATURES
-            tl.store(to, _activated(second, ACTIVATION).to(out.dtype.element_ty), written)
+        written &= row + 1 < out_rows
+        tl.store(to + out_columns * FEATURES, _activated(second, ACTIVATION).to(out.dtype.element_ty), written)
 
 
 def from_one_map(maps: Tensor, sizes: Sizes, taps: Tensor, bias: Tensor | None, activation: str) -> Tensor:
