@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ..errors import OptionError
+from .fused import kernels_for
 from .resampling import Resampler
 from .trunk import Exact
 
@@ -444,8 +445,15 @@ class LogMel(Exact):
         """Compute the normalised logarithm of mel bands."""
         raise TypeError(f"{type(self).__name__} has no logarithm of its own")
 
-    def centred_power(self, waveforms: Tensor, n_fft: int, hop_length: int) -> Tensor:
+    def centred_power(self, waveforms: Tensor, n_fft: int, hop_length: int, preemphasis: float | None = None) -> Tensor:
         """Compute the power spectrum of frames centred on multiples of the hop: -> (batch, frames, n_fft // 2 + 1)."""
+        kernels = kernels_for(waveforms)
+        if kernels is not None:
+            frames = kernels.frames(waveforms, self.window, n_fft, hop_length, preemphasis)
+            return cast(Tensor, kernels.power(torch.fft.rfft(frames)))
+        if preemphasis is not None:
+            # Not one fused operation: it rounds once, the authors' twice, which shows where low bands almost vanish.
+            waveforms = waveforms[:, 1:] - preemphasis * waveforms[:, :-1]
         spectrum = torch.stft(
             reflected(waveforms, n_fft // 2),
             n_fft,
@@ -479,12 +487,15 @@ class CpjkuLogMel(LogMel):
 
     def power(self, waveforms: Tensor) -> Tensor:
         """Compute the power spectrum of the emphasised waveform."""
-        # Not one fused operation: it rounds once, the authors' twice, which shows where low bands almost vanish.
-        emphasised = waveforms[:, 1:] - self.spec.preemphasis * waveforms[:, :-1]
-        return self.centred_power(emphasised, self.spec.n_fft, self.spec.hop_length)
+        spec = self.spec
+        return self.centred_power(waveforms, spec.n_fft, spec.hop_length, spec.preemphasis)
 
     def log(self, mel: Tensor) -> Tensor:
         """Add a floor, take the logarithm, normalise."""
+        kernels = kernels_for(mel)
+        if kernels is not None:
+            found = kernels.levels(mel.transpose(1, 2), self.spec.floor, self.spec.shift, self.spec.scale)
+            return cast(Tensor, found)
         return self.spec.normalised((mel + self.spec.floor).log())
 
 

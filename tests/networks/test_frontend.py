@@ -1,5 +1,10 @@
 """Front ends against what their authors compute, in the same process: Kaldi's features, torch.stft, convolutions."""
 
+import importlib.util
+import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +12,7 @@ import pytest
 import torch
 
 from hear_transformers import atgnn, efficientat, panns, passt
+from hear_transformers.networks import fused
 from hear_transformers.networks.frontend import AST_MEL, CpjkuMel, KaldiMel, PannsMel, kaldi_filters, slaney_filters
 from tests.helpers.torchaudio import needs_torchaudio
 
@@ -127,3 +133,43 @@ def test_frames_of_kaldi_are_counted_right(n_samples):
     n_frames = AST_MEL.build()(torch.zeros(1, n_samples)).shape[2]
     assert AST_MEL.n_frames(n_samples) == n_frames
     assert AST_MEL.n_samples(n_frames) <= n_samples <= AST_MEL.max_samples(n_frames)
+
+
+# Kernels of our own
+
+SHORT = CPJKU_MELS[0]
+"""For an interpreter."""
+
+INTERPRETED = """
+import numpy as np
+from hear_transformers.networks import frontend, kernels
+from tests.networks.test_frontend import SHORT, noise
+
+for n_samples in (SHORT.min_samples, 1_600):
+    waveforms = noise(2, n_samples)
+    frontend.kernels_for = lambda tensor: None
+    expected = SHORT.build()(waveforms)
+    frontend.kernels_for = lambda tensor: kernels
+    np.testing.assert_allclose(SHORT.build()(waveforms), expected, rtol=0, atol=1e-6)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="PyTorch comes without Triton here")
+def test_kernels_compute_the_same_where_triton_is_interpreted():
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=environment)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("n_samples", [CPJKU_MELS[0].min_samples, 32_001])
+@pytest.mark.parametrize("spec", [*CPJKU_MELS, *PANNS_MELS], ids=str)
+@torch.no_grad()
+def test_kernels_of_a_card_are_as_exact_as_pytorch(spec, n_samples, monkeypatch):
+    frontend, waveforms = spec.build(), noise(2, n_samples)
+    exact = spec.build().double()(waveforms.double())
+    errors = []
+    for fewest in (1, math.inf):
+        monkeypatch.setattr(fused, "FEWEST_NUMBERS", fewest)
+        errors.append((frontend.cuda()(waveforms.cuda()).cpu() - exact).abs().max().item())
+    assert errors[0] <= max(2 * errors[1], TOLERANCE)

@@ -1,21 +1,35 @@
 """What replaces convolutions and pools for 16 bits on CUDA gives their numbers, here in float32."""
 
 import copy
+import importlib.util
+import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hear_transformers.networks import fused as kernel_choice
 from hear_transformers.networks import tensor_cores
 from hear_transformers.networks.conv_norm import Pointwise, features_innermost, fold
-from hear_transformers.networks.tensor_cores import BlockMeans, ConvReLU, Depthwise, FromOneMap, fuse
+from hear_transformers.networks.tensor_cores import BlockMeans, ConvActivation, ConvReLU, Depthwise, FromOneMap, fuse
 from tests.helpers.golden import assert_equal, filled, noise
 from tests.networks.test_conv_norm import networks
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="PyTorch comes without Triton here"
+)
 
 CHAINS = {
     "dense": ([nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], ConvReLU),
     "stride and dilation": ([nn.Conv2d(8, 16, 3, 2, 1, (1, 2)), nn.ReLU()], ConvReLU),
+    "dense, other activation": (
+        [nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.GELU()],
+        ConvActivation,
+    ),
     "pointwise": ([nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], Pointwise),
     "pointwise without ReLU": ([nn.Conv2d(8, 16, 1)], Pointwise),
     "depthwise": ([nn.Conv2d(8, 8, 5, 2, 2, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU()], Depthwise),
@@ -29,18 +43,28 @@ CHAINS = {
 }
 
 
+KERNELS = [chain for chain, (_, kind) in CHAINS.items() if kind in (FromOneMap, Depthwise, ConvActivation)]
+"""What kernels of our own compute on a card."""
+
+
+def fused_chain(chain, size, device="cpu", dtype=torch.float32):
+    """Make a network in float32 on the CPU, what replaces it, and maps for both."""
+    modules = copy.deepcopy(CHAINS[chain][0])
+    network = filled(nn.Sequential(*modules))
+    maps = noise(2, getattr(modules[0], "in_channels", 8), *size).to(memory_format=torch.channels_last)
+    fused = fold(network).to(device, dtype)
+    fuse(fused)
+    features_innermost(fused)
+    return network, fused, maps
+
+
 @pytest.mark.parametrize("size", [(9, 7), (8, 6), (3, 10)])
 @pytest.mark.parametrize("chain", CHAINS)
 @torch.no_grad()
 def test_what_is_fused_gives_the_same_numbers(chain, size):
-    modules, kind = CHAINS[chain]
-    network = filled(nn.Sequential(*copy.deepcopy(modules)))
-    maps = noise(2, getattr(modules[0], "in_channels", 8), *size).to(memory_format=torch.channels_last)
+    network, fused, maps = fused_chain(chain, size)
     expected = network(maps)
-    fused = fold(network)
-    fuse(fused)
-    features_innermost(fused)
-    assert type(fused[0]) is kind
+    assert type(fused[0]) is CHAINS[chain][1]
     found = fused(maps)
     assert_equal(found, expected, 1e-6)
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -70,8 +94,29 @@ def test_whatever_else_stays(modules):
 
 def test_a_depthwise_convolution_of_many_channels_stays(monkeypatch):
     monkeypatch.setattr(tensor_cores, "MOST_CHANNELS", 8)
-    assert isinstance(tensor_cores.faster(nn.Conv2d(8, 8, 3, groups=8), False), Depthwise)
-    assert tensor_cores.faster(nn.Conv2d(16, 16, 3, groups=16), False) is None
+    assert isinstance(tensor_cores.faster(nn.Conv2d(8, 8, 3, groups=8), ""), Depthwise)
+    assert tensor_cores.faster(nn.Conv2d(16, 16, 3, groups=16), "") is None
+
+
+INTERPRETED = """
+import torch
+from hear_transformers.networks import kernels, tensor_cores
+from tests.helpers.golden import assert_equal, noise
+from tests.networks.test_tensor_cores import KERNELS, fused_chain
+
+kernels.DEPTHWISE_NUMBERS, kernels.ONE_MAP_NUMBERS, kernels.ACTIVATED = 128, 64, 512
+tensor_cores.kernels_for = lambda maps: kernels
+with torch.no_grad():
+    for chain in KERNELS:
+        network, fused, maps = fused_chain(chain, (3, 6))
+        assert_equal(fused(maps), network(maps), 1e-6)
+"""
+
+
+@needs_triton
+def test_kernels_give_the_same_numbers_where_triton_is_interpreted():
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=environment)
 
 
 @torch.no_grad()
@@ -103,16 +148,17 @@ needs_cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available()
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(each, marks=needs_cuda) for each in (torch.bfloat16, torch.float16)])
+@pytest.mark.parametrize("size", [(33, 16), (1, 2), (7, 301)])
+@pytest.mark.parametrize("fewest", [1, math.inf])
 @pytest.mark.parametrize("chain", CHAINS)
 @torch.no_grad()
-def test_on_cuda_they_differ_by_rounding_alone(chain, dtype):
-    network = filled(nn.Sequential(*copy.deepcopy(CHAINS[chain][0])))
-    maps = noise(2, getattr(network[0], "in_channels", 8), 33, 16).to(dtype)
-    expected = network(maps.float())
-    fused = fold(network).cuda().to(dtype)
-    fuse(fused)
-    features_innermost(fused)
-    found = fused(maps.cuda().to(memory_format=torch.channels_last)).float().cpu()
+def test_on_cuda_they_differ_by_rounding_alone(chain, fewest, size, dtype, monkeypatch):
+    monkeypatch.setattr(kernel_choice, "FEWEST_NUMBERS", fewest)
+    if chain.startswith("pool") and size[0] == 1:
+        pytest.skip("a map smaller than a block")
+    network, fused, maps = fused_chain(chain, size, "cuda", dtype)
+    expected = network(maps.to(dtype).float())
+    found = fused(maps.cuda().to(dtype)).float().cpu()
     assert_equal(found, expected, 2e-2 if dtype == torch.bfloat16 else 3e-3)
 
 
