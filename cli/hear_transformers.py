@@ -17,6 +17,7 @@ from .doctor import doctor_command
 from .failures import guarded, printable
 from .hear import hear_group, search_working_folder
 from .parsing import parse_object
+from .search import search_command
 from .tables import as_ratio, as_text, echo_table, megabytes
 from .train import train_command
 
@@ -36,6 +37,7 @@ def main() -> None:
 main.add_command(train_command)
 main.add_command(hear_group)
 main.add_command(doctor_command)
+main.add_command(search_command)
 
 
 @main.command("list")
