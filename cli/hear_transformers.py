@@ -14,6 +14,7 @@ import click
 from hear_transformers import __version__
 
 from .doctor import doctor_command
+from .explore import explore_command
 from .failures import guarded, printable
 from .hear import hear_group, search_working_folder
 from .parsing import parse_object
@@ -37,6 +38,7 @@ def main() -> None:
 main.add_command(train_command)
 main.add_command(hear_group)
 main.add_command(doctor_command)
+main.add_command(explore_command)
 main.add_command(search_command)
 
 
