@@ -16,10 +16,12 @@ from hear_transformers import __version__
 from .compare import compare_command
 from .doctor import doctor_command
 from .explain import explain_command
+from .explore import explore_command
 from .failures import guarded, printable
 from .hear import hear_group, search_working_folder
 from .parsing import parse_object
 from .probe import probe_command
+from .search import search_command
 from .selections import selections_command
 from .tables import as_ratio, as_text, echo_table, megabytes
 from .train import train_command
@@ -44,6 +46,8 @@ main.add_command(selections_command)
 main.add_command(probe_command)
 main.add_command(explain_command)
 main.add_command(compare_command)
+main.add_command(explore_command)
+main.add_command(search_command)
 
 
 @main.command("list")

@@ -21,7 +21,7 @@ FLOORS = (
     {"audio", "checkpoints"},
     {"embedding"},
     {"hear", "catalogue", "labels"},
-    {*FAMILIES, "sklearn", "bulk", "harness", "doctor"},
+    {*FAMILIES, "sklearn", "bulk", "harness", "doctor", "explore"},
     {"training", "probes"},
     {"explain", "comparison"},
     {"cli", "benchmarks", "training.tiny", "__main__"},

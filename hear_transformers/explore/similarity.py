@@ -1,0 +1,206 @@
+"""Cosine after centring: exact search by blocks, an index of neighbours for large tables, likely duplicates.
+
+Embeddings of one network share a direction: raw cosines of the default model lie between 0.71 and 0.99 whatever is
+compared. Without the mean of the table, sounds that have nothing in common are at 0.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..bulk.tables import import_extra
+from ..errors import OptionError
+from ..files import atomic_path
+from .reading import Rows, blocks_of
+
+BLOCK_ROWS = 65_536
+"""Rows that are compared at once: with `MOST_QUERIES` 16 MB of cosines."""
+
+MOST_QUERIES = 64
+"""Queries that are compared at once."""
+
+MANY_ROWS = 1_000_000
+"""Rows from which an index of neighbours pays."""
+
+LEAST_NORM = 1e-6
+"""Length of a centred vector, relative to the longest, that is only rounding: it resembles nothing."""
+
+MOST_PAIRS = 100_000
+"""Pairs of likely duplicates that are returned, the most alike."""
+
+
+class Pair(NamedTuple):
+    """Two rows, the lower first, and their cosine."""
+
+    first: int
+    second: int
+    cosine: float
+
+
+class Index:
+    """Rows to search, centred and scaled to length 1.
+
+    Parameters
+    ----------
+    rows : whose vectors are centred in place, so that no copy of them is needed
+
+    Attributes
+    ----------
+    rows : with centred vectors of length 1
+    mean : (size,) float32, of the vectors as they were
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        n_rows, size = rows.vectors.shape
+        total = np.zeros(size)
+        for block in blocks_of(n_rows):
+            total += rows.vectors[block].sum(0, dtype=np.float64)
+        self.mean = (total / n_rows).astype(np.float32)
+        self._shortest = 0.0
+        norms = np.concatenate([self._centre(block) for block in blocks_of(n_rows)])
+        self._shortest = LEAST_NORM * float(norms.max(initial=0.0) + np.linalg.norm(self.mean))
+        for block in blocks_of(n_rows):
+            lengths = norms[block, None]
+            rows.vectors[block] *= np.where(lengths > self._shortest, 1.0 / np.maximum(lengths, 1e-30), 0.0)
+
+    def _centre(self, block: slice) -> np.ndarray:
+        self.rows.vectors[block] -= self.mean
+        return np.linalg.norm(self.rows.vectors[block], axis=1)
+
+    def centred(self, vectors: np.ndarray) -> np.ndarray:
+        """Centre vectors (queries, size) of the same kind as those of the table, and scale them to length 1.
+
+        Raises
+        ------
+        OptionError : they are of another size
+        """
+        if vectors.shape[1] != len(self.mean):
+            raise OptionError(
+                f"the query has {vectors.shape[1]} numbers, the table {len(self.mean)}; give the same kind"
+            )
+        return _scaled(np.asarray(vectors, np.float32) - self.mean, self._shortest)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the most similar rows exactly.
+
+        Parameters
+        ----------
+        queries : (queries, size) float32, from `centred`, or rows of the table
+        k : how many; at most as many as there are rows
+
+        Returns
+        -------
+        cosines, rows : (queries, k) float32 and int64, the most similar first, of equal ones the lower row
+        """
+        parts = [self._search(queries[some], k) for some in blocks_of(len(queries), MOST_QUERIES)]
+        return np.concatenate([each[0] for each in parts]), np.concatenate([each[1] for each in parts])
+
+    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        n_queries = len(queries)
+        best, where = np.empty((n_queries, 0), np.float32), np.empty((n_queries, 0), np.int64)
+        for block in blocks_of(len(self.rows), BLOCK_ROWS):
+            cosines = queries @ self.rows.vectors[block].T  # (queries, rows of the block)
+            rows = np.broadcast_to(np.arange(block.start, block.stop), cosines.shape)
+            if cosines.shape[1] > k:
+                few = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+                cosines, rows = np.take_along_axis(cosines, few, 1), np.take_along_axis(rows, few, 1)
+            best, where = np.hstack([best, cosines]), np.hstack([where, rows])
+            order = np.lexsort((where, -best), axis=1)[:, :k]
+            best, where = np.take_along_axis(best, order, 1), np.take_along_axis(where, order, 1)
+        return best, where
+
+    def near_duplicates(self, least: float) -> list[Pair]:
+        """Find pairs of rows of at least this cosine that share no audio, the most alike first.
+
+        Raises
+        ------
+        OptionError : there are more than `MOST_PAIRS`
+        """
+        pairs: list[Pair] = []
+        vectors, n_rows = self.rows.vectors, len(self.rows)
+        for block in blocks_of(n_rows, 4096):
+            for other in blocks_of(n_rows, 4096):
+                if other.start < block.start:
+                    continue
+                cosines = vectors[block] @ vectors[other].T
+                firsts, seconds = np.nonzero(cosines >= least)
+                for first, second in zip(firsts.tolist(), seconds.tolist(), strict=True):
+                    one, two = block.start + first, other.start + second
+                    if one < two and not self.rows.overlaps(one, two):
+                        pairs.append(Pair(one, two, min(1.0, float(cosines[first, second]))))
+                if len(pairs) > MOST_PAIRS:
+                    raise OptionError(
+                        f"more than {MOST_PAIRS:,} pairs have a cosine of {least:g} or more; give a higher --threshold"
+                    )
+        return sorted(pairs, key=lambda pair: (-pair.cosine, pair.first, pair.second))
+
+
+class Neighbours:
+    """An index of neighbours (HNSW) of a large table, in a file beside it: built once, then read where it lies.
+
+    Parameters
+    ----------
+    index : of the table
+    path : of the file; beside it lies ``NAME.json``, which says what it is of
+
+    Raises
+    ------
+    OptionError : usearch is not installed
+    """
+
+    def __init__(self, index: Index, path: Path) -> None:
+        self.usearch = import_extra("an index of neighbours", "usearch.index", "ann").index
+        self.index = index
+        self.path = path
+        self.found: Any = None
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What the index is of: the table as it is now."""
+        status = self.index.rows.path.stat()
+        return {"rows": len(self.index.rows), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+    @property
+    def _sidecar(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.json")
+
+    def is_built(self) -> bool:
+        """Return whether there is an index of the table as it is now."""
+        try:
+            return self.path.exists() and json.loads(self._sidecar.read_text(encoding="utf-8")) == self._identity
+        except (OSError, ValueError):
+            return False
+
+    def build(self) -> None:
+        """Build the index, with all processors, and write it."""
+        vectors = self.index.rows.vectors
+        found = self.usearch.Index(ndim=vectors.shape[1], metric="ip", dtype="f32")
+        for block in blocks_of(len(vectors), BLOCK_ROWS):
+            found.add(np.arange(block.start, block.stop, dtype=np.uint64), np.ascontiguousarray(vectors[block]))
+        with atomic_path(self.path) as part:
+            found.save(str(part))
+        with atomic_path(self._sidecar) as part:
+            part.write_text(json.dumps(self._identity), encoding="utf-8")
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find nearly all of the most similar rows, see `Index.search`; cosines are exact."""
+        if self.found is None:
+            self.found = self.usearch.Index.restore(str(self.path), view=True)
+        cosines, rows = [], []
+        for query in queries:
+            keys = np.sort(self.found.search(query, k).keys.astype(np.int64))
+            exact = self.index.rows.vectors[keys] @ query
+            order = np.argsort(-exact, kind="stable")
+            cosines.append(exact[order])
+            rows.append(keys[order])
+        return np.array(cosines), np.array(rows)
+
+
+def _scaled(vectors: np.ndarray, shortest: float) -> np.ndarray:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors * np.where(norms > shortest, 1.0 / np.maximum(norms, 1e-30), 0.0).astype(np.float32)
