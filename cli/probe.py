@@ -35,7 +35,7 @@ Examples:
   hear-transformers probe clips.csv --columns path=file,labels=digit,group=speaker --folds 4 --out my_probe
   hear-transformers probe tasks/esc50-v2.0.0-full --model mn10_as --probe logistic --probe mlp --out my_probe
   hear-transformers probe clips/ --model passt --layer all --probe gate --out my_probe
-  hear-transformers probe table.parquet --labels clips.csv --out my_probe
+  hear-transformers probe table.parquet --labels-from clips.csv --out my_probe
   embed-audio new/ --probe my_probe --out labels.csv          classifies with it
 
 \b
@@ -59,7 +59,9 @@ Probes:
 )
 @click.option("--columns", default="", metavar="NAME=COLUMN,...", help="What columns hold: path, labels, fold, group.")
 @click.option("--label-separator", default=";", show_default=True, metavar="TEXT", help="Between the labels of a clip.")
-@click.option("--labels", type=click.Path(path_type=Path), help="Labels of the files of a table of embeddings.")
+@click.option(
+    "--labels-from", "labels", type=click.Path(path_type=Path), help="Labels of the files of a table of embeddings."
+)
 @click.option("--folds", type=click.IntRange(2), metavar="N", help="Folds to draw where none are given.  [default: 5]")
 @click.option("--grid-points", type=click.IntRange(1), metavar="N", help="Of HEAR's grid, for mlp.  [default: 8]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random draws.")
@@ -106,7 +108,7 @@ def probe_command(
     for module in ("sklearn", "scipy", "matplotlib"):
         import_extra("hear-transformers probe", module, "train")
     if labels is not None and not is_embeddings(data):
-        raise click.UsageError("--labels are those of a table of embeddings; other DATA has its own")
+        raise click.UsageError("--labels-from has those of a table of embeddings; other DATA has its own")
     clips, embedded, loading, layers = embeddings_of(
         data, out, columns, label_separator, labels, device, model, quiet=as_json
     )

@@ -242,7 +242,7 @@ def _by_folder(table: Path, files: Sequence[Path], spans: Sequence[tuple[float, 
     if "" in names:
         raise TrainingError(
             f"{table}: {files[names.index('')]} is without label: it lies in no folder that names its class; give "
-            "--labels, a table with the columns path and labels"
+            "--labels-from, a table with the columns path and labels"
         )
     classes = sorted(set(names))
     targets = np.eye(len(classes), dtype=np.float32)[[classes.index(name) for name in names]]

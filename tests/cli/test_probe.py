@@ -89,7 +89,7 @@ def test_a_table_of_embeddings_is_probed_by_folders_and_by_labels(table, probe):
     write_table(table)
     assert probe("all.hdf5", "--out", "mine", "--folds", 3, model=False).exit_code == 0
     columns = ["--columns", "path=name,labels=kind,fold=part"]
-    result = probe("all.hdf5", "--labels", "clips.csv", *columns, "--out", "mine", "--json", model=False)
+    result = probe("all.hdf5", "--labels-from", "clips.csv", *columns, "--out", "mine", "--json", model=False)
     assert json.loads(result.stdout)["split"] == "given: 0 (4), 1 (4), 2 (4)"
 
 
@@ -103,7 +103,7 @@ def test_a_table_of_embeddings_is_probed_by_folders_and_by_labels(table, probe):
 def test_labels_of_other_files_are_refused(table, probe, lines, message):
     (table / "other.wav").touch()
     (table / "labels.csv").write_text("\n".join(lines) + "\n")
-    result = probe("all.hdf5", "--labels", "labels.csv", "--out", "mine", model=False)
+    result = probe("all.hdf5", "--labels-from", "labels.csv", "--out", "mine", model=False)
     assert result.exit_code in (1, 2)
     assert message in result.stderr
 
