@@ -138,6 +138,55 @@ audio.addEventListener("error", () => {
   of("problem").textContent = "This browser cannot play the file, or it is no longer there.";
 });
 
+// Pictures
+
+const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
+const vectors = data.vectors === null ? null : new Int8Array(bytes(data.vectors).buffer);
+
+function paintPixels(picture, columns, rows, grey) { // grey: (column, row from the top) -> 0 to 255
+  picture.width = columns;
+  picture.height = rows;
+  const pixels = picture.getContext("2d"), image = pixels.createImageData(columns, rows);
+  for (let y = 0; y < rows; y += 1) {
+    for (let x = 0; x < columns; x += 1) {
+      const value = grey(x, y), at = 4 * (y * columns + x);
+      image.data.set([Math.min(255, 2.2 * value), Math.max(0, 1.6 * value - 140), 90 + 90 * Math.sin(value / 60), 255], at);
+    }
+  }
+  pixels.putImageData(image, 0, 0);
+}
+
+function illustrate(i) {
+  const picture = data.pictures[data.file[i]], members = [];
+  data.file.forEach((file, row) => file === data.file[i] && members.push(row));
+  const along = vectors !== null && members.length > 1;
+  of("pictures").hidden = !picture && !along;
+  of("spectrogram").hidden = !picture;
+  of("similarity").hidden = of("similarity-about").hidden = !along;
+  of("pictures-title").textContent = along ? "Self-similarity along time" : "Spectrogram";
+  if (picture) {
+    const pixels = bytes(picture.pixels);
+    paintPixels(of("spectrogram"), picture.columns, picture.bands, (x, y) => pixels[x * picture.bands + picture.bands - 1 - y]);
+    of("spectrogram").style.height = "96px";
+  }
+  if (!along) return;
+  const size = data.components, step = Math.max(1, Math.ceil(members.length / 400));
+  const some = members.filter((_, at) => at % step === 0);
+  const cosine = (a, b) => {
+    let product = 0, one = 0, two = 0;
+    for (let c = 0; c < size; c += 1) {
+      const left = vectors[a * size + c], right = vectors[b * size + c];
+      product += left * right;
+      one += left * left;
+      two += right * right;
+    }
+    return product / Math.sqrt(one * two || 1);
+  };
+  paintPixels(of("similarity"), some.length, some.length, (x, y) => 127.5 * (1 + cosine(some[x], some[y])));
+  of("similarity").onclick = (event) => choose(some[Math.min(some.length - 1, Math.floor((event.offsetX / of("similarity").clientWidth) * some.length))]);
+  of("similarity-about").textContent = `${some.length} of ${members.length} times, both ways from the beginning of the file; the brighter, the more alike (by ${size} components). Click to hear a time.`;
+}
+
 // Lists
 
 function item(i, score) {
@@ -161,6 +210,7 @@ function choose(i) {
   of("about").textContent = `${data.files[data.file[i]]}, ${span(i)}${label}, cluster ${data.cluster[i] + 1}`;
   const rows = data.near[i].map((other, at) => [other, data.cosine[i][at]]).filter(([other]) => other !== i);
   of("neighbours").replaceChildren(...rows.map(([other, score]) => item(other, score)));
+  illustrate(i);
   play(i);
   redraw();
 }
