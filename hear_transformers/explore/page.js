@@ -28,18 +28,25 @@ function option(select, value, text) {
 
 // The map
 
-function place(i) {
+let frame = {}; // size of the map: to ask the page for it at each point would be most of the work
+
+function measure() {
   const width = canvas.clientWidth, height = canvas.clientHeight, half = Math.max(10, Math.min(width, height) / 2 - 16);
-  const wide = Math.min(width / height, 1.8), tall = Math.min(height / width, 1.8);
+  const wide = half * Math.max(1, Math.min(width / height, 1.8)), tall = half * Math.max(1, Math.min(height / width, 1.8));
+  frame = { width, height, wide, tall };
+  redraw();
+}
+
+function place(i) {
   return [
-    width / 2 + (data.x[i] * half * Math.max(1, wide) + view.x) * view.scale,
-    height / 2 + (-data.y[i] * half * Math.max(1, tall) + view.y) * view.scale,
+    frame.width / 2 + (data.x[i] * frame.wide + view.x) * view.scale,
+    frame.height / 2 + (-data.y[i] * frame.tall + view.y) * view.scale,
   ];
 }
 
 function draw() {
   due = false;
-  const ratio = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
+  const ratio = devicePixelRatio || 1, { width, height } = frame;
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round(height * ratio);
@@ -320,6 +327,7 @@ of("pairs").replaceChildren(...data.pairs.map(([one, two, score]) => {
   row.append(list);
   return row;
 }));
-new ResizeObserver(redraw).observe(canvas);
+new ResizeObserver(measure).observe(canvas);
+measure();
 paint();
 apply();
