@@ -28,18 +28,25 @@ function option(select, value, text) {
 
 // The map
 
-function place(i) {
+let frame = {}; // size of the map: to ask the page for it at each point would be most of the work
+
+function measure() {
   const width = canvas.clientWidth, height = canvas.clientHeight, half = Math.max(10, Math.min(width, height) / 2 - 16);
-  const wide = Math.min(width / height, 1.8), tall = Math.min(height / width, 1.8);
+  const wide = half * Math.max(1, Math.min(width / height, 1.8)), tall = half * Math.max(1, Math.min(height / width, 1.8));
+  frame = { width, height, wide, tall };
+  redraw();
+}
+
+function place(i) {
   return [
-    width / 2 + (data.x[i] * half * Math.max(1, wide) + view.x) * view.scale,
-    height / 2 + (-data.y[i] * half * Math.max(1, tall) + view.y) * view.scale,
+    frame.width / 2 + (data.x[i] * frame.wide + view.x) * view.scale,
+    frame.height / 2 + (-data.y[i] * frame.tall + view.y) * view.scale,
   ];
 }
 
 function draw() {
   due = false;
-  const ratio = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
+  const ratio = devicePixelRatio || 1, { width, height } = frame;
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round(height * ratio);
@@ -138,6 +145,55 @@ audio.addEventListener("error", () => {
   of("problem").textContent = "This browser cannot play the file, or it is no longer there.";
 });
 
+// Pictures
+
+const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
+const vectors = data.vectors === null ? null : new Int8Array(bytes(data.vectors).buffer);
+
+function paintPixels(picture, columns, rows, grey) { // grey: (column, row from the top) -> 0 to 255
+  picture.width = columns;
+  picture.height = rows;
+  const pixels = picture.getContext("2d"), image = pixels.createImageData(columns, rows);
+  for (let y = 0; y < rows; y += 1) {
+    for (let x = 0; x < columns; x += 1) {
+      const value = grey(x, y), at = 4 * (y * columns + x);
+      image.data.set([Math.min(255, 2.2 * value), Math.max(0, 1.6 * value - 140), 90 + 90 * Math.sin(value / 60), 255], at);
+    }
+  }
+  pixels.putImageData(image, 0, 0);
+}
+
+function illustrate(i) {
+  const picture = data.pictures[data.file[i]], members = [];
+  data.file.forEach((file, row) => file === data.file[i] && members.push(row));
+  const along = vectors !== null && members.length > 1;
+  of("pictures").hidden = !picture && !along;
+  of("spectrogram").hidden = !picture;
+  of("similarity").hidden = of("similarity-about").hidden = !along;
+  of("pictures-title").textContent = along ? "Self-similarity along time" : "Spectrogram";
+  if (picture) {
+    const pixels = bytes(picture.pixels);
+    paintPixels(of("spectrogram"), picture.columns, picture.bands, (x, y) => pixels[x * picture.bands + picture.bands - 1 - y]);
+    of("spectrogram").style.height = "96px";
+  }
+  if (!along) return;
+  const size = data.components, step = Math.max(1, Math.ceil(members.length / 400));
+  const some = members.filter((_, at) => at % step === 0);
+  const cosine = (a, b) => {
+    let product = 0, one = 0, two = 0;
+    for (let c = 0; c < size; c += 1) {
+      const left = vectors[a * size + c], right = vectors[b * size + c];
+      product += left * right;
+      one += left * left;
+      two += right * right;
+    }
+    return product / Math.sqrt(one * two || 1);
+  };
+  paintPixels(of("similarity"), some.length, some.length, (x, y) => 127.5 * (1 + cosine(some[x], some[y])));
+  of("similarity").onclick = (event) => choose(some[Math.min(some.length - 1, Math.floor((event.offsetX / of("similarity").clientWidth) * some.length))]);
+  of("similarity-about").textContent = `${some.length} of ${members.length} times, both ways from the beginning of the file; the brighter, the more alike (by ${size} components). Click to hear a time.`;
+}
+
 // Lists
 
 function item(i, score) {
@@ -161,6 +217,7 @@ function choose(i) {
   of("about").textContent = `${data.files[data.file[i]]}, ${span(i)}${label}, cluster ${data.cluster[i] + 1}`;
   const rows = data.near[i].map((other, at) => [other, data.cosine[i][at]]).filter(([other]) => other !== i);
   of("neighbours").replaceChildren(...rows.map(([other, score]) => item(other, score)));
+  illustrate(i);
   play(i);
   redraw();
 }
@@ -270,6 +327,7 @@ of("pairs").replaceChildren(...data.pairs.map(([one, two, score]) => {
   row.append(list);
   return row;
 }));
-new ResizeObserver(redraw).observe(canvas);
+new ResizeObserver(measure).observe(canvas);
+measure();
 paint();
 apply();

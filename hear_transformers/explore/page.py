@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import OptionError
 from ..files import atomic
-from . import maps
+from . import maps, pictures
 from .reading import Rows
 from .similarity import Index
 
@@ -35,6 +35,9 @@ MOST_LISTED = 500
 
 MOST_EMBEDDED = 20 * 2**20
 """Bytes of audio that a page holds itself; more is linked, and must stay where it is."""
+
+MOST_PICTURES = 200
+"""Spectrograms that a page holds, 16 KB each."""
 
 AUDIO_CHOICES = ("auto", "embed", "link", "none")
 
@@ -111,6 +114,9 @@ def write_page(
         "cosine": np.round(cosines, 3).tolist(),
         "pairs": [[pair.first, pair.second, round(pair.cosine, 3)] for pair in pairs[:MOST_LISTED]],
         "n_pairs": len(pairs),
+        "pictures": [pictures.spectrogram(path) if path else None for path in audio[:MOST_PICTURES]],
+        "vectors": _coarse(points) if rows.is_along_time else None,
+        "components": points.shape[1],
     }
     with atomic(out) as file:
         file.write(render(data).encode("utf-8", "backslashreplace"))
@@ -149,6 +155,12 @@ def _places(rows: Rows, points: np.ndarray, method: str) -> tuple[str, np.ndarra
     padded[:, : min(2, places.shape[1])] = places[:, :2]
     padded -= (padded.max(0) + padded.min(0)) / 2
     return method, padded / np.maximum(np.abs(padded).max(0), 1e-12)
+
+
+def _coarse(points: np.ndarray) -> str:
+    """Return components as 8 bits for the self-similarity of files along time."""
+    scaled = np.round(127.0 * points / max(float(np.abs(points).max()), 1e-12)).astype(np.int8)
+    return base64.b64encode(scaled.tobytes()).decode()
 
 
 def _sound(audio: Sequence[str | None], sound: str) -> str:

@@ -95,6 +95,18 @@ def test_the_page_forbids_the_network(explore, table, tmp_path, chromium):
     chromium.problems.clear()
 
 
+def test_times_of_a_file_are_compared_below_its_spectrogram(explore, audio_file, tmp_path, chromium):
+    file = str(audio_file(seconds=3.0))
+    vectors = np.random.default_rng(0).normal(size=(6, 8))
+    explore(write_table(tmp_path / "t.parquet", vectors, [file] * 6, np.arange(6) / 2, np.arange(6) / 2 + 0.5))
+    chromium.open(tmp_path / "t.parquet.html")
+    chromium.run("choose(0)")
+    assert chromium.run("[of('similarity').width, of('similarity').height, of('spectrogram').height]") == [6, 6, 48]
+    chromium.run("of('similarity').click()")
+    assert chromium.run("chosen") == 0
+    assert chromium.problems == []
+
+
 def test_keys_choose_a_point(explore, table, tmp_path, chromium):
     explore(table)
     chromium.open(tmp_path / "t.parquet.html")
