@@ -13,7 +13,7 @@ from .imports import importing
 @click.command("explore")
 @click.argument("table", metavar="TABLE")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page.  [default: TABLE.html]")
-@click.option("--labels", metavar="FILE", help="Table of labels.  [default: the folder of each file]")
+@click.option("--labels-from", "labels", metavar="FILE", help="Table of labels.  [default: the folder of each file]")
 @click.option("--columns", default="", metavar="NAME=COLUMN,...", help="Its columns: path=filename,labels=category.")
 @click.option("--clusters", type=click.IntRange(1, 200), default=10, show_default=True, metavar="N", help="Of k-means.")
 @click.option(
@@ -52,7 +52,7 @@ def explore_command(
     files where rows are along time.
     """
     if columns and labels is None:
-        raise click.UsageError("--columns says what the columns of --labels hold; give it too, or leave both out")
+        raise click.UsageError("--columns says what the columns of --labels-from hold; give it too, or leave both out")
     with importing():
         from hear_transformers.bulk.rows import parse_columns
         from hear_transformers.explore import labels as labelling

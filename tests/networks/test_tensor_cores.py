@@ -52,7 +52,7 @@ def fused_chain(chain, size, device="cpu", dtype=torch.float32):
     modules = copy.deepcopy(CHAINS[chain][0])
     network = filled(nn.Sequential(*modules))
     maps = noise(2, getattr(modules[0], "in_channels", 8), *size).to(memory_format=torch.channels_last)
-    fused = fold(network).to(device, dtype)
+    fused = copy.deepcopy(fold(network)).to(device, dtype)  # shares no tensors
     fuse(fused)
     features_innermost(fused)
     return network, fused, maps
