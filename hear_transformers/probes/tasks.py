@@ -75,7 +75,7 @@ def make_task(
     targets : (clips, classes)
     folds : of each clip: "train", "valid" and "test"; or others, each tested in turn, the next validated on
     groups : of each clip, what must not be on both sides of a split; None for the names
-    n_folds : to draw, where none are given; None for `N_FOLDS`
+    n_folds : to draw, where none are given; None for `N_FOLDS`, or as many as the rarest class has groups
     seed : of the draw
 
     Raises
@@ -94,7 +94,7 @@ def make_task(
     _, numbers = np.unique(members, return_inverse=True)
     numbers = numbers.astype(np.int64)
     if folds is None:
-        n = N_FOLDS if n_folds is None else n_folds
+        n = _most_folds(targets, numbers, classes, multi_label) if n_folds is None else n_folds
         of_fold = _drawn(targets, numbers, n, seed, multi_label)
         folds = [f"{fold + 1}" for fold in of_fold]
         of_what = "files" if groups is None else "groups"
@@ -104,6 +104,17 @@ def make_task(
     splits = _splits(np.array(folds), numbers, targets, seed, multi_label)
     _check_classes(splits, classes, targets, multi_label)
     return Task(tuple(names), tuple(classes), targets, numbers, splits, words, multi_label)
+
+
+def _most_folds(targets: NDArray[np.float32], groups: Rows, classes: Sequence[str], multi_label: bool) -> int:
+    """Return how many folds to draw: `N_FOLDS`, or fewer so that each has every class where a clip has one."""
+    if multi_label:
+        return min(N_FOLDS, int(groups.max()) + 1)
+    of_class = [len(np.unique(groups[targets[:, i] > 0])) for i in range(len(classes))]
+    if min(of_class) < 2:
+        rare = classes[int(np.argmin(of_class))]
+        raise TrainingError(f"{rare!r} has a single clip or group, which cannot be on both sides of a split; add some")
+    return min(N_FOLDS, *of_class)
 
 
 def _drawn(targets: NDArray[np.float32], groups: Rows, n_folds: int, seed: int, multi_label: bool) -> NDArray[np.int64]:

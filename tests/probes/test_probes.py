@@ -33,6 +33,20 @@ def test_drawn_folds_keep_groups_together_and_classes_even():
     assert "drawn with seed 0" in task.split_in_words
 
 
+@pytest.mark.parametrize(("n_of_rarest", "n_folds"), [(12, 5), (4, 4), (3, 3)])
+def test_as_many_folds_are_drawn_as_the_rarest_class_has_clips(n_of_rarest, n_folds):
+    kept = [i for i in range(60) if not LABELS[i, 2]] + [i for i in range(90) if LABELS[i, 2]][:n_of_rarest]
+    task = tasks.make_task([NAMES[i] for i in kept], CLASSES, LABELS[kept])
+    assert len(task.splits) == n_folds
+    assert all(task.targets[split.test].sum(0).min() >= 1 for split in task.splits)
+
+
+def test_a_class_of_a_single_clip_is_refused_by_name():
+    kept = [i for i in range(60) if not LABELS[i, 2]] + [2]
+    with pytest.raises(TrainingError, match="'c' has a single clip"):
+        tasks.make_task([NAMES[i] for i in kept], CLASSES, LABELS[kept])
+
+
 def test_given_folds_are_tested_in_turn_and_the_next_is_validated_on():
     task = tasks.make_task(NAMES, CLASSES, LABELS, folds=[str(i // 30) for i in range(90)])
     assert [split.name for split in task.splits] == ["0", "1", "2"]
