@@ -38,7 +38,9 @@ Methods:
 @click.option("--layer", metavar="LAYER", help="Explain the embedding of a layer instead of a class: 8, -1, features.")
 @click.option("--pool", metavar="NAME", help="With --layer: mean of the patches, or cls for the class tokens.")
 @click.option("--method", "methods", metavar="NAME,...", help="rollout, gradient, class-map, graph, fields, occlusion.")
-@click.option("--start", default=0.0, show_default=True, type=click.FloatRange(0), metavar="S", help="In the file.")
+@click.option(
+    "--start", type=click.FloatRange(0), metavar="S", help="In the file.  [default: where it is loudest for as long]"
+)
 @click.option("--at", metavar="S,HZ", help="Patch whose neighbours are shown (ATGNN).  [default: the loudest]")
 @click.option(
     "--patch-ms", default=320.0, show_default=True, type=click.FloatRange(1), metavar="MS", help="Of occlusion."
@@ -58,7 +60,7 @@ def explain_command(
     Writes PATH.png and PATH.npz, which has every map with the s and Hz of its positions.
 
     A model without classifier, such as tiny, explains the embedding of a layer. A clip longer than the network reads at
-    once is explained from --start on.
+    once is explained where it is loudest, or from --start on.
     """
     if layer is not None and label is not None:
         raise click.UsageError("--class is explained by the logits, --layer by an embedding; give either")
@@ -105,7 +107,7 @@ def load(clip: str, layer: str | None, pool: str | None, given: dict[str, Any]) 
     from hear_transformers import catalogue
     from hear_transformers.audio.reading import AudioFile
     from hear_transformers.embedding.embedder import Embedder
-    from hear_transformers.explain.window import longest_seconds, window_of
+    from hear_transformers.explain.window import SEARCHED_SECONDS, longest_seconds, loudest_start, window_of
     from hear_transformers.files import place_of
 
     name = given["model"]
@@ -121,13 +123,15 @@ def load(clip: str, layer: str | None, pool: str | None, given: dict[str, Any]) 
     if not isinstance(model, Embedder):
         raise OptionError(f"model={name!r}: only models of this package can be explained (hear-transformers list)")
     with AudioFile(place_of(clip)) as file:
-        longest = longest_seconds(model)
-        waveform = file.excerpt(model.sample_rate, given["start"], longest)
+        longest, rate, start = longest_seconds(model), model.sample_rate, given["start"]
+        if start is None:
+            start = loudest_start(file.excerpt(rate, 0.0, SEARCHED_SECONDS), rate, longest)
+        waveform = file.excerpt(rate, start, longest)
         seconds = file.seconds
-    if seconds is not None and seconds - given["start"] > longest + 0.01 and not given["as_json"]:
-        end = given["start"] + longest
-        click.echo(f"Note: {given['start']:g} to {end:g} s of {seconds:g} s are explained; see --start", err=True)
-    return model, window_of(model, waveform, given["start"])
+    if seconds is not None and seconds > longest + 0.01 and not given["as_json"]:
+        end = min(start + longest, seconds)
+        click.echo(f"Note: {start:g} to {end:g} s of {seconds:g} s are explained; see --start", err=True)
+    return model, window_of(model, waveform, start)
 
 
 def choose_class(model: Any, window: Any, label: str | None, layer: str | None) -> tuple[int | None, str]:

@@ -135,6 +135,30 @@ def longest_seconds(model: Embedder) -> float:
     return model.variant.scene.window_ms / 1000
 
 
+SEARCHED_SECONDS = 600.0
+"""Of the beginning of a file, in which its loudest part is looked for."""
+
+STEP_SECONDS = 0.1
+"""Of the places that are looked at."""
+
+
+def loudest_start(waveform: Tensor, sample_rate: int, seconds: float) -> float:
+    """Return where the part of a length with most energy begins, in s: a multiple of `STEP_SECONDS`.
+
+    Parameters
+    ----------
+    waveform : (samples,)
+    sample_rate : in Hz
+    seconds : of the part; 0 is returned where there are not so many
+    """
+    step = round(STEP_SECONDS * sample_rate)
+    energies = F.pad(waveform.double().square(), (0, -len(waveform) % step)).unflatten(0, (-1, step)).sum(1)
+    n = round(seconds * sample_rate / step)
+    if len(waveform) <= seconds * sample_rate or len(energies) <= n:
+        return 0.0
+    return round(int(energies.unfold(0, n, 1).sum(1).argmax()) * STEP_SECONDS, 3)
+
+
 def window_of(model: Embedder, waveform: Tensor, start: float = 0.0) -> Window:
     """Compute the spectrogram of a clip, and what the network reads of it.
 

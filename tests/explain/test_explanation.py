@@ -14,7 +14,7 @@ from hear_transformers.errors import AudioError, OptionError
 from hear_transformers.explain import attention, explanation, figures, occlusion
 from hear_transformers.explain.fields import holding, receptive_fields
 from hear_transformers.explain.graphs import class_maps, neighbours
-from hear_transformers.explain.window import Window, window_of
+from hear_transformers.explain.window import Window, loudest_start, window_of
 
 SHARED = Path(__file__).parents[3] / "shared"
 SMALL = {
@@ -261,6 +261,16 @@ def test_every_family_is_explained_and_drawn(name, tmp_path):
             assert (np.diff(seconds) > 0).all()
             assert seconds[-1] <= 1.3
             assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "burst", "expected"),
+    [(6.0, (3.0, 5.0), 3.0), (6.03, (5.5, 6.03), 4.1), (2.0, (1.0, 1.5), 0.0), (6.0, (0, 0), 0.0)],
+)
+def test_the_loudest_part_of_a_clip_is_explained(seconds, burst, expected):
+    waveform = torch.zeros(round(seconds * 16_000))
+    waveform[round(burst[0] * 16_000) : round(burst[1] * 16_000)] = 0.1
+    assert loudest_start(waveform, 16_000, 2.0) == expected
 
 
 def test_padding_is_left_out_of_maps():
