@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -81,7 +82,7 @@ def ready(trunk: Trunk, precision: str, backend: str | None = None) -> Trunk:
     modules, tensors = _contents(trunk)
     if any(map(_is_watched, modules)):
         return trunk
-    state = precision, backend, [(id(each), each.device, _version(each)) for each in tensors]
+    state = precision, backend, [each.device for each in tensors], _state(tensors)
     with _COPYING:
         made_of, copied = _COPIES.get(trunk, (None, trunk))
         if made_of != state:
@@ -95,15 +96,17 @@ def ready(trunk: Trunk, precision: str, backend: str | None = None) -> Trunk:
 def _contents(module: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
     """Return a module with all its parts, and their parameters and buffers.
 
-    Six times as fast as ``modules()`` and ``parameters()``, which name everything; these took as long as the card for a
-    batch of a small network. What is shared comes more than once.
+    Twelve times as fast as ``modules()`` and ``parameters()``, which name everything; these took as long as the card
+    for a batch of a small network, and attributes of a module take twice as long as its dictionary. What is shared
+    comes more than once.
     """
     modules: list[nn.Module] = [module]
     tensors: list[Tensor | None] = []
     for part in modules:
-        modules.extend(child for child in part._modules.values() if child is not None)
-        tensors.extend(part._parameters.values())
-        tensors.extend(part._buffers.values())
+        held = vars(part)
+        modules += [child for child in held["_modules"].values() if child is not None]
+        tensors += held["_parameters"].values()
+        tensors += held["_buffers"].values()
     return modules, [each for each in tensors if each is not None]
 
 
@@ -114,10 +117,11 @@ def evaluate(network: nn.Module) -> None:
     """
     modules = [network]
     for part in modules:
-        if part.training:
+        held = vars(part)  # see `_contents`
+        if held["training"]:
             network.eval()
             return
-        modules.extend(child for child in part._modules.values() if child is not None)
+        modules += [child for child in held["_modules"].values() if child is not None]
 
 
 def _is_watched(module: nn.Module) -> bool:
@@ -125,9 +129,13 @@ def _is_watched(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
-def _version(tensor: torch.Tensor) -> int:
-    """Return how often a tensor was changed in place; one made in inference mode does not count that."""
-    return 0 if tensor.is_inference() else tensor._version
+def _state(tensors: Sequence[Tensor]) -> tuple[list[int], ...]:
+    """Return which tensors these are, and how often each was changed in place."""
+    try:
+        versions = list(map(attrgetter("_version"), tensors))
+    except RuntimeError:  # one was made in inference mode, where changes in place are not counted
+        versions = [0 if each.is_inference() else each._version for each in tensors]
+    return list(map(id, tensors)), versions
 
 
 def _copied(trunk: Trunk, precision: str, is_compiled: bool) -> Trunk:
@@ -179,7 +187,8 @@ def run(network: nn.Module, key: Hashable, compute: Compute, batch: Tensor, seco
     # Graphs share memory, so they must not overlap.
     if is_large or torch.cuda.current_stream(batch.device) != torch.cuda.default_stream(batch.device):
         return compute(batch)
-    state = [(id(each), each.data_ptr(), _version(each)) for each in _contents(network)[1]]
+    tensors = _contents(network)[1]
+    state = *_state(tensors), list(map(Tensor.data_ptr, tensors))
     return graphs.run((key, batch.shape), state, compute, batch)
 
 
