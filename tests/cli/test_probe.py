@@ -10,6 +10,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
+from tests.helpers import hear_tasks
+
 RATE = 32_000
 
 
@@ -130,3 +132,37 @@ def test_a_probe_has_its_model(labelled, probe, installed_command):
     result = installed_command("embed-audio")("clips", "--probe", "mine", "--model", "passt", "--out", "x.csv")
     assert result.exit_code == 2
     assert "--model: decided by the probe" in result.stderr
+
+
+def test_a_scene_task_of_hear_is_probed_in_its_splits(tmp_path, probe, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hear_tasks.write_scenes(tmp_path, hear_tasks.synthesised(3, 4, 0.5), [RATE], {})
+    result = probe(hear_tasks.SCENES, "--out", "mine", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["split"].startswith("given: ")
+
+
+def test_clips_of_several_labels_are_scored_by_ranking(labelled, probe):
+    lines = [f"clips/low/low{i}.wav,low" for i in range(6)] + [f"clips/high/high{i}.wav,high;loud" for i in range(6)]
+    (labelled / "a.csv").write_text("\n".join(["path,labels", *lines]) + "\n")
+    result = probe("a.csv", "--folds", 3, "--out", "mine")
+    assert result.exit_code == 0, result.stderr
+    (scores,) = json.loads((labelled / "mine/scores.json").read_text())["probes"].values()
+    assert next(iter(scores)) == "mAP"
+    assert scores["mAP"]["value"] == 1.0
+
+
+def test_rows_of_several_layers_and_an_empty_table_are_refused(labelled, probe, installed_command, small_weights):
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    small = ["--model", "mn01_as", "--weights", small_weights, "--layer", "mel", "--out", "all.parquet"]
+    assert installed_command("embed-audio")("clips", *small).exit_code == 0
+    table = pq.read_table("all.parquet")
+    layers = pa.array(["mel", *["features"] * (len(table) - 1)])
+    number = table.schema.get_field_index("layer")
+    pq.write_table(table.set_column(number, "layer", layers), "mixed.parquet")
+    pq.write_table(table.slice(0, 0), "empty.parquet")
+    for name, message in (("mixed", "mixed provenance, layers mel, features"), ("empty", "the table is empty")):
+        result = probe(f"{name}.parquet", "--out", "mine", model=False)
+        assert result.exit_code == 1
+        assert message in result.stderr
