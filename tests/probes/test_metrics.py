@@ -40,3 +40,12 @@ def test_intervals_hold_the_score_and_the_same_clips_are_drawn_for_all():
     for name, score in first.items():
         assert score.low < score.value < score.high
         np.testing.assert_array_equal(score.draws, again[name].draws)
+
+
+def test_intervals_of_few_clips_hold_the_score_too():
+    targets = np.eye(10)[np.arange(40) % 10]
+    scores = targets + 0.6 * np.random.default_rng(0).normal(size=targets.shape)
+    found = metrics.score_all(targets, scores, np.arange(40), [np.arange(40)], multi_label=False)
+    for score in found.values():
+        assert score.low < score.value < score.high
+    assert all(found[name].low >= 0.0 and found[name].high <= 1.0 for name in ("accuracy", "mAP", "AUC"))
