@@ -7,13 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from hear_transformers.cli import hear
 
+from hear_transformers import tiny
 from hear_transformers.errors import HearTransformersError
 from hear_transformers.harness import official, scores
+from hear_transformers.probes import data, evaluation
+from hear_transformers.probes.tasks import make_task
 from tests.helpers import hear_tasks
 from tests.helpers.hear_tasks import EVENT_SECONDS, EVENTS, SCENE_SECONDS, SCENES, needs_harness
 
@@ -117,6 +121,30 @@ ERROR_MARGIN = {TINY: 0.6, PANNS_FOLDER: 0.25}
 def test_scenes_are_told_apart(source: str, system: str, request: pytest.FixtureRequest) -> None:
     accuracy = request.getfixturevalue(source).score(system, SCENES, "top1_acc")
     assert accuracy > SCENE_CHANCE[source] + SCENE_MARGIN[system]
+
+
+N_SEEDS = 4
+# Beside the spread of seeds, since heareval's score is that of one. Measured: 0.979 there, here 0.960 with a standard
+# deviation of 0.016 (144 synthesised clips); 0.819, and 0.823 with 0.019 (160 clips of ESC-10).
+MLP_TOLERANCE = 0.02
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_mlp_of_probes_scores_what_heareval_does(
+    source: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run = request.getfixturevalue(source)
+    model = tiny.load_model()
+    clips = data.read_clips(run.tasks_dir / SCENES, sample_rate=model.sample_rate)
+    task = make_task([str(path) for path in clips.paths], clips.classes, clips.targets, folds=clips.folds)
+    embedded = data.embed_clips(clips, model, tmp_path)
+    settings = {**{name: values[0] for name, values in SCENE_GRID.items()}, "grid_points": 1}
+    found = [
+        evaluation.evaluate(embedded.embeddings, task, "mlp", seed=seed, settings=settings).scores["accuracy"].value
+        for seed in range(N_SEEDS)
+    ]
+    official = run.score(TINY, SCENES, "top1_acc")
+    assert abs(np.mean(found) - official) <= MLP_TOLERANCE + np.std(found, ddof=1)
 
 
 @pytest.mark.parametrize("system", [TINY, PANNS_FOLDER])
