@@ -79,6 +79,8 @@ def classify(
         embedding = embed(model, clips, workers=workers, keep_damaged=options["keep_damaged"])
         with contextlib.closing(embedding) as embedded:
             for each, source in zip(embedded, readable, strict=True):
+                for warning in each.warnings:
+                    click.echo(one_line(f"Warning: {warning}"), err=True)
                 if each.error is not None or each.embedding is None:
                     n_failed += 1
                     click.echo(one_line(f"Error: {each.error}"), err=True)

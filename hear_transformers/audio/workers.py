@@ -351,7 +351,7 @@ class _Pins:
         self.n_bytes = [0] * len(slots)
         self.is_possible = True
         self.pinning = threading.Lock()
-        device = torch.cuda.current_device()  # is that of a thread
+        device = torch.cuda.current_device()  # which every thread has for itself
         self.thread = threading.Thread(target=self._begin, args=(device,), name="pins", daemon=True)
         self.thread.start()
 

@@ -57,6 +57,16 @@ def test_a_folder_of_classes_becomes_a_classifier(labelled, probe, installed_com
     assert all(row["predicted"] in row["path"] for row in rows)
 
 
+def test_what_is_to_be_known_of_a_file_is_said_when_it_is_classified(labelled, probe, installed_command, audio_file):
+    probe("clips", "--out", "mine", "--folds", 3)
+    tone = 0.3 * np.sin(np.arange(RATE) / 10)
+    audio_file("opposite.wav", np.stack([tone, -tone], 1))
+    done = installed_command("embed-audio")("opposite.wav", "--probe", "mine", "--out", "found.csv")
+    assert done.exit_code == 0, done.stderr
+    assert "Warning: " in done.stderr
+    assert "opposite.wav" in done.stderr
+
+
 def test_a_second_run_finds_the_embeddings(labelled, probe):
     probe("clips", "--out", "mine", "--folds", 3)
     written = {path: path.stat().st_mtime_ns for path in (labelled / "mine/embeddings").rglob("*.npz")}
