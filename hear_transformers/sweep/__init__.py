@@ -1,0 +1,4 @@
+"""Which layer, pooling, time resolution and window for a task: embeddings of all settings, scored by probes.
+
+``hear-transformers sweep`` is this room's command.
+"""
