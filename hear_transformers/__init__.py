@@ -14,5 +14,7 @@ FAMILIES = {
     "mast": "Multiscale Audio Spectrogram Transformer, after Zhu & Omar, ICASSP 2023; MViTv2 from ImageNet",
     "atgnn": "Audio Tagging Graph Neural Network, Singh et al., SPL 2024; Pyramid ViG from ImageNet",
     "efficientat": "EfficientAT MobileNets and dynamic MobileNets, Schmid et al., ICASSP 2023 and TASLP 2024",
+    "eat": "Efficient Audio Transformer, Chen et al., IJCAI 2024, and SSLAM, Alex et al., ICLR 2025",
+    "atst": "ATST-Frame: audio teacher-student transformer, 40 ms a frame, Li et al., TASLP 2024",
 }
 """Every family of networks: module name -> one line for people. The first one is the command line's default."""

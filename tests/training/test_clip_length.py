@@ -43,6 +43,8 @@ NETWORKS = [  # family, variant, network, in training
     slow("atgnn", "pyr_t", {**ATGNN, "frames": 256}, {}),
     slow("efficientat", "mn01_as", {"width": 0.1}, {}),
     slow("efficientat", "dymn04_as", {"width": 0.1}, {}),
+    slow("eat", "base_epoch30_pretrain", DEIT, {}),
+    slow("atst", "frame_weak", DEIT, {}),
 ]
 RECIPE = replace(
     RECIPES["scratch"],

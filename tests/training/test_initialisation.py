@@ -28,6 +28,8 @@ HEADS = {
     "mast": ["head"],
     "atgnn": ["prediction.4", "labels"],
     "efficientat": ["classifier.5"],
+    "eat": ["head"],
+    "atst": ["weak_head"],
 }
 """What other classes leave nothing of."""
 BIRDS = ("wren", "robin", "owl")
