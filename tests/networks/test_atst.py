@@ -170,5 +170,6 @@ def test_a_frame_classifier_of_ones_own_is_found(tmp_path):
 
 
 def test_the_tensors_say_that_a_file_is_of_this_family(tmp_path):
-    torch.save(atst.AtstFrame(dim=64, depth=2, heads=1).state_dict(), tmp_path / "net.pt")
+    trunk = atst.AtstFrame(dim=64, depth=2, heads=1, n_classes=3, frame_classes=4)
+    torch.save(trunk.state_dict(), tmp_path / "net.pt")
     assert catalogue.family_of_checkpoint(str(tmp_path / "net.pt")) == "atst"

@@ -156,7 +156,7 @@ def test_a_file_without_a_tensor_is_refused(tmp_path):
 
 
 def test_the_tensors_say_that_a_file_is_of_this_family(tmp_path):
-    trunk = eat.EAT(dim=64, depth=2, heads=1)
+    trunk = eat.EAT(dim=64, depth=2, heads=1, n_classes=3)
     torch.save(trunk.state_dict(), tmp_path / "net.pt")
     assert catalogue.family_of_checkpoint(str(tmp_path / "net.pt")) == "eat"
 
