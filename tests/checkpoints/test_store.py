@@ -24,6 +24,8 @@ PUBLISHERS = (
     "https://zenodo.org/record/3987831/files/",
     "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/",
     "https://dl.fbaipublicfiles.com/deit/",
+    "https://huggingface.co/mispeech/",
+    "https://zenodo.org/records/13315686/files/",
 )
 REAL = Path(__file__).parents[3] / "shared" / "weights" / "mn04_as_mAP_432.pt"
 
