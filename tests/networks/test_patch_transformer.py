@@ -1,5 +1,6 @@
 """Dasheng and CED against what the authors' own code answers (tests/data/golden)."""
 
+import importlib.util
 import json
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hear_transformers import ced, dasheng
+from hear_transformers.benchmarks import peers
 from hear_transformers.checkpoints import state_dicts
 from hear_transformers.checkpoints.loading import recognise
 from hear_transformers.checkpoints.state_dicts import Content
@@ -142,6 +144,19 @@ def test_pieces_of_a_long_clip_have_the_authors_probabilities(golden, monkeypatc
         monkeypatch.setattr(trunk, "init_bn", torch.nn.Identity())
         found = [trunk(piece, ["logits"])["logits"].sigmoid() for piece in filled.split(ced.LONGEST_FRAMES, 2)]
     assert_equal(torch.stack(found).mean(0), golden.answers["split_probs"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("dasheng") is None, reason="dasheng is not installed")
+@pytest.mark.parametrize("seconds", [0.7, 10.08, 12.5])
+def test_scenes_equal_the_installed_dasheng(seconds):
+    theirs = peers.DashengPackage("cpu", embed_dim=48, depth=2, num_heads=3)
+    family = replace(dasheng.FAMILY, variants={"dasheng_base": small_dasheng("dasheng_base").variant})
+    ours = peers.build_ours(family, "dasheng_base", theirs.model.state_dict())
+    clip = golden_audio(16_000, int(16_000 * seconds))[:1]
+    with torch.no_grad():
+        expected = theirs.model(clip).mean(1)
+    assert_equal(ours.embed_scenes(clip), expected)
 
 
 # Levels and lengths
