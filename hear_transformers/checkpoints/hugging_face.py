@@ -111,11 +111,13 @@ def read_beside(family: Family, variant: Variant, weights: Path) -> Beside:
     )
 
 
-def _normalisation(extractor: Mapping[str, Any], variant: Variant, path: Path) -> tuple[float, float]:
-    """Return the mean and the standard deviation of a feature extractor."""
+def _normalisation(extractor: Mapping[str, Any], variant: Variant, path: Path) -> tuple[float, float] | None:
+    """Return the mean and the standard deviation of a feature extractor; None for a network that takes none."""
     rate = variant.frontend.sample_rate
     if extractor["sampling_rate"] != rate:
         raise WeightsError(f"{path}: sampling_rate = {extractor['sampling_rate']!r}, but this network takes {rate} Hz")
+    if variant.frontend.normalisation is None:
+        return None
     if extractor["do_normalize"] is False:
         return 0.0, 0.5  # of which the front end takes two: nothing is changed
     mean, std = extractor["mean"], extractor["std"]

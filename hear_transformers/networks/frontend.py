@@ -309,6 +309,44 @@ class PannsMel(MelSpec):
         return max(self.min_samples, (n_frames - 1) * self.hop_length - self.decimation + 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HtkMel(MelSpec):
+    """The dialect of Dasheng and CED: ``10 log10(max(mel, 1e-10))`` in dB, frames centred on their hop.
+
+    Attributes
+    ----------
+    range_db : levels further below the loudest one of a waveform are raised to that distance
+    """
+
+    range_db: float
+
+    def build(self) -> HtkLogMel:
+        """Build the module."""
+        return HtkLogMel(self)
+
+    def normalised(self, level: Level) -> Level:
+        """Return decibels as they are: these networks normalise them themselves."""
+        return level
+
+    @property
+    def receptive_field(self) -> int:
+        """The window."""
+        return self.win_length
+
+    @property
+    def min_samples(self) -> int:
+        """The centred STFT reflects half a window."""
+        return self.n_fft // 2 + 1
+
+    def n_frames(self, n_samples: int) -> int:
+        """Count the frames."""
+        return 1 + n_samples // self.hop_length
+
+    def n_samples(self, n_frames: int) -> int:
+        """Return the length of the shortest waveform with `n_frames` frames."""
+        return max(self.min_samples, (n_frames - 1) * self.hop_length)
+
+
 CPJKU_MEL = CpjkuMel(
     sample_rate=32_000,
     n_fft=1024,
@@ -344,6 +382,19 @@ AST_MEL = KaldiMel(
     scale=2 * 4.5689974,
 )
 """The dialect of the AST authors, with the statistics of AudioSet; other families took it over."""
+
+
+XIAOMI_MEL = HtkMel(
+    sample_rate=16_000,
+    n_fft=512,
+    win_length=512,
+    hop_length=160,
+    n_mels=64,
+    fmin=0.0,
+    fmax=8_000.0,
+    range_db=120.0,
+)
+"""The dialect of the authors of Dasheng and CED: torchaudio's `MelSpectrogram` and `AmplitudeToDB`."""
 
 
 KALDI_KNEE_HZ, KALDI_MEL_PER_LOG = 700.0, 1127.0
@@ -394,6 +445,24 @@ def slaney_filters(spec: PannsMel) -> Tensor:
     falling = (edges[2:] - bins) / widths[1:]
     filters = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2]))
     return torch.from_numpy(filters.astype(np.float32))
+
+
+HTK_KNEE_HZ, HTK_MEL_PER_DECADE = 700.0, 2595.0
+"""Of the scale of the HTK book: O'Shaughnessy's ``2595 log10(1 + hz / 700)``."""
+
+
+def htk_filters(spec: HtkMel) -> Tensor:
+    """Build triangular filters on HTK's scale: linear in Hz, peak 1, no area normalisation.
+
+    In float32 as in `torchaudio.functional.melscale_fbanks`, to the bit: a bin beside the edge of a filter is otherwise
+    in it with another small weight, which shows in bands near silence. Low filters that no bin lies in are zero.
+    """
+    low, high = (HTK_MEL_PER_DECADE * math.log10(1 + hz / HTK_KNEE_HZ) for hz in (spec.fmin, spec.fmax))
+    edges = HTK_KNEE_HZ * (10.0 ** (torch.linspace(low, high, spec.n_mels + 2) / HTK_MEL_PER_DECADE) - 1)
+    bins = torch.linspace(0, spec.sample_rate // 2, spec.n_fft // 2 + 1)[:, None]  # Hz
+    widths = edges[1:] - edges[:-1]
+    rising, falling = (bins - edges[:-2]) / widths[:-1], (edges[2:] - bins) / widths[1:]
+    return torch.minimum(rising, falling).clamp(min=0)
 
 
 N_GROUPS = 4
@@ -561,3 +630,24 @@ class PannsLogMel(LogMel):
     def log(self, mel: Tensor) -> Tensor:
         """Take decibels; silence is -100 dB."""
         return mel.clamp(min=1e-10).log10().mul(10.0)
+
+
+class HtkLogMel(LogMel):
+    """Log-mel spectrogram of the authors of Dasheng and CED (`torchaudio.transforms`)."""
+
+    def __init__(self, spec: HtkMel) -> None:
+        super().__init__(torch.hann_window(spec.win_length), htk_filters(spec))
+        self.spec = spec
+
+    def power(self, waveforms: Tensor) -> Tensor:
+        """Compute the power spectrum of every frame."""
+        return self.centred_power(waveforms, self.spec.n_fft, self.spec.hop_length)
+
+    def log(self, mel: Tensor) -> Tensor:
+        """Take decibels, and raise those far below the loudest.
+
+        The authors look for the loudest in the whole batch, so that quiet clips depend on the others; here it is that
+        of each waveform.
+        """
+        levels = mel.clamp(min=1e-10).log10().mul(10.0)
+        return levels.maximum(levels.amax((1, 2), keepdim=True) - self.spec.range_db)

@@ -188,7 +188,7 @@ def transformer_sizes(
     ------
     WeightsError : the heads are unknown
     """
-    dim = tensors["cls_token"].shape[2]
+    dim = tensors["norm.weight"].shape[0]
     sizes = {"dim": dim, "depth": count_members(tensors, "blocks.")}
     if dim == network["dim"] or "heads" in given:
         return sizes
@@ -198,6 +198,19 @@ def transformer_sizes(
             'no tensor; give it, such as network={"heads": 3}'
         )
     return {**sizes, "heads": dim // HEAD_FEATURES}
+
+
+def resized_times(table: Tensor, n_time: int) -> Tensor:
+    """Crop a table of positions in time to its start, as shorter clips do, or interpolate a shorter one (our choice).
+
+    Parameters
+    ----------
+    table : (1, dim, 1, positions)
+    n_time : positions wanted
+    """
+    if table.shape[3] >= n_time:
+        return table[..., :n_time]
+    return F.interpolate(table.float(), (1, n_time), mode="bilinear", align_corners=False)
 
 
 def patch_rows(n_freq: int, variant: Variant, given: Mapping[str, Any]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from hear_transformers.checkpoints.published import Checkpoint, manifest
 from hear_transformers.networks import counting
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
-FAMILIES = ("ast", "panns", "passt", "efficientat")
+FAMILIES = ("ast", "panns", "passt", "efficientat", "dasheng", "ced")
 PRESETS = {
     f"{base}{levels}"
     for base in ("base", "hop160base", "hop100base")

@@ -43,6 +43,8 @@ NETWORKS = [  # family, variant, network, in training
     slow("atgnn", "pyr_t", {**ATGNN, "frames": 256}, {}),
     slow("efficientat", "mn01_as", {"width": 0.1}, {}),
     slow("efficientat", "dymn04_as", {"width": 0.1}, {}),
+    slow("dasheng", "dasheng_base", {**DEIT, "time_positions": 50}, {}),
+    slow("ced", "ced_tiny", {**DEIT, "time_positions": 50}, {}),
 ]
 RECIPE = replace(
     RECIPES["scratch"],

@@ -28,6 +28,8 @@ HEADS = {
     "mast": ["head"],
     "atgnn": ["prediction.4", "labels"],
     "efficientat": ["classifier.5"],
+    "dasheng": ["head.1"],
+    "ced": ["head.1"],
 }
 """What other classes leave nothing of."""
 BIRDS = ("wren", "robin", "owl")
