@@ -4,8 +4,8 @@ A network begins behind one prefix of names that leads to all of its tensors, wh
 Lightning module, ``state_dict.model.``, ``trunk.`` of our own models. Its sizes are read from its tensors. What stands
 beside it, such as optimizers, losses and metrics, is not looked at.
 
-Where several networks fit, the averaged one is taken, as PaSST's authors evaluate ``net_swa.`` beside ``net.``; other
-cases are errors that name the prefixes to choose from.
+Where several networks fit, the one that the authors evaluate is taken (`Family.evaluated`), else the averaged one, as
+with PaSST's ``net_swa.`` beside ``net.``; other cases are errors that name the prefixes to choose from.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def find_network(
     good = [found for found in fits if not found.n_misfits]
     if not good:
         raise WeightsError(_nothing_fits(path, fits, errors, rows_that_fit(family, content, given, prefix)))
-    chosen = choose(apart(good), path)
+    chosen = choose(family, apart(good), path)
     # A backbone alone is no other variant's network; one with another classifier may be.
     is_own = not (chosen.lost and chosen.unused) and (chosen.is_usual or _differs_in_length(family, variant, chosen))
     if not is_own and (rows := rows_that_fit(family, content, given, prefix)):
@@ -204,7 +204,8 @@ def nearest(
     if not fits:
         raise WeightsError(f"{path}: {errors[0]}")
     most = max(len(wanted & found.state_dict.keys()) for found in fits)
-    return choose(apart([found for found in fits if len(wanted & found.state_dict.keys()) == most]), path).state_dict
+    fits = [found for found in fits if len(wanted & found.state_dict.keys()) == most]
+    return choose(family, apart(fits), path).state_dict
 
 
 def prefixes(family: Family, names: Collection[str], prefix: str | None = None) -> list[str]:
@@ -351,9 +352,11 @@ def apart(fits: Sequence[Fit]) -> list[Fit]:
     return kept
 
 
-def choose(fits: Sequence[Fit], path: Path) -> Fit:
+def choose(family: Family, fits: Sequence[Fit], path: Path) -> Fit:
     """Return one of several networks, see the top of this module; raise WeightsError that lists them otherwise."""
     usual = [found for found in fits if found.is_usual] or fits
+    if family.evaluated is not None:
+        usual = [found for found in usual if family.evaluated.search(found.prefix)] or usual
     first, *others = usual
     if all(_equal(first.state_dict, other.state_dict) for other in others):
         return first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,6 +90,8 @@ class Family:
         classes of a file, which may differ from the variant's. Empty for a family without a classifier
     adapt_pretrained : used by `training.initialisation` alone, after `convert_state_dict`: fits weights of a network
         for images, or for another length, to a variant
+    evaluated : finds the prefix of the network that the authors evaluate, in a file with several; None for the averaged
+        one, see `checkpoints.search`
     reinitialised : prefixes of keys. A group that is not all in a file, or of other shapes, is drawn at random by
         `training.initialisation`. Parts come before the whole: ("head.1.", "head.") keeps what it can of a classifier
     """
@@ -109,6 +112,7 @@ class Family:
     classifier: tuple[str, ...] = ()
     adapt_pretrained: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict
     reinitialised: tuple[str, ...] = ()
+    evaluated: re.Pattern[str] | None = None
 
 
 class _Without(TorchFunctionMode):

@@ -209,12 +209,17 @@ class KaldiMel(MelSpec):
     preemphasis : within each frame
     mean, scale : of the normalisation
     deviations : standard deviations of the recordings that `scale` is
+    is_centred : the mean of the whole waveform is removed first. Kaldi removes that of each frame, so that only
+        rounding changes
+    multiple : the end is filled with `padding` to a multiple of so many frames
     """
 
     preemphasis: float
     mean: float
     scale: float
     deviations: float = 2.0
+    is_centred: bool = False
+    multiple: int = 1
 
     @property
     def normalisation(self) -> tuple[float, float]:
@@ -257,12 +262,14 @@ class KaldiMel(MelSpec):
         return self.win_length / 2
 
     def n_frames(self, n_samples: int) -> int:
-        """Count the windows that fit."""
-        return 1 + (n_samples - self.win_length) // self.hop_length
+        """Count the windows that fit, and the frames that fill the end."""
+        windows = 1 + (n_samples - self.win_length) // self.hop_length
+        return -(-windows // self.multiple) * self.multiple
 
     def n_samples(self, n_frames: int) -> int:
-        """Return the length of the shortest waveform with `n_frames` frames."""
-        return self.win_length + (n_frames - 1) * self.hop_length
+        """Return the length of the shortest waveform with `n_frames` frames, or with more that fill its end."""
+        windows = (n_frames - 1) // self.multiple * self.multiple
+        return self.win_length + windows * self.hop_length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -577,6 +584,8 @@ class KaldiLogMel(LogMel):
 
     def power(self, waveforms: Tensor) -> Tensor:
         """Compute the power spectrum of every frame, after removing its mean and emphasising within it."""
+        if self.spec.is_centred:
+            waveforms = waveforms - waveforms.mean(1, keepdim=True)
         frames = waveforms.unfold(1, self.spec.win_length, self.spec.hop_length)  # (batch, frames, win_length)
         frames = frames - frames.mean(2, keepdim=True)
         # The first sample is its own predecessor.
@@ -585,8 +594,10 @@ class KaldiLogMel(LogMel):
         return squared(torch.fft.rfft(frames, self.spec.n_fft))
 
     def log(self, mel: Tensor) -> Tensor:
-        """Take the logarithm above float32's epsilon (1.2e-7), as Kaldi does, and normalise."""
-        return self.spec.normalised(mel.clamp(min=torch.finfo(torch.float32).eps).log())
+        """Take the logarithm above float32's epsilon (1.2e-7), as Kaldi does, normalise, and fill the end."""
+        levels = self.spec.normalised(mel.clamp(min=torch.finfo(torch.float32).eps).log())
+        missing = -levels.shape[2] % self.spec.multiple
+        return nn.functional.pad(levels, (0, missing), value=self.spec.padding) if missing else levels
 
 
 def fourier_kernels(spec: PannsMel) -> Tensor:

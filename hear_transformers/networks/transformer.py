@@ -61,12 +61,12 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention with one projection for queries, keys and values."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise OptionError(f"heads={heads} do not divide dim={dim}")
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor, n_queries: int | None = None) -> Tensor:
@@ -148,16 +148,17 @@ def init_matrices(module: nn.Module) -> None:
     # Of a network without numbers PyTorch 2.14 asks for some.
     if isinstance(module, nn.Linear) and not isinstance(module.weight, FakeTensor):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class Block(nn.Module):
     """Pre-norm transformer block of the Vision Transformer (Dosovitskiy et al., 2010.11929, section 3.1)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         self.norm1 = LayerNorm(dim, eps=1e-6)  # in DeiT and its descendants
-        self.attn = Attention(dim, heads)
+        self.attn = Attention(dim, heads, qkv_bias)
         self.norm2 = LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, 4 * dim)
 
@@ -188,7 +189,7 @@ def transformer_sizes(
     ------
     WeightsError : the heads are unknown
     """
-    dim = tensors["norm.weight"].shape[0]
+    dim = tensors["blocks.0.norm1.weight"].shape[0]
     sizes = {"dim": dim, "depth": count_members(tensors, "blocks.")}
     if dim == network["dim"] or "heads" in given:
         return sizes

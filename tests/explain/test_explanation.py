@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import ast, atgnn, ced, dasheng, efficientat, hear, mast, panns, passt, tiny
+from hear_transformers import ast, atgnn, atst, ced, dasheng, eat, efficientat, hear, mast, panns, passt, tiny
 from hear_transformers.embedding.embedder import Embedder
 from hear_transformers.errors import AudioError, OptionError
 from hear_transformers.explain import attention, explanation, figures, occlusion
@@ -27,6 +27,8 @@ SMALL = {
     "efficientat": (efficientat, {"width": 0.1}),
     "dasheng": (dasheng, {"dim": 48, "depth": 2, "heads": 3}),
     "ced": (ced, {"dim": 48, "depth": 2, "heads": 3}),
+    "eat": (eat, {"dim": 48, "depth": 2, "heads": 3}),
+    "atst": (atst, {"dim": 48, "depth": 2, "heads": 3}),
 }
 BURST_S, BURST_HZ = 1.3, 1_000.0
 
@@ -54,7 +56,7 @@ def window(name: str, seconds: float = 2.0, **options) -> Window:
     return window_of(model, noise(model.sample_rate, seconds))
 
 
-@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny"])
+@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "eat", "atst"])
 @torch.no_grad()
 def test_attention_with_its_weights_equals_the_fused_one(name):
     clip = window(name)
@@ -79,6 +81,7 @@ def test_attention_with_its_weights_equals_the_fused_one(name):
         ("tiny", "2", "mean"),
         ("mast", "2", "mean"),
         ("ced", "2", "mean"),
+        ("atst", "2", "mean"),
     ],
 )
 def test_rollout_is_the_product_of_the_blocks(name, layer, pool):
@@ -122,7 +125,7 @@ def test_gradient_attention_is_that_of_its_paper():
     torch.testing.assert_close(found.flatten(), relevance[:2].mean(0)[2:], rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "dasheng", "ced"])
+@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "dasheng", "ced", "eat", "atst"])
 @pytest.mark.parametrize("place", [0.0, 0.4, 1.0])
 def test_a_patch_lies_where_its_gradient_does(name, place):
     clip = window(name, 1.0)
@@ -134,9 +137,10 @@ def test_a_patch_lies_where_its_gradient_does(name, place):
     grid = clip.grid("0", patches.shape[1], patches.shape[0])
     for axis, size, index in ((grid.freq, seen.any(1), row), (grid.time, seen.any(0), column)):
         places = size.nonzero().flatten()
-        reach = {"ast": 8, "passt": 8, "mast": 5, "tiny": 64 if axis is grid.freq else 6, "dasheng": 32, "ced": 8}[name]
+        reach = {"mast": 5, "tiny": 64 if axis is grid.freq else 6, "dasheng": 32}
+        reach["atst"] = 32 if axis is grid.freq else 2
         assert axis.n == patches.shape[1 if axis is grid.freq else 0]
-        assert (places - axis.centres()[index]).abs().max() <= reach
+        assert (places - axis.centres()[index]).abs().max() <= reach.get(name, 8)
         if 0 < index < axis.n - 1:
             assert float(places[0] + places[-1]) / 2 == pytest.approx(axis.centres()[index], abs=0.01)
 

@@ -21,6 +21,8 @@ SMALL = {
     "efficientat": {"width": 0.1},
     "dasheng": {"dim": 48, "depth": 2, "heads": 3},
     "ced": {"dim": 48, "depth": 2, "heads": 3},
+    "eat": {"dim": 48, "depth": 2, "heads": 3},
+    "atst": {"dim": 48, "depth": 2, "heads": 3},
 }
 HEAR_SAMPLE_RATES = {16_000, 22_050, 32_000, 44_100, 48_000}
 

@@ -23,6 +23,8 @@ NETWORKS = {
     "ast": ("ast", "audioset_10_10", {"dim": 48, "depth": 2, "heads": 3}, "logits"),
     "mast": ("mast", "base", {"dim": 24, "depths": (1, 1, 1, 1)}, "logits"),
     "atgnn": ("atgnn", "pyr_t", {"channels": (8, 8, 16, 16), "depths": (1, 1, 1, 1)}, "logits"),
+    "eat": ("eat", "base_epoch30_finetune_AS2M", {"dim": 48, "depth": 2, "heads": 3}, "logits"),
+    "atst": ("atst", "frame_weak", {"dim": 48, "depth": 2, "heads": 3}, "logits"),
     "mobilenet": ("efficientat", "mn01_as", {}, "logits"),
     "convolutional-head": ("efficientat", "mn10_as_fc", {"width": 0.1}, "logits"),
     "dynamic-mobilenet": ("efficientat", "dymn04_as", {"width": 0.1}, "logits"),

@@ -45,6 +45,8 @@ NETWORKS = [  # family, variant, network, in training
     slow("efficientat", "dymn04_as", {"width": 0.1}, {}),
     slow("dasheng", "dasheng_base", {**DEIT, "time_positions": 50}, {}),
     slow("ced", "ced_tiny", {**DEIT, "time_positions": 50}, {}),
+    slow("eat", "base_epoch30_pretrain", DEIT, {}),
+    slow("atst", "frame_weak", DEIT, {}),
 ]
 RECIPE = replace(
     RECIPES["scratch"],

@@ -30,6 +30,8 @@ HEADS = {
     "efficientat": ["classifier.5"],
     "dasheng": ["head.1"],
     "ced": ["head.1"],
+    "eat": ["head"],
+    "atst": ["weak_head"],
 }
 """What other classes leave nothing of."""
 BIRDS = ("wren", "robin", "owl")
