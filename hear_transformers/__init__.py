@@ -14,5 +14,6 @@ FAMILIES = {
     "mast": "Multiscale Audio Spectrogram Transformer, after Zhu & Omar, ICASSP 2023; MViTv2 from ImageNet",
     "atgnn": "Audio Tagging Graph Neural Network, Singh et al., SPL 2024; Pyramid ViG from ImageNet",
     "efficientat": "EfficientAT MobileNets and dynamic MobileNets, Schmid et al., ICASSP 2023 and TASLP 2024",
+    "beats": "BEATs, Chen et al., ICML 2023; OpenBEATs, NatureBEATs, and PretrainedSED's with strong labels",
 }
 """Every family of networks: module name -> one line for people. The first one is the command line's default."""

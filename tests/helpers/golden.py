@@ -1,6 +1,9 @@
 """Weights and audio of the golden answers (tests/data/golden): both follow a rule, so that no checkpoint is needed."""
 
+import functools
 import json
+import math
+import re
 import zlib
 from collections.abc import Container, Iterable
 from dataclasses import replace
@@ -26,9 +29,18 @@ def by_size(networks: Iterable[str], small: Container[str]) -> list:
 
 
 def golden_state_dict(path: Path) -> dict[str, Tensor]:
-    """Fill the state dict that a golden file lists, under the authors' names."""
+    """Fill the state dict that a golden file lists, under the authors' names.
+
+    Its "tie" makes tensors equal by renaming them, its "scale" keeps the signal alive, see `golden_tensor`.
+    """
     listing = json.loads(path.read_text())
-    return {name: golden_tensor(name, tuple(shape), listing["salt"]) for name, shape in listing["state_dict"]}
+    meta = listing["meta"]
+    filled = {}
+    for name, shape in listing["state_dict"]:
+        tied = functools.reduce(lambda name, pair: re.sub(*pair, name), meta.get("tie", []), name)
+        factor = math.prod(factor for pattern, factor in meta.get("scale", []) if re.search(pattern, tied))
+        filled[name] = golden_tensor(tied, tuple(shape), listing["salt"]) * factor
+    return filled
 
 
 def golden_tensor(name: str, shape: tuple[int, ...], salt: str = "") -> Tensor:

@@ -28,6 +28,7 @@ HEADS = {
     "mast": ["head"],
     "atgnn": ["prediction.4", "labels"],
     "efficientat": ["classifier.5"],
+    "beats": ["head"],
 }
 """What other classes leave nothing of."""
 BIRDS = ("wren", "robin", "owl")
