@@ -160,6 +160,7 @@ class BEATs(Trunk):
 
     min_frames = PATCH
     max_frames = None
+    time_first = True
 
     def __init__(
         self,
@@ -198,7 +199,8 @@ class BEATs(Trunk):
             block.initialise((8 * depth) ** -0.25)
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Linear(dim, n_classes) if n_classes else None
-        self.strong_head = nn.Linear(dim, n_classes) if strong and n_classes else None
+        # Without a gradient, as no recipe has a loss for it: processes that share a batch would wait for one.
+        self.strong_head = nn.Linear(dim, n_classes).requires_grad_(False) if strong and n_classes else None
 
     def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Run as many blocks as the wanted layers need, see `Trunk.forward`.

@@ -10,14 +10,18 @@ from hear_transformers.checkpoints.published import Checkpoint, manifest
 from hear_transformers.networks import counting
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
-FAMILIES = ("ast", "panns", "passt", "efficientat")
+FAMILIES = ("ast", "panns", "passt", "efficientat", "beats")
 PRESETS = {
     f"{base}{levels}"
     for base in ("base", "hop160base", "hop100base")
     for levels in (("", "2level", "2levelmel", "20sec", "30sec") if base == "base" else ("", "2lvl", "2lvlmel"))
 }
 """PaSST's HEAR modules: more variants of checkpoints that have one of their own name."""
-UNMEASURED = {"dymn04_replace_se_as", "dymn10_replace_se_as"}
+UNMEASURED = {
+    *("dymn04_replace_se_as", "dymn10_replace_se_as"),
+    *(f"iter3_plus_AS20K{rest}" for rest in ("", "_finetuned_on_AS2M_cpt1", "_finetuned_on_AS2M_cpt2")),
+    *("NatureBEATs", "OpenBEATs-Large-i2"),
+}
 """Files for which no metric is published."""
 ARCHITECTURES = ("mast", "atgnn")
 """Families whose variants are mostly without weights: their cards list all of them."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import ast, atgnn, efficientat, hear, mast, panns, passt, tiny
+from hear_transformers import ast, atgnn, beats, efficientat, hear, mast, panns, passt, tiny
 from hear_transformers.embedding.embedder import Embedder
 from hear_transformers.errors import AudioError, OptionError
 from hear_transformers.explain import attention, explanation, figures, occlusion
@@ -25,6 +25,7 @@ SMALL = {
     "atgnn": (atgnn, {"channels": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "label_depths": (1, 1, 1, 1)}),
     "panns": (panns, {"width": 0.1}),
     "efficientat": (efficientat, {"width": 0.1}),
+    "beats": (beats, {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32}),
 }
 BURST_S, BURST_HZ = 1.3, 1_000.0
 
@@ -52,7 +53,7 @@ def window(name: str, seconds: float = 2.0, **options) -> Window:
     return window_of(model, noise(model.sample_rate, seconds))
 
 
-@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny"])
+@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "beats"])
 @torch.no_grad()
 def test_attention_with_its_weights_equals_the_fused_one(name):
     clip = window(name)
@@ -71,7 +72,13 @@ def test_attention_with_its_weights_equals_the_fused_one(name):
 
 @pytest.mark.parametrize(
     ("name", "layer", "pool"),
-    [("ast", "logits", "mean"), ("ast", "1", "cls"), ("tiny", "2", "mean"), ("mast", "2", "mean")],
+    [
+        ("ast", "logits", "mean"),
+        ("ast", "1", "cls"),
+        ("tiny", "2", "mean"),
+        ("mast", "2", "mean"),
+        ("beats", "2", "mean"),
+    ],
 )
 def test_rollout_is_the_product_of_the_blocks(name, layer, pool):
     clip = window(name, 0.5)
@@ -88,6 +95,7 @@ def test_rollout_is_the_product_of_the_blocks(name, layer, pool):
     for weights in recorded.weights[: int(layer) if layer.isdecimal() else None]:
         product = (0.5 * weights + 0.5 * torch.eye(len(weights))) @ product
     rows = product[prefix:] if pool == "mean" and layer.isdecimal() else product[:prefix]
+    shares = shares.T if clip.trunk.time_first else shares
     torch.testing.assert_close(shares.flatten(), rows.mean(0)[prefix:], rtol=0, atol=1e-6)
 
 

@@ -43,6 +43,7 @@ NETWORKS = [  # family, variant, network, in training
     slow("atgnn", "pyr_t", {**ATGNN, "frames": 256}, {}),
     slow("efficientat", "mn01_as", {"width": 0.1}, {}),
     slow("efficientat", "dymn04_as", {"width": 0.1}, {}),
+    slow("beats", "iter1", {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32}, {}),
 ]
 RECIPE = replace(
     RECIPES["scratch"],
