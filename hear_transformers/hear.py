@@ -180,7 +180,6 @@ class Loader:
                 family, variant, file, network=given, prefix=weights_prefix
             )
             model = build(loaded.name, loaded.variant, loaded.lost)
-            model.labels, model.multi_label = loaded.labels, loaded.multi_label
             _fill(model, loaded, file)
             return model
         name, row = variant_of(family, variant)
@@ -198,10 +197,11 @@ def usual_frames(family: Family, variant: Variant) -> int | None:
 
 
 def _fill(model: Embedder, loaded: Loaded, file: Path) -> None:
-    """Load the weights of a file into a model."""
+    """Load the weights of a file into a model, with the names of its classes."""
     unread = {name: tensor for name, tensor in model.trunk.state_dict().items() if name in loaded.lost}
     state_dicts.load_into(model.trunk, loaded.state_dict | unread, file)
     model.weights_sha256 = loaded.sha256
+    model.labels, model.multi_label = loaded.labels, loaded.multi_label
 
 
 def _read_with(variant: Variant, row: Variant, given: Mapping[str, Any], weights_prefix: str | None) -> dict[str, Any]:

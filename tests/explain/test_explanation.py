@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import ast, atgnn, atst, ced, dasheng, eat, efficientat, hear, mast, panns, passt, tiny
+from hear_transformers import ast, atgnn, atst, beats, ced, dasheng, eat, efficientat, hear, mast, panns, passt, tiny
 from hear_transformers.embedding.embedder import Embedder
 from hear_transformers.errors import AudioError, OptionError
 from hear_transformers.explain import attention, explanation, figures, occlusion
@@ -29,6 +29,7 @@ SMALL = {
     "ced": (ced, {"dim": 48, "depth": 2, "heads": 3}),
     "eat": (eat, {"dim": 48, "depth": 2, "heads": 3}),
     "atst": (atst, {"dim": 48, "depth": 2, "heads": 3}),
+    "beats": (beats, {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32}),
 }
 BURST_S, BURST_HZ = 1.3, 1_000.0
 
@@ -56,7 +57,7 @@ def window(name: str, seconds: float = 2.0, **options) -> Window:
     return window_of(model, noise(model.sample_rate, seconds))
 
 
-@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "eat", "atst"])
+@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "eat", "atst", "beats"])
 @torch.no_grad()
 def test_attention_with_its_weights_equals_the_fused_one(name):
     clip = window(name)
@@ -82,6 +83,7 @@ def test_attention_with_its_weights_equals_the_fused_one(name):
         ("mast", "2", "mean"),
         ("ced", "2", "mean"),
         ("atst", "2", "mean"),
+        ("beats", "2", "mean"),
     ],
 )
 def test_rollout_is_the_product_of_the_blocks(name, layer, pool):
@@ -99,6 +101,7 @@ def test_rollout_is_the_product_of_the_blocks(name, layer, pool):
     for weights in recorded.weights[: int(layer) if layer.isdecimal() else None]:
         product = (0.5 * weights + 0.5 * torch.eye(len(weights))) @ product
     rows = product[prefix:] if pool == "mean" and layer.isdecimal() else product[:prefix]
+    shares = shares.T if clip.trunk.time_first else shares
     torch.testing.assert_close(shares.flatten(), rows.mean(0)[prefix:], rtol=0, atol=1e-6)
 
 

@@ -32,6 +32,7 @@ HEADS = {
     "ced": ["head.1"],
     "eat": ["head"],
     "atst": ["weak_head"],
+    "beats": ["head"],
 }
 """What other classes leave nothing of."""
 BIRDS = ("wren", "robin", "owl")
