@@ -137,7 +137,9 @@ class InSections(click.Command):
 )
 @click.option("--normalisation", metavar="MEAN,STD", help="Of the recordings that the network was trained on.")
 @click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")
-@click.option("--pool", metavar="NAME", help="From layer to vector: mean, max, meanmax, meanstd, flat, unroll, cls.")
+@click.option(
+    "--pool", metavar="NAME", help="From layer to vector: mean, max, meanmax, meanstd, flat, unroll, cls; or mean,cls."
+)
 @click.option("--scene/--timestamps", default=None, help="One vector per file (default), or vectors along time.")
 @click.option("--hop-ms", type=float, metavar="MS", help="Time between two vectors; implies --timestamps.")
 @click.option(
