@@ -153,6 +153,14 @@ def _of_task(folder: Path, sample_rate: int | None) -> Labelled:
 # Embeddings
 
 
+def sources_of(clips: Labelled) -> list[Source]:
+    """Return the clips as what is embedded, each named by its path below the folder that holds all of them."""
+    common = os.path.commonpath([path.absolute().parent for path in clips.paths])
+    names = [PurePath(os.path.relpath(path.absolute(), common)) for path in clips.paths]
+    parts = zip(clips.paths, names, clips.spans, strict=True)
+    return [Source(path, name, start=start, end=end) for path, name, (start, end) in parts]
+
+
 def embed_clips(
     clips: Labelled,
     model: Model,
@@ -163,10 +171,7 @@ def embed_clips(
     on_outcome: Callable[[extract.Outcome], None] = lambda outcome: None,
 ) -> Embedded:
     """Embed clips into a folder, where a later run with the same model finds them; a clip that fails is left out."""
-    pairs = list(zip(clips.paths, clips.spans, strict=True))
-    common = os.path.commonpath([path.absolute().parent for path in clips.paths])
-    names = [PurePath(os.path.relpath(path.absolute(), common)) for path in clips.paths]
-    sources = [Source(path, name, start=s, end=e) for (path, (s, e)), name in zip(pairs, names, strict=True)]
+    sources = sources_of(clips)
     out = os.path.join(folder, "")
     report = extract.extract(model, sources, out, workers=workers, on_start=on_start, on_outcome=on_outcome)
     outputs = {(o.source, o.start, o.end): o.output for o in (*report.written, *report.skipped)}
@@ -218,7 +223,7 @@ def read_table(table: Path, labels: Labelled | None = None) -> tuple[Labelled, E
     numbers = _matched(table, files, spans, labels)
     kept = np.array([i for i, number in enumerate(numbers) if number is not None])
     found = [number for number in numbers if number is not None]
-    return _taken(labels, found), Embedded(np.arange(len(kept)), everything[1][kept], provenance)
+    return taken_rows(labels, found), Embedded(np.arange(len(kept)), everything[1][kept], provenance)
 
 
 def _check_one_kind(table: Path, reader: TableFormat) -> None:
@@ -278,7 +283,9 @@ def _matched(
     return numbers
 
 
-def _taken(clips: Labelled, rows: Sequence[int]) -> Labelled:
+def taken_rows(clips: Labelled, rows: Sequence[int]) -> Labelled:
+    """Return some of the clips, in this order."""
+
     def pick(values: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(values[i] for i in rows)
 
@@ -295,4 +302,4 @@ def _taken(clips: Labelled, rows: Sequence[int]) -> Labelled:
 
 def taken(clips: Labelled, embedded: Embedded) -> Labelled:
     """Return the clips that have an embedding."""
-    return _taken(clips, embedded.kept.tolist())
+    return taken_rows(clips, embedded.kept.tolist())
