@@ -20,9 +20,9 @@ from .progress import LinesOfProgress
 from .tables import echo_table
 
 if TYPE_CHECKING:
-    from hear_transformers.sweep.engine import Data
     from hear_transformers.sweep.passes import Pass
     from hear_transformers.sweep.results import Row
+    from hear_transformers.sweep.subjects import Data
 
 PROBES = ("logistic", "knn", "mlp")
 
@@ -151,7 +151,7 @@ def sweep_command(
 def data_of(texts: Sequence[str], columns: Sequence[str], separator: str) -> list[Data]:
     """Return what the command is to be tried on."""
     from hear_transformers.probes.data import parse_columns
-    from hear_transformers.sweep.engine import Data
+    from hear_transformers.sweep.subjects import Data
     from hear_transformers.training.manifest import Layout
 
     if len(columns) not in (0, 1, len(texts)):

@@ -153,14 +153,6 @@ def _of_task(folder: Path, sample_rate: int | None) -> Labelled:
 # Embeddings
 
 
-def sources_of(clips: Labelled) -> list[Source]:
-    """Return the clips as what is embedded, each named by its path below the folder that holds all of them."""
-    common = os.path.commonpath([path.absolute().parent for path in clips.paths])
-    names = [PurePath(os.path.relpath(path.absolute(), common)) for path in clips.paths]
-    parts = zip(clips.paths, names, clips.spans, strict=True)
-    return [Source(path, name, start=start, end=end) for path, name, (start, end) in parts]
-
-
 def embed_clips(
     clips: Labelled,
     model: Model,
@@ -171,7 +163,10 @@ def embed_clips(
     on_outcome: Callable[[extract.Outcome], None] = lambda outcome: None,
 ) -> Embedded:
     """Embed clips into a folder, where a later run with the same model finds them; a clip that fails is left out."""
-    sources = sources_of(clips)
+    pairs = list(zip(clips.paths, clips.spans, strict=True))
+    common = os.path.commonpath([path.absolute().parent for path in clips.paths])
+    names = [PurePath(os.path.relpath(path.absolute(), common)) for path in clips.paths]
+    sources = [Source(path, name, start=s, end=e) for (path, (s, e)), name in zip(pairs, names, strict=True)]
     out = os.path.join(folder, "")
     report = extract.extract(model, sources, out, workers=workers, on_start=on_start, on_outcome=on_outcome)
     outputs = {(o.source, o.start, o.end): o.output for o in (*report.written, *report.skipped)}

@@ -8,11 +8,11 @@ OUT/costs.json                     seconds of compute and of audio of each pass
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,51 +23,25 @@ from ..bulk import extract
 from ..bulk.mixing import MODEL_FOLDER
 from ..errors import OptionError, TrainingError
 from ..files import atomic
-from ..harness.tasks import METADATA
-from ..probes import evaluation
-from ..probes.data import Labelled, read_clips, sources_of, taken_rows
-from ..probes.tasks import Task, make_task
-from ..training.manifest import Layout
 from .commands import command_of
 from .passes import Cell, Pass
 from .results import Row
+from .subjects import Data, Floats, Subject, score_key
 
-Floats = NDArray[np.float32]
+Times = NDArray[np.float64]
 
 EMBEDDINGS, SCORES, COSTS = "embeddings", "scores", "costs.json"
+
+NO_POOL = "vector"
+"""In the tables, pooling of a layer that is a vector."""
+
+NO_TIMES, NO_PLACES = np.zeros(0), np.zeros(0, np.int64)
 
 BLOCK_BYTES = 2**29
 """Embeddings in memory at once."""
 
 SAVE_SECONDS = 1.0
 """Time between two writings of the costs."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Data:
-    """Labelled audio that settings are tried on.
-
-    Attributes
-    ----------
-    name : in the tables
-    source : folder or table, see `probes.data.read_clips`
-    layout : of a table
-    more : "fold", "group": the column of a table that holds it
-    """
-
-    name: str
-    source: Path
-    layout: Layout = field(default_factory=Layout)
-    more: Mapping[str, str] = field(default_factory=dict)
-
-    def clips(self, sample_rate: int) -> Labelled:
-        """Read the clips; those of a HEAR task at a sample rate."""
-        return read_clips(self.source, self.layout, self.more, sample_rate)
-
-    @property
-    def is_hear(self) -> bool:
-        """Whether it is a folder of a HEAR task, with audio for each sample rate."""
-        return (self.source / METADATA).is_file()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,17 +74,23 @@ def check(data: Sequence[Data], passes: Sequence[Pass], options: Options) -> Non
 
     Raises
     ------
-    OptionError : two data of one name, no pass at all; see `probes.data.read_clips`
-    TrainingError : see `probes.tasks.make_task`
+    OptionError : two data of one name, no pass at all; see `subjects.Data.read`
+    TrainingError : see `subjects.Data.read`
     """
     if not passes:
-        raise OptionError("none of the settings can be served by a model; the lines above say why")
+        raise OptionError("no model can serve any of the settings; the lines above say why")
     names = [each.name for each in data]
     if twice := [name for name in names if names.count(name) > 1]:
         raise OptionError(f"two data are named {twice[0]}; give one another name: other={data[-1].source}")
     for each in data:
-        for rate in {found.sample_rate for found in passes} if each.is_hear else {passes[0].sample_rate}:
-            _task(each.clips(rate), options)
+        for rate in sorted({found.sample_rate for found in passes}):
+            subject = each.read(rate, options.n_folds, options.seed)
+            if not _served(passes, subject):
+                raise OptionError(
+                    f"{each.source}: events need embeddings along time; give --framing windowed or native"
+                )
+            if not each.is_hear:
+                break
 
 
 def sweep(data: Sequence[Data], passes: Sequence[Pass], out: Path, options: Options) -> Iterator[Row]:
@@ -124,21 +104,19 @@ def sweep(data: Sequence[Data], passes: Sequence[Pass], out: Path, options: Opti
     options : how they are scored
     """
     for each in data:
-        clips, folders, kept = _embedded(each, passes, out, options)
-        task = _task(taken_rows(clips, [*kept]), options)
-        options.on_scores(each.name, sum(len(found.cells) for found in passes) * len(options.probes))
-        for found in passes:
-            files = [folders[found] / name for name in kept.values()]
-            for cell, embeddings in _matrices(found.cells, files):
+        subject, files = _embedded(each, passes, out, options)
+        options.on_scores(each.name, sum(len(found.cells) for found in files) * len(options.probes))
+        for found, of_pass in files.items():
+            for cell, embeddings, times_ms in _read(found.cells, of_pass):
                 for probe in options.probes:
-                    yield from _rows(each, task, found, cell, probe, embeddings, out / SCORES, options)
+                    scores = _scores(subject, probe, embeddings, times_ms, out / SCORES)
+                    yield from _rows(each, subject, found, cell, probe, scores)
                     options.on_score()
 
 
-def _task(clips: Labelled, options: Options) -> Task:
-    given: dict[str, Any] = {"folds": clips.folds, "groups": clips.groups}
-    names = [str(path) for path in clips.paths]
-    return make_task(names, clips.classes, clips.targets, n_folds=options.n_folds, seed=options.seed, **given)
+def _served(passes: Sequence[Pass], subject: Subject) -> list[Pass]:
+    """Return the passes that make what a subject needs."""
+    return [found for found in passes if found.is_along_time or not subject.along_time]
 
 
 # Embeddings
@@ -146,52 +124,47 @@ def _task(clips: Labelled, options: Options) -> Task:
 
 def _embedded(
     data: Data, passes: Sequence[Pass], out: Path, options: Options
-) -> tuple[Labelled, dict[Pass, Path], dict[int, str]]:
-    """Embed all clips with all passes, decoding each once.
-
-    Returns
-    -------
-    clips : all
-    folders : of each pass
-    kept : number of each clip that all passes have -> name of its output
-    """
+) -> tuple[Subject, dict[Pass, list[Path]]]:
+    """Embed all clips with all passes, decoding each once: return the clips that all passes have, and their outputs."""
     groups: dict[int, list[Pass]] = {}
     for found in passes:
         groups.setdefault(found.sample_rate if data.is_hear else 0, []).append(found)
-    folders: dict[Pass, Path] = {}
-    names: list[dict[int, str]] = []
+    outputs: dict[Pass, dict[int, Path]] = {}
     for together in groups.values():
-        clips = data.clips(together[0].sample_rate)
-        sources = sources_of(clips)
-        root = out / EMBEDDINGS / data.name
-        folders |= {found: root / f"{MODEL_FOLDER}{found.name}" for found in together}
-        alone = len(together) == 1
-        with _Costs(out / COSTS, data.name, together) as costs:
-
-            def on_outcome(outcome: extract.Outcome, costs: _Costs = costs) -> None:
-                costs.save()
-                options.on_outcome(outcome)
-
-            report = extract.extract(
-                together[0] if alone else together,
-                sources,
-                f"{folders[together[0]] if alone else root}/",
-                workers=options.workers,
-                on_start=options.on_start,
-                on_outcome=on_outcome,
-            )
-        first = folders[together[0]]
-        done = {
-            (each.source, each.start, each.end): str(each.output.relative_to(first))
-            for each in (*report.written, *report.skipped)
-            if each.output is not None
-        }
-        keys = [(str(source.path), source.start, source.end) for source in sources]
-        names.append({i: done[key] for i, key in enumerate(keys) if key in done})
-    kept = {i: name for i, name in names[0].items() if all(i in each for each in names)}
+        subject = data.read(together[0].sample_rate, options.n_folds, options.seed)
+        if served := _served(together, subject):
+            outputs |= _extracted(data.name, subject, served, out, options)
+    kept = [i for i in range(len(subject.sources)) if all(i in each for each in outputs.values())]
     if not kept:
-        raise TrainingError(f"{data.source}: none of its {len(clips.paths)} clips could be embedded")
-    return clips, folders, kept
+        raise TrainingError(f"{data.source}: none of its {len(subject.sources)} clips could be embedded")
+    return subject.taken(kept), {found: [each[i] for i in kept] for found, each in outputs.items()}
+
+
+def _extracted(
+    task: str, subject: Subject, passes: Sequence[Pass], out: Path, options: Options
+) -> dict[Pass, dict[int, Path]]:
+    """Embed clips with passes that read the same audio: return the output of each clip that has one, of each pass."""
+    root = out / EMBEDDINGS / task
+    folders = [root / f"{MODEL_FOLDER}{found.name}" for found in passes]
+    with _Costs(out / COSTS, task, passes) as costs:
+
+        def on_outcome(outcome: extract.Outcome) -> None:
+            costs.save()
+            options.on_outcome(outcome)
+
+        report = extract.extract(
+            list(passes) if len(passes) > 1 else passes[0],
+            subject.sources,
+            os.path.join(root if len(passes) > 1 else folders[0], ""),
+            timestamps=subject.along_time,
+            workers=options.workers,
+            on_start=options.on_start,
+            on_outcome=on_outcome,
+        )
+    done = {(each.source, each.start, each.end): each.output for each in (*report.written, *report.skipped)}
+    found = [done.get((str(source.path), source.start, source.end)) for source in subject.sources]
+    names = {i: path.relative_to(folders[0]) for i, path in enumerate(found) if path is not None}
+    return {each: {i: folder / name for i, name in names.items()} for each, folder in zip(passes, folders, strict=True)}
 
 
 class _Costs:
@@ -230,48 +203,70 @@ def _read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _matrices(cells: Sequence[Cell], files: Sequence[Path]) -> Iterator[tuple[Cell, Floats]]:
-    """Read the embeddings of each cell, (clips, size), as many at once as fit into `BLOCK_BYTES`."""
+def _read(cells: Sequence[Cell], files: Sequence[Path]) -> Iterator[tuple[Cell, list[Floats], list[Times]]]:
+    """Read the embeddings of each cell, as many cells at once as fit into `BLOCK_BYTES`.
+
+    Yields
+    ------
+    cell : of the pass
+    embeddings : of each clip, (times, size), or (1, size) of a scene
+    times_ms : of each clip, (times,); of a scene none
+    """
+    n_rows = sum(len(_block(path, NO_PLACES)[0]) for path in files)
     waiting = list(cells)
     while waiting:
-        columns: set[int] = set(waiting[0].columns)
-        taken = 1
-        for cell in waiting[1:]:
-            if len(columns.union(cell.columns)) * len(files) * 4 > BLOCK_BYTES:
-                break
-            columns.update(cell.columns)
-            taken += 1
+        together = [waiting.pop(0)]
+        columns = {*together[0].columns}
+        while waiting and len(columns.union(waiting[0].columns)) * n_rows * 4 <= BLOCK_BYTES:
+            together.append(waiting.pop(0))
+            columns.update(together[-1].columns)
         places = np.array(sorted(columns))
-        block = np.empty((len(files), len(places)), np.float32)
-        for row, path in zip(block, files, strict=True):
-            with np.load(path) as archive:
-                row[:] = archive["embedding"][places]
-        for cell in waiting[:taken]:
-            yield cell, block[:, np.searchsorted(places, cell.columns)]
-        waiting = waiting[taken:]
+        blocks, times_ms = zip(*(_block(path, places) for path in files), strict=True)
+        for cell in together:
+            where = np.searchsorted(places, cell.columns)
+            yield cell, [block[:, where] for block in blocks], list(times_ms)
+
+
+def _block(path: Path, places: NDArray[np.int64]) -> tuple[Floats, Times]:
+    """Read some columns of the embedding of a clip, and its times."""
+    with np.load(path) as archive:
+        block = np.atleast_2d(archive["embedding"])[:, places].astype(np.float32, copy=False)
+        return block, archive.get("timestamps", NO_TIMES)
 
 
 # Scores
 
 
-def _rows(
-    data: Data, task: Task, found: Pass, cell: Cell, probe: str, embeddings: Floats, folder: Path, options: Options
-) -> Iterator[Row]:
-    """Score a probe, or find its scores, and yield a row for each metric."""
-    path = folder / f"{_key(task, probe, options.seed, embeddings)}.json"
+def _scores(
+    subject: Subject, probe: str, embeddings: Sequence[Floats], times_ms: Sequence[Times], folder: Path
+) -> dict[str, tuple[float, float, float]]:
+    """Score a probe, or find its scores: value, low and high of each metric, the main one first."""
+    path = folder / f"{score_key(subject, probe, embeddings)}.json"
     scores = _read_json(path)
     if not scores:
-        result = evaluation.evaluate(embeddings, task, probe, seed=options.seed)
-        scores = {name: (score.value, score.low, score.high) for name, score in result.scores.items()}
+        found = subject.score(embeddings, times_ms, probe)
+        scores = {name: (score.value, score.low, score.high) for name, score in found.items()}
         with atomic(path) as file:
             file.write(json.dumps(scores).encode())
+    return scores
+
+
+def _rows(
+    data: Data,
+    subject: Subject,
+    found: Pass,
+    cell: Cell,
+    probe: str,
+    scores: Mapping[str, tuple[float, float, float]],
+) -> Iterator[Row]:
+    """Yield a row for each metric."""
     main = next(iter(scores))
     for metric, (value, low, high) in scores.items():
         yield Row(
             task=data.name,
             model=found.chosen.label,
             layer=cell.layer,
-            pool=cell.pool or "vector",
+            pool=cell.pool or NO_POOL,
             framing=found.framing,
             window_ms=found.window_ms,
             hop_ms=found.hop_ms,
@@ -281,21 +276,8 @@ def _rows(
             value=value,
             low=low,
             high=high,
-            size=embeddings.shape[1],
-            clips=len(task.names),
+            size=len(cell.columns),
+            clips=len(subject.sources),
             seconds_per_hour=found.cost.per_hour,
             command=command_of(data.source, data.layout.columns, found, cell),
         )
-
-
-def _key(task: Task, probe: str, seed: int, embeddings: Floats) -> str:
-    """Return a hash of all that a score depends on."""
-    splits = [
-        [split.name, *(each.tolist() for each in (split.train, split.valid, split.test))] for split in task.splits
-    ]
-    told = {"probe": probe, "seed": seed, "splits": splits, "groups": task.groups.tolist()}
-    digest = hashlib.sha256(json.dumps(told | {"multi_label": task.multi_label}).encode())
-    for array in (task.targets, embeddings):
-        digest.update(f"{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -122,6 +122,9 @@ def _pass(
     if CLASS_TOKEN in pools and not model.trunk.prefix:
         pools = [pool for pool in pools if pool != CLASS_TOKEN]
         skipped.append(f"pool={CLASS_TOKEN} skipped: the network has no class token")
+    if framing == SCENE and "unroll" in pools:
+        pools = [pool for pool in pools if pool != "unroll"]
+        skipped.append("pool=unroll skipped: its size is that of the clip")
     if framing == "native":
         skipped += [f"layer={layer} skipped: it has no frames" for layer in layers if model.layer_axis(layer) is None]
         skipped += [f"pool={pool} skipped: it reads a whole window" for pool in pools if not frame_wise(pool)]
@@ -139,6 +142,8 @@ def _pass(
     window_ms = variant.scene.window_ms if framing == SCENE else variant.timestamps[0].window_ms
     found = Pass(built, chosen, framing, window_ms, None if framing == SCENE else variant.hop_ms)
     found.cells, lines = _cells(found.places, readings)
+    if not found.cells:
+        raise OptionError("; ".join(lines))
     return found, skipped + lines
 
 
