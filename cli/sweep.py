@@ -85,6 +85,9 @@ def words(context: click.Context, parameter: click.Parameter, value: str | None)
     metavar="NAME=COLUMN,...",
     help="What columns hold: path, labels, fold, group; once for all DATA, or once for each.",
 )
+@click.option(
+    "--events", is_flag=True, help="Labels are those of parts of files, see hear-transformers probe --events."
+)
 @click.option("--label-separator", default=";", show_default=True, metavar="TEXT", help="Between the labels of a clip.")
 @click.option("--folds", type=click.IntRange(2), metavar="N", help="Folds to draw where none are given.  [default: 5]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of folds and probes.")
@@ -103,6 +106,7 @@ def sweep_command(
     random: tuple[str, ...],
     probes: tuple[str, ...],
     columns: tuple[str, ...],
+    events: bool,
     label_separator: str,
     folds: int | None,
     seed: int,
@@ -128,7 +132,7 @@ def sweep_command(
         import_extra("hear-transformers sweep", module, "train")
     if not (models or random):
         raise click.UsageError("nothing to try; give --model NAME, or --random NAME")
-    found = data_of(data, columns, label_separator)
+    found = data_of(data, columns, label_separator, events=events)
     passes, skipped = passes_of(models, random, grid, device)
     for line in skipped if not as_json else ():
         click.echo(one_line(f"Skipped: {line}"), err=True)
@@ -148,7 +152,7 @@ def sweep_command(
     show(rows, skipped, shown.failed, out, as_json=as_json)
 
 
-def data_of(texts: Sequence[str], columns: Sequence[str], separator: str) -> list[Data]:
+def data_of(texts: Sequence[str], columns: Sequence[str], separator: str, *, events: bool) -> list[Data]:
     """Return what the command is to be tried on."""
     from hear_transformers.probes.data import parse_columns
     from hear_transformers.sweep.subjects import Data
@@ -162,9 +166,10 @@ def data_of(texts: Sequence[str], columns: Sequence[str], separator: str) -> lis
     for text, told in zip(texts, (columns or ("",)) * (1 if len(columns) == len(texts) else len(texts)), strict=False):
         name, equals, path = text.partition("=")
         if not equals or Path(text).exists():
-            path, name = text, Path(text).absolute().stem
+            path, place = text, Path(text).absolute()
+            name = place.name if place.is_dir() else place.stem
         fields, more = parse_columns(told)
-        found.append(Data(name, Path(path), Layout(columns=fields, separator=separator), more))
+        found.append(Data(name, Path(path), Layout(columns=fields, separator=separator), more, events))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from ..bulk.sources import Source
 from ..harness.tasks import METADATA
-from ..probes import evaluation
+from ..probes import evaluation, event_evaluation
 from ..probes.data import Labelled, read_clips, taken_rows
+from ..probes.event_data import Annotated, Frames, is_of_events, read_annotated
 from ..probes.metrics import Score
 from ..probes.tasks import make_task
 from ..training.manifest import Layout
@@ -33,12 +35,14 @@ class Data:
     source : folder or table, see `probes.data.read_clips`
     layout : of a table
     more : "fold", "group": the column of a table that holds it
+    are_events : labels are those of parts of files; of a HEAR task it says so itself
     """
 
     name: str
     source: Path
     layout: Layout = field(default_factory=Layout)
     more: Mapping[str, str] = field(default_factory=dict)
+    are_events: bool = False
 
     @property
     def is_hear(self) -> bool:
@@ -53,6 +57,8 @@ class Data:
         sample_rate : in Hz
         n_folds, seed : see `probes.tasks.make_task`, which raises errors, as does `probes.data.read_clips`
         """
+        if self.are_events or is_of_events(self.source):
+            return Annotations(read_annotated(self.source, self.layout, self.more, sample_rate), n_folds, seed)
         return Scenes(read_clips(self.source, self.layout, self.more, sample_rate), n_folds, seed)
 
 
@@ -92,7 +98,32 @@ class Scenes:
         return _digest(self.task.targets, self.task.groups, *_numbers(self.task.splits), self.task.multi_label)
 
 
-Subject = Scenes
+class Annotations:
+    """Files with events, embedded along time; attributes and methods are those of `Scenes`."""
+
+    along_time: ClassVar[bool] = True
+
+    def __init__(self, files: Annotated, n_folds: int | None, seed: int) -> None:
+        self.files, self.n_folds, self.seed = files, n_folds, seed
+        self.sources = _sources(files.paths, [(0.0, math.inf)] * len(files.paths))
+        self.task = event_evaluation.make_task(files, n_folds=n_folds, seed=seed)
+
+    def taken(self, rows: Sequence[int]) -> Annotations:
+        """Return some of the files."""
+        return Annotations(self.files.taken(rows), self.n_folds, self.seed)
+
+    def score(self, embeddings: Sequence[Floats], times_ms: Sequence[Any], probe: str) -> Mapping[str, Score]:
+        """Score a probe: embeddings (times, size) and times (times,) of each file."""
+        frames = Frames(np.arange(len(embeddings)), embeddings, times_ms, {})
+        return event_evaluation.evaluate(frames, self.task, probe, seed=self.seed).scores
+
+    def digest(self) -> str:
+        """Return a hash of events and splits."""
+        files = self.task.files
+        return _digest([[tuple(event) for event in each] for each in self.task.events], *_numbers(files.splits))
+
+
+Subject = Scenes | Annotations
 
 
 def _sources(paths: Sequence[Path], spans: Sequence[tuple[float, float]]) -> list[Source]:

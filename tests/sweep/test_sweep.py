@@ -201,6 +201,17 @@ def test_a_hear_task_is_read_at_the_sample_rate_of_each_model(labelled, sweep):
     assert len(main_of(rows)) == 2
 
 
+def test_events_are_scored_along_time(labelled, sweep):
+    folds = hear_tasks.synthesised(3, 2, 1.0)
+    hear_tasks.write_events(labelled / "tasks", folds, (3, 1, 1), [RATE], {})
+    (task,) = (labelled / "tasks").iterdir()
+    how = ["--layers", "2", "--pool", "mean", "--hop-ms", 100, "--window-ms", 700, "--framing", "scene,native"]
+    (row,) = main_of(rows_of(sweep("--json", *how, "--probe", "knn", data=(task,))))
+    assert (row["task"], row["framing"], row["metric"], row["clips"]) == (task.name, "native", "onset_f1_200ms", 5)
+    done = sweep("--layers", "2", data=(task,))
+    assert "events need embeddings along time; give --framing windowed or native" in done.stderr
+
+
 def test_files_that_cannot_be_read_are_left_out_and_told(labelled, sweep):
     (labelled / "clips/low/low0.wav").write_bytes(b"no audio")
     done = sweep("--json", "--layers", "1", "--framing", "scene,windowed")
