@@ -44,8 +44,8 @@ Framings:
   native    the mean over the network's own frames, in chunks of --window-ms, read every --hop-ms
 
 Each model runs once for a framing, a window and a hop, whatever the number of layers and poolings, and audio is decoded
-once for all of them. Embeddings and scores are kept in --out: the same command again computes what is missing. What a
-model cannot serve is skipped, and a line says so.
+once for all of them. Embeddings and scores are kept in --out: the same command again computes what is missing, and what
+another command finds there stands in the same report. What a model cannot serve is skipped, and a line says so.
 """
 
 
@@ -126,7 +126,7 @@ def sweep_command(
     with importing():
         from hear_transformers.audio.workers import default_workers
         from hear_transformers.bulk.tables import import_extra
-        from hear_transformers.sweep import engine
+        from hear_transformers.sweep import engine, report, results
 
     for module in ("sklearn", "scipy", "matplotlib"):
         import_extra("hear-transformers sweep", module, "train")
@@ -149,7 +149,14 @@ def sweep_command(
         )
         engine.check(found, passes, options)
         rows = list(engine.sweep(found, passes, out, options))
-    show(rows, skipped, shown.failed, out, as_json=as_json)
+    earlier = results.read_csv(out / report.TABLE) if (out / report.TABLE).is_file() else []
+    page = report.write(out, [*earlier, *rows], title=title_of(found))
+    show(rows, skipped, shown.failed, page, as_json=as_json)
+
+
+def title_of(data: Sequence[Data]) -> str:
+    """Return the heading of the report."""
+    return f"Sweep over {', '.join(each.name for each in data)}"
 
 
 def data_of(texts: Sequence[str], columns: Sequence[str], separator: str, *, events: bool) -> list[Data]:
@@ -257,12 +264,12 @@ class Shown:
         self.progress = self.scores = None
 
 
-def show(rows: Sequence[Row], skipped: Sequence[str], failed: Sequence[str], out: Path, *, as_json: bool) -> None:
+def show(rows: Sequence[Row], skipped: Sequence[str], failed: Sequence[str], page: Path, *, as_json: bool) -> None:
     """Print the best settings of each task, and leave with 1 if clips failed."""
     from dataclasses import asdict
 
     if as_json:
-        found = {"rows": [asdict(row) for row in rows], "skipped": skipped, "failed": failed, "out": str(out)}
+        found = {"rows": [asdict(row) for row in rows], "skipped": skipped, "failed": failed, "report": str(page)}
         click.echo(json.dumps(found))
         sys.exit(1 if failed else 0)
     for task in dict.fromkeys(row.task for row in rows):
@@ -275,4 +282,5 @@ def show(rows: Sequence[Row], skipped: Sequence[str], failed: Sequence[str], out
             table.append(("", *cells, str(row.size), f"{row.seconds_per_hour:.0f}"))
         echo_table(table)
         click.echo(one_line(f"best: {best[0].command}"))
+    click.echo(one_line(f"Report: {page}"))
     sys.exit(1 if failed else 0)
