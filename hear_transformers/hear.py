@@ -95,7 +95,7 @@ class Loader:
         variant: str | None = None,
         *,
         layer: Layer | None = None,
-        pool: str | None = None,
+        pool: str | Sequence[str] | None = None,
         hop_ms: float | None = None,
         window_ms: float | Sequence[float] | None = None,
         framing: str | None = None,
@@ -119,8 +119,8 @@ class Loader:
         layer : 0 = output of the patch embedding or stem, i = output of block i, -1 = the last; names such as
             "features" (what the authors call the embedding), "logits", "mel"; lists are concatenated, "all" is every
             numbered one
-        pool : how a layer's time and frequency become one vector, a key of `pooling.POOLS` or "cls"; with a layer given
-            the default is "mean"
+        pool : how a layer's time and frequency become one vector, a key of `pooling.POOLS` or "cls"; of a list,
+            "mean,cls", the vectors are concatenated for each layer; with a layer given the default is "mean"
         hop_ms : distance between timestamp embeddings, in ms
         window_ms : receptive field of timestamp embeddings, in ms; several are concatenated. With ``framing="native"``
             the length of the chunks

@@ -24,6 +24,7 @@ FLOORS = (
     {*FAMILIES, "sklearn", "bulk", "harness", "doctor", "explore"},
     {"training", "probes"},
     {"explain", "comparison"},
+    {"sweep"},
     {"cli", "benchmarks", "training.tiny", "__main__"},
 )
 """Rooms from the lowest floor up: a room imports what is below it or beside it, never what is above."""

@@ -27,7 +27,8 @@ class Readout:
     ----------
     window_ms : length of the window; for scenes the longest clip that is read in one pass
     layers : keys of `Trunk.layers` or "mel", concatenated in this order
-    pool : a key of `pooling.POOLS`, or "cls"; vectors pass unchanged
+    pool : a key of `pooling.POOLS`, or "cls", or several joined by commas, "mean,cls", which are concatenated for each
+        layer in this order; vectors pass unchanged, once
     fill_frames : shorter clips are padded to this many frames with `FrameSpec.padding`, as the network was trained
     """
 
@@ -35,6 +36,11 @@ class Readout:
     layers: tuple[str, ...]
     pool: str = "mean"
     fill_frames: int = 0
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Names of the poolings, in order."""
+        return tuple(self.pool.split(","))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
