@@ -1,11 +1,8 @@
-"""`embed-audio DATA --probe my_probe`: audio files -> the classes of a probe, as CSV."""
+"""`embed-audio DATA --probe my_probe`: audio files -> the classes of a probe, or the events that it finds."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,19 +13,21 @@ import click
 from hear_transformers.errors import OptionError
 
 from .failures import one_line
+from .outcomes import Progress
 from .probe import OF_MODEL, load
 
 if TYPE_CHECKING:
+    from hear_transformers.bulk.extract import Outcome
     from hear_transformers.bulk.sources import Source
+    from hear_transformers.probes.classifying import Line, Place
+    from hear_transformers.probes.saved import Saved
 
-CSV = "csv"
-OUTPUT = "labels.csv"
-"""Name of the output if the user names only its folder."""
+SUFFIXES = {".csv": ("csv",), ".txt": ("raven", "audacity")}
+"""Suffix of one table -> formats that it may have."""
 
 OF_OTHERS = (
     *OF_MODEL[1:],
-    *("models", "scene", "hop_ms", "window_ms", "framing", "segment", "overlap"),
-    *("labels", "top_k", "separate_layers", "dtype", "compile"),
+    *("models", "scene", "segment", "overlap", "labels", "top_k", "separate_layers", "dtype", "compile"),
 )
 """Options that the probe decides, or that make no sense beside it."""
 
@@ -39,13 +38,13 @@ USUAL = {"shard": (0, 1), "batch_size": None, "fail_fast": False, "resample": "a
 def classify(
     probe: str, sources: Sequence[Source], out: str, device: str, workers: int, options: dict[str, Any]
 ) -> int:
-    """Classify files with a probe; write a row for each and return how many failed.
+    """Classify files with a probe; write tables and return how many failed.
 
     Parameters
     ----------
     probe : folder
     sources : files
-    out : .csv file, or a folder
+    out : a table, or a folder
     device, workers : of the model
     options : of the command
     """
@@ -56,54 +55,52 @@ def classify(
     if given:
         shown = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise click.UsageError(f"{shown}: does not go with --probe; leave it out")
-    if options["format"] not in (None, CSV):
-        raise OptionError(f"--format {options['format']}: with --probe the output is csv")
-    from hear_transformers.embedding.pipeline import Clip, embed
-    from hear_transformers.files import atomic_path
-    from hear_transformers.probes import saved
+    from hear_transformers.probes import classifying
 
-    held = saved.read(probe)
-    path = place_of(out, overwrite=options["overwrite"])
-    if not held.provenance.get("family"):
-        raise OptionError(f"{probe}: fitted on a table of embeddings that does not say which model made them")
+    held = classifying.read_probe(probe)
+    place = place_of(out, options["format"], held)
     model = load(model_of(held), device)
-    saved.check_fit(held, own_settings(model), probe)
-    for source in (each for each in sources if each.error is not None):
-        click.echo(one_line(f"Error: {source.error}"), err=True)
-    n_failed = sum(source.error is not None for source in sources)
-    readable = [source for source in sources if source.error is None]
-    clips = [Clip(source.path, source.start, source.end, channel=source.channel) for source in readable]
-    with atomic_path(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "start", "end", "predicted", *held.classes])
-        embedding = embed(model, clips, workers=workers, keep_damaged=options["keep_damaged"])
-        with contextlib.closing(embedding) as embedded:
-            for each, source in zip(embedded, readable, strict=True):
-                for warning in each.warnings:
-                    click.echo(one_line(f"Warning: {warning}"), err=True)
-                if each.error is not None or each.embedding is None:
-                    n_failed += 1
-                    click.echo(one_line(f"Error: {each.error}"), err=True)
-                    continue
-                (likely,) = held.fitted.probabilities(each.embedding[None])
-                row = row_of(source, each.seconds, held.classes, likely.tolist(), multi_label=held.fitted.multi_label)
-                writer.writerow(row)
-                if options["as_json"]:
-                    click.echo(json.dumps(dict(zip(("path", "start", "end", "predicted"), row, strict=False))))
-    if not (options["quiet"] or options["as_json"]):
-        click.echo(f"{len(sources) - n_failed} classified, {n_failed} failed: {path}")
+    quiet, as_json = options["quiet"], options["as_json"]
+    with Progress(quiet=quiet or as_json, as_json=False) as progress:
+
+        def show(outcome: Outcome, line: Line | None) -> None:
+            for warning in outcome.warnings:
+                click.echo(one_line(f"Warning: {warning}"), err=True)
+            progress.show(outcome)
+            if as_json and line is not None:
+                click.echo(json.dumps(as_record(line)))
+
+        outcomes = classifying.classify(
+            probe,
+            held,
+            model,
+            sources,
+            place,
+            workers=workers,
+            keep_damaged=options["keep_damaged"],
+            overwrite=options["overwrite"],
+            on_start=progress.start,
+            on_outcome=show,
+        )
+    n_failed = sum(outcome.status == "failed" for outcome in outcomes)
+    n_kept = sum(outcome.status == "skipped" for outcome in outcomes)
+    if not (quiet or as_json):
+        kept = f", {n_kept} of them in an earlier run" if n_kept else ""
+        where = place.folder / (place.file or "")
+        click.echo(f"{len(outcomes) - n_failed} classified{kept}, {n_failed} failed: {where}")
     return n_failed
 
 
-def own_settings(model: Any) -> dict[str, Any]:
-    """Return the provenance of a model's scene embeddings, as `embed-audio` stores it."""
-    from hear_transformers.bulk.outputs import contents_of
+def as_record(line: Line) -> dict[str, Any]:
+    """Return the JSON object of a file."""
+    record = {name: line[name] for name in ("path", "start", "end")}
+    if "cells" in line:
+        return record | {"predicted": line["cells"][0]}
+    names = ("label", "start", "end", "score")
+    return record | {"events": [dict(zip(names, event, strict=True)) for event in line["events"]]}
 
-    (content,) = contents_of(model, timestamps=False, apart=False, dtype="float32")
-    return content.settings
 
-
-def model_of(held: Any) -> dict[str, Any]:
+def model_of(held: Saved) -> dict[str, Any]:
     """Return the options that load the model of a probe: those it was fitted with, or what its table says."""
     if held.model:
         return dict(held.model)
@@ -117,23 +114,31 @@ def model_of(held: Any) -> dict[str, Any]:
     }
 
 
-def row_of(
-    source: Source, seconds: float, classes: Sequence[str], likely: Sequence[float], *, multi_label: bool
-) -> list[Any]:
-    """Return the cells of a file: what is predicted is the likeliest class, or all that are likelier than not."""
-    best = [i for i, value in enumerate(likely) if value > 0.5] if multi_label else [likely.index(max(likely))]
-    end = source.start + seconds if source.end == math.inf else source.end
-    numbers = [f"{value:.4g}" for value in likely]
-    return [source.path, f"{source.start:g}", f"{end:.6g}", ";".join(classes[i] for i in best), *numbers]
+def place_of(out: str, format: str | None, held: Saved) -> Place:
+    """Return where tables go, and their format; raise OptionError if the probe has no such.
 
+    Parameters
+    ----------
+    out : ends in .csv or .txt: one table for all files; else a folder, of one table in CSV, of others one for each file
+    format : by name; None for that of the suffix
+    held : the probe
+    """
+    from hear_transformers.probes.classifying import CSV, OUTPUT, Place
 
-def place_of(out: str, *, overwrite: bool) -> Path:
-    """Return the path of the output; raise OptionError if it exists, or is no CSV file."""
     path = Path(out)
-    if out.endswith(("/", os.sep)) or path.is_dir():
-        path = path / OUTPUT
-    if path.suffix.lower() != ".csv":
-        raise OptionError(f"--out {out}: with --probe the output is a .csv file, or a folder")
-    if path.exists() and not overwrite:
-        raise OptionError(f"{path} exists; give another --out, or --overwrite")
-    return path
+    is_folder = out.endswith(("/", os.sep)) or path.is_dir() or not path.suffix
+    of_suffix = (CSV,) if is_folder else SUFFIXES.get(path.suffix.lower(), ())
+    formats = ("csv", "raven", "audacity") if held.processing is not None else (CSV,)
+    if not is_folder and not set(of_suffix) & set(formats):
+        ends = ".csv or .txt" if held.processing is not None else ".csv"
+        raise OptionError(f"--out {out}: with this probe the output ends in {ends}, or is a folder")
+    if format is not None and format not in formats:
+        raise OptionError(f"--format {format}: with this probe the output is {', '.join(formats)}")
+    if format is not None and not is_folder and format not in of_suffix:
+        raise OptionError(f"--format {format} does not go with --out {out}; leave one of them out")
+    if format is None and len(of_suffix) > 1:
+        raise OptionError(f"--out {out}: of Raven or of Audacity? give --format {' or '.join(of_suffix)}")
+    format = format or CSV
+    if is_folder:
+        return Place(path, f"{OUTPUT}.csv" if format == CSV else None, format)
+    return Place(path.parent, path.name, format)

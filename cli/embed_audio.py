@@ -53,6 +53,8 @@ Examples:
                                                prints labels: Speech, Music, ...
   embed-audio new/ --probe my_probe --out labels.csv
                                                classes of your own, see hear-transformers probe
+  embed-audio new/ --probe my_probe --format raven --out found
+                                               events, as a selection table for each file
   find . -name "*.ogg" | embed-audio - --json
   embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8
                                                parts of files, in one of eight jobs
@@ -137,7 +139,9 @@ class InSections(click.Command):
 )
 @click.option("--normalisation", metavar="MEAN,STD", help="Of the recordings that the network was trained on.")
 @click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")
-@click.option("--pool", metavar="NAME", help="From layer to vector: mean, max, meanmax, meanstd, flat, unroll, cls.")
+@click.option(
+    "--pool", metavar="NAME", help="From layer to vector: mean, max, meanmax, meanstd, flat, unroll, cls; or mean,cls."
+)
 @click.option("--scene/--timestamps", default=None, help="One vector per file (default), or vectors along time.")
 @click.option("--hop-ms", type=float, metavar="MS", help="Time between two vectors; implies --timestamps.")
 @click.option(
@@ -182,7 +186,10 @@ class InSections(click.Command):
 )
 @click.option("--out", default=".", show_default=True, metavar="PATH", help="Folder, or .npz, .npy, .parquet, .hdf5.")
 @click.option(
-    "--format", metavar="NAME", help="npz, npy: a file per input; parquet, hdf5: a table.  [default: by --out or npz]"
+    "--format",
+    metavar="NAME",
+    help="npz, npy: a file per input; parquet, hdf5: a table; with --probe of events csv, raven, audacity.  "
+    "[default: by --out or npz]",
 )
 @click.option("--dtype", metavar="NAME", help="Type of stored numbers: float32, float16.  [default: float32]")
 @click.option("--separate-layers", is_flag=True, help="Each layer in a folder of its own: layer=4.")
@@ -191,7 +198,9 @@ class InSections(click.Command):
     "--labels", is_flag=True, help="Print the likeliest classes, AudioSet's or yours; implies --layer logits."
 )
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"Labels per file.  [default: {TOP_K}]")
-@click.option("--probe", metavar="FOLDER", help="Classify with `hear-transformers probe`'s, to a .csv file.")
+@click.option(
+    "--probe", metavar="FOLDER", help="Classify with `hear-transformers probe`'s, to a .csv file, or tables of events."
+)
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
 @click.option("-v", "--verbose", is_flag=True, help="Print what is read from the checkpoint and what is not.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
@@ -233,7 +242,9 @@ def main(
         shown: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "keep_damaged": keep_damaged}
         shown |= {"fail_fast": fail_fast, "resample": resample, "channel": channel}
         given = {**options, **shown, "models": models, "weights": weights, "scene": scene}
-        sys.exit(1 if classify(probe, found, out, device, n_workers, given) else 0)
+        with resumable(options["overwrite"]):
+            n_failed = classify(probe, found, out, device, n_workers, given)
+        sys.exit(1 if n_failed else 0)
     # All that needs no PyTorch comes first, which takes seconds; of a file of one's own the layers are not known yet.
     check_one_model(models, {**options, "weights": weights})
     timestamps = wants_timestamps(scene, options)

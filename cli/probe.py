@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,19 +18,29 @@ from .checks import check_words
 from .failures import guarded, one_line
 from .imports import importing
 from .outcomes import Progress
-from .parsing import parse_network_options
+from .parsing import milliseconds, parse_network_options
 from .tables import echo_table
 
 if TYPE_CHECKING:
     from hear_transformers.probes.data import Embedded, Labelled
     from hear_transformers.probes.evaluation import Result
+    from hear_transformers.probes.event_evaluation import EventResult
     from hear_transformers.probes.tasks import Task
+    from hear_transformers.training.manifest import Layout
+
+T = TypeVar("T")
 
 KINDS = ("logistic", "knn", "mlp", "gate")
-EMBEDDINGS = "embeddings"
-"""Folder of the embeddings, in that of the probe."""
+EMBEDDINGS, FRAMES = "embeddings", "frames"
+"""Folders of the embeddings of clips, and along time, in that of the probe."""
 
-OF_MODEL = ("model", "variant", "weights", "weights_prefix", "network", "normalisation", "layer", "pool", "precision")
+OF_TIME = ("hop_ms", "window_ms", "framing")
+"""Options of embeddings along time."""
+
+OF_MODEL = (
+    *("model", "variant", "weights", "weights_prefix", "network", "normalisation", "layer", "pool", "precision"),
+    *OF_TIME,
+)
 
 EXAMPLES = """\b
 Examples:
@@ -36,6 +50,8 @@ Examples:
   hear-transformers probe tasks/esc50-v2.0.0-full --model mn10_as --probe logistic --probe mlp --out my_probe
   hear-transformers probe clips/ --model passt --layer all --probe gate --out my_probe
   hear-transformers probe table.parquet --labels-from clips.csv --out my_probe
+  hear-transformers probe events.csv --events --columns path=file,labels=species,start=from,end=to --out my_probe
+  hear-transformers probe selections/ --events --hop-ms 50 --out my_probe        selection tables of Raven
   embed-audio new/ --probe my_probe --out labels.csv          classifies with it
 
 \b
@@ -57,7 +73,15 @@ Probes:
     type=click.Choice(KINDS),
     help="See below; the first is kept.  [default: logistic]",
 )
-@click.option("--columns", default="", metavar="NAME=COLUMN,...", help="What columns hold: path, labels, fold, group.")
+@click.option(
+    "--events", is_flag=True, help="DATA labels parts of long files: learn to find such; a HEAR task of events says so."
+)
+@click.option(
+    "--columns",
+    default="",
+    metavar="NAME=COLUMN,...",
+    help="What columns hold: path, labels, start, end, fold, group.",
+)
 @click.option("--label-separator", default=";", show_default=True, metavar="TEXT", help="Between the labels of a clip.")
 @click.option(
     "--labels-from", "labels", type=click.Path(path_type=Path), help="Labels of the files of a table of embeddings."
@@ -73,6 +97,9 @@ Probes:
 @click.option("--normalisation", metavar="MEAN,STD", help="Of the recordings that the network was trained on.")
 @click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")
 @click.option("--pool", metavar="NAME", help="From layer to vector: mean, max, meanmax, meanstd, flat, cls.")
+@click.option("--hop-ms", type=float, metavar="MS", help="Time between two frames of events.  [default: the model's]")
+@click.option("--window-ms", callback=milliseconds, metavar="MS", help="Audio that a frame of events is read from.")
+@click.option("--framing", metavar="NAME", help="Of frames of events, windowed or native, see embed-audio.")
 @click.option("--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16, tf32, auto.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, mps or cpu.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -81,6 +108,7 @@ def probe_command(
     data: Path,
     out: Path,
     probes: tuple[str, ...],
+    events: bool,
     columns: str,
     label_separator: str,
     labels: Path | None,
@@ -98,87 +126,151 @@ def probe_command(
     that; others are tested in turn, as HEAR does. Without folds some are drawn: files, or what has the same group, stay
     together. Needs the extra train.
 
-    The folder gets the probe, scores with intervals (scores.json, scores.csv), predictions.csv, confusion.png, and the
-    embeddings, which the same command finds there again.
+    With --events, DATA is a table with a row for each event, its file, labels, start and end in s (a row without label
+    is of a file in which nothing is heard), a selection table of Raven or a folder of such, or a folder of a HEAR task.
+    Frames along time are classified, and made into events by a median filter and a shortest duration that are chosen
+    on validation files, as HEAR does; scores are F1 of onsets within 200 and 50 ms, and the error rate of segments.
+
+    The folder gets the probe, scores with intervals (scores.json, scores.csv), predictions.csv, of clips confusion.png,
+    and the embeddings, which the same command finds there again.
     """
     with importing():
         from hear_transformers.bulk.tables import import_extra
-        from hear_transformers.probes import evaluation, reports, saved, tasks
+        from hear_transformers.probes import data as reading
+        from hear_transformers.probes import event_data
+        from hear_transformers.training.manifest import Layout
 
     for module in ("sklearn", "scipy", "matplotlib"):
         import_extra("hear-transformers probe", module, "train")
-    if labels is not None and not is_embeddings(data):
+    if labels is not None and not reading.is_table(data):
         raise click.UsageError("--labels-from has those of a table of embeddings; other DATA has its own")
-    clips, embedded, loading, layers = embeddings_of(
-        data, out, columns, label_separator, labels, device, model, quiet=as_json
-    )
-    task = tasks.make_task(
-        [str(path) for path in clips.paths],
-        clips.classes,
-        clips.targets,
-        folds=clips.folds,
-        groups=clips.groups,
-        n_folds=folds,
-        seed=seed,
-    )
-    if not as_json:
-        click.echo(f"{len(task.names)} clips, {len(task.classes)} classes; split: {task.split_in_words}")
-    settings = {} if grid_points is None else {"grid_points": grid_points}
-    how: dict[str, Any] = {"seed": seed, "columns": layers, "settings": settings}
-    names = tuple(dict.fromkeys(probes)) or KINDS[:1]
-    results = [evaluation.evaluate(embedded.embeddings, task, name, **how) for name in names]
-    kept = evaluation.fit_whole(embedded.embeddings, task, names[0], **how)
-    scores = reports.scores_of(results[0])
-    saved.write(out, saved.Saved(kept, task.classes, embedded.provenance, loading, scores))
-    reports.write(out, task, results[0], results[1:])
-    show(task, results, out, embedded.failed, as_json=as_json)
-
-
-def is_embeddings(data: Path) -> bool:
-    """Return True if DATA is a table of embeddings."""
-    from hear_transformers.probes.data import is_table
-
-    return is_table(data)
-
-
-def embeddings_of(
-    data: Path,
-    out: Path,
-    columns: str,
-    separator: str,
-    labels: Path | None,
-    device: str,
-    model: dict[str, Any],
-    *,
-    quiet: bool,
-) -> tuple[Labelled, Embedded, dict[str, Any], dict[str, list[int]]]:
-    """Read or compute the embeddings of DATA: clips, embeddings, how to load the model, positions of each layer."""
-    from hear_transformers.audio import workers
-    from hear_transformers.probes import data as reading
-    from hear_transformers.training.manifest import Layout
-
     fields, more = reading.parse_columns(columns)
-    layout = Layout(columns=fields, separator=separator)
-    given = {name: value for name, value in model.items() if value not in (None, ())}
-    if is_embeddings(data):
-        if given:
-            raise OptionError(f"{data}: a table of embeddings has its model; leave out {', '.join(sorted(given))}")
+    settings = {} if grid_points is None else {"grid_points": grid_points}
+    wanted = Wanted(
+        data,
+        out,
+        tuple(dict.fromkeys(probes)) or KINDS[:1],
+        Layout(columns=fields, separator=label_separator),
+        more,
+        labels,
+        {"n_folds": folds, "seed": seed},
+        {"seed": seed, "settings": settings},
+        {name: value for name, value in model.items() if value not in (None, ())},
+        device,
+        as_json,
+    )
+    if events or event_data.is_of_events(data):
+        probe_events(wanted)
+        return
+    if given := [f"--{name.replace('_', '-')}" for name in OF_TIME if name in wanted.model]:
+        raise click.UsageError(f"{', '.join(given)}: of embeddings along time, which --events reads; leave it out")
+    probe_clips(wanted)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for.
+
+    Attributes
+    ----------
+    data, out, labels, device, as_json : see the options
+    names : of the probes
+    layout : of a table
+    more : columns of fold and group
+    drawing : how folds are drawn
+    fitting : how probes are fitted, see `evaluation.Options`
+    model : options of the model that are given
+    """
+
+    data: Path
+    out: Path
+    names: tuple[str, ...]
+    layout: Layout
+    more: dict[str, str]
+    labels: Path | None
+    drawing: dict[str, Any]
+    fitting: dict[str, Any]
+    model: dict[str, Any]
+    device: str
+    as_json: bool
+
+    def loading(self) -> dict[str, Any]:
+        """Return the options that load the model again, from any folder."""
+        weights = self.model.get("weights")
+        return self.model if weights is None else self.model | {"weights": str(Path(weights).absolute())}
+
+    def embedded(self, embed: Callable[..., T], n: int) -> T:
+        """Embed `n` files, with a bar or lines of progress."""
+        from hear_transformers.audio import workers
+
+        with Progress(quiet=self.as_json, as_json=False) as progress:
+            shown: dict[str, Any] = {"on_start": progress.start, "on_outcome": progress.show}
+            return embed(workers=workers.default_workers(n), **shown)
+
+    def say(self, task: Task, what: str) -> None:
+        """Print what is probed."""
+        if not self.as_json:
+            click.echo(f"{len(task.names)} {what}, {len(task.classes)} classes; split: {task.split_in_words}")
+
+
+def probe_clips(wanted: Wanted) -> None:
+    """Probe embeddings of whole clips."""
+    from hear_transformers.probes import evaluation, reports, saved, tasks
+
+    clips, embedded, loading, layers = embeddings_of(wanted)
+    names, kinds = [str(path) for path in clips.paths], {"folds": clips.folds, "groups": clips.groups}
+    task = tasks.make_task(names, clips.classes, clips.targets, **kinds, **wanted.drawing)
+    wanted.say(task, "clips")
+    how: dict[str, Any] = {**wanted.fitting, "columns": layers}
+    results = [evaluation.evaluate(embedded.embeddings, task, name, **how) for name in wanted.names]
+    kept = evaluation.fit_whole(embedded.embeddings, task, wanted.names[0], **how)
+    scores = reports.scores_of(results[0])
+    saved.write(wanted.out, saved.Saved(kept, task.classes, embedded.provenance, loading, scores))
+    reports.write(wanted.out, task, results[0], results[1:])
+    show(wanted, task, results, embedded.failed)
+
+
+def probe_events(wanted: Wanted) -> None:
+    """Probe embeddings along time of files with events."""
+    from hear_transformers.probes import data as reading
+    from hear_transformers.probes import event_data, event_evaluation, reports, saved
+
+    if reading.is_table(wanted.data):
+        raise OptionError(
+            f"{wanted.data}: a table of embeddings; of events give the audio, with a table of what is in it"
+        )
+    network = load(wanted.model, wanted.device)
+    files = event_data.read_annotated(wanted.data, wanted.layout, wanted.more, network.sample_rate)
+    whole = [(path, (0.0, math.inf)) for path in files.paths]
+    embed = partial(event_data.embed_frames, files.source, whole, network, wanted.out / FRAMES)
+    frames = wanted.embedded(embed, len(whole))
+    task = event_evaluation.make_task(files.taken(frames.kept.tolist()), **wanted.drawing)
+    wanted.say(task.files, "files with events")
+    how: dict[str, Any] = {**wanted.fitting, "columns": network.columns(timestamps=True)}
+    results = [event_evaluation.evaluate(frames, task, name, **how) for name in wanted.names]
+    kept, processing = event_evaluation.fit_whole(frames, task, wanted.names[0], **how)
+    scores = reports.scores_of(results[0])
+    found = saved.Saved(kept, task.files.classes, frames.provenance, wanted.loading(), scores, processing)
+    saved.write(wanted.out, found)
+    reports.write_events(wanted.out, task, results[0], results[1:])
+    show(wanted, task.files, results, frames.failed)
+
+
+def embeddings_of(wanted: Wanted) -> tuple[Labelled, Embedded, dict[str, Any], dict[str, list[int]]]:
+    """Read or compute the embeddings of DATA: clips, embeddings, how to load the model, positions of each layer."""
+    from hear_transformers.probes import data as reading
+
+    data, layout, more, labels = wanted.data, wanted.layout, wanted.more, wanted.labels
+    if reading.is_table(data):
+        if wanted.model:
+            given = ", ".join(sorted(wanted.model))
+            raise OptionError(f"{data}: a table of embeddings has its model; leave out {given}")
         of_files = None if labels is None else reading.read_clips(labels, layout, more)
         return *reading.read_table(data, of_files), {}, {}
-    network = load(model, device)
+    network = load(wanted.model, wanted.device)
     clips = reading.read_clips(data, layout, more, network.sample_rate)
-    with Progress(quiet=quiet, as_json=False) as progress:
-        n_workers = workers.default_workers(len(clips.paths))
-        embedded = reading.embed_clips(
-            clips,
-            network,
-            out / EMBEDDINGS,
-            workers=n_workers,
-            on_start=progress.start,
-            on_outcome=progress.show,
-        )
-    loading = given if "weights" not in given else given | {"weights": str(Path(given["weights"]).absolute())}
-    return reading.taken(clips, embedded), embedded, loading, network.columns()
+    embedded = wanted.embedded(partial(reading.embed_clips, clips, network, wanted.out / EMBEDDINGS), len(clips.paths))
+    return reading.taken(clips, embedded), embedded, wanted.loading(), network.columns()
 
 
 def load(model: dict[str, Any], device: str) -> Any:
@@ -188,7 +280,7 @@ def load(model: dict[str, Any], device: str) -> Any:
     name, weights = model.get("model"), model.get("weights") or ""
     options = {key: model.get(key) for key in OF_MODEL[1:] if key != "weights"}
     options["network"] = tuple(options["network"] or ())
-    words = {**options, "framing": None, "compile": None, "resample": None}
+    words = {**options, "compile": None, "resample": None}
     check_words(name, words, of_its_own=bool(weights or options["network"]), labels=False)
     given = parse_network_options({key: value for key, value in options.items() if value is not None})
     if name is None and options["variant"] is None:
@@ -196,11 +288,12 @@ def load(model: dict[str, Any], device: str) -> Any:
     return catalogue.load(name, weights, device, given)
 
 
-def show(task: Task, results: list[Result], out: Path, failed: Any, *, as_json: bool) -> None:
+def show(wanted: Wanted, task: Task, results: Sequence[Result] | Sequence[EventResult], failed: Sequence[str]) -> None:
     """Print the scores and where the probe is."""
     from hear_transformers.probes import reports
 
-    if as_json:
+    out = wanted.out
+    if wanted.as_json:
         click.echo(json.dumps({**reports.summary(task, results), "failed": list(failed), "out": str(out)}))
         return
     for message in failed:

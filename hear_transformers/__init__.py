@@ -14,7 +14,10 @@ FAMILIES = {
     "mast": "Multiscale Audio Spectrogram Transformer, after Zhu & Omar, ICASSP 2023; MViTv2 from ImageNet",
     "atgnn": "Audio Tagging Graph Neural Network, Singh et al., SPL 2024; Pyramid ViG from ImageNet",
     "efficientat": "EfficientAT MobileNets and dynamic MobileNets, Schmid et al., ICASSP 2023 and TASLP 2024",
+    "dasheng": "Dasheng: masked autoencoders for audio of any kind, 40 ms a frame, Dinkel et al., Interspeech 2024",
+    "ced": "CED: small transformers that learnt AudioSet from an ensemble, Dinkel et al., ICASSP 2024",
     "eat": "Efficient Audio Transformer, Chen et al., IJCAI 2024, and SSLAM, Alex et al., ICLR 2025",
     "atst": "ATST-Frame: audio teacher-student transformer, 40 ms a frame, Li et al., TASLP 2024",
+    "beats": "BEATs, Chen et al., ICML 2023; OpenBEATs, NatureBEATs, and PretrainedSED's with strong labels",
 }
 """Every family of networks: module name -> one line for people. The first one is the command line's default."""

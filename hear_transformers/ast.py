@@ -26,7 +26,7 @@ from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
 from .networks.family import Readout, Variant
 from .networks.frontend import AST_MEL, KaldiMel
-from .networks.transformer import PATCH, DeiT, strides_and_bands, transformer_sizes
+from .networks.transformer import PATCH, DeiT, fuse_attention, strides_and_bands, transformer_sizes
 
 __all__ = ["AST", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -86,8 +86,6 @@ HUGGING_FACE = {
 
 HF_FILTERS = "embeddings.patch_embeddings.projection.weight"
 
-QUERY = re.compile(r"(blocks\.\d+\.attn\.)query\.(weight|bias)")
-
 
 def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
     """Rename the tensors of the authors' files, or of Hugging Face's, to those of `AST`."""
@@ -98,18 +96,6 @@ def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[
             key = key.replace(theirs, ours) if theirs.startswith(".") else re.sub(f"^{re.escape(theirs)}", ours, key)
         renamed[key] = tensor
     return fuse_attention(renamed)
-
-
-def fuse_attention(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Concatenate the projections of query, key and value wherever all three are present."""
-    fused = dict(state_dict)
-    for key in state_dict:
-        if match := QUERY.fullmatch(key):
-            block, kind = match.groups()
-            names = [f"{block}{part}.{kind}" for part in ("query", "key", "value")]
-            if all(name in state_dict for name in names):
-                fused[f"{block}qkv.{kind}"] = torch.cat([fused.pop(name) for name in names])
-    return fused
 
 
 def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:

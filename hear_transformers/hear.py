@@ -95,7 +95,7 @@ class Loader:
         variant: str | None = None,
         *,
         layer: Layer | None = None,
-        pool: str | None = None,
+        pool: str | Sequence[str] | None = None,
         hop_ms: float | None = None,
         window_ms: float | Sequence[float] | None = None,
         framing: str | None = None,
@@ -119,8 +119,8 @@ class Loader:
         layer : 0 = output of the patch embedding or stem, i = output of block i, -1 = the last; names such as
             "features" (what the authors call the embedding), "logits", "mel"; lists are concatenated, "all" is every
             numbered one
-        pool : how a layer's time and frequency become one vector, a key of `pooling.POOLS` or "cls"; with a layer given
-            the default is "mean"
+        pool : how a layer's time and frequency become one vector, a key of `pooling.POOLS` or "cls"; of a list,
+            "mean,cls", the vectors are concatenated for each layer; with a layer given the default is "mean"
         hop_ms : distance between timestamp embeddings, in ms
         window_ms : receptive field of timestamp embeddings, in ms; several are concatenated. With ``framing="native"``
             the length of the chunks
@@ -180,7 +180,6 @@ class Loader:
                 family, variant, file, network=given, prefix=weights_prefix
             )
             model = build(loaded.name, loaded.variant, loaded.lost)
-            model.labels, model.multi_label = loaded.labels, loaded.multi_label
             _fill(model, loaded, file)
             return model
         name, row = variant_of(family, variant)
@@ -198,10 +197,11 @@ def usual_frames(family: Family, variant: Variant) -> int | None:
 
 
 def _fill(model: Embedder, loaded: Loaded, file: Path) -> None:
-    """Load the weights of a file into a model."""
+    """Load the weights of a file into a model, with the names of its classes."""
     unread = {name: tensor for name, tensor in model.trunk.state_dict().items() if name in loaded.lost}
     state_dicts.load_into(model.trunk, loaded.state_dict | unread, file)
     model.weights_sha256 = loaded.sha256
+    model.labels, model.multi_label = loaded.labels, loaded.multi_label
 
 
 def _read_with(variant: Variant, row: Variant, given: Mapping[str, Any], weights_prefix: str | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -31,7 +31,29 @@ def audioset_labels() -> tuple[str, ...]:
     They are ``class_labels_indices.csv`` as AudioSet publishes it (Gemmeke et al., ICASSP 2017;
     https://research.google.com/audioset), under CC BY 4.0.
     """
+    return tuple(row["display_name"] for row in _audioset())
+
+
+def audioset_names(mids: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of AudioSet's classes by their machine identifiers, such as "/m/09x0r"; unknown ones as such."""
+    names = {row["mid"]: row["display_name"] for row in _audioset()}
+    return tuple(names.get(mid, mid) for mid in mids)
+
+
+def _audioset() -> Iterable[dict[str, str]]:
+    """Read the table of AudioSet's classes."""
     text = files("hear_transformers").joinpath("audioset_labels.csv").read_text(encoding="utf-8")
+    return csv.DictReader(text.splitlines())
+
+
+@functools.cache
+def audioset_strong_labels() -> tuple[str, ...]:
+    """Return the names of the 447 classes of AudioSet's strong labels (Hershey et al., ICASSP 2021), CC BY 4.0.
+
+    They are those of its training set in alphabetical order, as PretrainedSED's logits have them
+    (github.com/fschmid56/PretrainedSED, data_util/audioset_classes.py).
+    """
+    text = files("hear_transformers").joinpath("audioset_strong_labels.csv").read_text(encoding="utf-8")
     return tuple(row["display_name"] for row in csv.DictReader(text.splitlines()))
 
 

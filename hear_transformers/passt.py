@@ -24,7 +24,7 @@ from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet
 from .networks.family import Readout, Variant
 from .networks.frontend import CPJKU_BESIDE, CPJKU_MEL
-from .networks.transformer import PATCH, DeiT, patch_rows, transformer_sizes
+from .networks.transformer import PATCH, DeiT, patch_rows, resized_times, transformer_sizes
 
 __all__ = ["FAMILY", "VARIANTS", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -69,7 +69,7 @@ def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[st
 
     Filters are summed over red, green and blue. The grid of positions is interpolated; its mean over time is the table
     of frequencies, its mean over frequency that of times (authors' models/passt.py, adapt_image_pos_embed_to_passt).
-    A longer table of times is cropped to its start, as in the network; a shorter one is interpolated (our choice).
+    Tables of times are cropped or interpolated.
     """
     with torch.device("meta"):
         trunk = PaSST(**variant.network)
@@ -83,10 +83,8 @@ def adapt_pretrained(state_dict: dict[str, Tensor], variant: Variant) -> dict[st
         adapted["new_pos_embed"] = tokens
         adapted["freq_new_pos_embed"] = patches.mean(3, keepdim=True)
         adapted["time_new_pos_embed"] = patches.mean(2, keepdim=True)
-    elif times is not None and times.ndim == 4 and times.shape[3] >= n_time:
-        adapted["time_new_pos_embed"] = times[..., :n_time]
     elif times is not None and times.ndim == 4 and times.numel():
-        adapted["time_new_pos_embed"] = F.interpolate(times.float(), (1, n_time), mode="bilinear", align_corners=False)
+        adapted["time_new_pos_embed"] = resized_times(times, n_time)
     return adapted
 
 

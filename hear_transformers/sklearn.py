@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
     variant : network of the family; None for its first
     weights : checkpoint; empty for the published one
     layer : 8, -1, "features", "mel", or a list of these; None for the variant's default
-    pool : of a layer into a vector: "mean", "max", "meanmax", ...; None for the variant's default, or "mean" with a
-        layer
+    pool : of a layer into a vector: "mean", "max", "meanmax", ..., or a list of these; None for the variant's default,
+        or "mean" with a layer
     precision : of the network, "float32", "bfloat16", "float16", "tf32" or "auto"
     device : "auto", or a name of PyTorch ("cuda:1")
     batch_size : windows per forward pass; None for the model's default
@@ -84,7 +84,7 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         variant: str | None = None,
         weights: str | Path = "",
         layer: Layer | None = None,
-        pool: str | None = None,
+        pool: str | Sequence[str] | None = None,
         precision: str = "float32",
         device: str = "auto",
         batch_size: int | None = None,
@@ -173,9 +173,10 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         layer = self.layer
         if layer is not None and not isinstance(layer, (int, str)):
             layer = ",".join(map(str, layer))
-        options = {"layer": layer, "pool": self.pool, "precision": self.precision}
+        pool = self.pool if self.pool is None or isinstance(self.pool, str) else ",".join(self.pool)
+        options = {"layer": layer, "pool": pool, "precision": self.precision}
         loading = (self.model, self.variant, weights, self.device)
-        if self.cache is not None and layer is not None and self.pool in SHORT_POOLS:
+        if self.cache is not None and layer is not None and pool in SHORT_POOLS:
             embedder = load(*loading, _given(options | {"layer": ALL_LAYERS}), version)
             columns = embedder.columns()
             wanted = choose(embedder.variant, embedder.trunk, layer=layer).scene.layers

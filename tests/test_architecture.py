@@ -24,12 +24,13 @@ FLOORS = (
     {*FAMILIES, "sklearn", "bulk", "harness", "doctor", "explore"},
     {"training", "probes"},
     {"explain", "comparison"},
+    {"sweep"},
     {"cli", "benchmarks", "training.tiny", "__main__"},
 )
 """Rooms from the lowest floor up: a room imports what is below it or beside it, never what is above."""
 
 USERS_OF_CLI = {"cli", "benchmarks", "training.tiny", "__main__"}
-MAX_FILES_AT_ROOT = 13  # beside the families
+MAX_FILES_AT_ROOT = 12  # beside the families, whose modules users import
 FIRST_WORDS_TO_AVOID = {"Give", "Gives", "Say", "Says", "Tell", "Tells", "Let", "Lets", "See", "Have"}
 
 
@@ -101,8 +102,8 @@ def test_the_library_does_not_import_the_command_line():
 
 
 def test_the_root_of_the_package_is_small():
-    files = [path for path in (ROOT / PACKAGE).iterdir() if path.is_file() and path.stem not in FAMILIES]
-    assert len(files) <= MAX_FILES_AT_ROOT
+    others = [path for path in (ROOT / PACKAGE).iterdir() if path.is_file() and path.stem not in FAMILIES]
+    assert len(others) <= MAX_FILES_AT_ROOT
 
 
 def test_no_module_is_named_like_a_standard_one():

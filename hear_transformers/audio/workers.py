@@ -443,6 +443,7 @@ class _Pool:
         self.starting = threading.Lock()
         self.is_closed = False
         self.workers: list[_Worker] = []
+        self.unstarted = deque(range(n_workers))  # numbers of those that were not needed yet
         self.reading = 0.0  # seconds that one of the last clips took a worker
         self.heard = self.patrolled = time.monotonic()
         n_bytes = sum(_padded(4 * options.at(rate).max_samples) for rate in (options.sample_rate, *options.other_rates))
@@ -456,7 +457,6 @@ class _Pool:
 
     def load(self, clips: Iterable[Clip]) -> Iterator[Loaded]:
         """Read clips, in order."""
-        self._start(range(self.n_workers))
         numbered = enumerate(clips)
         requests: deque[_Request] = deque()  # not yielded yet
         while True:
@@ -505,25 +505,39 @@ class _Pool:
     def _advance(self, request: _Request) -> None:
         """Wait for a worker that may have read a clip; read it here if there are none."""
         if self.workers:
+            is_starting = self.todo and self.unstarted and not self.has_suspects
             with self.spent.on("waiting"):
-                self._listen(PATROL_SECONDS)
+                self._listen(0.0 if is_starting else PATROL_SECONDS)
             self._ask()
         else:
             self.todo.remove(request)
             request.loaded = self._read(request)
 
     def _ask(self) -> None:
-        """Send clips to workers, as many as they take."""
+        """Send clips to workers, as many as they take, and start one more if that is not all.
+
+        To fork this process takes 10 ms, in which the first clips are decoded, and no more are started than clips need.
+        """
+        if not self.workers:
+            self._start_next()
         if self.has_suspects and self._ask_about_suspects():
             return
+        self._feed()
+        if self.todo and self.unstarted:
+            self._start_next()
+            self._feed()
+
+    def _feed(self) -> None:
+        """Send clips to the workers that there are."""
         while self.todo and self.workers:
             worker = min(self.workers, key=lambda worker: len(worker.requests))
-            if len(worker.requests) > self.chunk:
-                return
-            n_clips = self.chunk
-            if self.is_end:
-                n_clips = min(n_clips, -(-len(self.todo) // len(self.workers)))  # the last ones are shared
+            n_clips, most = self.chunk, self.chunk
+            if self.is_end:  # the last ones are shared
+                n_clips = min(n_clips, -(-len(self.todo) // (len(self.workers) + len(self.unstarted))))
+                most = 0 if self.unstarted else most
             elif worker.requests and len(self.todo) < n_clips:
+                return
+            if len(worker.requests) > most:
                 return
             self._send(worker, [self.todo.popleft() for _ in range(min(n_clips, len(self.todo)))])
 
@@ -635,20 +649,19 @@ class _Pool:
                 suspect.loaded = Loaded(suspect.index, error=AudioError(f"{suspect.clip.path}: {reason}"))
         self.todo.extendleft(reversed(worker.requests))
         if worker.is_up:
-            self._start([worker.number])
+            self._start(worker.number)
 
-    def _start(self, numbers: Iterable[int]) -> None:
-        """Start workers of some numbers in another thread.
+    def _start_next(self) -> None:
+        if self.unstarted:
+            self._start(self.unstarted.popleft())
+
+    def _start(self, number: int) -> None:
+        """Start the worker of a number in another thread.
 
         Ctrl-C interrupts the main thread, and so does not come between the start of a process and its entry in the list
         of those to end.
         """
-
-        def start() -> None:
-            for number in numbers:
-                self._start_one(number)
-
-        thread = threading.Thread(target=start)
+        thread = threading.Thread(target=self._start_one, args=(number,))
         thread.start()
         thread.join()
 

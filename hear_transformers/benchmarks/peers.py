@@ -1,8 +1,8 @@
 """Our networks beside their authors' packages in one process: equal numbers first, then the ratio of times.
 
 PaSST beside hear21passt, AST beside Hugging Face's transformers with its feature extractor, Cnn14 beside
-panns_inference. Run ``make bench``, or ``python -m hear_transformers.benchmarks.peers --help``. Both sides have the
-same random weights. On a shared machine seconds mean little; ratios within one run do.
+panns_inference, Dasheng beside dasheng. Run ``make bench``, or ``python -m hear_transformers.benchmarks.peers --help``.
+Both sides have the same random weights. On a shared machine seconds mean little; ratios within one run do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import ast, hear, panns, passt
+from .. import ast, dasheng, hear, panns, passt
 from ..embedding import options
 from ..embedding.embedder import Embedder
 from ..embedding.external import silenced
@@ -164,6 +164,24 @@ class PannsInference(Peer):
         return self.model(audio)["embedding"]
 
 
+class DashengPackage(Peer):
+    """The package of Dasheng's authors; `config` is that of its network where it differs from the base one."""
+
+    family = dasheng.FAMILY
+    workloads = (Workload("scene", "dasheng_base", 1, 10), Workload("scene", "dasheng_base", 8, 10))
+
+    def __init__(self, device: str, **config: int) -> None:
+        with silence_peers(), fix_seed():
+            networks = importlib.import_module("dasheng.pretrained.pretrained")
+            patches = {"target_length": 1008, "patch_size": [64, 4], "patch_stride": [64, 4]}
+            self.model = networks.Dasheng(**{"embed_dim": 768, "depth": 12, "num_heads": 12, **patches, **config})
+        self.model.eval().to(device)
+
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
+        """Run the network; see `Peer.embed`."""
+        return self.model(audio).mean(1)
+
+
 def import_panns_inference() -> types.ModuleType:
     """Import the networks of panns_inference without its __init__, which downloads into the home folder."""
     name = "panns_inference"
@@ -182,7 +200,12 @@ def import_panns_inference() -> types.ModuleType:
             sys.modules[name] = before
 
 
-PEERS = {"hear21passt": Hear21Passt, "transformers": Transformers, "panns_inference": PannsInference}
+PEERS = {
+    "hear21passt": Hear21Passt,
+    "transformers": Transformers,
+    "panns_inference": PannsInference,
+    "dasheng": DashengPackage,
+}
 
 
 def call_hear(module: Any, work: Workload, model: Any, audio: Tensor) -> Tensor:

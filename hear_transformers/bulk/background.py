@@ -16,7 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, cycle
+from itertools import chain
 from multiprocessing import connection
 from typing import Any, NamedTuple, TypeVar
 
@@ -89,10 +89,12 @@ def in_process(
 
     The processes are forks, so that they have what the function refers to as it is now. What one was not done with when
     it was killed, and what it would have got then, is done here. After an interruption they finish what they were sent.
+    They start when they are needed, so that those which decode, for which all wait, come first.
     """
     waiting: deque[tuple[Clip, _Other | None]] = deque()  # and what it was sent to
     with contextlib.ExitStack() as stack:
-        others = [_Other(stack.enter_context(_served(function)), spent) for _ in range(processes)]
+        others: list[_Other] = []
+        turn = 0
         spent.writers = processes
 
         def oldest() -> T:
@@ -102,10 +104,12 @@ def in_process(
                     return answer.outcome()
                 return _timed(function, embedded, spent)
 
-        turns = cycle(others)
         for together in embeddings:
             for i in range(0, len(together), SENT):  # it could not answer while it is sent too much
-                part, other = together[i : i + SENT], next(turns)
+                if len(others) < processes:
+                    others.append(_Other(stack.enter_context(_served(function)), spent))
+                part, other = together[i : i + SENT], others[turn % processes]
+                turn += 1
                 sent_to = other if other.send(part) else None
                 waiting.extend((embedded, sent_to) for embedded in part)
                 while waiting and (len(waiting) > processes * WAITING or _is_over(waiting[0][1])):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsError
 from ..files import parse_json
-from ..networks.family import Family, Variant
+from ..networks.family import Beside, Family, Variant
 from .state_dicts import CHECKPOINTS, Content, read_content
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -25,24 +24,6 @@ LARGEST_JSON = 2**24
 
 EXTRACTOR = {"sampling_rate": 16_000, "do_normalize": True, "mean": -4.2677393, "std": 4.5689974}
 """Defaults of ``ASTFeatureExtractor`` (transformers, feature_extraction_audio_spectrogram_transformer.py)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
-    """What the JSON files beside weights say.
-
-    Attributes
-    ----------
-    network : arguments of the network
-    normalisation : mean and standard deviation of the front end; None if no file says them
-    labels : names of the classes in the order of the logits; None without names
-    multi_label : whether a clip may belong to several classes
-    """
-
-    network: Mapping[str, Any] = field(default_factory=dict)
-    normalisation: tuple[float, float] | None = None
-    labels: tuple[str, ...] | None = None
-    multi_label: bool = True
 
 
 def weights_in(path: Path) -> tuple[Path, ...]:
@@ -84,6 +65,7 @@ def read_parts(files: tuple[Path, ...]) -> Content:
         {name: tensor for content in contents for name, tensor in content.tensors.items()},
         {name: kind for content in contents for name, kind in content.refused.items()},
         tuple(name for content in contents for name in content.objects),
+        {name: entry for content in contents for name, entry in content.entries.items()},
     )
 
 
@@ -111,11 +93,13 @@ def read_beside(family: Family, variant: Variant, weights: Path) -> Beside:
     )
 
 
-def _normalisation(extractor: Mapping[str, Any], variant: Variant, path: Path) -> tuple[float, float]:
-    """Return the mean and the standard deviation of a feature extractor."""
+def _normalisation(extractor: Mapping[str, Any], variant: Variant, path: Path) -> tuple[float, float] | None:
+    """Return the mean and the standard deviation of a feature extractor; None for a network that takes none."""
     rate = variant.frontend.sample_rate
     if extractor["sampling_rate"] != rate:
         raise WeightsError(f"{path}: sampling_rate = {extractor['sampling_rate']!r}, but this network takes {rate} Hz")
+    if variant.frontend.normalisation is None:
+        return None
     if extractor["do_normalize"] is False:
         return 0.0, 0.5  # of which the front end takes two: nothing is changed
     mean, std = extractor["mean"], extractor["std"]

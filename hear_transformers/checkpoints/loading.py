@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import FAMILIES
 from ..errors import WeightsError
 from ..files import sha256_of
-from ..networks.family import Family, Variant, check_arguments, variant_of, with_normalisation
+from ..networks.family import Beside, Family, Variant, check_arguments, variant_of, with_normalisation
 from . import hugging_face, published, search, store
 from .state_dicts import Content
 
@@ -86,19 +86,23 @@ def read_foreign(
         name = recognise(family, content, path, files, network=network, prefix=prefix)
     name, variant = variant_of(family, name)
     check_arguments(family, variant, network, sizes_follow=True)
-    beside = hugging_face.read_beside(family, variant, files[0])
+    with errors_name_file(path):
+        said = family.beside(content.entries)
+    in_files = hugging_face.read_beside(family, variant, files[0])
+    beside = said if in_files == Beside() else in_files
     variant = with_normalisation(variant, beside.normalisation)
     given = {**beside.network, **network}
     found = search.find_network(family, variant, content, path, given=given, prefix=prefix)
     names = f"names that begin with {found.prefix}" if found.prefix else "names as they stand"
     log.info("%s: %s/%s is read from %s; beside it: %s", path, family.name, name, names, found.beside(content))
+    labels = beside.labels or (variant.labels() if variant.labels else None)
     n_classes = 0 if found.lost else search.classes_in(family, found.state_dict).get("n_classes", 0)
     return Loaded(
         name=name,
         variant=found.variant,
         state_dict=found.state_dict,
         lost=found.lost,
-        labels=beside.labels if beside.labels and len(beside.labels) == n_classes else None,
+        labels=labels if labels and len(labels) == n_classes else None,
         multi_label=beside.multi_label,
         sha256=hash_of_parts(files),
     )

@@ -50,11 +50,13 @@ class Content:
         left out
     refused : names of what is no tensor of plain numbers, and its kind
     objects : names of the classes and functions that were stood in for, see `torch_files`
+    entries : top-level dicts of text, numbers and truth values, such as the settings of a network, without all else
     """
 
     tensors: dict[str, Tensor]
     refused: dict[str, str] = field(default_factory=dict)
     objects: tuple[str, ...] = ()
+    entries: dict[str, dict[Any, Any]] = field(default_factory=dict)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -74,7 +76,7 @@ def read_content(path: str | Path) -> Content:
     """
     path = Path(path)
     loaded, objects = _read_file(path)
-    content = Content({}, {}, objects)
+    content = Content({}, {}, objects, _entries_in(loaded))
     for name, value in _tensors_in(loaded):
         kind = _kind_of(value)
         if kind is None:
@@ -104,6 +106,18 @@ def _tensors_in(loaded: Any) -> Iterator[tuple[str, Tensor]]:
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
             inner = [((*parts, str(key)), held) for key, held in items if _is_name(key)]
             waiting.extend(reversed(inner))
+
+
+def _entries_in(loaded: Any) -> dict[str, dict[Any, Any]]:
+    """Return the top-level dicts of a file that hold plain values, with nothing else of them."""
+    if not isinstance(loaded, Mapping):
+        return {}
+    plain = {
+        name: {key: value for key, value in held.items() if _is_name(key) and isinstance(value, (str, int, float))}
+        for name, held in loaded.items()
+        if isinstance(name, str) and isinstance(held, Mapping)
+    }
+    return {name: held for name, held in plain.items() if held}
 
 
 NUMBERS = range(10**9)

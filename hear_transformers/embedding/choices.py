@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import unknown
+from ..errors import OptionError, unknown
 
 CHOICES = {
     "pool": ("mean", "max", "meanmax", "flat", "meanstd", "unroll", "cls"),
@@ -13,7 +13,20 @@ CHOICES = {
 """Option -> its words; `pooling`, `framing`, `precision` and `resampling` say what they do."""
 
 
-def check_choice(option: str, word: str) -> None:
-    """Raise OptionError if a word is none of an option."""
-    if word not in CHOICES[option]:
-        raise unknown(option, word, CHOICES[option])
+SEVERAL = ("pool",)
+"""Options that take several words, joined by commas."""
+
+
+def words_of(option: str, text: str) -> list[str]:
+    """Return the words that the text of an option consists of."""
+    return [word.strip() for word in text.split(",")] if option in SEVERAL else [text]
+
+
+def check_choice(option: str, text: str) -> None:
+    """Raise OptionError if a word is none of an option, or is there twice."""
+    words = words_of(option, text)
+    for i, word in enumerate(words):
+        if word not in CHOICES[option]:
+            raise unknown(option, word, CHOICES[option])
+        if word in words[:i]:
+            raise OptionError(f"{option}={text!r} names {word} twice; name it once")

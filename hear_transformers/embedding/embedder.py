@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -112,12 +112,17 @@ class Embedder(WindowEmbedder):
         columns : layer, as in `Readout.layers`: its positions in an embedding, ascending
         """
         places: dict[str, list[int]] = {}
+        for (layer, _), positions in self.columns_by_pool(timestamps=timestamps).items():
+            places.setdefault(layer, []).extend(positions)
+        return {layer: sorted(positions) for layer, positions in places.items()}
+
+    def columns_by_pool(self, *, timestamps: bool = False) -> dict[tuple[str, str], list[int]]:
+        """Return the positions of each layer and pooling, see `columns`; of a vector the pooling is empty."""
+        places: dict[tuple[str, str], list[int]] = {}
         first = 0
-        for readout in self._readouts(timestamps):
-            for layer in readout.layers:
-                last = first + self.size(replace(readout, layers=(layer,)))
-                places.setdefault(layer, []).extend(range(first, last))
-                first = last
+        for layer, pool, size in chain.from_iterable(map(self.sizes, self._readouts(timestamps))):
+            places.setdefault((layer, pool), []).extend(range(first, first + size))
+            first += size
         return places
 
     def spans_ms(self, times_ms: np.ndarray, end_ms: float = math.inf) -> tuple[np.ndarray, np.ndarray]:

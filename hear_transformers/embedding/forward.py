@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,14 @@ BATCH_SECONDS_A_GB = 16.0
 one in float32, Cnn14, needs 6 GB for them."""
 
 Read = TypeVar("Read")
+
+
+class Part(NamedTuple):
+    """The part of an embedding that one pooling of one layer makes: (batch, size); of a vector the pooling is empty."""
+
+    layer: str
+    pool: str
+    vectors: Tensor
 
 
 class WindowEmbedder(nn.Module):
@@ -156,7 +164,8 @@ class WindowEmbedder(nn.Module):
         """Raise OptionError if this network cannot serve a readout."""
         check_choice("pool", readout.pool)
         grids = [layer for layer in readout.layers if self.layer_axis(layer) is not None]
-        if readout.pool == CLASS_TOKEN and ("mel" in grids or not self.trunk.prefix):
+        is_alone = readout.pool == CLASS_TOKEN  # else the mel, which has none, is pooled in the other ways
+        if CLASS_TOKEN in readout.pools and (not self.trunk.prefix or (is_alone and "mel" in grids)):
             raise OptionError(
                 f"pool='cls' needs layers with a class token; layer {', '.join(readout.layers)} of "
                 f"{'/'.join(self.name)} has none"
@@ -172,16 +181,21 @@ class WindowEmbedder(nn.Module):
                 f"choose {windows.range_ms(shortest, self.max_samples, self.sample_rate)}"
             )
 
-    @torch.enable_grad()
     def size(self, readout: Readout) -> int:
-        """Measure the numbers per embedding, so that no table of sizes can go stale."""
+        """Measure the numbers per embedding, see `sizes`."""
+        return sum(size for *_, size in self.sizes(readout))
+
+    @torch.enable_grad()
+    def sizes(self, readout: Readout) -> list[tuple[str, str, int]]:
+        """Measure the numbers of each part of an embedding, layer, pooling and size, so that no table can go stale."""
         # With gradients, as no copy for inference is worth making of a network whose weights are yet to come.
         length = self.min_samples
-        if readout.pool == "unroll":
+        if "unroll" in readout.pools:
             length = windows.samples_of(readout.window_ms, self.sample_rate)
         else:
             readout = replace(readout, fill_frames=0)  # does not change the size, only the work
-        return self.read(torch.zeros(1, length, dtype=torch.float32, device=self.device), readout).shape[1]
+        parts = self.read_parts(torch.zeros(1, length, dtype=torch.float32, device=self.device), readout)
+        return [(part.layer, part.pool, part.vectors.shape[1]) for part in parts]
 
     # One batch of windows
 
@@ -210,25 +224,37 @@ class WindowEmbedder(nn.Module):
 
     def read(self, waveforms: Tensor, readout: Readout) -> Tensor:
         """Compute one vector per window: (batch, samples) -> (batch, size)."""
-        if readout.pool == CLASS_TOKEN:
-            grids = {layer for layer in readout.layers if self.layer_axis(layer) is not None}
-            keys = {layer: [f"{layer}.{token}" for token in self.trunk.prefix] for layer in grids}
-            wanted = [*chain(*keys.values()), *(set(readout.layers) - grids)]
-            taps = self._taps(waveforms, wanted, readout.fill_frames)
-            # PaSST and AST call the mean of class and distillation token their embedding.
-            taps.update({layer: torch.stack([taps[key] for key in keys[layer]]).mean(0) for layer in grids})
-        else:
-            pool = POOLS[readout.pool].function
-            taps = self._taps(waveforms, readout.layers, readout.fill_frames)
-            taps = {layer: pool(tap) if tap.ndim == 4 else tap for layer, tap in taps.items()}
-        return torch.cat([taps[layer] for layer in readout.layers], 1)
+        return torch.cat([part.vectors for part in self.read_parts(waveforms, readout)], 1)
+
+    def read_parts(self, waveforms: Tensor, readout: Readout) -> list[Part]:
+        """Compute the parts of one vector per window, by layer and then by pooling, in one pass: see `Part`."""
+        tokens: dict[str, list[str]] = {}
+        if CLASS_TOKEN in readout.pools:
+            grids = (layer for layer in readout.layers if layer != "mel" and self.layer_axis(layer) is not None)
+            tokens = {layer: [f"{layer}.{token}" for token in self.trunk.prefix] for layer in grids}
+        pooled = [layer for layer in readout.layers if layer not in tokens or readout.pool != CLASS_TOKEN]
+        taps = self._taps(waveforms, [*pooled, *chain(*tokens.values())], readout.fill_frames)
+        parts = []
+        for layer in readout.layers:
+            if layer in taps and taps[layer].ndim != 4:
+                parts.append(Part(layer, "", taps[layer]))
+                continue
+            for pool in readout.pools:
+                if pool != CLASS_TOKEN:
+                    parts.append(Part(layer, pool, POOLS[pool].function(taps[layer])))
+                elif layer in tokens:
+                    # PaSST and AST call the mean of class and distillation token their embedding.
+                    parts.append(Part(layer, pool, torch.stack([taps[key] for key in tokens[layer]]).mean(0)))
+        return parts
 
     def read_frames(self, waveforms: Tensor, readout: Readout) -> dict[str, Tensor]:
         """Compute a vector per time position: (batch, samples) -> (batch, time, size) for each layer."""
         frames = {}
         for layer, grid in self._taps(waveforms, readout.layers).items():  # (batch, time, freq, features)
-            pooled = POOLS[readout.pool].function(grid.flatten(0, 1).unsqueeze(1))  # (batch * time, size)
-            frames[layer] = pooled.unflatten(0, grid.shape[:2])
+            rows = grid.flatten(0, 1).unsqueeze(1)  # (batch * time, 1, freq, features)
+            pooled = [POOLS[pool].function(rows) for pool in readout.pools]  # (batch * time, size) each
+            joined = pooled[0] if len(pooled) == 1 else torch.cat(pooled, 1)
+            frames[layer] = joined.unflatten(0, grid.shape[:2])
         return frames
 
     # Many windows

@@ -23,7 +23,7 @@ from ..networks.family import Readout, Variant
 from ..networks.layer_table import axes_of
 from .forward import WindowEmbedder
 from .packing import BatchKey, Plan, Result, Rows, WindowSet
-from .pooling import POOLS
+from .pooling import POOLS, frame_wise
 from .windows import Buffer, Chunks, TimeGrid, TokenTrack, adjoining, exact, range_ms, samples_of
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class Segments(Framing):
                 f"segment={readout.window_ms / 1000:g} s is shorter than {'/'.join(model.name)} takes; "
                 f"give {range_ms(shortest, None, rate)}"
             )
-        if readout.pool == "unroll":
+        if "unroll" in readout.pools:
             raise OptionError("pool='unroll' needs windows of one length, and the last segment has another")
         model.check_readout(replace(readout, window_ms=longest))
         window = min(-samples_of(-longest, rate), model.max_samples or length)
@@ -436,11 +436,9 @@ def _axes(model: WindowEmbedder, readout: Readout) -> dict[str, Axis]:
             f"framing='native' needs layers with a time axis, {', '.join(vectors)} has none; "
             f"choose layer={', '.join(grids)}"
         )
-    if readout.pool not in POOLS or POOLS[readout.pool].whole_window:
-        frame_wise = [name for name, pool in POOLS.items() if not pool.whole_window]
-        raise OptionError(
-            f"pool={readout.pool!r} reads a whole window; framing='native' allows {', '.join(frame_wise)}"
-        )
+    if others := [pool for pool in readout.pools if not frame_wise(pool)]:
+        allowed = ", ".join(filter(frame_wise, POOLS))
+        raise OptionError(f"pool={others[0]!r} reads a whole window; framing='native' allows {allowed}")
     return {
         layer: Axis(axis.hop * spec.hop_length, axis.offset * spec.hop_length + spec.offset)
         for layer in readout.layers

@@ -13,8 +13,9 @@ from ..networks.frontend import FrameSpec
 from ..networks.layer_names import Layer, parse_layers
 from ..networks.layer_table import axes_of, layer_table
 from ..networks.trunk import Trunk
+from .choices import words_of
 from .framing import SEGMENTS
-from .pooling import POOLS
+from .pooling import frame_wise
 from .windows import exact
 
 CLASSIFYING = ("logits", "patch_logits", "framewise")
@@ -72,7 +73,7 @@ def choose(
     trunk: Trunk,
     *,
     layer: Layer | None = None,
-    pool: str | None = None,
+    pool: str | Sequence[str] | None = None,
     hop_ms: float | None = None,
     window_ms: float | Sequence[float] | None = None,
     framing: str | None = None,
@@ -97,7 +98,7 @@ def choose(
         )
         changes["pool"] = "mean"
     if pool is not None:
-        changes["pool"] = pool
+        changes["pool"] = ",".join(words_of("pool", pool) if isinstance(pool, str) else pool)
     if segment is not None:
         others = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
         variant = replace(variant, scene=replace(variant.scene, **changes))
@@ -169,5 +170,4 @@ def numbers(name: str, value: Any) -> list[float]:
 def has_frames(readout: Readout, trunk: Trunk, spec: FrameSpec) -> bool:
     """Return True if every time position can be read on its own, as framing "native" does."""
     axes = axes_of(trunk, spec)
-    pool = POOLS.get(readout.pool)
-    return pool is not None and not pool.whole_window and all(axes[layer] is not None for layer in readout.layers)
+    return all(map(frame_wise, readout.pools)) and all(axes[layer] is not None for layer in readout.layers)

@@ -63,3 +63,8 @@ POOLS = {
 
 CLASS_TOKEN = "cls"
 """Not a way to pool a grid but another thing to read: the class (and distillation) token instead of the patches."""
+
+
+def frame_wise(pool: str) -> bool:
+    """Return True if each position in time can be pooled on its own, as framing "native" does."""
+    return pool in POOLS and not POOLS[pool].whole_window

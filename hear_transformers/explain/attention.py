@@ -198,4 +198,6 @@ def spread(row: Tensor, shape: tuple[int, int], stride: tuple[int, ...]) -> Tens
 
 def as_grid(window: Window, taps: Mapping[str, Tensor], row: Tensor) -> Tensor:
     """Return the shares of the patches, (freq, time), on the CPU."""
-    return row[len(window.trunk.prefix) :].view(shape_of(taps, 0)).float().cpu()
+    patches = row[len(window.trunk.prefix) :].float().cpu()
+    n_freq, n_time = shape_of(taps, 0)
+    return patches.view(n_time, n_freq).T if window.trunk.time_first else patches.view(n_freq, n_time)

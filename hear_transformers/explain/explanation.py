@@ -197,7 +197,7 @@ def _add(
 
 
 def _of_embedding(model: Embedder) -> tuple[str, str]:
-    return model.layers[0], model.variant.scene.pool
+    return model.layers[0], model.variant.scene.pools[0]
 
 
 def _over_patches(window: Window, name: str, values: Tensor) -> Map:

@@ -123,9 +123,9 @@ def write_page(
     return sound
 
 
-def render(data: object) -> str:
-    """Return the page of some data."""
-    place = files(__package__)
+def render(data: object, package: str = __package__) -> str:
+    """Return the page of some data, made of a package's page.html, page.css and page.js."""
+    place = files(package)
     parts = {name: (place / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
     allowed = {f"@{name.upper()}_HASH@": _hash(parts[name]) for name in ("css", "js")}
     # In a script no text may hold "</script>" or "<!--"; JSON reads the escape as the sign itself.

@@ -104,10 +104,32 @@ class Pointwise(nn.Module):
         self.bias = conv.bias
         self.relu = relu
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Map (batch, inputs, freq, time), with the features innermost in memory, to (batch, outputs, freq, time)."""
+    def forward(self, maps: Tensor, gate: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """Map (batch, inputs, freq, time), with the features innermost in memory, to (batch, outputs, freq, time).
+
+        Inputs are multiplied by a gate (batch, inputs) before, and a residual is added, see `project`.
+        """
         grid = maps.permute(0, 2, 3, 1)  # (batch, freq, time, inputs)
-        return product(grid, self.weight, self.bias, self.relu).permute(0, 3, 1, 2)
+        grid = grid if gate is None else grid * gate[:, None, None]
+        mapped = product(grid, self.weight, self.bias, self.relu).permute(0, 3, 1, 2)
+        return mapped if residual is None else residual + mapped
+
+
+def project(layers: nn.Module, maps: Tensor, gate: Tensor | None, residual: Tensor | None) -> Tensor:
+    """Apply the last layers of a block to gated maps, and add the residual: in one product where they are one.
+
+    Parameters
+    ----------
+    layers : a convolution and what follows it
+    maps : (batch, inputs, freq, time)
+    gate : (batch, inputs), None for none
+    residual : as the result, None for none
+    """
+    conv, *others = layers.children()
+    if isinstance(conv, Pointwise) and all(isinstance(other, nn.Identity) for other in others):
+        return cast(Tensor, conv(maps, gate, residual))
+    mapped = layers(maps if gate is None else maps * gate[:, :, None, None])
+    return mapped if residual is None else residual + mapped
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:

@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ class Readout:
     ----------
     window_ms : length of the window; for scenes the longest clip that is read in one pass
     layers : keys of `Trunk.layers` or "mel", concatenated in this order
-    pool : a key of `pooling.POOLS`, or "cls"; vectors pass unchanged
+    pool : a key of `pooling.POOLS`, or "cls", or several joined by commas, "mean,cls", which are concatenated for each
+        layer in this order; vectors pass unchanged, once
     fill_frames : shorter clips are padded to this many frames with `FrameSpec.padding`, as the network was trained
     """
 
@@ -35,6 +36,11 @@ class Readout:
     layers: tuple[str, ...]
     pool: str = "mean"
     fill_frames: int = 0
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Names of the poolings, in order."""
+        return tuple(self.pool.split(","))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,7 @@ class Variant:
     framing : "windowed" or "native", see `Embedder`
     imagenet : table and row in weights/manifest.toml of the network for images that training may start from; None
         without one
+    labels : reads the names of its classes, where they are neither AudioSet's 527 nor in its checkpoint
     """
 
     checkpoint: str
@@ -65,6 +72,25 @@ class Variant:
     hop_ms: float = 50.0
     framing: str = "windowed"
     imagenet: tuple[str, str] | None = None
+    labels: Callable[[], tuple[str, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What a checkpoint says beside its tensors.
+
+    Attributes
+    ----------
+    network : arguments of the network
+    normalisation : mean and standard deviation of the front end; None if nothing says them
+    labels : names of the classes in the order of the logits; None without names
+    multi_label : whether a clip may belong to several classes
+    """
+
+    network: Mapping[str, Any] = field(default_factory=dict)
+    normalisation: tuple[float, float] | None = None
+    labels: tuple[str, ...] | None = None
+    multi_label: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +111,8 @@ class Family:
         WeightsError where an argument must be given
     model_type : of this network in a ``config.json`` of Hugging Face; empty if there is none
     arguments_of_config : such a ``config.json`` -> arguments of the network
+    beside : entries of a file that hold no tensors, see `state_dicts.Content` -> what they say; raises WeightsError if
+        it belongs to another network
     unused : keys of the authors' checkpoints, after `convert_state_dict`, that the network ignores
     classifier : keys, after `convert_state_dict`, of biases with one entry per class; the first one present counts the
         classes of a file, which may differ from the variant's. Empty for a family without a classifier
@@ -108,6 +136,7 @@ class Family:
     )
     model_type: str = ""
     arguments_of_config: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
+    beside: Callable[[Mapping[str, Mapping[Any, Any]]], Beside] = lambda entries: Beside()
     unused: tuple[str, ...] = ()
     classifier: tuple[str, ...] = ()
     adapt_pretrained: Callable[[dict[str, Tensor], Variant], dict[str, Tensor]] = lambda state_dict, variant: state_dict

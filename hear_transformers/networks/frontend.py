@@ -212,6 +212,8 @@ class KaldiMel(MelSpec):
     is_centred : the mean of the whole waveform is removed first. Kaldi removes that of each frame, so that only
         rounding changes
     multiple : the end is filled with `padding` to a multiple of so many frames
+    window_power : to which the symmetric Hann window is raised; 0.85 makes Kaldi's own, Povey's
+    full_scale : the sample that 1.0 stands for; 32768 where authors take the integers of 16-bit files
     """
 
     preemphasis: float
@@ -220,6 +222,8 @@ class KaldiMel(MelSpec):
     deviations: float = 2.0
     is_centred: bool = False
     multiple: int = 1
+    window_power: float = 1.0
+    full_scale: float = 1.0
 
     @property
     def normalisation(self) -> tuple[float, float]:
@@ -576,16 +580,19 @@ class CpjkuLogMel(LogMel):
 
 
 class KaldiLogMel(LogMel):
-    """Kaldi's filter bank features with a symmetric Hann window (`torchaudio.compliance.kaldi.fbank`), in batches."""
+    """Kaldi's filter bank features (`torchaudio.compliance.kaldi.fbank`), in batches."""
 
     def __init__(self, spec: KaldiMel) -> None:
-        super().__init__(torch.hann_window(spec.win_length, periodic=False), kaldi_filters(spec))
+        window = torch.hann_window(spec.win_length, periodic=False)
+        super().__init__(window.pow(spec.window_power) if spec.window_power != 1 else window, kaldi_filters(spec))
         self.spec = spec
 
     def power(self, waveforms: Tensor) -> Tensor:
         """Compute the power spectrum of every frame, after removing its mean and emphasising within it."""
         if self.spec.is_centred:
             waveforms = waveforms - waveforms.mean(1, keepdim=True)
+        if self.spec.full_scale != 1:
+            waveforms = waveforms * self.spec.full_scale
         frames = waveforms.unfold(1, self.spec.win_length, self.spec.hop_length)  # (batch, frames, win_length)
         frames = frames - frames.mean(2, keepdim=True)
         # The first sample is its own predecessor.

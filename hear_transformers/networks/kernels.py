@@ -36,7 +36,12 @@ adds the bias, and a quarter faster than row by row."""
 ONE_MAP_NUMBERS = 2048
 """That one program computes from one map: on an H200 faster than half or twice as many for a kernel of 5x5."""
 
-ACTIVATED, SQUARED = 1024, 2048
+ROWS = 128
+"""That one program multiplies; with `OUTPUTS` of each and `INPUTS` at a time they fill the tensor cores of any card."""
+
+INPUTS, OUTPUTS = 64, 128
+
+ACTIVATED, SQUARED = 2048, 2048
 """Numbers that one program adds a bias to and activates, or takes the power of."""
 
 FRAME_NUMBERS = 2048
@@ -373,22 +378,98 @@ def _from_one_map(
     tl.store(to, _activated(values, ACTIVATION).to(out.dtype.element_ty), written)
 
 
+def product(
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Multiply ``grid * gate`` by weights, add a bias, apply an activation, add what came before.
+
+    Parameters
+    ----------
+    grid : (batch, rows, columns, inputs) without gaps
+    weight : (outputs, inputs)
+    bias : (outputs,)
+    activation : a key of `tensor_cores.ACTIVATIONS`
+    gate : (batch, inputs)
+    residual : (batch, rows, columns, outputs) without gaps
+
+    Returns
+    -------
+    grid : (batch, rows, columns, outputs)
+    """
+    outputs, inputs = weight.shape
+    n_rows = grid.numel() // inputs
+    out = grid.new_empty(*grid.shape[:-1], outputs)
+    at_once = max(16, min(INPUTS, triton.next_power_of_2(inputs)))
+    block = max(16, min(OUTPUTS, triton.next_power_of_2(outputs)))
+    with torch.cuda.device_of(grid):
+        _product[(triton.cdiv(n_rows, ROWS) * triton.cdiv(outputs, block),)](
+            grid, weight, weight if bias is None else bias, grid if gate is None else gate,
+            grid if residual is None else residual, out, n_rows, n_rows // len(grid),
+            bias is not None, activation, gate is not None, residual is not None, inputs, outputs, ROWS, at_once, block,
+        )  # fmt: skip
+    return out
+
+
+@triton.jit(do_not_specialize=["n_rows", "n_positions"])
+def _product(
+    grid, weight, bias, gate, residual, out, n_rows, n_positions,
+    HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, HAS_GATE: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    n_blocks = tl.cdiv(OUTPUTS, BLOCK)  # of the same rows one after the other, which are in the cache then
+    row = (tl.program_id(0) // n_blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    output = tl.program_id(0) % n_blocks * BLOCK + tl.arange(0, BLOCK)
+    clip = row // n_positions
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    for first in range(0, INPUTS, AT_ONCE):
+        number = first + tl.arange(0, AT_ONCE)
+        given = number < INPUTS
+        read = (row < n_rows)[:, None] & given[None, :]
+        values = tl.load(grid + row[:, None] * INPUTS + number[None, :], read, other=0.0)
+        if HAS_GATE:
+            factor = tl.load(gate + clip[:, None] * INPUTS + number[None, :], read, other=0.0)
+            values = (values.to(tl.float32) * factor.to(tl.float32)).to(grid.dtype.element_ty)
+        columns = weight + output[None, :] * INPUTS + number[:, None]
+        factors = tl.load(columns, (output < OUTPUTS)[None, :] & given[:, None], other=0.0)
+        total = tl.dot(values, factors, total, input_precision="ieee")
+    if HAS_BIAS:
+        total += tl.load(bias + output, output < OUTPUTS, other=0.0).to(tl.float32)[None, :]
+    total = _activated(total, ACTIVATION)
+    at = row[:, None] * OUTPUTS + output[None, :]
+    written = (row < n_rows)[:, None] & (output < OUTPUTS)[None, :]
+    if HAS_RESIDUAL:
+        total += tl.load(residual + at, written, other=0.0).to(tl.float32)
+    tl.store(out + at, total.to(out.dtype.element_ty), written)
+
+
 def activate(maps: Tensor, bias: Tensor, activation: str) -> Tensor:
     """Add a bias to (batch, features, rows, columns) and apply an activation, in place; features innermost."""
-    n_numbers = maps.numel()
+    n_numbers, features = maps.numel(), maps.shape[1]
+    together = math.gcd(features, UNIT.value)
     with torch.cuda.device_of(maps):
-        _activate[(triton.cdiv(n_numbers, ACTIVATED),)](maps, bias, n_numbers, maps.shape[1], activation, ACTIVATED)
+        _activate[(triton.cdiv(n_numbers, ACTIVATED),)](
+            maps, bias, n_numbers // together, features // together, activation, together, ACTIVATED // together
+        )
     return maps
 
 
-@triton.jit(do_not_specialize=["n_numbers"])
-def _activate(maps, bias, n_numbers, FEATURES: tl.constexpr, ACTIVATION: tl.constexpr, AT_ONCE: tl.constexpr):
-    start = tl.program_id(0).to(tl.int64) * AT_ONCE
-    offset = tl.arange(0, AT_ONCE)
-    feature = ((start % FEATURES).to(tl.int32) + offset) % FEATURES
-    inside = start + offset < n_numbers
-    values = tl.load(maps + start + offset, inside, other=0.0).to(tl.float32) + tl.load(bias + feature).to(tl.float32)
-    tl.store(maps + start + offset, _activated(values, ACTIVATION).to(maps.dtype.element_ty), inside)
+@triton.jit(do_not_specialize=["n_units"])
+def _activate(
+    maps, bias, n_units, UNITS: tl.constexpr, ACTIVATION: tl.constexpr, TOGETHER: tl.constexpr, AT_ONCE: tl.constexpr
+):  # fmt: skip
+    unit = tl.program_id(0).to(tl.int64) * AT_ONCE + tl.arange(0, AT_ONCE)
+    place = tl.arange(0, TOGETHER)[None, :]
+    at = maps + unit[:, None] * TOGETHER + place
+    inside = (unit < n_units)[:, None]
+    # Numbers of a unit lie side by side in the bias, too.
+    shift = tl.load(bias + (unit % UNITS)[:, None] * TOGETHER + place).to(tl.float32)
+    values = tl.load(at, inside, other=0.0).to(tl.float32) + shift
+    tl.store(at, _activated(values, ACTIVATION).to(maps.dtype.element_ty), inside)
 
 
 # Spectra

@@ -44,7 +44,7 @@ def fuse(network: nn.Module) -> None:
                 fused = faster(module.get_submodule(name), activation)
                 if fused is not None:
                     setattr(module, name, fused)
-                    if (activation and not isinstance(fused, Pointwise)) or activation == "relu":
+                    if activation:
                         setattr(module, behind, nn.Identity())
         for name, child in module.named_children():
             if has_blocks(child):
@@ -59,17 +59,14 @@ def activation_of(module: nn.Module) -> str:
 
 
 def faster(module: nn.Module, activation: str) -> nn.Module | None:
-    """Return what computes a convolution, and the activation behind it if any, faster; None for whatever else.
-
-    `Pointwise` applies ReLU alone.
-    """
+    """Return what computes a convolution, and the activation behind it if any, faster; None for whatever else."""
     if type(module) is not nn.Conv2d or module.padding_mode != "zeros" or isinstance(module.padding, str):
         return None
     if is_pointwise(module):
-        return Pointwise(module, activation == "relu")
+        return Product(module, activation)
     if reads_one_map(module):
         return FromOneMap(module, activation)
-    if module.groups == module.in_channels == module.out_channels <= MOST_CHANNELS:
+    if module.groups == module.in_channels == module.out_channels:
         return Depthwise(module, activation)
     if module.groups != 1 or not activation:
         return None
@@ -97,6 +94,29 @@ def has_blocks(pool: nn.Module) -> TypeGuard[nn.AvgPool2d]:
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """Return a size along both axes, as PyTorch takes one for both."""
     return size if isinstance(size, tuple) else (size, size)
+
+
+class Product(Pointwise):
+    """A convolution with a kernel of 1x1 as one product, with whatever is done before and behind it.
+
+    cuBLAS applies ReLU alone; the rest takes kernels of our own, which read and write maps once.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: str) -> None:
+        super().__init__(conv, activation == "relu")
+        self.activation = activation
+
+    def forward(self, maps: Tensor, gate: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """Map (batch, inputs, freq, time) to (batch, outputs, freq, time), see `Pointwise.forward`."""
+        is_plain = self.activation in ("", "relu") and gate is None and residual is None
+        kernels = None if is_plain or not is_innermost(maps) else kernels_for(maps)
+        if kernels is None:
+            mapped = ACTIVATIONS["" if self.relu else self.activation](super().forward(maps, gate))
+            return mapped if residual is None else residual + mapped
+        added = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
+        grid = maps.permute(0, 2, 3, 1)  # (batch, freq, time, inputs)
+        found = kernels.product(grid, self.weight, self.bias, self.activation, gate, added)
+        return cast(Tensor, found.permute(0, 3, 1, 2))
 
 
 class ConvReLU(nn.Module):
@@ -143,35 +163,27 @@ def is_innermost(maps: Tensor) -> bool:
     return maps.is_contiguous(memory_format=torch.channels_last)
 
 
-class Depthwise(nn.Module):
-    """A depthwise convolution with its bias and activation.
+class Depthwise(ConvActivation):
+    """A depthwise convolution with its bias and activation; with 3x3 weights a kernel of our own does it all.
 
-    With 3x3 weights, a kernel of our own does it all in one pass. Otherwise bias and ReLU are left to a product with
-    the identity. It does both in one pass, in half the time. cuDNN's own way takes ten times that of the convolution.
+    cuDNN's own bias takes ten times as long as the convolution.
     """
 
     taps: Tensor
-    identity: Tensor
 
     def __init__(self, conv: nn.Conv2d, activation: str) -> None:
-        super().__init__()
+        super().__init__(conv, activation)
         taps = conv.weight.detach().flatten(1).t().contiguous()  # (area, features)
         self.register_buffer("taps", taps, persistent=False)
-        identity = torch.eye(conv.out_channels, dtype=conv.weight.dtype, device=conv.weight.device)
-        self.register_buffer("identity", identity, persistent=False)
-        self.bias, conv.bias = conv.bias, None
-        self.conv = conv
-        self.activation = activation
         # Of 5x5 the kernel takes several times as long as cuDNN.
         self.has_kernel = (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), *[(1, 1)] * 3)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, features, ...) to the same number of features."""
         kernels = kernels_for(maps) if self.has_kernel and is_innermost(maps) else None
-        if kernels is not None:
-            return cast(Tensor, kernels.depthwise(maps, self.taps, self.bias, self.activation))
-        grid = self.conv(maps).permute(0, 2, 3, 1)  # (batch, freq, time, features), in whichever order
-        return activated_product(grid, self.identity, self.bias, self.activation)
+        if kernels is None:
+            return super().forward(maps)
+        return cast(Tensor, kernels.depthwise(maps, self.taps, self.bias, self.activation))
 
 
 class FromOneMap(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -40,12 +41,13 @@ class PatchEmbed(nn.Module):
     ----------
     dim : features of a token
     kernel, stride, padding : mel bands and mel frames of a patch, from patch to patch, and of zeros at each end
+    bias : True if a bias is added
     """
 
-    def __init__(self, dim: int, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> None:
+    def __init__(self, dim: int, kernel: Pair, stride: Pair, padding: Pair = (0, 0), *, bias: bool = True) -> None:
         super().__init__()
         self.kernel, self.stride, self.padding = kernel, stride, padding
-        self.proj = nn.Conv2d(1, dim, kernel, stride, padding)
+        self.proj = nn.Conv2d(1, dim, kernel, stride, padding, bias=bias)
 
     def forward(self, mel: Tensor) -> Tensor:
         """Embed patches: (batch, n_mels, frames) -> (batch, freq, time, dim)."""
@@ -82,6 +84,21 @@ class Attention(nn.Module):
         mask = blocks_of(n, length, qkv) if n > 1 else None
         mixed = F.scaled_dot_product_attention(query[:, :, :n_queries], key, value, mask)
         return self.proj(mixed.transpose(1, 2).reshape(batch, -1, dim))  # (batch, n_queries, heads * dim)
+
+
+QUERY = re.compile(r"(blocks\.\d+\.attn\.)query\.(weight|bias)")
+
+
+def fuse_attention(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Concatenate the projections of query, key and value wherever all three are present."""
+    fused = dict(state_dict)
+    for key in state_dict:
+        if match := QUERY.fullmatch(key):
+            block, kind = match.groups()
+            names = [f"{block}{part}.{kind}" for part in ("query", "key", "value")]
+            if all(name in state_dict for name in names):
+                fused[f"{block}qkv.{kind}"] = torch.cat([fused.pop(name) for name in names])
+    return fused
 
 
 TILE = 128
@@ -199,6 +216,19 @@ def transformer_sizes(
             'no tensor; give it, such as network={"heads": 3}'
         )
     return {**sizes, "heads": dim // HEAD_FEATURES}
+
+
+def resized_times(table: Tensor, n_time: int) -> Tensor:
+    """Crop a table of positions in time to its start, as shorter clips do, or interpolate a shorter one (our choice).
+
+    Parameters
+    ----------
+    table : (1, dim, 1, positions)
+    n_time : positions wanted
+    """
+    if table.shape[3] >= n_time:
+        return table[..., :n_time]
+    return F.interpolate(table.float(), (1, n_time), mode="bilinear", align_corners=False)
 
 
 def patch_rows(n_freq: int, variant: Variant, given: Mapping[str, Any]) -> dict[str, int]:

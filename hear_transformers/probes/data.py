@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bulk import extract
-from ..bulk.formats import AUDIO, SUFFIXES, TABLES
+from ..bulk.formats import AUDIO, FILES, SUFFIXES, TABLES
+from ..bulk.outputs import OutputOptions
 from ..bulk.rows import FIELDS
 from ..bulk.rows import parse_columns as parse_fields
 from ..bulk.sources import Source
 from ..bulk.tables import TableFormat
 from ..embedding.pipeline import Model
 from ..errors import OptionError, TrainingError
-from ..files import parse_json
 from ..harness.tasks import METADATA, read_task
 from ..training.manifest import Layout, Manifest, read_column, read_labelled
 
@@ -110,14 +110,27 @@ def read_clips(
     if (data / METADATA).is_file():
         return _of_task(data, sample_rate)
     clips = read_labelled(data, layout=layout)
-    found = {name: tuple(read_column(data, column, layout)) for name, column in (more or {}).items()}
+    found = read_more(clips, layout, more or {})
+    return _of_manifest(clips, found.get(FOLD), found.get(GROUP))
+
+
+def read_more(clips: Manifest, layout: Layout | None, more: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Read the columns of fold and group of a table, a cell for each of its rows; raise TrainingError if one is empty.
+
+    Parameters
+    ----------
+    clips : of the table
+    layout : of the table
+    more : see `read_clips`
+    """
+    found = {name: tuple(read_column(clips.source, column, layout)) for name, column in more.items()}
     for name, values in found.items():
         if "" in values:
             line = clips.lines[values.index("")]
             raise TrainingError(
-                f"{data}: line {line} has no {name}; fill the column {(more or {})[name]!r}, or omit it"
+                f"{clips.source}: line {line} has no {name}; fill the column {more[name]!r}, or omit it"
             )
-    return _of_manifest(clips, found.get(FOLD), found.get(GROUP))
+    return found
 
 
 def _of_manifest(clips: Manifest, folds: tuple[str, ...] | None, groups: tuple[str, ...] | None) -> Labelled:
@@ -135,7 +148,7 @@ def _of_manifest(clips: Manifest, folds: tuple[str, ...] | None, groups: tuple[s
 def _of_task(folder: Path, sample_rate: int | None) -> Labelled:
     task = read_task(folder)
     if task.kind != "scene":
-        raise OptionError(f"{folder}: a task of events, which hear-transformers hear run does; give one of scenes")
+        raise OptionError(f"{folder}: a task of events, whose labels are those of parts of files; read them as events")
     if sample_rate is None:
         raise OptionError(f"{folder}: of a HEAR task audio of the model's sample rate is read")
     files = [(split, name, labels) for split in task.splits for name, labels in task.labels[split].items()]
@@ -164,25 +177,52 @@ def embed_clips(
 ) -> Embedded:
     """Embed clips into a folder, where a later run with the same model finds them; a clip that fails is left out."""
     pairs = list(zip(clips.paths, clips.spans, strict=True))
-    common = os.path.commonpath([path.absolute().parent for path in clips.paths])
-    names = [PurePath(os.path.relpath(path.absolute(), common)) for path in clips.paths]
-    sources = [Source(path, name, start=s, end=e) for (path, (s, e)), name in zip(pairs, names, strict=True)]
-    out = os.path.join(folder, "")
-    report = extract.extract(model, sources, out, workers=workers, on_start=on_start, on_outcome=on_outcome)
+    how: dict[str, Any] = {"workers": workers, "on_start": on_start, "on_outcome": on_outcome}
+    found, provenance, failed = extracted(clips.source, pairs, model, folder, **how)
+    rows = []
+    for _, path in found:
+        with np.load(path) as archive:
+            rows.append(archive["embedding"])
+    return Embedded(np.array([i for i, _ in found]), np.stack(rows).astype(np.float32), provenance, failed)
+
+
+Clips = Sequence[tuple[Path, tuple[float, float]]]
+"""Audio files, and start and end of the part of each in s, 0 and infinity for all of it."""
+
+
+def extracted(
+    source: Path, clips: Clips, model: Model, folder: Path, options: OutputOptions = extract.DEFAULTS, **how: Any
+) -> tuple[list[tuple[int, Path]], dict[str, Any], list[str]]:
+    """Embed clips into files of a folder, where a later run with the same model finds them.
+
+    Parameters
+    ----------
+    source : where the clips are from, for errors
+    clips : to embed
+    model, folder, options, how : see `extract.extract`
+
+    Returns
+    -------
+    found : number and output of each clip that has one
+    provenance : what made the embeddings
+    failed : messages, one for each clip that could not be embedded
+
+    Raises
+    ------
+    TrainingError : none could be embedded
+    """
+    common = os.path.commonpath([path.absolute().parent for path, _ in clips])
+    names = [PurePath(os.path.relpath(path.absolute(), common)) for path, _ in clips]
+    sources = [Source(path, name, start=s, end=e) for (path, (s, e)), name in zip(clips, names, strict=True)]
+    report = extract.extract(model, sources, os.path.join(folder, ""), options, **how)
     outputs = {(o.source, o.start, o.end): o.output for o in (*report.written, *report.skipped)}
-    kept, rows, made_with = [], [], []
-    for i, source in enumerate(sources):
-        path = outputs.get((str(source.path), source.start, source.end))
-        if path is not None:
-            with np.load(path) as archive:
-                rows.append(archive["embedding"])
-                made_with.append(parse_json(str(archive["provenance"])))
-            kept.append(i)
-    if not rows:
-        raise TrainingError(f"{clips.source}: none of its {len(clips.paths)} clips could be embedded")
-    provenance = {key: value for key, value in made_with[0].items() if key != AUDIO}
-    failed = [outcome.message for outcome in report.failed]
-    return Embedded(np.array(kept), np.stack(rows).astype(np.float32), provenance, failed)
+    keys = [(str(each.path), each.start, each.end) for each in sources]
+    found = [(i, path) for i, key in enumerate(keys) if (path := outputs.get(key)) is not None]
+    if not found:
+        raise TrainingError(f"{source}: none of its {len(clips)} clips could be embedded")
+    made_with = FILES[options.format].provenance_of(found[0][1])
+    provenance = {key: value for key, value in made_with.items() if key != AUDIO}
+    return found, provenance, [outcome.message for outcome in report.failed]
 
 
 def read_table(table: Path, labels: Labelled | None = None) -> tuple[Labelled, Embedded]:
@@ -218,7 +258,7 @@ def read_table(table: Path, labels: Labelled | None = None) -> tuple[Labelled, E
     numbers = _matched(table, files, spans, labels)
     kept = np.array([i for i, number in enumerate(numbers) if number is not None])
     found = [number for number in numbers if number is not None]
-    return _taken(labels, found), Embedded(np.arange(len(kept)), everything[1][kept], provenance)
+    return taken_rows(labels, found), Embedded(np.arange(len(kept)), everything[1][kept], provenance)
 
 
 def _check_one_kind(table: Path, reader: TableFormat) -> None:
@@ -278,7 +318,9 @@ def _matched(
     return numbers
 
 
-def _taken(clips: Labelled, rows: Sequence[int]) -> Labelled:
+def taken_rows(clips: Labelled, rows: Sequence[int]) -> Labelled:
+    """Return some of the clips, in this order."""
+
     def pick(values: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(values[i] for i in rows)
 
@@ -295,4 +337,4 @@ def _taken(clips: Labelled, rows: Sequence[int]) -> Labelled:
 
 def taken(clips: Labelled, embedded: Embedded) -> Labelled:
     """Return the clips that have an embedding."""
-    return _taken(clips, embedded.kept.tolist())
+    return taken_rows(clips, embedded.kept.tolist())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,25 @@ from .metrics import Score
 from .sample import Sample
 from .tasks import Split, Task, whole
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Floats = NDArray[np.float32]
+
+
+class Options(TypedDict, total=False):
+    """How probes are fitted.
+
+    Attributes
+    ----------
+    seed : of the probe, 0 without
+    columns : layer -> its positions in an embedding, for the gate
+    settings : of the probe that are fixed, such as {"C": 1.0}
+    """
+
+    seed: int
+    columns: Mapping[str, Sequence[int]] | None
+    settings: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,15 +62,7 @@ class Result:
         return next(iter(self.scores))
 
 
-def evaluate(
-    embeddings: Floats,
-    task: Task,
-    probe: str = "logistic",
-    *,
-    seed: int = 0,
-    columns: Mapping[str, Sequence[int]] | None = None,
-    settings: Mapping[str, Any] | None = None,
-) -> Result:
+def evaluate(embeddings: Floats, task: Task, probe: str = "logistic", **options: Unpack[Options]) -> Result:
     """Score a probe on a task: fit it for each split, and test it.
 
     Intervals are drawn from the same clips for all embeddings of a task, see `difference`.
@@ -62,9 +72,7 @@ def evaluate(
     embeddings : (clips, size), in the order of the task
     task : from `tasks.make_task`
     probe : a key of `fitting.PROBES`
-    seed : of the probe
-    columns : layer -> its positions in an embedding, for the gate
-    settings : of the probe that are fixed, such as {"C": 1.0}
+    options : see `Options`
 
     Raises
     ------
@@ -86,12 +94,12 @@ def evaluate(
     tested: list[NDArray[np.int64]] = []
     found: list[Floats] = []
     chosen: dict[str, Mapping[str, Any]] = {}
-    fixed = dict(settings or {})
-    for split in task.splits:
-        fitted = fit(probe, _sample(embeddings, task, split, seed, columns, fixed))
+
+    def sample(split: Split, fixed: Mapping[str, Any]) -> Sample:
+        return _sample(embeddings, task, split, {**options, "settings": fixed})
+
+    for split, _, fitted in fit_each(task.splits, probe, sample, options.get("settings")):
         chosen[split.name] = fitted.settings
-        if probe == "mlp":  # as heareval: the grid is searched on the first split
-            fixed |= {name: value for name, value in fitted.settings.items() if name != "epoch"}
         tested.append(split.test)
         found.append(fitted.probabilities(embeddings[split.test]))
     rows, probabilities = np.concatenate(tested), np.concatenate(found)
@@ -100,6 +108,30 @@ def evaluate(
     scores = metrics.score_all(task.targets, full, task.groups, tested, multi_label=task.multi_label)
     order = np.argsort(rows)
     return Result(probe, scores, rows[order], probabilities[order], chosen)
+
+
+def fit_each(
+    splits: Sequence[Split],
+    probe: str,
+    sample_of: Callable[[Split, Mapping[str, Any]], Sample],
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Split, Sample, Fitted]]:
+    """Fit a probe for each split of a task: yield the split, what the probe was fitted on, and the probe.
+
+    Parameters
+    ----------
+    splits : of the task
+    probe : a key of `fitting.PROBES`
+    sample_of : makes what a probe is fitted on, of a split and the settings that are fixed
+    settings : of the probe that are fixed
+    """
+    fixed = dict(settings or {})
+    for split in splits:
+        sample = sample_of(split, fixed)
+        fitted = fit(probe, sample)
+        if probe == "mlp":  # as heareval: the grid is searched on the first split
+            fixed |= {name: value for name, value in fitted.settings.items() if name != "epoch"}
+        yield split, sample, fitted
 
 
 def evaluate_each(
@@ -118,17 +150,9 @@ def difference(one: Result, other: Result, metric: str | None = None) -> Score:
     return metrics.summarise([first.value - second.value], first.draws - second.draws)
 
 
-def fit_whole(
-    embeddings: Floats,
-    task: Task,
-    probe: str = "logistic",
-    *,
-    seed: int = 0,
-    columns: Mapping[str, Sequence[int]] | None = None,
-    settings: Mapping[str, Any] | None = None,
-) -> Fitted:
+def fit_whole(embeddings: Floats, task: Task, probe: str = "logistic", **options: Unpack[Options]) -> Fitted:
     """Fit the probe to keep: on all clips of folds, else on what is trained on; parameters are those of `evaluate`."""
-    return fit(probe, _sample(check(embeddings, task), task, whole(task), seed, columns, dict(settings or {})))
+    return fit(probe, _sample(check(embeddings, task), task, whole(task), options))
 
 
 def check(embeddings: Floats, task: Task) -> Floats:
@@ -144,14 +168,23 @@ def check(embeddings: Floats, task: Task) -> Floats:
     return array
 
 
-def _sample(
-    embeddings: Floats,
-    task: Task,
-    split: Split,
-    seed: int,
-    columns: Mapping[str, Sequence[int]] | None,
-    settings: Mapping[str, Any],
+def make_sample(
+    parts: Sequence[Floats], options: Options, *, multi_label: bool, score: Callable[[Floats], float] | None = None
 ) -> Sample:
+    """Return what a probe is fitted on.
+
+    Parameters
+    ----------
+    parts : embeddings and targets to train on, and to validate on
+    options : see `Options`
+    multi_label, score : see `Sample`
+    """
+    settings, columns = dict(options.get("settings") or {}), options.get("columns") or {}
+    x, y, valid_x, valid_y = parts
+    return Sample(x, y, valid_x, valid_y, multi_label, options.get("seed", 0), settings, score, columns)
+
+
+def _sample(embeddings: Floats, task: Task, split: Split, options: Options) -> Sample:
     rows, valid = split.train, split.valid
     parts = embeddings[rows], task.targets[rows], embeddings[valid], task.targets[valid]
-    return Sample(*parts, task.multi_label, seed, settings, columns=columns or {})
+    return make_sample(parts, options, multi_label=task.multi_label)

@@ -102,12 +102,15 @@ def onset_f1(truth: Events, found: Events, collar: float) -> float:
 
     As sed_eval's event-based metric without offsets, micro-averaged; NaN if there are no events, or none are found.
     """
-    n_true = sum(len(truth.get(name, ())) for name in found)
-    n_found = sum(map(len, found.values()))
-    if not n_true or not n_found:
-        return math.nan
-    hits = sum(_matched(truth.get(name, ()), events, collar) for name, events in found.items())
-    return 2.0 * hits / (n_true + n_found)
+    hits, n_true, n_found = onset_counts(truth, found, collar).sum(0).tolist()
+    return 2.0 * hits / (n_true + n_found) if n_true and n_found else math.nan
+
+
+def onset_counts(truth: Events, found: Events, collar: float) -> NDArray[np.float64]:
+    """Count what `onset_f1` is made of in each file of `found`: (files, 3), that match, true, found."""
+    pairs = [(truth.get(name, ()), events) for name, events in found.items()]
+    counts = [(_matched(true, events, collar), len(true), len(events)) for true, events in pairs]
+    return np.array(counts, float).reshape(-1, 3)
 
 
 def _matched(truth: Sequence[Event], found: Sequence[Event], collar: float) -> int:
@@ -133,17 +136,22 @@ def error_rate(truth: Events, found: Events, segment: float = SEGMENT_SECONDS) -
 
     A file is as long as its last event, true or found. NaN if there are no true events.
     """
-    errors = n_true = 0
-    classes = sorted({event.label for events in (*truth.values(), *found.values()) for event in events})
-    for name in found:
-        pair = truth.get(name, ()), found[name]
-        length = max((math.ceil(event.end / segment) for events in pair for event in events), default=0)
-        true, guessed = (_roll(events, classes, length, segment) for events in pair)
+    errors, n_true = segment_counts(truth, found, segment).sum(0).tolist()
+    return errors / n_true if n_true else math.nan
+
+
+def segment_counts(truth: Events, found: Events, segment: float = SEGMENT_SECONDS) -> NDArray[np.float64]:
+    """Count what `error_rate` is made of in each file of `found`: (files, 2), errors and true labels of segments."""
+    counts = []
+    for name, events in found.items():
+        pair = truth.get(name, ()), events
+        classes = sorted({event.label for each in pair for event in each})
+        length = max((math.ceil(event.end / segment) for each in pair for event in each), default=0)
+        true, guessed = (_roll(each, classes, length, segment) for each in pair)
         hits, n_each, n_guessed = ((true & guessed).sum(1), true.sum(1), guessed.sum(1))
         # max(a, b) - hits = substitutions, min(a, b) - hits, and deletions or insertions, |a - b|.
-        errors += int((np.maximum(n_each, n_guessed) - hits).sum())
-        n_true += int(n_each.sum())
-    return errors / n_true if n_true else math.nan
+        counts.append((int((np.maximum(n_each, n_guessed) - hits).sum()), int(n_each.sum())))
+    return np.array(counts, float).reshape(-1, 2)
 
 
 def _roll(events: Sequence[Event], classes: Sequence[str], length: int, segment: float) -> NDArray[np.bool_]:

@@ -178,7 +178,7 @@ def score_all(
     for name in names_of(multi_label):
         once = [value(name, true[rows], given[rows]) for rows in tests]
         drawn = [
-            np.concatenate([METRICS[name](true[rows], given[rows], each) for each in _weights(groups[rows], seed)])
+            np.concatenate([METRICS[name](true[rows], given[rows], each) for each in weights_of(groups[rows], seed)])
             for seed, rows in enumerate(tests)
         ]
         bounds = () if name == "d_prime" else ((0.0, 1.0),)
@@ -186,7 +186,7 @@ def score_all(
     return found
 
 
-def _weights(groups: NDArray[np.int64], seed: int) -> Iterator[Array]:
+def weights_of(groups: NDArray[np.int64], seed: int) -> Iterator[Array]:
     """Draw groups with replacement: yield how often each clip counts, (some draws, clips)."""
     _, group_of = np.unique(groups, return_inverse=True)
     n_groups, rng = int(group_of.max()) + 1, np.random.default_rng(seed)

@@ -13,14 +13,21 @@ import numpy as np
 from ..files import atomic
 from ..training.results import CONFUSION, PICTURE, PREDICTIONS, SCORES, class_rows, draw_confusion, write_table
 from .evaluation import Result
+from .event_evaluation import EventResult, EventTask, event_rows
 from .metrics import LEVEL
 from .tasks import Task
 
 SUMMARY = "scores.json"
 
 
-def summary(task: Task, results: Sequence[Result]) -> dict[str, Any]:
-    """Return the scores of several probes, ready for JSON; what is not defined is None."""
+def summary(task: Task, results: Sequence[Result] | Sequence[EventResult]) -> dict[str, Any]:
+    """Return the scores of several probes, ready for JSON; what is not defined is None.
+
+    Parameters
+    ----------
+    task : of clips, or `EventTask.files`
+    results : of each probe
+    """
     return {
         "clips": len(task.names),
         "classes": len(task.classes),
@@ -31,7 +38,7 @@ def summary(task: Task, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def scores_of(result: Result) -> dict[str, Any]:
+def scores_of(result: Result | EventResult) -> dict[str, Any]:
     """Return metric -> value, low, high and standard deviation over tests."""
     return {
         name: {key: _number(getattr(score, key)) for key in ("value", "low", "high", "std")}
@@ -64,8 +71,32 @@ def write(folder: Path, task: Task, result: Result, others: Sequence[Result]) ->
         draw_confusion(folder / PICTURE, task.classes, counts, "tested")
 
 
+def write_events(folder: Path, task: EventTask, result: EventResult, others: Sequence[EventResult]) -> None:
+    """Write the report of a result of events, and the scores of other probes beside it.
+
+    scores.json      all scores, with intervals, of every probe
+    scores.csv       a row for each class
+    predictions.csv  a row for each event that was found in a file that was tested; times in s
+    """
+    with atomic(folder / SUMMARY) as file:
+        file.write(json.dumps(summary(task.files, [result, *others]), indent=2).encode())
+    write_table(folder / SCORES, event_rows(task, result))
+    fold_of = _folds(task.files)
+    lines = (
+        [task.files.names[row], fold_of[row], f"{event.start:.6f}", f"{event.end:.6f}", event.label]
+        for row, found in result.found.items()
+        for event in found
+    )
+    write_table(folder / PREDICTIONS, [["path", "fold", "start", "end", "predicted"], *lines])
+
+
+def _folds(task: Task) -> dict[int, str]:
+    """Return the fold in which each clip was tested."""
+    return {int(row): split.name for split in task.splits for row in split.test}
+
+
 def _predictions(task: Task, result: Result) -> Iterable[Sequence[Any]]:
-    fold_of = {int(row): split.name for split in task.splits for row in split.test}
+    fold_of = _folds(task)
     yield ["path", "fold", "labels", "predicted", *task.classes]
     for row, each in zip(result.rows.tolist(), result.probabilities, strict=True):
         labels = ";".join(task.classes[i] for i in np.flatnonzero(task.targets[row]))

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 from ..bulk.formats import AUDIO, differences
 from ..errors import OptionError, WeightsError
 from ..files import atomic, parse_json
+from .events import Processing
 from .fitting import PROBES, Fitted
 
 ARRAYS, WORDS = "probe.safetensors", "probe.json"
@@ -37,6 +38,7 @@ class Saved:
     provenance : of the embeddings that it was fitted on
     model : how to load their model: options of the command; empty if that is not known
     scores : metric -> value, low, high
+    processing : from probabilities along time to events; None for a probe of whole clips
     """
 
     fitted: Fitted
@@ -44,6 +46,12 @@ class Saved:
     provenance: Mapping[str, Any]
     model: Mapping[str, Any]
     scores: Mapping[str, Any]
+    processing: Processing | None = None
+
+    @property
+    def along_time(self) -> bool:
+        """Whether it is of embeddings along time."""
+        return self.processing is not None
 
 
 def write(folder: Path, probe: Saved) -> None:
@@ -58,6 +66,7 @@ def write(folder: Path, probe: Saved) -> None:
         "provenance": probe.provenance,
         "model": probe.model,
         "scores": probe.scores,
+        "processing": None if probe.processing is None else probe.processing._asdict(),
     }
     with atomic(folder / ARRAYS) as file:
         file.write(save({name: array.copy() for name, array in fitted.arrays.items()}))
@@ -80,7 +89,8 @@ def read(folder: str | os.PathLike[str]) -> Saved:
             raise WeightsError(f"{path}: a probe of a newer version of this package; update it")
         fitted = Fitted(words["probe"], bool(words["multi_label"]), arrays, dict(words["settings"]))
         rest = {name: dict(words[name]) for name in ("provenance", "model", "scores")}
-        probe = Saved(fitted, tuple(map(str, words["classes"])), **rest)
+        how = None if words["processing"] is None else Processing(**words["processing"])
+        probe = Saved(fitted, tuple(map(str, words["classes"])), **rest, processing=how)
         n_classes = arrays["targets"].shape[1] if fitted.kind == "knn" else len(arrays[_last_bias(arrays)])
         if n_classes != len(probe.classes) or arrays["mean"].shape != arrays["scale"].shape:
             raise ValueError(f"{n_classes} outputs for {len(probe.classes)} classes")

@@ -65,6 +65,7 @@ def make_task(
     groups: Sequence[str] | None = None,
     n_folds: int | None = None,
     seed: int = 0,
+    multi_label: bool | None = None,
 ) -> Task:
     """Make a task: of folds that are given, or drawn.
 
@@ -77,6 +78,7 @@ def make_task(
     groups : of each clip, what must not be on both sides of a split; None for the names
     n_folds : to draw, where none are given; None for `N_FOLDS`, or as many as the rarest class has groups
     seed : of the draw
+    multi_label : whether a clip may have any number of labels; None for whether one has several, or none
 
     Raises
     ------
@@ -84,7 +86,7 @@ def make_task(
     OptionError : fewer than two folds
     """
     members, targets = list(names if groups is None else groups), np.asarray(targets, np.float32)
-    multi_label = bool((targets.sum(1) != 1).any())
+    multi_label = bool((targets.sum(1) != 1).any()) if multi_label is None else multi_label
     if len(names) == 0:
         raise TrainingError("there are no clips to probe")
     if len(classes) < 2 and not multi_label:

@@ -98,7 +98,7 @@ class Curves:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a picture, atomically, and without matplotlib's warnings of letters that its font lacks."""
+    """Write a picture as its suffix says, atomically, without matplotlib's warnings of letters that its font lacks."""
     with warnings.catch_warnings(), atomic(path) as file:
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(file, dpi=120, format="png")
+        figure.savefig(file, dpi=120, format=path.suffix[1:])

@@ -10,7 +10,7 @@ from hear_transformers.checkpoints.published import Checkpoint, manifest
 from hear_transformers.networks import counting
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
-FAMILIES = ("ast", "panns", "passt", "efficientat", "eat", "atst")
+FAMILIES = ("ast", "panns", "passt", "efficientat", "dasheng", "ced", "eat", "atst", "beats")
 PRESETS = {
     f"{base}{levels}"
     for base in ("base", "hop160base", "hop100base")
@@ -18,10 +18,12 @@ PRESETS = {
 }
 """PaSST's HEAR modules: more variants of checkpoints that have one of their own name."""
 UNMEASURED = {
-    "dymn04_replace_se_as", "dymn10_replace_se_as",
-    "base_epoch30_pretrain", "large_epoch20_pretrain", "SSLAM_pretrain", "base_epoch10_pretrain",
-    "frame_base", "frame_small", "frame_weak", "frame_ssl",
-}  # fmt: skip
+    *("dymn04_replace_se_as", "dymn10_replace_se_as"),
+    *("base_epoch30_pretrain", "large_epoch20_pretrain", "SSLAM_pretrain", "base_epoch10_pretrain"),
+    *("frame_base", "frame_small", "frame_weak", "frame_ssl"),
+    *(f"iter3_plus_AS20K{rest}" for rest in ("", "_finetuned_on_AS2M_cpt1", "_finetuned_on_AS2M_cpt2")),
+    *("NatureBEATs", "OpenBEATs-Large-i2"),
+}
 """Files for which no metric is published."""
 ARCHITECTURES = ("mast", "atgnn")
 """Families whose variants are mostly without weights: their cards list all of them."""

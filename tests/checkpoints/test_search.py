@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hear_transformers import ast, atgnn, atst, catalogue, eat, efficientat, mast, panns, passt, tiny
+from hear_transformers import ast, atgnn, atst, catalogue, ced, eat, efficientat, mast, panns, passt, tiny
 from hear_transformers.checkpoints.loading import recognise
 from hear_transformers.checkpoints.state_dicts import Content
 from hear_transformers.embedding.embedder import Embedder
@@ -363,6 +363,7 @@ def test_files_of_the_author_of_atgnn_are_read_with_his_positions(colours: int, 
         (ast, lambda: ast.AST(dim=192, heads=3), "tiny_10_10"),
         (efficientat, lambda: efficientat.EfficientAT(width=0.4, dynamic=efficientat.EVERY_BLOCK), "dymn04_as"),
         (tiny, lambda: tiny.TinyAudioTransformer(), "tiny"),
+        (ced, lambda: ced.CED(dim=192, heads=3), "ced_tiny"),
     ],
 )
 def test_the_tensors_say_which_model_a_file_is_for(

@@ -18,6 +18,7 @@ ROW = '[net.one]\nfile = "one.pt"\nlicence = "MIT"\nurl = "https://example.org/o
 ROWS = [pytest.param(row, id=f"{row.family}-{row.name}") for row in manifest().values()]
 DOWNLOADED = [pytest.param(row, id=f"{row.family}-{row.name}") for row in manifest().values() if not row.embedded]
 GOOGLE_DRIVE = "https://drive.usercontent.google.com/download?id="
+ONEDRIVE = "https://1drv.ms/u/"  # whose links have no names
 # Where files lie that are not beside the authors' code.
 PUBLISHERS = (
     "https://huggingface.co/MIT/",
@@ -25,9 +26,13 @@ PUBLISHERS = (
     "https://zenodo.org/record/3987831/files/",
     "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/",
     "https://dl.fbaipublicfiles.com/deit/",
+    "https://huggingface.co/mispeech/",
+    "https://zenodo.org/records/13315686/files/",
     "https://huggingface.co/worstchan/EAT-",
     "https://huggingface.co/ta012/SSLAM_",
     GOOGLE_DRIVE,
+    ONEDRIVE,
+    "https://huggingface.co/EarthSpeciesProject/",
 )
 REAL = Path(__file__).parents[3] / "shared" / "weights" / "mn04_as_mAP_432.pt"
 
@@ -47,10 +52,10 @@ def test_published_rows_say_where_from_and_on_what_terms(row: Checkpoint) -> Non
     assert row.url.startswith((row.source, *PUBLISHERS))
     assert row.source.startswith("https://")
     # Hugging Face calls every file "model"; here it has the name of its repository.
-    repository = row.file.removesuffix(".safetensors")
+    repository = Path(row.file).stem
     is_named = unquote(urlsplit(row.url).path).endswith(f"/{row.file}") or f"/{repository}/resolve/" in row.url
-    assert is_named or row.url.startswith(GOOGLE_DRIVE)  # which numbers its files
-    assert row.licence in {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0"}
+    assert is_named or row.url.startswith((GOOGLE_DRIVE, ONEDRIVE))  # which number their files
+    assert row.licence in {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-SA-4.0"}
     assert row.trained_on is not None
 
 
@@ -72,7 +77,8 @@ def test_urls_are_unique() -> None:
 
 def test_every_published_file_of_each_family_is_listed() -> None:
     published = {"tiny": 1, "passt": 22, "efficientat": 46, "ast": 8, "panns": 22, "mast": 3, "atgnn": 1, "deit": 3}
-    published |= {"eat": 9, "atst": 5}
+    published |= {"dasheng": 4, "ced": 4, "eat": 9, "atst": 5}
+    published |= {"beats": 18}
     assert Counter(row.family for row in manifest().values()) == published
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import ast, atgnn, atst, eat, efficientat, hear, mast, panns, passt, tiny
+from hear_transformers import ast, atgnn, atst, beats, ced, dasheng, eat, efficientat, hear, mast, panns, passt, tiny
 from hear_transformers.embedding.embedder import Embedder
 from hear_transformers.errors import AudioError, OptionError
 from hear_transformers.explain import attention, explanation, figures, occlusion
@@ -25,8 +25,11 @@ SMALL = {
     "atgnn": (atgnn, {"channels": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "label_depths": (1, 1, 1, 1)}),
     "panns": (panns, {"width": 0.1}),
     "efficientat": (efficientat, {"width": 0.1}),
+    "dasheng": (dasheng, {"dim": 48, "depth": 2, "heads": 3}),
+    "ced": (ced, {"dim": 48, "depth": 2, "heads": 3}),
     "eat": (eat, {"dim": 48, "depth": 2, "heads": 3}),
     "atst": (atst, {"dim": 48, "depth": 2, "heads": 3}),
+    "beats": (beats, {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32}),
 }
 BURST_S, BURST_HZ = 1.3, 1_000.0
 
@@ -54,7 +57,7 @@ def window(name: str, seconds: float = 2.0, **options) -> Window:
     return window_of(model, noise(model.sample_rate, seconds))
 
 
-@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "eat", "atst"])
+@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "eat", "atst", "beats"])
 @torch.no_grad()
 def test_attention_with_its_weights_equals_the_fused_one(name):
     clip = window(name)
@@ -78,7 +81,9 @@ def test_attention_with_its_weights_equals_the_fused_one(name):
         ("ast", "1", "cls"),
         ("tiny", "2", "mean"),
         ("mast", "2", "mean"),
+        ("ced", "2", "mean"),
         ("atst", "2", "mean"),
+        ("beats", "2", "mean"),
     ],
 )
 def test_rollout_is_the_product_of_the_blocks(name, layer, pool):
@@ -96,6 +101,7 @@ def test_rollout_is_the_product_of_the_blocks(name, layer, pool):
     for weights in recorded.weights[: int(layer) if layer.isdecimal() else None]:
         product = (0.5 * weights + 0.5 * torch.eye(len(weights))) @ product
     rows = product[prefix:] if pool == "mean" and layer.isdecimal() else product[:prefix]
+    shares = shares.T if clip.trunk.time_first else shares
     torch.testing.assert_close(shares.flatten(), rows.mean(0)[prefix:], rtol=0, atol=1e-6)
 
 
@@ -122,7 +128,7 @@ def test_gradient_attention_is_that_of_its_paper():
     torch.testing.assert_close(found.flatten(), relevance[:2].mean(0)[2:], rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "eat", "atst"])
+@pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "dasheng", "ced", "eat", "atst"])
 @pytest.mark.parametrize("place", [0.0, 0.4, 1.0])
 def test_a_patch_lies_where_its_gradient_does(name, place):
     clip = window(name, 1.0)
@@ -134,9 +140,10 @@ def test_a_patch_lies_where_its_gradient_does(name, place):
     grid = clip.grid("0", patches.shape[1], patches.shape[0])
     for axis, size, index in ((grid.freq, seen.any(1), row), (grid.time, seen.any(0), column)):
         places = size.nonzero().flatten()
-        reach = {"mast": 5, "tiny": 64 if axis is grid.freq else 6, "atst": 32 if axis is grid.freq else 2}.get(name, 8)
+        reach = {"mast": 5, "tiny": 64 if axis is grid.freq else 6, "dasheng": 32}
+        reach["atst"] = 32 if axis is grid.freq else 2
         assert axis.n == patches.shape[1 if axis is grid.freq else 0]
-        assert (places - axis.centres()[index]).abs().max() <= reach
+        assert (places - axis.centres()[index]).abs().max() <= reach.get(name, 8)
         if 0 < index < axis.n - 1:
             assert float(places[0] + places[-1]) / 2 == pytest.approx(axis.centres()[index], abs=0.01)
 

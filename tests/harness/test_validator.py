@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 OPTIONS = {name: {} if name == tiny.FAMILY.name else {"pretrained": False} for name in FAMILIES}
 # A smaller AST: the full size takes two minutes of a core here, and test_contract.py holds it to the same rules.
 OPTIONS["ast"]["variant"] = "tiny_10_10"
+OPTIONS["dasheng"]["network"] = {"dim": 48, "depth": 2, "heads": 3}
 
 DEVICES = [
     "cpu",

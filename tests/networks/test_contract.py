@@ -19,8 +19,11 @@ SMALL = {
     "mast": {"dim": 24, "depths": (1, 1, 1, 1)},
     "atgnn": {"channels": (8, 8, 16, 16), "depths": (1, 1, 1, 1)},
     "efficientat": {"width": 0.1},
+    "dasheng": {"dim": 48, "depth": 2, "heads": 3},
+    "ced": {"dim": 48, "depth": 2, "heads": 3},
     "eat": {"dim": 48, "depth": 2, "heads": 3},
     "atst": {"dim": 48, "depth": 2, "heads": 3},
+    "beats": {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32},
 }
 HEAR_SAMPLE_RATES = {16_000, 22_050, 32_000, 44_100, 48_000}
 

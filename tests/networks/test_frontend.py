@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,16 @@ import torch
 
 from hear_transformers import atgnn, efficientat, panns, passt
 from hear_transformers.networks import fused
-from hear_transformers.networks.frontend import AST_MEL, CpjkuMel, KaldiMel, PannsMel, kaldi_filters, slaney_filters
+from hear_transformers.networks.frontend import (
+    AST_MEL,
+    XIAOMI_MEL,
+    CpjkuMel,
+    KaldiMel,
+    PannsMel,
+    htk_filters,
+    kaldi_filters,
+    slaney_filters,
+)
 from tests.helpers.torchaudio import needs_torchaudio
 
 pytestmark = pytest.mark.numeric
@@ -128,6 +138,23 @@ def test_mel_is_that_of_torchlibrosa(spec):
     torch.testing.assert_close(spec.build()(clips), torchlibrosas(spec, clips), rtol=0, atol=TOLERANCE_DB)
 
 
+@needs_torchaudio
+@pytest.mark.parametrize("n_samples", [257, 480, 48_123])
+def test_mel_is_torchaudios(n_samples):
+    from torchaudio import functional, transforms
+
+    spec = XIAOMI_MEL
+    sizes = {"n_fft": spec.n_fft, "win_length": spec.win_length, "hop_length": spec.hop_length, "n_mels": spec.n_mels}
+    power = transforms.MelSpectrogram(spec.sample_rate, **sizes, f_min=spec.fmin, f_max=spec.fmax)
+    decibels = transforms.AmplitudeToDB(top_db=spec.range_db)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "At least one mel filterbank has all zero values")
+        filters = functional.melscale_fbanks(257, spec.fmin, spec.fmax, spec.n_mels, spec.sample_rate)
+        assert torch.equal(htk_filters(spec), filters)
+        for clip, mel in zip(noise(3, n_samples), spec.build()(noise(3, n_samples)), strict=True):
+            torch.testing.assert_close(mel, decibels(power(clip)), rtol=0, atol=TOLERANCE_DB)
+
+
 @pytest.mark.parametrize("n_samples", [400, 559, 560, 719, 720, 16_000])
 def test_frames_of_kaldi_are_counted_right(n_samples):
     n_frames = AST_MEL.build()(torch.zeros(1, n_samples)).shape[2]
@@ -163,7 +190,7 @@ def test_kernels_compute_the_same_where_triton_is_interpreted():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("n_samples", [CPJKU_MELS[0].min_samples, 32_001])
-@pytest.mark.parametrize("spec", [*CPJKU_MELS, *PANNS_MELS], ids=str)
+@pytest.mark.parametrize("spec", [*CPJKU_MELS, *PANNS_MELS, XIAOMI_MEL], ids=str)
 @torch.no_grad()
 def test_kernels_of_a_card_are_as_exact_as_pytorch(spec, n_samples, monkeypatch):
     frontend, waveforms = spec.build(), noise(2, n_samples)

@@ -14,8 +14,16 @@ from torch.nn import functional as F
 
 from hear_transformers.networks import fused as kernel_choice
 from hear_transformers.networks import tensor_cores
-from hear_transformers.networks.conv_norm import Pointwise, features_innermost, fold
-from hear_transformers.networks.tensor_cores import BlockMeans, ConvActivation, ConvReLU, Depthwise, FromOneMap, fuse
+from hear_transformers.networks.conv_norm import features_innermost, fold, project
+from hear_transformers.networks.tensor_cores import (
+    BlockMeans,
+    ConvActivation,
+    ConvReLU,
+    Depthwise,
+    FromOneMap,
+    Product,
+    fuse,
+)
 from tests.helpers.golden import assert_equal, filled, noise
 from tests.networks.test_conv_norm import networks
 
@@ -30,8 +38,10 @@ CHAINS = {
         [nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.GELU()],
         ConvActivation,
     ),
-    "pointwise": ([nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], Pointwise),
-    "pointwise without ReLU": ([nn.Conv2d(8, 16, 1)], Pointwise),
+    "pointwise": ([nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], Product),
+    "pointwise without ReLU": ([nn.Conv2d(8, 16, 1)], Product),
+    "pointwise, other activation": ([nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish()], Product),
+    "pointwise, wide": ([nn.Conv2d(72, 144, 1), nn.GELU()], Product),
     "depthwise": ([nn.Conv2d(8, 8, 5, 2, 2, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU()], Depthwise),
     "depthwise, other activation": ([nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Hardswish()], Depthwise),
     "depthwise without bias": ([nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.ReLU()], Depthwise),
@@ -43,7 +53,7 @@ CHAINS = {
 }
 
 
-KERNELS = [chain for chain, (_, kind) in CHAINS.items() if kind in (FromOneMap, Depthwise, ConvActivation)]
+KERNELS = [chain for chain, (_, kind) in CHAINS.items() if kind in (FromOneMap, Depthwise, ConvActivation, Product)]
 """What kernels of our own compute on a card."""
 
 
@@ -92,17 +102,12 @@ def test_whatever_else_stays(modules):
     assert list(network) == modules
 
 
-def test_a_depthwise_convolution_of_many_channels_stays(monkeypatch):
-    monkeypatch.setattr(tensor_cores, "MOST_CHANNELS", 8)
-    assert isinstance(tensor_cores.faster(nn.Conv2d(8, 8, 3, groups=8), ""), Depthwise)
-    assert tensor_cores.faster(nn.Conv2d(16, 16, 3, groups=16), "") is None
-
-
 INTERPRETED = """
 import torch
 from hear_transformers.networks import kernels, tensor_cores
 from tests.helpers.golden import assert_equal, noise
-from tests.networks.test_tensor_cores import KERNELS, fused_chain
+from hear_transformers.networks.conv_norm import project
+from tests.networks.test_tensor_cores import KERNELS, PARTS, fused_chain, projection
 
 kernels.DEPTHWISE_NUMBERS, kernels.ONE_MAP_NUMBERS, kernels.ACTIVATED = 128, 64, 512
 tensor_cores.kernels_for = lambda maps: kernels
@@ -110,7 +115,36 @@ with torch.no_grad():
     for chain in KERNELS:
         network, fused, maps = fused_chain(chain, (3, 6))
         assert_equal(fused(maps), network(maps), 1e-6)
+    for is_gated, is_residual in PARTS:
+        layers, fused, given = projection(is_gated, is_residual)
+        assert_equal(project(fused, *given), project(layers, *given), 1e-6)
 """
+
+
+PARTS = [(False, True), (True, False), (True, True)]
+"""Gate and residual."""
+
+
+def projection(is_gated, is_residual, size=(3, 6), device="cpu", dtype=torch.float32):
+    """Make the last layers of a block in float32, what replaces them, and maps, gate and residual for both."""
+    layers = filled(nn.Sequential(nn.Conv2d(72, 24, 1, bias=False), nn.BatchNorm2d(24)))
+    fused = copy.deepcopy(fold(layers)).to(device, dtype)
+    fuse(fused)
+    features_innermost(fused)
+    maps, residual = noise(2, 72, *size), noise(2, 24, *size)
+    maps, residual = (each.to(memory_format=torch.channels_last) for each in (maps, residual))
+    return layers, fused, (maps, noise(2, 72).abs() if is_gated else None, residual if is_residual else None)
+
+
+@pytest.mark.parametrize(("is_gated", "is_residual"), PARTS)
+@torch.no_grad()
+def test_a_projection_takes_gate_and_residual_along(is_gated, is_residual):
+    layers, fused, (maps, gate, residual) = projection(is_gated, is_residual)
+    expected = layers(maps if gate is None else maps * gate[:, :, None, None])
+    expected = expected if residual is None else residual + expected
+    assert isinstance(fused[0], Product)
+    assert_equal(project(layers, maps, gate, residual), expected, 1e-6)
+    assert_equal(project(fused, maps, gate, residual), expected, 1e-6)
 
 
 @needs_triton
@@ -158,6 +192,19 @@ def test_on_cuda_they_differ_by_rounding_alone(chain, fewest, size, dtype, monke
     expected = network(maps.to(dtype).float())
     found = fused(maps.cuda().to(dtype)).float().cpu()
     assert_equal(found, expected, 2e-2 if dtype == torch.bfloat16 else 3e-3)
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(each, marks=needs_cuda) for each in (torch.bfloat16, torch.float16)])
+@pytest.mark.parametrize("fewest", [1, math.inf])
+@pytest.mark.parametrize(("is_gated", "is_residual"), PARTS)
+@torch.no_grad()
+def test_on_cuda_projections_differ_by_rounding_alone(is_gated, is_residual, fewest, dtype, monkeypatch):
+    monkeypatch.setattr(kernel_choice, "FEWEST_NUMBERS", fewest)
+    layers, fused, given = projection(is_gated, is_residual, (33, 16), "cuda", dtype)
+    rounded = [None if each is None else each.to(dtype) for each in given]
+    expected = project(layers, *[None if each is None else each.float() for each in rounded])
+    found = project(fused, *[None if each is None else each.cuda() for each in rounded])
+    assert_equal(found.float().cpu(), expected, 2e-2 if dtype == torch.bfloat16 else 3e-3)
 
 
 @pytest.mark.cuda

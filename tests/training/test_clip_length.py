@@ -43,8 +43,11 @@ NETWORKS = [  # family, variant, network, in training
     slow("atgnn", "pyr_t", {**ATGNN, "frames": 256}, {}),
     slow("efficientat", "mn01_as", {"width": 0.1}, {}),
     slow("efficientat", "dymn04_as", {"width": 0.1}, {}),
+    slow("dasheng", "dasheng_base", {**DEIT, "time_positions": 50}, {}),
+    slow("ced", "ced_tiny", {**DEIT, "time_positions": 50}, {}),
     slow("eat", "base_epoch30_pretrain", DEIT, {}),
     slow("atst", "frame_weak", DEIT, {}),
+    slow("beats", "iter1", {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32}, {}),
 ]
 RECIPE = replace(
     RECIPES["scratch"],

@@ -28,8 +28,11 @@ HEADS = {
     "mast": ["head"],
     "atgnn": ["prediction.4", "labels"],
     "efficientat": ["classifier.5"],
+    "dasheng": ["head.1"],
+    "ced": ["head.1"],
     "eat": ["head"],
     "atst": ["weak_head"],
+    "beats": ["head"],
 }
 """What other classes leave nothing of."""
 BIRDS = ("wren", "robin", "owl")

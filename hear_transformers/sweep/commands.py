@@ -1,0 +1,36 @@
+"""The command that embeds with a setting of a sweep."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from .passes import SCENE, Cell, Pass
+
+
+def command_of(source: Path, columns: Mapping[str, str], found: Pass, cell: Cell) -> str:
+    """Return the command that embeds data with one setting: `embed-audio`, or of random weights the sweep itself.
+
+    Parameters
+    ----------
+    source : folder or table
+    columns : of a table, what they hold
+    found : the pass
+    cell : layers and pooling
+    """
+    chosen, along = found.chosen, []
+    if found.hop_ms is not None:
+        along = ["--window-ms", f"{found.window_ms:g}", "--hop-ms", f"{found.hop_ms:g}"]
+    framing = ["--framing", found.framing]
+    pool = ["--pool", cell.pool] if cell.pool else []
+    if chosen.is_random:
+        words = ["hear-transformers", "sweep", str(source), "--random", chosen.name, "--layers", cell.layer]
+        return shlex.join([*words, *pool, *along, *framing])
+    words = ["embed-audio", str(source)]
+    if source.is_file():
+        told = [f"{name}={column}" for name, column in columns.items() if name != "labels"]
+        words = ["embed-audio", "--manifest", str(source), *(["--columns", ",".join(told)] if told else [])]
+    weights = ["--weights", chosen.weights] if chosen.weights else []
+    words += ["--model", chosen.name, *weights, "--layer", ",".join(cell.members), *pool, *along]
+    return shlex.join([*words, *(framing if found.framing != SCENE else []), "--out", "embeddings"])

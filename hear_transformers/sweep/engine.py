@@ -1,0 +1,283 @@
+"""Labelled audio and passes -> embeddings -> rows of scores. All of it is kept, and a later run does what is missing.
+
+OUT/embeddings/TASK/model=PASS/    an output for each clip, see `bulk.extract`
+OUT/scores/KEY.json                scores of a probe, by what it was fitted on
+OUT/costs.json                     seconds of compute and of audio of each pass
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bulk import extract
+from ..bulk.mixing import MODEL_FOLDER
+from ..errors import OptionError, TrainingError
+from ..files import atomic
+from .commands import command_of
+from .passes import Cell, Pass
+from .results import Row
+from .subjects import Data, Floats, Subject, score_key
+
+Times = NDArray[np.float64]
+
+EMBEDDINGS, SCORES, COSTS = "embeddings", "scores", "costs.json"
+
+NO_POOL = "vector"
+"""In the tables, pooling of a layer that is a vector."""
+
+NO_TIMES, NO_PLACES = np.zeros(0), np.zeros(0, np.int64)
+
+BLOCK_BYTES = 2**29
+"""Embeddings in memory at once."""
+
+SAVE_SECONDS = 1.0
+"""Time between two writings of the costs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How settings are scored.
+
+    Attributes
+    ----------
+    probes : keys of `probes.fitting.PROBES`
+    n_folds : to draw where none are given, see `probes.tasks.make_task`
+    seed : of folds and probes
+    workers : processes that read audio
+    on_start, on_outcome : of the clips, see `extract.extract`
+    on_scores : called with the task and the number of scores to come
+    on_score : called after each
+    """
+
+    probes: tuple[str, ...] = ("logistic",)
+    n_folds: int | None = None
+    seed: int = 0
+    workers: int = 0
+    on_start: Callable[[int], None] = lambda n: None
+    on_outcome: Callable[[extract.Outcome], None] = lambda outcome: None
+    on_scores: Callable[[str, int], None] = lambda name, n: None
+    on_score: Callable[[], None] = lambda: None
+
+
+def check(data: Sequence[Data], passes: Sequence[Pass], options: Options) -> None:
+    """Read the labels of all data, so that what is wrong there is told before anything is embedded.
+
+    Raises
+    ------
+    OptionError : two data of one name, no pass at all; see `subjects.Data.read`
+    TrainingError : see `subjects.Data.read`
+    """
+    if not passes:
+        raise OptionError("no model can serve any of the settings; the lines above say why")
+    names = [each.name for each in data]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise OptionError(f"two data are named {twice[0]}; give one another name: other={data[-1].source}")
+    for each in data:
+        for rate in sorted({found.sample_rate for found in passes}):
+            subject = each.read(rate, options.n_folds, options.seed)
+            if not _served(passes, subject):
+                raise OptionError(
+                    f"{each.source}: events need embeddings along time; give --framing windowed or native"
+                )
+            if not each.is_hear:
+                break
+
+
+def sweep(data: Sequence[Data], passes: Sequence[Pass], out: Path, options: Options) -> Iterator[Row]:
+    """Embed and score all settings: yield the rows of one task after the other.
+
+    Parameters
+    ----------
+    data : labelled audio
+    passes : from `settings.passes_of`
+    out : folder for embeddings and scores
+    options : how they are scored
+    """
+    for each in data:
+        subject, files = _embedded(each, passes, out, options)
+        options.on_scores(each.name, sum(len(found.cells) for found in files) * len(options.probes))
+        for found, of_pass in files.items():
+            for cell, embeddings, times_ms in _read(found.cells, of_pass):
+                for probe in options.probes:
+                    scores = _scores(subject, probe, embeddings, times_ms, out / SCORES)
+                    yield from _rows(each, subject, found, cell, probe, scores)
+                    options.on_score()
+
+
+def _served(passes: Sequence[Pass], subject: Subject) -> list[Pass]:
+    """Return the passes that make what a subject needs."""
+    return [found for found in passes if found.is_along_time or not subject.along_time]
+
+
+# Embeddings
+
+
+def _embedded(
+    data: Data, passes: Sequence[Pass], out: Path, options: Options
+) -> tuple[Subject, dict[Pass, list[Path]]]:
+    """Embed all clips with all passes, decoding each once: return the clips that all passes have, and their outputs."""
+    groups: dict[int, list[Pass]] = {}
+    for found in passes:
+        groups.setdefault(found.sample_rate if data.is_hear else 0, []).append(found)
+    outputs: dict[Pass, dict[int, Path]] = {}
+    for together in groups.values():
+        subject = data.read(together[0].sample_rate, options.n_folds, options.seed)
+        if served := _served(together, subject):
+            outputs |= _extracted(data.name, subject, served, out, options)
+    kept = [i for i in range(len(subject.sources)) if all(i in each for each in outputs.values())]
+    if not kept:
+        raise TrainingError(f"{data.source}: none of its {len(subject.sources)} clips could be embedded")
+    return subject.taken(kept), {found: [each[i] for i in kept] for found, each in outputs.items()}
+
+
+def _extracted(
+    task: str, subject: Subject, passes: Sequence[Pass], out: Path, options: Options
+) -> dict[Pass, dict[int, Path]]:
+    """Embed clips with passes that read the same audio: return the output of each clip that has one, of each pass."""
+    root = out / EMBEDDINGS / task
+    folders = [root / f"{MODEL_FOLDER}{found.name}" for found in passes]
+    with _Costs(out / COSTS, task, passes) as costs:
+
+        def on_outcome(outcome: extract.Outcome) -> None:
+            costs.save()
+            options.on_outcome(outcome)
+
+        report = extract.extract(
+            list(passes) if len(passes) > 1 else passes[0],
+            subject.sources,
+            os.path.join(root if len(passes) > 1 else folders[0], ""),
+            timestamps=subject.along_time,
+            workers=options.workers,
+            on_start=options.on_start,
+            on_outcome=on_outcome,
+        )
+    done = {(each.source, each.start, each.end): each.output for each in (*report.written, *report.skipped)}
+    found = [done.get((str(source.path), source.start, source.end)) for source in subject.sources]
+    names = {i: path.relative_to(folders[0]) for i, path in enumerate(found) if path is not None}
+    return {each: {i: folder / name for i, name in names.items()} for each, folder in zip(passes, folders, strict=True)}
+
+
+class _Costs:
+    """Adds what passes cost in this run to what they have cost, and keeps it in a file."""
+
+    def __init__(self, path: Path, task: str, passes: Sequence[Pass]) -> None:
+        self.path, self.passes = path, {f"{task}/{found.name}": found for found in passes}
+        self.saved = time.monotonic()
+
+    def __enter__(self) -> _Costs:
+        before = _read_json(self.path)
+        for key, found in self.passes.items():
+            found.cost.seconds, found.cost.audio = before.get(key, (0.0, 0.0))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._write()
+
+    def save(self) -> None:
+        """Write the costs if it is time."""
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        now = {key: (found.cost.seconds, found.cost.audio) for key, found in self.passes.items()}
+        with atomic(self.path) as file:
+            file.write(json.dumps(_read_json(self.path) | now, indent=1).encode())
+        self.saved = time.monotonic()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a file of this room; a damaged one, or none, is empty."""
+    with contextlib.suppress(OSError, ValueError):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return value if isinstance(value, dict) else {}
+    return {}
+
+
+def _read(cells: Sequence[Cell], files: Sequence[Path]) -> Iterator[tuple[Cell, list[Floats], list[Times]]]:
+    """Read the embeddings of each cell, as many cells at once as fit into `BLOCK_BYTES`.
+
+    Yields
+    ------
+    cell : of the pass
+    embeddings : of each clip, (times, size), or (1, size) of a scene
+    times_ms : of each clip, (times,); of a scene none
+    """
+    n_rows = sum(len(_block(path, NO_PLACES)[0]) for path in files)
+    waiting = list(cells)
+    while waiting:
+        together = [waiting.pop(0)]
+        columns = {*together[0].columns}
+        while waiting and len(columns.union(waiting[0].columns)) * n_rows * 4 <= BLOCK_BYTES:
+            together.append(waiting.pop(0))
+            columns.update(together[-1].columns)
+        places = np.array(sorted(columns))
+        blocks, times_ms = zip(*(_block(path, places) for path in files), strict=True)
+        for cell in together:
+            where = np.searchsorted(places, cell.columns)
+            yield cell, [block[:, where] for block in blocks], list(times_ms)
+
+
+def _block(path: Path, places: NDArray[np.int64]) -> tuple[Floats, Times]:
+    """Read some columns of the embedding of a clip, and its times."""
+    with np.load(path) as archive:
+        block = np.atleast_2d(archive["embedding"])[:, places].astype(np.float32, copy=False)
+        return block, archive.get("timestamps", NO_TIMES)
+
+
+# Scores
+
+
+def _scores(
+    subject: Subject, probe: str, embeddings: Sequence[Floats], times_ms: Sequence[Times], folder: Path
+) -> dict[str, tuple[float, float, float]]:
+    """Score a probe, or find its scores: value, low and high of each metric, the main one first."""
+    path = folder / f"{score_key(subject, probe, embeddings)}.json"
+    scores = _read_json(path)
+    if not scores:
+        found = subject.score(embeddings, times_ms, probe)
+        scores = {name: (score.value, score.low, score.high) for name, score in found.items()}
+        with atomic(path) as file:
+            file.write(json.dumps(scores).encode())
+    return scores
+
+
+def _rows(
+    data: Data,
+    subject: Subject,
+    found: Pass,
+    cell: Cell,
+    probe: str,
+    scores: Mapping[str, tuple[float, float, float]],
+) -> Iterator[Row]:
+    """Yield a row for each metric."""
+    main = next(iter(scores))
+    for metric, (value, low, high) in scores.items():
+        yield Row(
+            task=data.name,
+            model=found.chosen.label,
+            layer=cell.layer,
+            pool=cell.pool or NO_POOL,
+            framing=found.framing,
+            window_ms=found.window_ms,
+            hop_ms=found.hop_ms,
+            probe=probe,
+            metric=metric,
+            is_main=metric == main,
+            value=value,
+            low=low,
+            high=high,
+            size=len(cell.columns),
+            clips=len(subject.sources),
+            seconds_per_hour=found.cost.per_hour,
+            command=command_of(data.source, data.layout.columns, found, cell),
+        )

@@ -1,0 +1,155 @@
+"""What settings are tried on: labelled clips, and how embeddings of them are scored."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bulk.sources import Source
+from ..harness.tasks import METADATA
+from ..probes import evaluation, event_evaluation
+from ..probes.data import Labelled, read_clips, taken_rows
+from ..probes.event_data import Annotated, Frames, is_of_events, read_annotated
+from ..probes.metrics import Score
+from ..probes.tasks import make_task
+from ..training.manifest import Layout
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Data:
+    """Where labelled audio is.
+
+    Attributes
+    ----------
+    name : in the tables
+    source : folder or table, see `probes.data.read_clips`
+    layout : of a table
+    more : "fold", "group": the column of a table that holds it
+    are_events : labels are those of parts of files; of a HEAR task it says so itself
+    """
+
+    name: str
+    source: Path
+    layout: Layout = field(default_factory=Layout)
+    more: Mapping[str, str] = field(default_factory=dict)
+    are_events: bool = False
+
+    @property
+    def is_hear(self) -> bool:
+        """Whether it is a folder of a HEAR task, with audio for each sample rate."""
+        return (self.source / METADATA).is_file()
+
+    def read(self, sample_rate: int, n_folds: int | None, seed: int) -> Subject:
+        """Read the labels, and of a HEAR task where its audio of a sample rate is, and split the clips.
+
+        Parameters
+        ----------
+        sample_rate : in Hz
+        n_folds, seed : see `probes.tasks.make_task`, which raises errors, as does `probes.data.read_clips`
+        """
+        if self.are_events or is_of_events(self.source):
+            return Annotations(read_annotated(self.source, self.layout, self.more, sample_rate), n_folds, seed)
+        return Scenes(read_clips(self.source, self.layout, self.more, sample_rate), n_folds, seed)
+
+
+class Scenes:
+    """Clips with labels, each with one embedding.
+
+    Attributes
+    ----------
+    sources : the clips
+    """
+
+    along_time: ClassVar[bool] = False
+
+    def __init__(self, clips: Labelled, n_folds: int | None, seed: int) -> None:
+        self.clips, self.n_folds, self.seed = clips, n_folds, seed
+        self.sources = _sources(clips.paths, clips.spans)
+        how: dict[str, Any] = {"folds": clips.folds, "groups": clips.groups, "n_folds": n_folds, "seed": seed}
+        self.task = make_task([str(path) for path in clips.paths], clips.classes, clips.targets, **how)
+
+    def taken(self, rows: Sequence[int]) -> Scenes:
+        """Return some of the clips."""
+        return Scenes(taken_rows(self.clips, rows), self.n_folds, self.seed)
+
+    def score(self, embeddings: Sequence[Floats], times_ms: Sequence[Any], probe: str) -> Mapping[str, Score]:
+        """Score a probe.
+
+        Parameters
+        ----------
+        embeddings : of each clip, (1, size)
+        times_ms : of each, nothing
+        probe : a key of `probes.fitting.PROBES`
+        """
+        return evaluation.evaluate(np.concatenate(embeddings), self.task, probe, seed=self.seed).scores
+
+    def digest(self) -> str:
+        """Return a hash of labels and splits."""
+        return _digest(self.task.targets, self.task.groups, *_numbers(self.task.splits), self.task.multi_label)
+
+
+class Annotations:
+    """Files with events, embedded along time; attributes and methods are those of `Scenes`."""
+
+    along_time: ClassVar[bool] = True
+
+    def __init__(self, files: Annotated, n_folds: int | None, seed: int) -> None:
+        self.files, self.n_folds, self.seed = files, n_folds, seed
+        self.sources = _sources(files.paths, [(0.0, math.inf)] * len(files.paths))
+        self.task = event_evaluation.make_task(files, n_folds=n_folds, seed=seed)
+
+    def taken(self, rows: Sequence[int]) -> Annotations:
+        """Return some of the files."""
+        return Annotations(self.files.taken(rows), self.n_folds, self.seed)
+
+    def score(self, embeddings: Sequence[Floats], times_ms: Sequence[Any], probe: str) -> Mapping[str, Score]:
+        """Score a probe: embeddings (times, size) and times (times,) of each file."""
+        frames = Frames(np.arange(len(embeddings)), embeddings, times_ms, {})
+        return event_evaluation.evaluate(frames, self.task, probe, seed=self.seed).scores
+
+    def digest(self) -> str:
+        """Return a hash of events and splits."""
+        files = self.task.files
+        return _digest([[tuple(event) for event in each] for each in self.task.events], *_numbers(files.splits))
+
+
+Subject = Scenes | Annotations
+
+
+def _sources(paths: Sequence[Path], spans: Sequence[tuple[float, float]]) -> list[Source]:
+    """Return clips as what is embedded, each named by its path below the folder that holds all of them."""
+    common = os.path.commonpath([path.absolute().parent for path in paths])
+    names = [PurePath(os.path.relpath(path.absolute(), common)) for path in paths]
+    parts = zip(paths, names, spans, strict=True)
+    return [Source(path, name, start=start, end=end) for path, name, (start, end) in parts]
+
+
+def _numbers(splits: Sequence[Any]) -> list[NDArray[np.int64]]:
+    return [rows for split in splits for rows in (split.train, split.valid, split.test)]
+
+
+def _digest(*parts: Any) -> str:
+    """Return a hash of arrays, and of what is written alike whenever it is equal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+def score_key(subject: Subject, probe: str, embeddings: Sequence[Floats]) -> str:
+    """Return a hash of all that a score depends on."""
+    return _digest(subject.digest(), subject.seed, probe, *embeddings)
