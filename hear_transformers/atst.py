@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .labels import audioset_strong_labels
 from .networks.family import Readout, Variant
 from .networks.frontend import HtkLogMel, HtkMel, Level
 from .networks.fused import LayerNorm
@@ -222,7 +223,7 @@ def sed_row(checkpoint: str, **network: int) -> Variant:
 
 
 VARIANTS = {
-    "frame_strong": sed_row("frame_strong", n_classes=447, frame_classes=447),
+    "frame_strong": replace(sed_row("frame_strong", n_classes=447, frame_classes=447), labels=audioset_strong_labels),
     "frame_base": row("frame_base"),
     "frame_small": row("frame_small", dim=384, heads=6),
     "frame_weak": sed_row("frame_weak", n_classes=527),

@@ -160,6 +160,7 @@ def test_files_of_pretrained_sed_have_their_classifiers(variant, tmp_path):
     model = load_small(tmp_path / "net.pt", variant)
     torch.testing.assert_close(model.trunk.state_dict(), trunk.state_dict(), rtol=0, atol=0)
     assert model.trunk.layers.keys() == trunk.layers.keys()
+    assert (model.labels is not None and len(model.labels) == 447) == (variant == "frame_strong")
 
 
 def test_a_frame_classifier_of_ones_own_is_found(tmp_path):
