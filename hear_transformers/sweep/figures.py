@@ -40,6 +40,7 @@ def draw(folder: Path, findings: Sequence[Finding]) -> None:
         for name, figure in (pictures | ({"layers": draw_curves(lines)} if lines else {})).items():
             for suffix in (".png", ".svg"):
                 save(figure, folder / f"{stem}-{name}{suffix}")
+                figure.set_layout_engine("none")  # which is done, and costs as much as the drawing
 
 
 def plain(text: str) -> str:

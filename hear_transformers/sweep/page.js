@@ -118,7 +118,7 @@ function choose(i) {
   chosen = i;
   of("detail").hidden = i < 0;
   for (const place of document.querySelectorAll("[data-row]")) place.classList.toggle("chosen", Number(place.dataset.row) === i);
-  plots.forEach((plot) => plot.draw());
+  plots.forEach((plot) => plot.redraw());
   if (i < 0) return;
   const first = best(ofSame(i));
   of("detail-score").textContent = `${word(i, "metric")} ${text(i, "score")}`;
@@ -238,10 +238,17 @@ function fillAxes() {
 
 // Score beside cost
 
-const styleOf = (i) => {
-  const k = finding().models.findIndex((j) => columns.model.codes[j] === columns.model.codes[i]);
-  return { k: Math.max(0, k), colour: COLOURS[Math.max(0, k) % COLOURS.length].at(dark.matches ? -1 : 0) };
-};
+const hiddenModels = new Set();
+let styles = []; // of each model: to look it up for each point would be most of the work
+
+function setStyles() {
+  styles = [];
+  finding().models.forEach((i, k) => {
+    styles[columns.model.codes[i]] = { k, colour: COLOURS[k % COLOURS.length].at(dark.matches ? -1 : 0) };
+  });
+}
+
+const styleOf = (i) => styles[columns.model.codes[i]];
 
 // The same as findings.front: what no other beats at its price or below, the cheapest first.
 function front(rows, price) {
@@ -281,7 +288,7 @@ class Plot {
     this.context = this.canvas.getContext("2d");
     this.price = price;
     this.rows = [];
-    new ResizeObserver(() => this.draw()).observe(this.canvas);
+    new ResizeObserver(() => this.redraw()).observe(this.canvas);
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.canvas.addEventListener("pointerleave", () => hover(-1));
     this.canvas.addEventListener("click", (event) => { const i = this.near(event); if (i >= 0) choose(i); });
@@ -291,8 +298,13 @@ class Plot {
     this.all = rows;
     this.rows = rows.filter((i) => this.price(i) > 0);
     this.front = front(rows, this.price);
-    this.draw();
+    this.redraw();
     return this.front;
+  }
+
+  redraw() {
+    if (!this.due) requestAnimationFrame(() => this.draw());
+    this.due = true;
   }
 
   measure() {
@@ -318,6 +330,7 @@ class Plot {
   }
 
   draw() {
+    this.due = false;
     const ratio = devicePixelRatio || 1, { canvas, context } = this, style = getComputedStyle(document.body);
     canvas.width = Math.round(canvas.clientWidth * ratio);
     canvas.height = Math.round(canvas.clientHeight * ratio);
@@ -442,13 +455,20 @@ function extremes(rows) {
 }
 
 function drawCosts() {
-  const rows = shownRows(), lists = plots.map((plot) => plot.set(rows));
+  const rows = shownRows().filter((i) => !hiddenModels.has(columns.model.codes[i])), lists = plots.map((plot) => plot.set(rows));
   const unpriced = rows.length - plots[0].rows.length;
-  of("cost-about").textContent = "Each point is a setting; point at it or click it. Line: Pareto front, what nothing at its price or below beats. Circles: the best, and the cheapest that is not told apart from it. Band: interval of the best; whatever reaches into it with its own interval is not told apart from the best." + (unpriced ? ` The compute of ${unpriced} settings is not known.` : "");
+  of("cost-about").textContent = "Each point is a setting; point at it or click it; a click on a model hides its own. Line: Pareto front, what nothing at its price or below beats. Circles: the best, and the cheapest that is not told apart from it. Band: interval of the best; whatever reaches into it with its own interval is not told apart from the best." + (unpriced ? ` The compute of ${unpriced} settings is not known.` : "");
   const models = finding().models.map((i) => {
-    const item = element("li"), icon = drawn("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12" }), { k, colour } = styleOf(i);
+    const item = element("li"), press = element("button"), icon = drawn("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12" }), { k, colour } = styleOf(i);
     icon.append(k % 4 === 0 ? drawn("circle", { r: 4, fill: colour }) : drawn("path", { d: ["", "M-4-4H4V4H-4Z", "M0-5 5 4H-5Z", "M0-5.5 5.5 0 0 5.5-5.5 0Z"][k % 4], fill: colour }));
-    item.append(icon, element("span", word(i, "model")));
+    press.type = "button";
+    press.setAttribute("aria-pressed", !hiddenModels.has(columns.model.codes[i]));
+    press.append(icon, element("span", word(i, "model")));
+    press.addEventListener("click", () => {
+      if (!hiddenModels.delete(columns.model.codes[i])) hiddenModels.add(columns.model.codes[i]);
+      drawCosts();
+    });
+    item.append(press);
     return item;
   });
   of("models-legend").replaceChildren(...models);
@@ -500,13 +520,14 @@ function curve(lines) {
 
 const COLUMNS = ["task", "metric", ...SHOWN];
 const KEYS = Object.fromEntries(COLUMNS.map((name) => [(CALLED[name] ?? name).replace(/ .*/, name === "seconds_per_hour" ? "econds" : ""), name]));
-let texts = null;
+const texts = [];
+const textOf = (i) => (texts[i] ??= [...WORDS, "task", "metric"].map((name) => text(i, name)).join(" ").toLowerCase());
 
 // A test of rows: every word is part of a name, or "layer=9", "size<500".
 function parse(query) {
   return query.toLowerCase().split(/\s+/).filter(Boolean).map((each) => {
     const [, key, sign, value] = /^([a-z]+)(<=|>=|<|>|=)(.+)$/.exec(each) ?? [], name = KEYS[key], number = parseFloat(value);
-    if (name === undefined) return (i) => texts[i].includes(each);
+    if (name === undefined) return (i) => textOf(i).includes(each);
     const of = (i) => (name === "score" ? columns.value[i] : word(i, name));
     if (sign === "=") return (i) => String(of(i) === null ? "own" : of(i) === "" ? "none" : of(i)).toLowerCase() === value || (typeof of(i) === "number" && of(i) === number);
     const holds = { "<": (a) => a < number, ">": (a) => a > number, "<=": (a) => a <= number, ">=": (a) => a >= number }[sign];
@@ -522,7 +543,6 @@ function compare(i, j) {
 }
 
 function drawRows() {
-  texts ??= Array.from({ length: n }, (_, i) => [...WORDS, "task", "metric"].map((name) => text(i, name)).join(" ").toLowerCase());
   const tests = parse(of("filter").value), from = of("here").checked ? shownRows() : Array.from({ length: n }, (_, i) => i);
   listed = from.filter((i) => tests.every((test) => test(i))).sort(compare);
   n_listed = MANY;
@@ -560,6 +580,7 @@ function changeTask() {
 
 function changeMetric() {
   const found = finding(), head = element("tr");
+  setStyles();
   of("words").replaceChildren(...found.words.flatMap(([paragraph, line]) => [element("p", paragraph), ...(line ? [command(line)] : [])]));
   table(of("models"), SHOWN, found.models);
   head.append(...["model", "axis", found.metric].map((name) => element("th", name)));
@@ -611,7 +632,7 @@ of("more").addEventListener("click", () => {
   n_listed += 5 * MANY;
   addRows(from);
 });
-dark.addEventListener("change", () => { drawCosts(); drawCurves(); });
+dark.addEventListener("change", () => { setStyles(); drawCosts(); drawCurves(); });
 
 document.title = of("title").textContent = data.title;
 of("caveat").textContent = data.caveats[0];

@@ -1,7 +1,6 @@
 """The report of a sweep: tables that are read again, words that are true, and a page to look at in a browser."""
 
 import dataclasses
-import json
 import math
 import re
 
@@ -66,9 +65,10 @@ def chromium(tmp_path_factory):
         yield opened
 
 
-def data_of(page) -> dict:
-    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text("utf-8"), re.S)[1]
-    return json.loads(text)
+def page_of(folder, rows):
+    """Write the page alone, without the pictures."""
+    (folder / "report.html").write_text(report.page(rows, findings.findings_of(rows), "A sweep"), encoding="utf-8")
+    return folder / "report.html"
 
 
 # Tables
@@ -336,6 +336,7 @@ def test_a_cell_that_is_clicked_shows_its_setting_and_command(written, some, chr
 @pytest.mark.parametrize("plot", [0, 1])
 def test_a_point_that_is_clicked_shows_its_setting(written, some, chromium, plot):
     chromium.open(written)
+    chromium.wait(f"plots[{plot}].box !== undefined")
     i = chromium.run(f"plots[{plot}].front.at(-1)")
     chromium.run(f"plots[{plot}].canvas.scrollIntoView({{ block: 'center' }})")
     left, top = chromium.run(
@@ -346,6 +347,14 @@ def test_a_point_that_is_clicked_shows_its_setting(written, some, chromium, plot
     assert chromium.run("chosen") == i
     assert f"accuracy {words.score_of(some[i])}, 320 clips" in chromium.run("of('hover').textContent")
     assert f"window {some[i].window_ms:g} ms" in chromium.run("of('hover').textContent")
+
+
+def test_a_model_is_hidden_from_the_costs(written, some, chromium):
+    chromium.open(written)
+    chromium.run("document.querySelector('#models-legend button').click()")
+    assert {some[i].model for i in chromium.run("plots[0].rows")} == {"passt/base (random)"}
+    chromium.run("document.querySelector('#models-legend button').click()")
+    assert len(chromium.run("plots[0].rows")) == len(findings.findings_of(some)[0].rows)
 
 
 def test_the_page_and_the_tables_find_the_same(written, some, chromium):
@@ -398,7 +407,7 @@ def test_stages_are_compared_by_measures_of_clusters(tmp_path, chromium):
         for model in ("mast/base", "ast/base")
         for i in range(13)
     ]
-    chromium.open(report.write(tmp_path, some, title="Clusters"))
+    chromium.open(page_of(tmp_path, some))
     captions = chromium.run("[...document.querySelectorAll('#curves figcaption')].map((each) => each.textContent)")
     assert captions[0].startswith("nminormalised mutual information")
     assert "less is better" in captions[2]
@@ -406,15 +415,16 @@ def test_stages_are_compared_by_measures_of_clusters(tmp_path, chromium):
     chromium.run("of('metric').value = columns.metric.names.indexOf('davies_bouldin')")
     chromium.run("of('metric').dispatchEvent(new Event('change'))")
     assert chromium.run("of('words').textContent").startswith("The best davies_bouldin, where less is better, is 0.000")
-    assert "The best nmi is 0.600" in (tmp_path / "results.md").read_text()
-    assert "The best davies" not in (tmp_path / "results.md").read_text()
+    text = report.markdown(some, findings.findings_of(some), "Clusters")
+    assert "The best nmi is 0.600" in text
+    assert "The best davies" not in text
     assert chromium.problems == []
 
 
 def test_whole_scenes_that_win_are_shown_beside_windows(tmp_path, chromium):
     some = [row(0.9 - 0.01 * i, layer=str(i), window_ms=160.0 * 2**j, hop_ms=25.0) for i in range(3) for j in range(3)]
     some += [row(0.95, layer="2", framing="scene", window_ms=5000.0, hop_ms=None)]
-    chromium.open(report.write(tmp_path, some, title="Scenes"))
+    chromium.open(page_of(tmp_path, some))
     heads = chromium.run("[...document.querySelectorAll('#windows tr:first-child th')].map((each) => each.textContent)")
     assert heads == ["layer", "160", "320", "640", "5000"]
     assert chromium.run("document.querySelectorAll('#hops tr:first-child th').length") == 3
