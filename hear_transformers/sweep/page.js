@@ -442,7 +442,7 @@ class Plot {
   }
 
   point(event) {
-    hover(this.near(event), event.clientX, event.clientY);
+    if (event.pointerType !== "touch") hover(this.near(event), event.clientX, event.clientY);
   }
 }
 
@@ -618,7 +618,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") choose(-1);
 });
 document.addEventListener("pointermove", (event) => {
-  if (event.target.tagName !== "CANVAS") hover(event.target.closest?.(".map, #curves") ? rowOf(event) : -1, event.clientX, event.clientY);
+  if (event.pointerType === "touch") hover(-1); // what is touched is chosen, and its setting shown
+  else if (event.target.tagName !== "CANVAS") hover(event.target.closest?.(".map, #curves") ? rowOf(event) : -1, event.clientX, event.clientY);
 });
 of("close").addEventListener("click", () => choose(-1));
 of("task").addEventListener("change", changeTask);

@@ -72,6 +72,9 @@ def paragraphs(finding: Finding) -> Iterator[tuple[str, str]]:
         f"It costs {cost_of(best)}.",
         best.command,
     )
+    counts = [row.clips for row in finding.rows]
+    if min(counts) < max(counts):
+        yield f"Settings were scored on {min(counts):,} to {max(counts):,} clips: not all on the same ones.", ""
     if n == 1:
         yield "Its interval overlaps with that of no other setting.", ""
         return

@@ -223,6 +223,11 @@ def test_differences_within_the_intervals_are_called_none():
     assert words.change_in_words(change) == "0.900 (9) to 0.880 (5): no difference beyond the intervals"
 
 
+def test_scores_of_other_clips_are_not_compared_in_silence():
+    (found,) = findings.findings_of([row(), row(0.5, layer="1", clips=200)])
+    assert "on 200 to 300 clips: not all on the same" in " ".join(said for said, _ in words.paragraphs(found))
+
+
 def test_layers_are_in_order_of_their_numbers():
     assert findings.in_order("layer", ["10", "features", "9", "mel", "9"]) == ["9", "10", "features", "mel"]
     assert findings.in_order("hop_ms", [50.0, None, 25.0]) == [25.0, 50.0, None]
