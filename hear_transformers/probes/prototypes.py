@@ -27,7 +27,10 @@ Arrays = Mapping[str, Floats]
 PER_CLASS = 5
 """Prototypes of each class."""
 
-HOW = {"lr": 0.01, "patience": 15, "max_epochs": 150, "check_val_every_n_epoch": 1, "batch_size": 32}
+DRAWN = 10
+"""Tokens that are drawn for each prototype, of which the best begins."""
+
+HOW = {"lr": 0.01, "patience": 10, "max_epochs": 100, "check_val_every_n_epoch": 1, "batch_size": 32}
 """How they are learned, see `mlp.train`."""
 
 FIRST_WEIGHT = 10.0
@@ -179,12 +182,24 @@ def _scaling(maps: TokenMaps, numbers: Floats) -> tuple[Floats, Floats]:
 def _first(
     maps: TokenMaps, numbers: Floats, targets: Floats, mean: Floats, scale: Floats, per_class: int, seed: int
 ) -> Floats:
-    """Draw tokens of clips of each class to begin with: (classes * per_class, features)."""
+    """Choose tokens of clips of each class to begin with: (classes * per_class, features).
+
+    Of tokens drawn from its clips, those whose most similar tokens tell the clips of a class best from others: most
+    places of a clip hold what all clips have.
+    """
     rng = np.random.default_rng(mlp.SEED + seed)
     drawn = []
     for column in targets.T:
-        clips = numbers[column > 0, 0].astype(int)
-        for clip in rng.choice(clips, per_class, replace=len(clips) < per_class).tolist():
+        clips = numbers[column > 0, 0].astype(np.int64)
+        n = per_class * DRAWN
+        for clip in rng.choice(clips, n, replace=len(clips) < n).tolist():
             tokens = maps.read(clip)
             drawn.append(_unit((tokens[[rng.integers(len(tokens))]] - mean) / scale)[0])
-    return np.stack(drawn)
+    arrays = {"mean": mean, "scale": scale, "prototypes": np.stack(drawn)}
+    best = maxima(maps[numbers[:, 0].astype(np.int64)], arrays)  # (clips, classes * n)
+    chosen = []
+    for number, column in enumerate(targets.T):
+        own = slice(number * n, (number + 1) * n)
+        telling = best[column > 0, own].mean(0) - best[column == 0, own].mean(0)
+        chosen.append(arrays["prototypes"][own][np.argsort(-telling, kind="stable")[:per_class]])
+    return np.concatenate(chosen)
