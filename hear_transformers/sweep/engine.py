@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..audio.workers import default_workers
 from ..bulk import extract
 from ..bulk.mixing import MODEL_FOLDER
 from ..errors import OptionError, TrainingError
@@ -26,7 +27,7 @@ from ..files import atomic
 from .commands import command_of
 from .passes import Cell, Pass
 from .results import Row
-from .subjects import Data, Floats, Subject, score_key
+from .subjects import Data, Floats, Scores, Subject, score_key
 
 Times = NDArray[np.float64]
 
@@ -53,7 +54,7 @@ class Options:
     probes : keys of `probes.fitting.PROBES`
     n_folds : to draw where none are given, see `probes.tasks.make_task`
     seed : of folds and probes
-    workers : processes that read audio
+    workers : processes that read audio; None for `workers.default_workers`
     on_start, on_outcome : of the clips, see `extract.extract`
     on_scores : called with the task and the number of scores to come
     on_score : called after each
@@ -62,7 +63,7 @@ class Options:
     probes: tuple[str, ...] = ("logistic",)
     n_folds: int | None = None
     seed: int = 0
-    workers: int = 0
+    workers: int | None = None
     on_start: Callable[[int], None] = lambda n: None
     on_outcome: Callable[[extract.Outcome], None] = lambda outcome: None
     on_scores: Callable[[str, int], None] = lambda name, n: None
@@ -89,6 +90,8 @@ def check(data: Sequence[Data], passes: Sequence[Pass], options: Options) -> Non
                 raise OptionError(
                     f"{each.source}: events need embeddings along time; give --framing windowed or native"
                 )
+            for probe in options.probes:
+                subject.check(probe)
             if not each.is_hear:
                 break
 
@@ -157,7 +160,7 @@ def _extracted(
             subject.sources,
             os.path.join(root if len(passes) > 1 else folders[0], ""),
             timestamps=subject.along_time,
-            workers=options.workers,
+            workers=default_workers(len(subject.sources)) if options.workers is None else options.workers,
             on_start=options.on_start,
             on_outcome=on_outcome,
         )
@@ -239,13 +242,12 @@ def _block(path: Path, places: NDArray[np.int64]) -> tuple[Floats, Times]:
 
 def _scores(
     subject: Subject, probe: str, embeddings: Sequence[Floats], times_ms: Sequence[Times], folder: Path
-) -> dict[str, tuple[float, float, float]]:
-    """Score a probe, or find its scores: value, low and high of each metric, the main one first."""
+) -> Scores:
+    """Score a probe, or find its scores."""
     path = folder / f"{score_key(subject, probe, embeddings)}.json"
     scores = _read_json(path)
     if not scores:
-        found = subject.score(embeddings, times_ms, probe)
-        scores = {name: (score.value, score.low, score.high) for name, score in found.items()}
+        scores = {**subject.score(embeddings, times_ms, probe)}
         with atomic(path) as file:
             file.write(json.dumps(scores).encode())
     return scores
@@ -257,7 +259,7 @@ def _rows(
     found: Pass,
     cell: Cell,
     probe: str,
-    scores: Mapping[str, tuple[float, float, float]],
+    scores: Scores,
 ) -> Iterator[Row]:
     """Yield a row for each metric."""
     main = next(iter(scores))

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..comparison.measures import MEASURES
 from ..training.curves import save
-from .findings import Finding, along, front, in_order, interval, is_lower_better, overlap
+from .findings import Finding, along, curves, free_axes, front, in_order, interval, is_lower_better, overlap
 from .results import Row
 from .words import NAMES, value_of
 
@@ -28,28 +28,19 @@ PRICES: tuple[tuple[str, Callable[[Row], float]], ...] = (
 )
 
 
-def draw(folder: Path, findings: Sequence[Finding], lines: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw three pictures of each task, as PNG and SVG: TASK-maps, TASK-cost and TASK-layers.
-
-    Parameters
-    ----------
-    folder : of the pictures
-    findings : of each task
-    lines : task -> `findings.curves`
-    """
+def draw(folder: Path, findings: Sequence[Finding]) -> None:
+    """Draw three pictures of each task and main metric, as PNG and SVG: TASK-maps, TASK-cost and TASK-layers."""
     stems: set[str] = set()
-    for number, finding in enumerate(findings):
+    for number, finding in enumerate(finding for finding in findings if finding.is_main):
         stem = re.sub(r"[^\w.-]+", "_", finding.task, flags=re.ASCII).strip("._") or "task"
         stem = stem if stem.casefold() not in stems else f"{stem}-{number}"
         stems.add(stem.casefold())
-        pictures = {
-            "maps": draw_maps(finding),
-            "cost": draw_cost(finding),
-            **({"layers": draw_curves(lines[finding.task])} if lines[finding.task] else {}),
-        }
-        for name, figure in pictures.items():
+        lines = curves(finding, findings)
+        pictures = {"maps": draw_maps(finding), "cost": draw_cost(finding)}
+        for name, figure in (pictures | ({"layers": draw_curves(lines)} if lines else {})).items():
             for suffix in (".png", ".svg"):
                 save(figure, folder / f"{stem}-{name}{suffix}")
+                figure.set_layout_engine("none")  # which is done, and costs as much as the drawing
 
 
 def plain(text: str) -> str:
@@ -69,7 +60,10 @@ def draw_maps(finding: Finding) -> Any:
         values = [row.value for _, _, cells in of_model for row in cells.values()]
         for axis, other, grid, axes in zip(NAMES, reversed(NAMES), of_model, of_panels, strict=True):
             _map(axes, finding, axis, grid, (min(values), max(values)))
-            held = f"pool {value_of(best, 'pool')}, {best.framing}, {NAMES[other]} {value_of(best, other)}"
+            time = f"{best.framing}, {NAMES[other]} {value_of(best, other)}"
+            if free_axes(finding.rows, best):
+                time = f"best framing and {NAMES[other]}"
+            held = f"pool {best.pool}, {time}"
             axes.set_title(plain(f"{best.model}: {held}"), fontsize="small")
     less = " (less is better)" if is_lower_better(finding.metric) else ""
     title = f"{finding.task}: {finding.metric}{less}. Frames: the interval overlaps with that of the best setting"
@@ -79,10 +73,10 @@ def draw_maps(finding: Finding) -> Any:
 
 def _grid(rows: Sequence[Row], best: Row, axis: str) -> tuple[list[Any], list[Any], dict[tuple[Any, Any], Row]]:
     """Return layers, values of an axis, and the row of each pair that there is."""
-    cells = {}
+    cells, free = {}, free_axes(rows, best)
     for value in dict.fromkeys(getattr(row, axis) for row in rows if row.model == best.model):
         of_value = [row for row in rows if getattr(row, axis) == value]
-        for row in along(of_value, best, "layer", but=(axis,)):
+        for row in along(of_value, best, "layer", but=(axis, *free)):
             cells[row.layer, value] = row
     return in_order("layer", [key[0] for key in cells]), in_order(axis, [key[1] for key in cells]), cells
 
@@ -107,7 +101,9 @@ def _map(axes: Any, finding: Finding, axis: str, grid: Any, limits: tuple[float,
         is_light = (1 - share if is_lower_better(finding.metric) else share) > 0.5
         colour = "black" if is_light else "white"
         weight = "bold" if row is finding.best else "normal"
-        axes.text(x, y, f"{row.value:.3f}", ha="center", va="center", fontsize=7, color=colour, weight=weight)
+        axes.text(
+            x, y, f"{row.value:.3f}", ha="center", va="center", fontsize=7, color=colour, weight=weight
+        ).set_in_layout(False)
         if overlap(row, finding.best):
             frame = Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=colour, linewidth=1.2)
             axes.add_patch(frame)
@@ -141,6 +137,7 @@ def draw_cost(finding: Finding) -> Any:
                 axes.scatter([price(row)], [row.value], s=150, marker=mark, label=label, **face)
         if x:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
         axes.set_xlabel(name)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel(plain(finding.metric))
