@@ -103,7 +103,7 @@ SED_MEL = replace(ATST_MEL, clamp_db=-50.0)
 
 
 class AtstFrame(Trunk):
-    """The encoder of the authors' `audiossl/methods/atstframe/audio_transformer.py`, and the classifiers of PretrainedSED.
+    """The encoder of the authors' `methods/atstframe/audio_transformer.py`, and the classifiers of PretrainedSED.
 
     Layer "1" and those after it are normalised, see the top of this module. "features" are all of them side by side,
     "norm" is the last. "logits" are those of the mean over time, "framewise" those of every token.

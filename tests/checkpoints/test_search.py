@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hear_transformers import ast, atgnn, catalogue, ced, efficientat, mast, panns, passt, tiny
+from hear_transformers import ast, atgnn, atst, catalogue, ced, eat, efficientat, mast, panns, passt, tiny
 from hear_transformers.checkpoints.loading import recognise
 from hear_transformers.checkpoints.state_dicts import Content
 from hear_transformers.embedding.embedder import Embedder
@@ -277,6 +277,10 @@ SIZES: dict[str, Case] = {
     "efficientat": (efficientat, lambda: efficientat.EfficientAT(width=0.15, n_classes=3), "mn04_as", {}),
     "dymn": (efficientat, lambda: efficientat.EfficientAT(width=0.15, dynamic=(4, 5)), "mn04_as", {}),
     "tiny": (tiny, lambda: tiny.TinyAudioTransformer(n_mels=64, **SMALL), None, {}),
+    "eat": (eat, lambda: eat.EAT(n_classes=3, **SMALL), "base_epoch30_pretrain", {}),
+    "atst": (
+        atst, lambda: atst.AtstFrame(n_classes=3, n_mels=40, time_positions=100, **SMALL), "frame_base", {},
+    ),
 }  # fmt: skip
 
 

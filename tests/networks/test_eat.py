@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import eat
+from hear_transformers import catalogue, eat
 from hear_transformers.errors import WeightsError
 from tests.helpers.golden import assert_equal, by_size, golden_audio, golden_state_dict, noise, small_build
 
@@ -155,10 +155,16 @@ def test_a_file_without_a_tensor_is_refused(tmp_path):
         load_small(tmp_path / "net.pt", "base_epoch30_pretrain")
 
 
+def test_the_tensors_say_that_a_file_is_of_this_family(tmp_path):
+    trunk = eat.EAT(dim=64, depth=2, heads=1, n_classes=3)
+    torch.save(trunk.state_dict(), tmp_path / "net.pt")
+    assert catalogue.family_of_checkpoint(str(tmp_path / "net.pt")) == "eat"
+
+
 # Lengths
 
 
-@pytest.mark.parametrize("n_samples", [1, 399, 400, 2_800, 165_000])
+@pytest.mark.parametrize("n_samples", [1, 399, 400, 165_000])
 def test_scenes_of_any_length_are_embedded(n_samples):
     assert small("base_epoch30_pretrain").embed_scenes(noise(2, n_samples) / 10).isfinite().all()
 
