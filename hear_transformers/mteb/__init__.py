@@ -54,6 +54,7 @@ TASKS_OF = {
     "FSD50K": AUDIOSET | {"FSD50K"},
     "OpenMIC-2018": AUDIOSET,
     "Speech Commands V2": SPEECH_COMMANDS,
+    "ImageNet": frozenset[str](),  # of images
     "synthesised audio": frozenset[str](),
 }
 """`Checkpoint.trained_on`: MTEB's tasks of recordings that the weights were trained on. Those for OpenMIC and FSD50K

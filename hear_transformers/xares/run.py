@@ -106,6 +106,8 @@ def read_batches(
     """
     data = import_extra("X-ARES", "xares.audiowebdataset", "xares").audiowebdataset
     failures = Failures()
+    if not data.expand_with_brace(files):
+        failures.check(0, files)
     with (
         patch.object(data, "Audiowebdataset", partial(data.Audiowebdataset, handler=failures)),
         patch.object(data.wds, "torch_audio", partial(decode, sample_rate=target_sample_rate)),
