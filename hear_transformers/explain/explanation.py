@@ -16,8 +16,9 @@ from ..embedding.embedder import Embedder
 from ..embedding.precision import running
 from ..errors import OptionError, unknown
 from ..labels import audioset_labels
-from ..mast import MAST
+from ..mast import PoolingAttention
 from ..networks.family import Readout
+from ..networks.transformer import Attention
 from . import attention, fields, graphs, occlusion
 from .window import Grid, Window
 
@@ -103,7 +104,7 @@ def class_number(model: Embedder, asked: str) -> int:
 def methods_of(model: Embedder, *, of_class: bool) -> dict[str, str]:
     """Return for each of `METHODS` why a model does not allow it; empty where it does."""
     trunk = model.trunk
-    attends = bool(trunk.prefix) or isinstance(trunk, MAST)
+    attends = any(isinstance(module, (Attention, PoolingAttention)) for module in trunk.modules())
     is_graph = isinstance(trunk, ATGNN)
     no_class = "" if of_class else "it needs a class, and the model or the choice of a layer has none"
     no_attention = "" if attends else "the network has no attention"

@@ -188,7 +188,7 @@ def transformer_sizes(
     ------
     WeightsError : the heads are unknown
     """
-    dim = tensors["norm.weight"].shape[0]
+    dim = tensors["blocks.0.norm1.weight"].shape[0]
     sizes = {"dim": dim, "depth": count_members(tensors, "blocks.")}
     if dim == network["dim"] or "heads" in given:
         return sizes
