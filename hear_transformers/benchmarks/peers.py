@@ -1,8 +1,8 @@
 """Our networks beside their authors' packages in one process: equal numbers first, then the ratio of times.
 
 PaSST beside hear21passt, AST beside Hugging Face's transformers with its feature extractor, Cnn14 beside
-panns_inference. Run ``make bench``, or ``python -m hear_transformers.benchmarks.peers --help``. Both sides have the
-same random weights. On a shared machine seconds mean little; ratios within one run do.
+panns_inference, BEATs beside openbeats. Run ``make bench``, or ``python -m hear_transformers.benchmarks.peers --help``.
+Both sides have the same random weights. On a shared machine seconds mean little; ratios within one run do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import ast, hear, panns, passt
+from .. import ast, beats, hear, panns, passt
 from ..embedding import options
 from ..embedding.embedder import Embedder
 from ..embedding.external import silenced
@@ -164,6 +164,25 @@ class PannsInference(Peer):
         return self.model(audio)["embedding"]
 
 
+class OpenBeats(Peer):
+    """OpenBEATs' package, whose network is that of BEATs; the clip embedding is the mean over its tokens."""
+
+    family = beats.FAMILY
+    workloads = (Workload("scene", "iter1", 1, 10), Workload("scene", "iter1", 8, 10))
+    config = {"deep_norm": True, "relative_position_embedding": True, "gru_rel_pos": True, "max_distance": 800}
+
+    def __init__(self, device: str) -> None:
+        with silence_peers(), fix_seed():
+            encoder = importlib.import_module("openbeats.beats_encoder").BeatsEncoder
+            self.model = encoder(0, beats_config={**self.config, "num_buckets": 320, "conv_bias": False})
+        self.model.eval().to(device)
+
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
+        """Run the network without its masks; see `Peer.embed`."""
+        tokens, *_ = self.model(audio, torch.full((len(audio),), audio.shape[1], device=audio.device))
+        return tokens.mean(1)
+
+
 def import_panns_inference() -> types.ModuleType:
     """Import the networks of panns_inference without its __init__, which downloads into the home folder."""
     name = "panns_inference"
@@ -182,7 +201,12 @@ def import_panns_inference() -> types.ModuleType:
             sys.modules[name] = before
 
 
-PEERS = {"hear21passt": Hear21Passt, "transformers": Transformers, "panns_inference": PannsInference}
+PEERS = {
+    "hear21passt": Hear21Passt,
+    "transformers": Transformers,
+    "panns_inference": PannsInference,
+    "openbeats": OpenBeats,
+}
 
 
 def call_hear(module: Any, work: Workload, model: Any, audio: Tensor) -> Tensor:
