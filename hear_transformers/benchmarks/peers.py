@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import torch
@@ -188,7 +188,12 @@ class OpenBeats(Peer):
 
     family = beats.FAMILY
     workloads = (Workload("scene", "iter1", 1, 10), Workload("scene", "iter1", 8, 10))
-    config = {"deep_norm": True, "relative_position_embedding": True, "gru_rel_pos": True, "max_distance": 800}
+    config: ClassVar = {
+        "deep_norm": True,
+        "relative_position_embedding": True,
+        "gru_rel_pos": True,
+        "max_distance": 800,
+    }
 
     def __init__(self, device: str) -> None:
         with silence_peers(), fix_seed():
