@@ -20,6 +20,8 @@ from .tasks import Split, Task, whole
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from .event_evaluation import EventResult
+
 Floats = NDArray[np.float32]
 
 
@@ -144,7 +146,7 @@ def evaluate_each(
             yield name, evaluate(each, task, probe, **options)
 
 
-def difference(one: Result, other: Result, metric: str | None = None) -> Score:
+def difference(one: Result | EventResult, other: Result | EventResult, metric: str | None = None) -> Score:
     """Return by how much a result is better than another of the same task, with the interval of the paired draws."""
     name = one.main if metric is None else metric
     first, second = one.scores[name], other.scores[name]
