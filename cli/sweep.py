@@ -104,6 +104,7 @@ def words(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--num-workers", "workers", type=click.IntRange(0), metavar="N", help="Processes that read audio.  [default: auto]"
 )
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes that fit probes.  [default: one a core]")
 @click.option(
     "--out", default="sweep", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Folder."
 )
@@ -122,6 +123,7 @@ def sweep_command(
     seed: int,
     device: str,
     workers: int | None,
+    jobs: int | None,
     out: Path,
     as_json: bool,
     **grid: Any,
@@ -154,6 +156,7 @@ def sweep_command(
             n_folds=folds,
             seed=seed,
             workers=workers,
+            jobs=jobs,
             on_start=shown.start,
             on_outcome=shown.outcome,
             on_scores=shown.start_scores,

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ..audio.workers import default_workers
 from ..bulk import extract
 from ..bulk.mixing import MODEL_FOLDER
+from ..bulk.tables import import_extra
 from ..errors import OptionError, TrainingError
 from ..files import atomic
 from .commands import command_of
@@ -41,6 +42,9 @@ NO_TIMES, NO_PLACES = np.zeros(0), np.zeros(0, np.int64)
 BLOCK_BYTES = 2**29
 """Embeddings in memory at once."""
 
+FEW_SCORES = 50
+"""Scores that are made before processes would have started."""
+
 SAVE_SECONDS = 1.0
 """Time between two writings of the costs."""
 
@@ -55,6 +59,7 @@ class Options:
     n_folds : to draw where none are given, see `probes.tasks.make_task`
     seed : of folds and probes
     workers : processes that read audio; None for `workers.default_workers`
+    jobs : processes that fit probes; None for one a core, and one if there are `FEW_SCORES`
     on_start, on_outcome : of the clips, see `extract.extract`
     on_scores : called with the task and the number of scores to come
     on_score : called after each
@@ -64,6 +69,7 @@ class Options:
     n_folds: int | None = None
     seed: int = 0
     workers: int | None = None
+    jobs: int | None = None
     on_start: Callable[[int], None] = lambda n: None
     on_outcome: Callable[[extract.Outcome], None] = lambda outcome: None
     on_scores: Callable[[str, int], None] = lambda name, n: None
@@ -108,13 +114,13 @@ def sweep(data: Sequence[Data], passes: Sequence[Pass], out: Path, options: Opti
     """
     for each in data:
         subject, files = _embedded(each, passes, out, options)
-        options.on_scores(each.name, sum(len(found.cells) for found in files) * len(options.probes))
-        for found, of_pass in files.items():
-            for cell, embeddings, times_ms in _read(found.cells, of_pass):
-                for probe in options.probes:
-                    scores = _scores(subject, probe, embeddings, times_ms, out / SCORES)
-                    yield from _rows(each, subject, found, cell, probe, scores)
-                    options.on_score()
+        settings = [(found, cell, probe) for found in files for cell in found.cells for probe in options.probes]
+        options.on_scores(each.name, len(settings))
+        jobs = options.jobs if len(settings) > FEW_SCORES else 1
+        found_scores = _scored(subject, files, options.probes, out / SCORES, jobs)
+        for (found, cell, probe), scores in zip(settings, found_scores, strict=True):
+            yield from _rows(each, subject, found, cell, probe, scores)
+            options.on_score()
 
 
 def _served(passes: Sequence[Pass], subject: Subject) -> list[Pass]:
@@ -238,6 +244,22 @@ def _block(path: Path, places: NDArray[np.int64]) -> tuple[Floats, Times]:
 
 
 # Scores
+
+
+def _scored(
+    subject: Subject, files: Mapping[Pass, Sequence[Path]], probes: Sequence[str], folder: Path, jobs: int | None
+) -> Iterator[Scores]:
+    """Score all cells of passes with all probes, in this order, in several processes."""
+    joblib = import_extra("a sweep", "joblib", "train")
+    calls = (
+        joblib.delayed(_scores)(subject, probe, embeddings, times_ms, folder)
+        for found, of_pass in files.items()
+        for _, embeddings, times_ms in _read(found.cells, of_pass)
+        for probe in probes
+    )
+    # A generator: what waits for a process is in memory, and no more.
+    scores: Iterator[Scores] = joblib.Parallel(jobs or joblib.cpu_count(), return_as="generator")(calls)
+    return scores
 
 
 def _scores(

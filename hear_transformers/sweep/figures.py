@@ -1,4 +1,4 @@
-"""Pictures of a sweep: maps of layers by windows and by hops, score beside cost, scores by layer."""
+"""Pictures of a sweep: maps of layers by windows, hops and poolings, score beside cost, scores by layer."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8
 
 MARKS = "os^DvPX*"
 """Of models too, as colours alone are not enough in print."""
+
+FEW = 0.05
+"""Share of the scores of a map that have the colour of the worst."""
+
+MAPPED = ("window_ms", "hop_ms", "pool")
+"""Axes of which there are maps."""
 
 PRICES: tuple[tuple[str, Callable[[Row], float]], ...] = (
     ("s of compute per hour of audio", lambda row: row.seconds_per_hour),
@@ -49,26 +55,45 @@ def plain(text: str) -> str:
 
 
 def draw_maps(finding: Finding) -> Any:
-    """Draw layers by windows and layers by hops for each model, the other axes those of its best setting."""
+    """Draw layers by windows, hops and poolings for each model, the other axes those of its best setting.
+
+    An axis of one value has no map of its own.
+    """
     from matplotlib.figure import Figure
 
-    grids = [[_grid(finding.rows, best, axis) for axis in ("window_ms", "hop_ms")] for best in finding.models]
+    several = [axis for axis in MAPPED if _has_several(finding, axis)] or ["window_ms"]
+    grids = [[_grid(finding.rows, best, axis) for axis in several] for best in finding.models]
     heights = [max(len(grid[0]) for grid in of_model) * 0.24 + 0.9 for of_model in grids]
-    figure = Figure(figsize=(13, sum(heights) + 0.8), layout="constrained")
-    panels = figure.subplots(len(grids), 2, squeeze=False, height_ratios=heights)
+    figure = Figure(figsize=(6.5 * len(several), sum(heights) + 0.8), layout="constrained")
+    panels = figure.subplots(len(grids), len(several), squeeze=False, height_ratios=heights)
     for best, of_model, of_panels in zip(finding.models, grids, panels, strict=True):
-        values = [row.value for _, _, cells in of_model for row in cells.values()]
-        for axis, other, grid, axes in zip(NAMES, reversed(NAMES), of_model, of_panels, strict=True):
-            _map(axes, finding, axis, grid, (min(values), max(values)))
-            time = f"{best.framing}, {NAMES[other]} {value_of(best, other)}"
-            if free_axes(finding.rows, best):
-                time = f"best framing and {NAMES[other]}"
-            held = f"pool {best.pool}, {time}"
-            axes.set_title(plain(f"{best.model}: {held}"), fontsize="small")
+        limits = _limits([row for _, _, cells in of_model for row in cells.values()])
+        for axis, grid, axes in zip(several, of_model, of_panels, strict=True):
+            _map(axes, finding, axis, grid, limits)
+            axes.set_title(plain(f"{best.model}: {_held(finding, best, axis)}"), fontsize="small")
     less = " (less is better)" if is_lower_better(finding.metric) else ""
-    title = f"{finding.task}: {finding.metric}{less}. Frames: the interval overlaps with that of the best setting"
+    title = f"{finding.task}: {finding.metric}{less}\nFrames: the interval overlaps with that of the best setting"
     figure.suptitle(plain(title), fontsize="medium")
     return figure
+
+
+def _has_several(finding: Finding, axis: str) -> bool:
+    """Return whether any model has several values of an axis."""
+    return len({(row.model, getattr(row, axis)) for row in finding.rows}) > len(finding.models)
+
+
+def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+    """Return what colours span: a few of the worst scores have one, so that an outlier does not take all."""
+    values = sorted(row.value for row in rows)
+    few = int(FEW * len(values))
+    return (values[0], values[-1 - few]) if is_lower_better(rows[0].metric) else (values[few], values[-1])
+
+
+def _held(finding: Finding, best: Row, axis: str) -> str:
+    """Return what a map is of, beside its two axes."""
+    free = free_axes(finding.rows, best)
+    names = [name for name in ("pool", "framing", "window_ms", "hop_ms") if name != axis]
+    return ", ".join(f"{NAMES.get(name, name)} {'best' if name in free else value_of(best, name)}" for name in names)
 
 
 def _grid(rows: Sequence[Row], best: Row, axis: str) -> tuple[list[Any], list[Any], dict[tuple[Any, Any], Row]]:
@@ -78,7 +103,9 @@ def _grid(rows: Sequence[Row], best: Row, axis: str) -> tuple[list[Any], list[An
         of_value = [row for row in rows if getattr(row, axis) == value]
         for row in along(of_value, best, "layer", but=(axis, *free)):
             cells[row.layer, value] = row
-    return in_order("layer", [key[0] for key in cells]), in_order(axis, [key[1] for key in cells]), cells
+    layers = in_order("layer", [row.layer for row in rows if row.model == best.model])
+    found = {layer for layer, _ in cells}
+    return [layer for layer in layers if layer in found], in_order(axis, [key[1] for key in cells]), cells
 
 
 def _map(axes: Any, finding: Finding, axis: str, grid: Any, limits: tuple[float, float]) -> None:
@@ -93,7 +120,7 @@ def _map(axes: Any, finding: Finding, axis: str, grid: Any, limits: tuple[float,
     axes.set_yticks(range(len(layers)), list(map(plain, layers)), fontsize="small")
     labels = [value_of(next(row for key, row in cells.items() if key[1] == value), axis) for value in values]
     axes.set_xticks(range(len(values)), labels, fontsize="small")
-    axes.set(ylabel="layer", xlabel=NAMES[axis])
+    axes.set(ylabel="layer", xlabel=NAMES.get(axis, axis))
     span = limits[1] - limits[0] or 1.0
     for (layer, value), row in cells.items():
         x, y = values.index(value), layers.index(layer)
@@ -163,12 +190,7 @@ def draw_curves(lines: Mapping[str, Mapping[str, Sequence[Row]]]) -> Any:
         layers = in_order("layer", [row.layer for line in by_model.values() for row in line])
         for model, line in by_model.items():
             style = models.index(model)
-            x = [layers.index(row.layer) for row in line]
-            low, high = zip(*map(interval, line), strict=True)
-            colour = COLOURS[style % len(COLOURS)]
-            mark = MARKS[style % len(MARKS)]
-            axes.plot(x, [row.value for row in line], color=colour, marker=mark, markersize=4, label=plain(model))
-            axes.fill_between(x, low, high, alpha=0.18, color=colour, linewidth=0)
+            _curve(axes, line, layers, plain(model), COLOURS[style % len(COLOURS)], MARKS[style % len(MARKS)])
         axes.set_xticks(range(len(layers)), [plain(str(layer)) for layer in layers], fontsize="x-small", rotation=60)
         what = MEASURES.get(metric, ("",))[0]
         less = ", less is better" if is_lower_better(metric) else ""
@@ -179,3 +201,17 @@ def draw_curves(lines: Mapping[str, Mapping[str, Sequence[Row]]]) -> Any:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
     return figure
+
+
+def _curve(axes: Any, line: Sequence[Row], layers: Sequence[Any], label: str, colour: str, mark: str) -> None:
+    """Draw a line along numbered layers, which follow each other; what has another name stands alone."""
+    numbered = [row for row in line if row.layer.isdecimal()]
+    run = numbered if len(numbered) > 1 else line
+    x = [layers.index(row.layer) for row in run]
+    low, high = zip(*map(interval, run), strict=True)
+    axes.plot(x, [row.value for row in run], color=colour, marker=mark, markersize=4, label=label)
+    axes.fill_between(x, low, high, alpha=0.18, color=colour, linewidth=0)
+    for row in line:
+        if row not in run:
+            axes.plot([layers.index(row.layer)], [row.value], color=colour, marker=mark, markersize=4)
+            axes.vlines(layers.index(row.layer), *interval(row), color=colour, linewidth=1)

@@ -176,9 +176,10 @@ def along(rows: Iterable[Row], best: Row, axis: str, *, but: Sequence[str] = ())
 
 
 def free_axes(rows: Iterable[Row], best: Row) -> tuple[str, ...]:
-    """Return the axes of time of which a map of a model takes the best value, as its best framing has only one."""
-    times = {(row.window_ms, row.hop_ms) for row in rows if (row.model, row.framing) == (best.model, best.framing)}
-    return ("framing", "window_ms", "hop_ms") if len(times) == 1 else ()
+    """Return the axes of which maps of a model take the best value: those of time, if its best framing has but one."""
+    times = {(row.framing, row.window_ms, row.hop_ms) for row in rows if row.model == best.model}
+    own = [each for each in times if each[0] == best.framing]
+    return ("framing", "window_ms", "hop_ms") if len(own) == 1 < len(times) else ()
 
 
 def curves(finding: Finding, findings: Iterable[Finding]) -> dict[str, dict[str, tuple[Row, ...]]]:

@@ -2,6 +2,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const of = (id) => document.getElementById(id);
 const columns = data.columns, n = columns.value.length, ANY = -1, MANY = 100;
+const FEW = 0.05; // of the worst scores have one colour, so that an outlier does not take all colours
 const WORDS = ["model", "layer", "pool", "framing", "window_ms", "hop_ms", "probe"];
 const SHOWN = ["model", "score", ...WORDS.slice(1), "clips", "size", "seconds_per_hour"];
 const CALLED = { window_ms: "window", hop_ms: "hop", seconds_per_hour: "s per hour" };
@@ -167,7 +168,7 @@ function map(place, axis, rows, limits, first) {
   head.append(element("th", "layer"));
   foot.append(element("th", "s/h"));
   for (const value of across) {
-    head.append(element("th", value === null ? "own" : String(value)));
+    head.append(element("th", columns[axis].codes ? columns[axis].names[value] : value === null ? "own" : String(value)));
     const costs = all.filter((i) => code(i, axis) === value).map((i) => columns.seconds_per_hour[i]).filter((each) => each !== null);
     const [least, most] = [Math.min(...costs), Math.max(...costs)].map(short);
     foot.append(element("th", costs.length === 0 ? "?" : least === most ? least : `${least} to ${most}`));
@@ -184,6 +185,8 @@ function map(place, axis, rows, limits, first) {
     return row;
   });
   place.replaceChildren(head, ...lines, foot);
+  place.style.maxWidth = `${70 + 130 * across.length}px`;
+  return across.length;
 }
 
 function button(i, limits, first) {
@@ -206,27 +209,32 @@ const ofTime = (i, id) => of(id).value === "any" || String(columns[`${id}_ms`][i
 
 function drawMaps() {
   const rows = shownRows(), first = best(rows);
-  const own = rows.filter((i) => agrees(i, "model")), framed = own.filter((i) => agrees(i, "pool") && agrees(i, "framing"));
-  const windows = framed.filter((i) => ofTime(i, "hop")), hops = framed.filter((i) => ofTime(i, "window"));
-  const seen = of("scale").value === "task" ? rows : [...windows, ...hops];
-  let least = Math.min(...seen.map((i) => columns.value[i])), most = Math.max(...seen.map((i) => columns.value[i]));
+  const own = rows.filter((i) => agrees(i, "model") && agrees(i, "framing")), pooled = own.filter((i) => agrees(i, "pool"));
+  const windows = pooled.filter((i) => ofTime(i, "hop")), hops = pooled.filter((i) => ofTime(i, "window"));
+  const pools = own.filter((i) => ofTime(i, "hop") && ofTime(i, "window"));
+  const seen = of("scale").value === "task" ? rows : [...new Set([...windows, ...hops, ...pools])];
+  const sorted = seen.map((i) => columns.value[i]).sort((a, b) => a - b), few = Math.floor(FEW * sorted.length), lower = first >= 0 && isLower(first);
+  let least = sorted[lower ? 0 : few], most = sorted[sorted.length - 1 - (lower ? few : 0)];
   // Colours span at least an interval, so that what is no difference looks like none.
   const lacks = (high(first) - low(first) - (most - least)) / 2;
   if (lacks > 0) [least, most] = [least - lacks, most + lacks];
   if (least === most) most = least + 1;
-  map(of("windows"), "window_ms", windows, [least, most], first);
-  map(of("hops"), "hop_ms", hops, [least, most], first);
-  const stops = SCALE.map((rgb) => `rgb(${rgb})`), lower = first >= 0 && isLower(first);
+  const maps = [["windows", "window_ms", windows], ["hops", "hop_ms", hops], ["pools", "pool", pools]];
+  const widths = maps.map(([id, axis, some]) => map(of(id), axis, some, [least, most], first));
+  // A map of one column says nothing that the others do not.
+  maps.forEach(([id], at) => { of(id).closest("figure").hidden = widths[at] < 2 && (at > 0 || Math.max(...widths) > 1); });
+  const stops = SCALE.map((rgb) => `rgb(${rgb})`);
   of("legend").style.background = `linear-gradient(to right, ${(lower ? stops.reverse() : stops).join()})`;
   of("legend").setAttribute("aria-label", "colours");
-  of("limits").textContent = `${score(least)} to ${score(most)}${lower ? ", less is better" : ""}.`;
+  of("limits").textContent = `${score(least)}${sorted[0] < least ? " or less" : ""} to ${score(most)}${sorted[sorted.length - 1] > most ? " or more" : ""}${lower ? "; less is better" : ""}.`;
 }
 
 function fillAxes() {
   const rows = shownRows().filter((i) => agrees(i, "model")), first = best(rows);
   const own = rows.filter((i) => code(i, "framing") === code(first, "framing"));
   // Where the best framing has one window and one hop, as whole scenes have, the others are looked at too.
-  const isFree = new Set(own.map((i) => `${columns.window_ms[i]} ${columns.hop_ms[i]}`)).size === 1;
+  const times = (some) => new Set(some.map((i) => `${code(i, "framing")} ${columns.window_ms[i]} ${columns.hop_ms[i]}`)).size;
+  const isFree = times(own) === 1 && times(rows) > 1;
   const pools = rows.filter((i) => word(i, "pool") !== data.no_pool), named = (from, name) => values(from, name).map((value) => [value, columns[name].names[value]]);
   fill(of("pool"), [...named(pools, "pool"), [ANY, "the best of all"]], word(first, "pool") === data.no_pool ? ANY : code(first, "pool"));
   fill(of("framing"), [...named(rows, "framing"), [ANY, "the best of all"]], isFree ? ANY : code(first, "framing"));
@@ -505,10 +513,13 @@ function curve(lines) {
     if (at % every === 0 || !/^\d+$/.test(name)) picture.append(drawn("text", { transform: `translate(${left + 3} ${height - 24}) rotate(${name.length > 2 ? -35 : 0})`, "text-anchor": name.length > 2 ? "end" : "middle" }, name.length > 9 ? `${name.slice(0, 8)}…` : name));
   });
   for (const line of lines) {
-    const { colour, k } = styleOf(line[0]);
-    const band = [...line.map((i) => `${x(i)} ${y(high(i))}`), ...[...line].reverse().map((i) => `${x(i)} ${y(low(i))}`)];
+    // Along numbered layers, which follow each other; what has another name stands alone.
+    const { colour, k } = styleOf(line[0]), numbered = line.filter((i) => /^\d+$/.test(word(i, "layer")));
+    const run = numbered.length > 1 ? numbered : line, alone = line.filter((i) => !run.includes(i));
+    const band = [...run.map((i) => `${x(i)} ${y(high(i))}`), ...[...run].reverse().map((i) => `${x(i)} ${y(low(i))}`)];
+    for (const i of alone) picture.append(drawn("line", { x1: x(i), x2: x(i), y1: y(low(i)), y2: y(high(i)), stroke: colour, "stroke-width": 2 }));
     picture.append(drawn("polygon", { points: band.join(" "), fill: colour, "fill-opacity": 0.18 }));
-    picture.append(drawn("polyline", { points: line.map((i) => `${x(i)} ${y(columns.value[i])}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": ["", "7 3", "2 3", "9 3 2 3"][k % 4] }));
+    picture.append(drawn("polyline", { points: run.map((i) => `${x(i)} ${y(columns.value[i])}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": ["", "7 3", "2 3", "9 3 2 3"][k % 4] }));
     for (const i of line) {
       picture.append(drawn("circle", { cx: x(i), cy: y(columns.value[i]), r: 4, fill: colour, "data-row": i }));
     }

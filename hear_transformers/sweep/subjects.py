@@ -109,7 +109,8 @@ class Scenes:
         rows = np.concatenate(embeddings)
         if probe != CLUSTERS:
             return _told(evaluation.evaluate(rows, self.task, probe, seed=self.seed).scores)
-        vectors = evaluation.check(rows, self.task).astype(np.float64)
+        evaluation.check(rows, self.task)
+        vectors = rows.astype(np.float64)
         found = measures.measure(vectors, self.task.targets.argmax(1), seed=self.seed)
         return {name: (each["value"], each["low"], each["high"]) for name, each in sorted(found.items(), key=_by)}
 

@@ -426,6 +426,26 @@ def test_stages_are_compared_by_measures_of_clusters(tmp_path, chromium):
     assert chromium.problems == []
 
 
+def test_layers_that_have_no_number_stand_beside_the_curve(tmp_path, chromium):
+    chromium.open(page_of(tmp_path, [row(layer=layer) for layer in ("mel", "2", "1", "all+mel")]))
+    assert chromium.run("document.querySelector('#curves polyline').getAttribute('points').split(' ').length") == 4
+    assert chromium.run("document.querySelectorAll('#curves circle').length") == 4
+    assert chromium.run("document.querySelectorAll('#curves line:not(.grid)').length") == 2
+
+
+def test_a_map_of_one_column_is_left_out(tmp_path, chromium):
+    chromium.open(page_of(tmp_path, [row(layer=layer, pool=pool) for layer in "12" for pool in ("mean", "cls")]))
+    hidden = "['windows', 'hops', 'pools'].map((id) => of(id).closest('figure').hidden)"
+    assert chromium.run(hidden) == [True, True, False]
+    chromium.open(page_of(tmp_path, [row(layer=layer) for layer in "12"]))
+    assert chromium.run(hidden) == [False, True, True]
+
+
+def test_an_outlier_does_not_take_the_colours(tmp_path, chromium):
+    chromium.open(page_of(tmp_path, [row(0.0 if i == 0 else 0.8 + i / 200, layer=str(i)) for i in range(21)]))
+    assert chromium.run("of('limits').textContent") == "0.805 or less to 0.900."
+
+
 def test_whole_scenes_that_win_are_shown_beside_windows(tmp_path, chromium):
     some = [row(0.9 - 0.01 * i, layer=str(i), window_ms=160.0 * 2**j, hop_ms=25.0) for i in range(3) for j in range(3)]
     some += [row(0.95, layer="2", framing="scene", window_ms=5000.0, hop_ms=None)]

@@ -244,7 +244,9 @@ def test_wrong_options_are_named(labelled, sweep, arguments, complaint):
 def test_clusters_are_measured_as_compare_does(labelled, sweep):
     rows = rows_of(sweep("--json", "--layers", "1", "--pool", "mean", "--probe", "clusters"))
     assert [row["metric"] for row in rows if row["is_main"]] == ["nmi"]
-    found = np.stack([np.load(path)["embedding"] for path in sorted(labelled.glob("sweep/embeddings/*/*/*/*.npz"))])
+    found = np.stack(
+        [np.load(path)["embedding"] for path in sorted(labelled.glob("sweep/embeddings/*/*/*/*.npz"))]
+    ).astype(float)
     expected = measures.measure(found, np.arange(12) // 6)
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx({k: v["value"] for k, v in expected.items()})
 
