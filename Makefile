@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-feed bench-cuda sizes measure study train hear bench-hear hear-results clean
+.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-feed bench-cuda sizes measure study sweep train hear bench-hear hear-results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -141,6 +141,29 @@ TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
 
 study: $(VENV)/.stamp-test  ## small networks of all families on ESC-10, from scratch: hours on a CPU (STUDY=folder TEACHER=checkpoint)
 	$(BIN)/python -m hear_transformers.benchmarks.study --data $(SHARED)/data/esc10 --out $(STUDY) --weights $(TEACHER)
+
+SWEEP ?= ../sweep-run
+SWEEPING = $(BIN)/hear-transformers sweep --out $(SWEEP)
+MN04 = efficientat/mn04_as=$(TEACHER)
+FLOOR = passt/passt_s_p16_s16_128_ap468
+SCENES = esc10=$(SHARED)/data/esc10/labels.csv digits=$(SWEEP)/digits.csv \
+	--columns 'path=audio/{filename},labels=label,fold=fold' --columns path=path,labels=label,fold=speaker
+
+# Of the digits the first 15 takes, as in `make measure`. Windows and hops are tried with the small networks alone, and of
+# events, where each frame is a row to fit, few layers.
+sweep: $(VENV)/.stamp-test  ## layers, windows and hops of three networks on ESC-10, digits and events: half an hour (SHARED=folder SWEEP=folder)
+	mkdir -p $(SWEEP)
+	awk -F, -v audio=$(abspath $(SHARED))/data/fsdd/audio 'NR == 1 { print "path,label,speaker" } \
+		NR > 1 { split($$1, name, /[_.]/); if (name[3] < 15) print audio "/" $$1 "," $$2 "," $$3 }' \
+		$(SHARED)/data/fsdd/labels.csv > $(SWEEP)/digits.csv
+	test -d $(SWEEP)/tasks || $(BIN)/python $(SHARED)/tools/build_hear_tasks.py --out $(SWEEP)/tasks --sr 32000 --tasks sed
+	$(SWEEPING) $(SCENES) --model tiny --model $(MN04) --random $(FLOOR)
+	$(SWEEPING) $(SCENES) --model tiny --model $(MN04) --layers 0,4,8,12,-1,mel,all+mel --pool meanstd \
+		--framing windowed --window-ms 160,640 --hop-ms 100,400
+	$(SWEEPING) events=$(SWEEP)/tasks/esc10_fsdd_events-v1.0.0-full --model tiny --model $(MN04) --random $(FLOOR) \
+		--layers 4,8,12,all+mel --pool mean --framing native --window-ms 2000 --hop-ms 50
+	mkdir -p weights/study
+	cp -r $(SWEEP)/report.html $(SWEEP)/results.md $(SWEEP)/results.csv $(SWEEP)/plots weights/study
 
 RUN ?= ../tiny-run
 TRAINING = $(BIN)/python -m hear_transformers.training.tiny

@@ -48,13 +48,7 @@ def classify(
     device, workers : of the model
     options : of the command
     """
-    given = [f"--{name.removesuffix('s') if name == 'models' else name}" for name in OF_OTHERS if options.get(name)]
-    if given:
-        raise click.UsageError(f"{', '.join(given).replace('_', '-')}: decided by the probe; leave it out")
-    given = [name for name, usual in USUAL.items() if options[name] != usual]
-    if given:
-        shown = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise click.UsageError(f"{shown}: does not go with --probe; leave it out")
+    refuse_others(options)
     from hear_transformers.probes import classifying
 
     held = classifying.read_probe(probe)
@@ -89,6 +83,17 @@ def classify(
         where = place.folder / (place.file or "")
         click.echo(f"{len(outcomes) - n_failed} classified{kept}, {n_failed} failed: {where}")
     return n_failed
+
+
+def refuse_others(options: dict[str, Any]) -> None:
+    """Raise UsageError for options that the probe decides, or that classifying does not have."""
+    given = [f"--{name.removesuffix('s') if name == 'models' else name}" for name in OF_OTHERS if options.get(name)]
+    if given:
+        raise click.UsageError(f"{', '.join(given).replace('_', '-')}: decided by the probe; leave it out")
+    given = [name for name, usual in USUAL.items() if options[name] != usual]
+    if given:
+        shown = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"{shown}: does not go with --probe; leave it out")
 
 
 def as_record(line: Line) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KINDS = ("logistic", "knn", "mlp", "gate")
-EMBEDDINGS, FRAMES = "embeddings", "frames"
-"""Folders of the embeddings of clips, and along time, in that of the probe."""
+KINDS = ("logistic", "knn", "mlp", "gate", "prototypes")
+PROTOTYPES = KINDS[-1]
+EMBEDDINGS, FRAMES, MAPS = "embeddings", "frames", "maps"
+"""Folders of the embeddings of clips, along time, and of token maps, in that of the probe."""
 
 OF_TIME = ("hop_ms", "window_ms", "framing")
 """Options of embeddings along time."""
@@ -59,6 +60,9 @@ Probes:
   logistic  logistic regression, its strength chosen on validation clips; the default
   knn       nearest neighbours by cosine
   mlp       HEAR's: grid, early stopping and scores of heareval
+  prototypes
+            some vectors for each class, compared with every place of the map of time and frequency; finds short sounds;
+            alone, of one --layer with such a map, which is kept (at most 4 GB); --hop-ms thins it out
   gate      a linear classifier on all layers, each weighed by a number that is learned; with --layer all
 """
 
@@ -160,7 +164,12 @@ def probe_command(
         as_json,
     )
     if events or event_data.is_of_events(data):
+        if PROTOTYPES in wanted.names:
+            raise click.UsageError(f"--probe {PROTOTYPES}: of whole clips; for events choose another probe")
         probe_events(wanted)
+        return
+    if PROTOTYPES in wanted.names:
+        probe_maps(wanted)
         return
     if given := [f"--{name.replace('_', '-')}" for name in OF_TIME if name in wanted.model]:
         raise click.UsageError(f"{', '.join(given)}: of embeddings along time, which --events reads; leave it out")
@@ -215,15 +224,64 @@ class Wanted:
 
 def probe_clips(wanted: Wanted) -> None:
     """Probe embeddings of whole clips."""
+    clips, embedded, loading, layers = embeddings_of(wanted)
+    score(wanted, clips, embedded, embedded.embeddings, loading, columns=layers)
+
+
+def probe_maps(wanted: Wanted) -> None:
+    """Probe token maps of whole clips."""
+    from hear_transformers.probes import data as reading
+    from hear_transformers.probes import map_data
+
+    if len(wanted.names) > 1:
+        raise click.UsageError(f"--probe {PROTOTYPES}: reads token maps, others vectors; give it a run of its own")
+    if given := [f"--{name}" for name in ("pool", "window_ms", "framing") if name in wanted.model]:
+        shown = ", ".join(given).replace("_", "-")
+        raise click.UsageError(f"{shown}: --probe {PROTOTYPES} reads every place of a layer; leave it out")
+    if reading.is_table(wanted.data):
+        raise OptionError(
+            f"{wanted.data}: a table of embeddings; --probe {PROTOTYPES} reads token maps: give the audio"
+        )
+    wanted = replace(wanted, model=wanted.model | map_data.OF_MAPS)
+    network = load(wanted.model, wanted.device)
+    clips = reading.read_clips(wanted.data, wanted.layout, wanted.more, network.sample_rate)
+    embed = partial(map_data.embed_maps, clips, network, wanted.out / MAPS)
+    embedded, maps = wanted.embedded(embed, len(clips.paths))
+    if not wanted.as_json:
+        n_bytes = sum(path.stat().st_size for path in maps.maps)
+        click.echo(
+            f"Token maps: {n_bytes / 1e9:.2f} GB in {wanted.out / MAPS}, at most {map_data.MOST_BYTES / 1e9:g} GB"
+        )
+    score(wanted, reading.taken(clips, embedded), embedded, maps, wanted.loading())
+
+
+def score(
+    wanted: Wanted,
+    clips: Labelled,
+    embedded: Embedded,
+    rows: Any,
+    loading: dict[str, Any],
+    columns: dict[str, list[int]] | None = None,
+) -> None:
+    """Score probes of clips, and write the first and the reports.
+
+    Parameters
+    ----------
+    wanted : what is asked for
+    clips : that have embeddings
+    embedded : where these are from
+    rows : embeddings, or token maps
+    loading : options that load the model
+    columns : layer -> its positions in an embedding
+    """
     from hear_transformers.probes import evaluation, reports, saved, tasks
 
-    clips, embedded, loading, layers = embeddings_of(wanted)
     names, kinds = [str(path) for path in clips.paths], {"folds": clips.folds, "groups": clips.groups}
     task = tasks.make_task(names, clips.classes, clips.targets, **kinds, **wanted.drawing)
     wanted.say(task, "clips")
-    how: dict[str, Any] = {**wanted.fitting, "columns": layers}
-    results = [evaluation.evaluate(embedded.embeddings, task, name, **how) for name in wanted.names]
-    kept = evaluation.fit_whole(embedded.embeddings, task, wanted.names[0], **how)
+    how: dict[str, Any] = {**wanted.fitting, "columns": columns}
+    results = [evaluation.evaluate(rows, task, name, **how) for name in wanted.names]
+    kept = evaluation.fit_whole(rows, task, wanted.names[0], **how)
     scores = reports.scores_of(results[0])
     saved.write(wanted.out, saved.Saved(kept, task.classes, embedded.provenance, loading, scores))
     reports.write(wanted.out, task, results[0], results[1:])

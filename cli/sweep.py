@@ -22,9 +22,12 @@ from .tables import echo_table
 if TYPE_CHECKING:
     from hear_transformers.sweep.passes import Pass
     from hear_transformers.sweep.results import Row
+    from hear_transformers.sweep.settings import Grid
+    from hear_transformers.sweep.studies import Study
     from hear_transformers.sweep.subjects import Data
 
-PROBES = ("logistic", "knn", "mlp")
+PROBES = ("logistic", "knn", "mlp", "clusters")
+STUDIES = ("passt-hear", "mast-clusters")
 
 BEST_SHOWN = 5
 """Settings of each task that are printed."""
@@ -42,6 +45,11 @@ Framings:
   scene     a clip as the model embeds it: whole, or the mean over windows of its usual length
   windowed  the mean over windows of --window-ms, every --hop-ms
   native    the mean over the network's own frames, in chunks of --window-ms, read every --hop-ms
+
+\b
+Studies:
+  passt-hear     levels of layers, windows of 160 ms to 10 s, hops of 25 to 100 ms (2211.13956); of passt/base
+  mast-clusters  how well classes are clusters, layer by layer (2303.10757); of mast and ast
 
 Each model runs once for a framing, a window and a hop, whatever the number of layers and poolings, and audio is decoded
 once for all of them. Embeddings and scores are kept in --out: the same command again computes what is missing, and what
@@ -77,8 +85,9 @@ def words(context: click.Context, parameter: click.Parameter, value: str | None)
     "probes",
     multiple=True,
     type=click.Choice(PROBES),
-    help="See hear-transformers probe.  [default: logistic]",
+    help="See hear-transformers probe; clusters: those of compare.  [default: logistic]",
 )
+@click.option("--study", type=click.Choice(STUDIES), help="What a paper tried, see below.")
 @click.option(
     "--columns",
     multiple=True,
@@ -95,6 +104,7 @@ def words(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--num-workers", "workers", type=click.IntRange(0), metavar="N", help="Processes that read audio.  [default: auto]"
 )
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes that fit probes.  [default: one a core]")
 @click.option(
     "--out", default="sweep", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Folder."
 )
@@ -105,6 +115,7 @@ def sweep_command(
     models: tuple[str, ...],
     random: tuple[str, ...],
     probes: tuple[str, ...],
+    study: str | None,
     columns: tuple[str, ...],
     events: bool,
     label_separator: str,
@@ -112,6 +123,7 @@ def sweep_command(
     seed: int,
     device: str,
     workers: int | None,
+    jobs: int | None,
     out: Path,
     as_json: bool,
     **grid: Any,
@@ -124,24 +136,27 @@ def sweep_command(
     The folder gets report.html, which needs nothing else, results.csv, results.md, plots, and the embeddings.
     """
     with importing():
-        from hear_transformers.audio.workers import default_workers
         from hear_transformers.bulk.tables import import_extra
         from hear_transformers.sweep import engine, report, results
 
     for module in ("sklearn", "scipy", "matplotlib"):
         import_extra("hear-transformers sweep", module, "train")
+    tried = studied(study, grid)
     if not (models or random):
-        raise click.UsageError("nothing to try; give --model NAME, or --random NAME")
+        models = tried.models
+    if not (models or random):
+        raise click.UsageError("nothing to try; give --model NAME, --random NAME, or --study NAME")
     found = data_of(data, columns, label_separator, events=events)
-    passes, skipped = passes_of(models, random, grid, device)
+    passes, skipped = passes_of(models, random, tried.grid, device)
     for line in skipped if not as_json else ():
         click.echo(one_line(f"Skipped: {line}"), err=True)
     with Shown(quiet=as_json) as shown:
         options = engine.Options(
-            probes=tuple(dict.fromkeys(probes)) or PROBES[:1],
+            probes=tuple(dict.fromkeys(probes)) or (tried.probe,),
             n_folds=folds,
             seed=seed,
-            workers=default_workers(2) if workers is None else workers,
+            workers=workers,
+            jobs=jobs,
             on_start=shown.start,
             on_outcome=shown.outcome,
             on_scores=shown.start_scores,
@@ -150,13 +165,9 @@ def sweep_command(
         engine.check(found, passes, options)
         rows = list(engine.sweep(found, passes, out, options))
     earlier = results.read_csv(out / report.TABLE) if (out / report.TABLE).is_file() else []
-    page = report.write(out, [*earlier, *rows], title=title_of(found))
+    names = dict.fromkeys(row.task for row in (*earlier, *rows))
+    page = report.write(out, [*earlier, *rows], title=f"{study or 'Sweep'}: {', '.join(names)}")
     show(rows, skipped, shown.failed, page, as_json=as_json)
-
-
-def title_of(data: Sequence[Data]) -> str:
-    """Return the heading of the report."""
-    return f"Sweep over {', '.join(each.name for each in data)}"
 
 
 def data_of(texts: Sequence[str], columns: Sequence[str], separator: str, *, events: bool) -> list[Data]:
@@ -180,9 +191,7 @@ def data_of(texts: Sequence[str], columns: Sequence[str], separator: str, *, eve
     return found
 
 
-def passes_of(
-    models: Sequence[str], random: Sequence[str], options: dict[str, Any], device: str
-) -> tuple[list[Pass], list[str]]:
+def passes_of(models: Sequence[str], random: Sequence[str], grid: Grid, device: str) -> tuple[list[Pass], list[str]]:
     """Load the models, and return their passes and what is skipped."""
     from hear_transformers.sweep import settings
 
@@ -191,7 +200,6 @@ def passes_of(
     chosen += [settings.Chosen(name, is_random=True) for name in random]
     if twice := [each.label for each in chosen if chosen.count(each) > 1]:
         raise OptionError(f"{twice[0]} is there twice among the models; name each once")
-    grid = grid_of(options)
     passes: list[Pass] = []
     skipped: list[str] = []
     for each in chosen:
@@ -201,7 +209,19 @@ def passes_of(
     return passes, skipped
 
 
-def grid_of(options: dict[str, Any]) -> Any:
+def studied(study: str | None, options: dict[str, Any]) -> Study:
+    """Return what is to be tried: that of a study, or what the options ask for."""
+    from hear_transformers.sweep.studies import STUDIES, Study
+
+    if study is None:
+        return Study((), grid_of(options))
+    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]:
+        shown = ", ".join(given).replace("pools", "pool").replace("framings", "framing")
+        raise click.UsageError(f"{shown}: decided by --study {study}; leave it out, or --study")
+    return STUDIES[study]
+
+
+def grid_of(options: dict[str, Any]) -> Grid:
     """Return the grid that the options ask for."""
     from hear_transformers.embedding.choices import check_choice
     from hear_transformers.sweep.settings import Grid

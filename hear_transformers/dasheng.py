@@ -49,7 +49,7 @@ class Dasheng(PatchTransformer):
 
     def __init__(self, *, n_mels: int = 64, time_positions: int = TIME_POSITIONS, **transformer: Any) -> None:
         super().__init__(patch=(n_mels, PATCH_FRAMES), n_mels=n_mels, time_positions=time_positions, **transformer)
-        self.max_frames = None
+        self.piece_frames, self.max_frames = self.max_frames, None
 
     def times(self, n_time: int) -> Tensor:
         """Repeat the table, see `PatchTransformer.times`."""

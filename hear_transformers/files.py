@@ -131,11 +131,16 @@ def atomic_path(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     path : of the file; folders are created as needed
     scratch : folder of the temporary file, on the same disk; None for the file's own
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if scratch is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
     part = (scratch or path.parent) / f".{uuid.uuid4().hex}.part"
     try:
         yield part
-        part.replace(path)
+        try:
+            part.replace(path)
+        except FileNotFoundError:  # most folders are there, and to look takes as long
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

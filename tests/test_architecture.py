@@ -21,7 +21,7 @@ FLOORS = (
     {"audio", "checkpoints"},
     {"embedding"},
     {"hear", "catalogue", "labels"},
-    {*FAMILIES, "sklearn", "bulk", "harness", "doctor", "explore"},
+    {*FAMILIES, "sklearn", "bulk", "harness", "doctor", "explore", "xares", "mteb", "evar"},
     {"training", "probes"},
     {"explain", "comparison"},
     {"sweep"},

@@ -11,6 +11,7 @@ import copy
 import functools
 import math
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -517,6 +518,34 @@ def read(path: str | os.PathLike[str], sample_rate: int, *, keep_damaged: bool =
     """Read one audio file as a mono waveform: (samples,) float32 at `sample_rate` in Hz; see `AudioFile.blocks`."""
     with AudioFile(path, keep_damaged=keep_damaged) as file:
         return file.read(sample_rate)
+
+
+def read_content(content: bytes, suffix: str = "", sample_rate: int | None = None) -> tuple[Tensor, int]:
+    """Read the content of an audio file.
+
+    Parameters
+    ----------
+    content : of the file
+    suffix : of its name, which may help to decode it
+    sample_rate : of the waveform, in Hz; None for that of the file
+
+    Returns
+    -------
+    waveform, sample_rate : (samples,) float32, channels averaged, and its rate in Hz
+
+    Raises
+    ------
+    AudioError : as by `AudioFile`; the message names no file
+    """
+    with tempfile.TemporaryDirectory(prefix="hear_transformers-") as folder:
+        path = Path(folder) / f"content{suffix}"
+        path.write_bytes(content)
+        try:
+            with AudioFile(path) as file:
+                rate = sample_rate or file.sample_rate
+                return file.read(rate), rate
+        except AudioError as error:
+            raise AudioError(str(error).replace(f"{path}: ", "")) from error
 
 
 def channels_of(path: str | os.PathLike[str], scratch: Path | None = None) -> int:

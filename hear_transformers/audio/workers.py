@@ -469,7 +469,8 @@ class _Pool:
             if not requests:
                 return
             self.is_end = len(requests) < self.n_ahead
-            self._ask()
+            if self.is_end or len(self.todo) >= self.chunk:
+                self._ask()
             while requests[0].loaded is None:
                 self._advance(requests[0])
             if time.monotonic() > self.heard + LISTEN_SECONDS:

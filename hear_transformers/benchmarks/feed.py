@@ -1,12 +1,14 @@
 """The feed of the network beside a bare loop: processes that decode with soundfile and resample with soxr, no more.
 
 Run ``make bench-feed``, or ``python -m hear_transformers.benchmarks.feed --help``. The pipeline goes from files to
-files, with a network that does nothing. A machine that does something else too slows both: they run by turns.
+files, with a network that does nothing. A machine that does something else too slows both: they run by turns, and give
+way to it alike.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
@@ -22,7 +24,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from ..audio.workers import START_METHOD
+from ..audio.workers import NICENESS, START_METHOD
 from ..bulk.extract import extract
 from ..bulk.formats import FILES, TABLES
 from ..bulk.outputs import OutputOptions
@@ -96,7 +98,9 @@ def cost_of(run: Callable[..., None], *arguments: Any) -> Cost:
 
 
 def decode(paths: Sequence[Path]) -> None:
-    """Decode and resample files."""
+    """Decode and resample files, giving way to others as the workers of the pipeline do."""
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     for path in paths:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         soxr.resample(samples.mean(1), rate, MODEL_RATE)

@@ -1,7 +1,8 @@
 """Our networks beside their authors' packages in one process: equal numbers first, then the ratio of times.
 
 PaSST beside hear21passt, AST beside Hugging Face's transformers with its feature extractor, Cnn14 beside
-panns_inference, Dasheng beside dasheng. Run ``make bench``, or ``python -m hear_transformers.benchmarks.peers --help``.
+panns_inference, Dasheng beside dasheng, BEATs beside openbeats. Run ``make bench``, or
+``python -m hear_transformers.benchmarks.peers --help``.
 Both sides have the same random weights. On a shared machine seconds mean little; ratios within one run do.
 """
 
@@ -18,14 +19,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import ast, dasheng, hear, panns, passt
+from .. import ast, beats, dasheng, hear, panns, passt
 from ..embedding import options
 from ..embedding.embedder import Embedder
 from ..embedding.external import silenced
@@ -182,6 +183,30 @@ class DashengPackage(Peer):
         return self.model(audio).mean(1)
 
 
+class OpenBeats(Peer):
+    """OpenBEATs' package, whose network is that of BEATs; the clip embedding is the mean over its tokens."""
+
+    family = beats.FAMILY
+    workloads = (Workload("scene", "iter1", 1, 10), Workload("scene", "iter1", 8, 10))
+    config: ClassVar = {
+        "deep_norm": True,
+        "relative_position_embedding": True,
+        "gru_rel_pos": True,
+        "max_distance": 800,
+    }
+
+    def __init__(self, device: str) -> None:
+        with silence_peers(), fix_seed():
+            encoder = importlib.import_module("openbeats.beats_encoder").BeatsEncoder
+            self.model = encoder(0, beats_config={**self.config, "num_buckets": 320, "conv_bias": False})
+        self.model.eval().to(device)
+
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
+        """Run the network without its masks; see `Peer.embed`."""
+        tokens, *_ = self.model(audio, torch.full((len(audio),), audio.shape[1], device=audio.device))
+        return tokens.mean(1)
+
+
 def import_panns_inference() -> types.ModuleType:
     """Import the networks of panns_inference without its __init__, which downloads into the home folder."""
     name = "panns_inference"
@@ -205,6 +230,7 @@ PEERS = {
     "transformers": Transformers,
     "panns_inference": PannsInference,
     "dasheng": DashengPackage,
+    "openbeats": OpenBeats,
 }
 
 

@@ -99,6 +99,8 @@ def in_process(
 
         def oldest() -> T:
             embedded, other = waiting.popleft()
+            if other is not None and other.answers:
+                return other.answers.popleft().outcome()
             with spent.on("blocked"):
                 if other is not None and (answer := other.answer()) is not None:
                     return answer.outcome()

@@ -219,7 +219,7 @@ def extract(
             outcomes.append(outcome)
             if outcome.status == "failed":
                 failures.add(outcome.as_failure())
-            if outcome.status != "skipped" or outcome.warnings:
+            if outcome.warnings or (warnings.lines and outcome.status != "skipped"):
                 warnings.replace(outcome.as_part(), outcome.warnings)
             on_outcome(outcome)
             if outcome.status == "failed" and fail_fast:
@@ -363,8 +363,9 @@ class _Run:
             return self._skipped(job, target, existing)
         try:
             tags = tags_of(target.model, embedded.embedding, self.n_labels) if self.n_labels else None
-            path = target.outputs[0].path(job)
-            existing = [_if_unchanged(each, job, embedded.sha256, path) for each in existing]
+            if any(existing):
+                path = target.outputs[0].path(job)
+                existing = [_if_unchanged(each, job, embedded.sha256, path) for each in existing]
             missing = [output for output, each in zip(target.outputs, existing, strict=True) if each is None]
             if not missing:
                 return self._skipped(job, target, existing, tags, embedded.warnings)

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -226,14 +227,16 @@ def _match(pattern: str) -> Iterator[Source]:
 
 def _below(name: PurePath) -> PurePath:
     """Return a name that stays below the output folder: without a root, and without ``..``."""
+    if name.parts and not name.anchor and os.pardir not in name.parts:
+        return name
     parts = [part for part in name.parts if part not in (name.anchor, os.pardir)]
     return PurePath(*parts) if parts else PurePath("unnamed")
 
 
-NAMINGS: tuple[Callable[[Source, str], PurePath], ...] = (
-    lambda source, _: _below(source.name).with_suffix(""),
-    lambda source, _: _below(source.name),
-    lambda source, common: PurePath(os.path.relpath(source.location, common)),
+NAMINGS: tuple[tuple[Callable[[Source, str], PurePath], Callable[[PurePath], str]], ...] = (
+    (lambda source, _: _below(source.name), attrgetter("stem")),
+    (lambda source, _: _below(source.name), attrgetter("name")),
+    (lambda source, common: PurePath(os.path.relpath(source.location, common)), attrgetter("name")),
 )
 """Ways to name an output after its source, tried in this order until all names differ: without the suffix, with it, and
 with all folders below the common folder of the sources."""
@@ -258,12 +261,14 @@ def name_outputs(sources: Sequence[Source], suffix: str) -> list[PurePath]:
             common = os.path.commonpath([os.path.dirname(source.location) for source in sources])
         outputs = []
         for way, source in zip(ways, sources, strict=True):
-            name = NAMINGS[way](source, common)
-            segment = f".{source.segment}" if source.segment else ""
-            outputs.append(name.with_name(f"{name.name}{segment}{suffix}"))
+            path_of, name_of = NAMINGS[way]
+            path = path_of(source, common)
+            segment = f".{segment}" if (segment := source.segment) else ""
+            outputs.append(path.with_name(f"{name_of(path)}{segment}{suffix}"))
         # Two names that differ in case only are one file on many systems.
-        counts = Counter(str(output).casefold() for output in outputs)
-        clashing = [i for i, output in enumerate(outputs) if counts[str(output).casefold()] > 1]
+        names = [str(output).casefold() for output in outputs]
+        counts = Counter(names)
+        clashing = [i for i, name in enumerate(names) if counts[name] > 1]
         if not clashing:
             return outputs
         if all(ways[i] == last for i in clashing):

@@ -194,7 +194,8 @@ class _InFlight:
         return [(piece, {name: each[i] for name, each in parts.items()}) for i, piece in enumerate(self.slices)]
 
 
-NO_SAMPLES = torch.zeros(0, dtype=torch.float32)
+FIRST_SHARE = 4
+"""The first batch on a card has a fourth of the windows: it has nothing else to do while more clips are decoded."""
 
 COPIED_TOGETHER = LENT // 2
 """Clips that are copied to CUDA one after the other: to change the stream and to mark an event takes 0.1 ms."""
@@ -204,13 +205,9 @@ COPIED_TOGETHER = LENT // 2
 class _Arrival:
     """A clip that comes from elsewhere, and what tells that it was copied to CUDA."""
 
+    key: int  # of the clip
     buffer: Buffer
     event: torch.cuda.Event | None = None
-
-    @classmethod
-    def of_nothing(cls) -> _Arrival:
-        """Return one without samples."""
-        return cls(Buffer(NO_SAMPLES, n_samples=0))
 
 
 class Packer:
@@ -236,8 +233,9 @@ class Packer:
         self.flights: deque[_InFlight] = deque()
         self.is_on_cuda = reader.device.type == "cuda"
         self.most_flights = 1 if self.is_on_cuda else 0
+        self.share = FIRST_SHARE if self.is_on_cuda else 1  # of a batch in the next one
         self.copying = torch.cuda.Stream(reader.device) if self.is_on_cuda else None
-        self.lent: deque[_Arrival] = deque()  # the last clips, or nothing for those that are not lent
+        self.lent: deque[_Arrival | None] = deque()  # the last clips, None for those that are not lent
         self.arriving: list[_Arrival] = []  # to be copied to CUDA
         self.n_samples = 0  # of the clips that wait
 
@@ -252,7 +250,7 @@ class Packer:
         is_lent : whether it is valid only until `LENT` more are added or passed over, see `Loaded.is_lent`
         """
         n_samples = length(waveform.shape[0], rate, self.sample_rate)
-        buffer = self._fetch(waveform, n_samples, is_lent=is_lent)
+        buffer = self._fetch(key, waveform, n_samples, is_lent=is_lent)
         try:
             plan = self.reader.plan(n_samples)
         except Exception as error:
@@ -263,7 +261,7 @@ class Packer:
 
     def pass_over(self) -> None:
         """Take note of a clip that is not added: memory is lent for a number of clips, whatever becomes of them."""
-        self.lent.append(_Arrival.of_nothing())
+        self.lent.append(None)
         self._let_go()
 
     def _add(self, clip: _Clip) -> Iterator[Packed]:
@@ -274,19 +272,19 @@ class Packer:
                 self.queues[each.key] = _Queue(self.reader.batch_size_for(each.key))
             self.queues[each.key].put(_Slice(clip, number, 0, each.n_windows))
         for batch in clip.plan.keys:
-            while batch in self.queues and self.queues[batch].n_windows >= self.queues[batch].batch_size:
+            while batch in self.queues and self.share * self.queues[batch].n_windows >= self.queues[batch].batch_size:
                 yield from self._run(batch)
 
-    def _fetch(self, waveform: Tensor, n_samples: int, *, is_lent: bool) -> Buffer:
+    def _fetch(self, key: int, waveform: Tensor, n_samples: int, *, is_lent: bool) -> Buffer:
         """Pass a clip on to the device of the network; on the CPU it may stay where it is."""
-        arrival = _Arrival(Buffer(waveform, n_samples=n_samples))
+        arrival = _Arrival(key, Buffer(waveform, n_samples=n_samples))
         if self.copying is None or waveform.is_cuda:
             arrival.buffer.samples = waveform.to(self.reader.device)
         else:
             self.arriving.append(arrival)
             if len(self.arriving) == COPIED_TOGETHER:
                 self._copy(self.copying)
-        self.lent.append(arrival if is_lent else _Arrival.of_nothing())
+        self.lent.append(arrival if is_lent else None)
         return arrival.buffer
 
     def _copy(self, stream: torch.cuda.Stream) -> None:
@@ -308,11 +306,13 @@ class Packer:
         """Stop using memory that is lent only while fewer than `LENT` clips are added or passed over."""
         while len(self.lent) >= LENT:
             arrival = self.lent.popleft()
+            if arrival is None:
+                continue
             if arrival in self.arriving and self.copying is not None:
                 self._copy(self.copying)
             if arrival.event is not None:
                 arrival.event.synchronize()
-            elif any(clip.buffer is arrival.buffer for clip in self.clips.values()):
+            elif arrival.key in self.clips:
                 arrival.buffer.samples = arrival.buffer.samples.clone()
 
     def finish_oldest(self) -> Iterator[Packed]:
@@ -334,6 +334,7 @@ class Packer:
         queue = self.queues[key]
         queue.batch_size = self.reader.batch_size_for(key)  # less than before if memory has run out
         slices = queue.take(queue.batch_size)
+        self.share = 1
         self._tidy([key])
         try:
             with self.spent.on("computing"):

@@ -131,8 +131,9 @@ def freq_axis(trunk: Trunk, n_freq: int, n_mels: int) -> Axis:
 
 
 def longest_seconds(model: Embedder) -> float:
-    """Return the length of the audio that is explained at once: that of a scene's window."""
-    return model.variant.scene.window_ms / 1000
+    """Return the length of the audio that is explained at once: a scene's window, or the piece that is attended to."""
+    seconds, spec, n_frames = model.variant.scene.window_ms / 1000, model.variant.frontend, model.trunk.piece_frames
+    return seconds if n_frames is None else min(seconds, spec.max_samples(n_frames) / spec.sample_rate)
 
 
 SEARCHED_SECONDS = 600.0

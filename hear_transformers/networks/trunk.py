@@ -39,6 +39,7 @@ class Trunk(nn.Module):
     min_frames : fewest frames the network takes
     min_training_frames : fewest frames it takes in training, where it may drop some
     max_frames : most frames it takes; None if any number
+    piece_frames : most frames whose positions attend to each other, of a network that cuts longer input; None if all do
     recordable : False if it keeps tensors from pass to pass, which a CUDA graph would read when they are gone
     time_first : True if a grid's tokens follow each other time by time, False if frequency by frequency
     convolutional : True for a network of convolutions and batch normalisations, which is worth rewriting for inference
@@ -48,6 +49,7 @@ class Trunk(nn.Module):
     prefix: tuple[str, ...] = ()
     min_frames: int = 1
     max_frames: int | None = None
+    piece_frames: int | None = None
     recordable: bool = True
     time_first: bool = False
     convolutional: bool = False

@@ -29,6 +29,7 @@ from ..files import place_of, sha256_of
 from ..training.results import write_table
 from .events import Event, Processing, events_in
 from .fitting import Fitted
+from .prototypes import TokenMaps
 from .sample import Floats
 from .saved import ARRAYS, UNIMPORTANT, WORDS, Saved, check_fit, read
 
@@ -183,7 +184,9 @@ def _found_in(probe: Saved, embedded: Embedded, source: Source) -> dict[str, Any
     line |= {"start": source.start, "end": end}
     assert embedded.embedding is not None
     if probe.processing is None:
-        (likely,) = probe.fitted.probabilities(embedded.embedding[None])
+        freq = probe.fitted.settings.get("freq")
+        one = embedded.embedding[None] if freq is None else TokenMaps([embedded.embedding], freq)
+        (likely,) = probe.fitted.probabilities(one)
         return line | {"cells": cells_of(likely.tolist(), probe.classes, multi_label=probe.fitted.multi_label)}
     assert embedded.times_ms is not None
     likely = in_blocks(probe.fitted, embedded.embedding)

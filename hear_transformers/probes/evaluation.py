@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -13,11 +13,14 @@ from ..errors import OptionError, TrainingError
 from . import metrics
 from .fitting import Fitted, fit
 from .metrics import Score
+from .prototypes import TokenMaps
 from .sample import Sample
 from .tasks import Split, Task, whole
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from .event_evaluation import EventResult
 
 Floats = NDArray[np.float32]
 
@@ -62,14 +65,14 @@ class Result:
         return next(iter(self.scores))
 
 
-def evaluate(embeddings: Floats, task: Task, probe: str = "logistic", **options: Unpack[Options]) -> Result:
+def evaluate(embeddings: Floats | TokenMaps, task: Task, probe: str = "logistic", **options: Unpack[Options]) -> Result:
     """Score a probe on a task: fit it for each split, and test it.
 
     Intervals are drawn from the same clips for all embeddings of a task, see `difference`.
 
     Parameters
     ----------
-    embeddings : (clips, size), in the order of the task
+    embeddings : (clips, size), in the order of the task; of prototypes token maps
     task : from `tasks.make_task`
     probe : a key of `fitting.PROBES`
     options : see `Options`
@@ -135,7 +138,7 @@ def fit_each(
 
 
 def evaluate_each(
-    embeddings: Mapping[str, Floats], task: Task, probes: Sequence[str] = ("logistic",), **options: Any
+    embeddings: Mapping[str, Floats | TokenMaps], task: Task, probes: Sequence[str] = ("logistic",), **options: Any
 ) -> Iterator[tuple[str, Result]]:
     """Score probes on many embeddings of the same clips: yield name and result as they come, see `evaluate`."""
     for name, each in embeddings.items():
@@ -143,24 +146,33 @@ def evaluate_each(
             yield name, evaluate(each, task, probe, **options)
 
 
-def difference(one: Result, other: Result, metric: str | None = None) -> Score:
+def difference(one: Result | EventResult, other: Result | EventResult, metric: str | None = None) -> Score:
     """Return by how much a result is better than another of the same task, with the interval of the paired draws."""
     name = one.main if metric is None else metric
     first, second = one.scores[name], other.scores[name]
     return metrics.summarise([first.value - second.value], first.draws - second.draws)
 
 
-def fit_whole(embeddings: Floats, task: Task, probe: str = "logistic", **options: Unpack[Options]) -> Fitted:
+def fit_whole(
+    embeddings: Floats | TokenMaps, task: Task, probe: str = "logistic", **options: Unpack[Options]
+) -> Fitted:
     """Fit the probe to keep: on all clips of folds, else on what is trained on; parameters are those of `evaluate`."""
     return fit(probe, _sample(check(embeddings, task), task, whole(task), options))
 
 
-def check(embeddings: Floats, task: Task) -> Floats:
-    """Return embeddings as (clips, size) float32; raise an error that names the first clip that has none."""
-    array = np.asarray(embeddings, np.float32)
-    if array.ndim != 2 or len(array) != len(task.names):
-        raise OptionError(f"embeddings of shape {array.shape} for {len(task.names)} clips; give one row for each")
-    if (bad := np.flatnonzero(~np.isfinite(array).all(1))).size:
+def check(embeddings: Floats | TokenMaps, task: Task) -> Floats | TokenMaps:
+    """Return embeddings as (clips, size) float32, or token maps; raise an error that names the first clip without."""
+    if isinstance(embeddings, TokenMaps):
+        shape: Any = (len(embeddings), "time", "freq", "features")
+        array: Floats | TokenMaps = embeddings
+        rows: Iterable[Floats] = map(embeddings.read, range(len(embeddings)))
+    else:
+        array = np.asarray(embeddings, np.float32)
+        shape, rows = array.shape, array
+    if len(shape) < 2 or shape[0] != len(task.names):
+        raise OptionError(f"embeddings of shape {shape} for {len(task.names)} clips; give one row for each")
+    is_finite = np.array([bool(np.isfinite(each).all()) for each in rows])
+    if (bad := np.flatnonzero(~is_finite)).size:
         raise TrainingError(
             f"{task.names[bad[0]]}: its embedding is not finite (NaN or infinite), as are {bad.size - 1} more; "
             "embed these files again"
@@ -169,7 +181,12 @@ def check(embeddings: Floats, task: Task) -> Floats:
 
 
 def make_sample(
-    parts: Sequence[Floats], options: Options, *, multi_label: bool, score: Callable[[Floats], float] | None = None
+    parts: Sequence[Floats],
+    options: Options,
+    *,
+    multi_label: bool,
+    score: Callable[[Floats], float] | None = None,
+    maps: TokenMaps | None = None,
 ) -> Sample:
     """Return what a probe is fitted on.
 
@@ -177,14 +194,16 @@ def make_sample(
     ----------
     parts : embeddings and targets to train on, and to validate on
     options : see `Options`
-    multi_label, score : see `Sample`
+    multi_label, score, maps : see `Sample`
     """
     settings, columns = dict(options.get("settings") or {}), options.get("columns") or {}
     x, y, valid_x, valid_y = parts
-    return Sample(x, y, valid_x, valid_y, multi_label, options.get("seed", 0), settings, score, columns)
+    return Sample(x, y, valid_x, valid_y, multi_label, options.get("seed", 0), settings, score, columns, maps)
 
 
-def _sample(embeddings: Floats, task: Task, split: Split, options: Options) -> Sample:
-    rows, valid = split.train, split.valid
-    parts = embeddings[rows], task.targets[rows], embeddings[valid], task.targets[valid]
-    return make_sample(parts, options, multi_label=task.multi_label)
+def _sample(embeddings: Floats | TokenMaps, task: Task, split: Split, options: Options) -> Sample:
+    maps = embeddings if isinstance(embeddings, TokenMaps) else None
+    numbers = np.arange(len(task.names), dtype=np.float32)[:, None]
+    rows = numbers if isinstance(embeddings, TokenMaps) else embeddings
+    parts = rows[split.train], task.targets[split.train], rows[split.valid], task.targets[split.valid]
+    return make_sample(parts, options, multi_label=task.multi_label, maps=maps)

@@ -1,4 +1,4 @@
-"""The probes: logistic regression, nearest neighbours, HEAR's MLP, and a gate over layers.
+"""The probes: logistic regression, nearest neighbours, HEAR's MLP, a gate over layers, and prototypes over token maps.
 
 Each is fitted on training clips, its settings are chosen by validation clips, and what comes out is a `Fitted`: arrays
 and a few words, which need nothing but NumPy to classify.
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..bulk.tables import import_extra
-from ..errors import unknown
-from . import mlp
+from ..errors import OptionError, unknown
+from . import mlp, prototypes
+from .prototypes import TokenMaps
 from .sample import Floats, Sample
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -29,6 +30,9 @@ BLOCK_NUMBERS = 2**24
 """Similarities in memory at once: 64 MB."""
 
 MOST_ITERATIONS = 1000
+
+PROTOTYPES = "prototypes"
+"""The probe of token maps; others are of vectors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,8 +57,11 @@ class Fitted:
         """Numbers of an embedding."""
         return len(self.arrays["mean"])
 
-    def probabilities(self, embeddings: Floats) -> Floats:
-        """Compute the probability of each class: (clips, size) -> (clips, classes)."""
+    def probabilities(self, embeddings: Floats | TokenMaps) -> Floats:
+        """Compute the probability of each class: (clips, size), or maps of clips -> (clips, classes)."""
+        if isinstance(embeddings, TokenMaps):
+            maxima = prototypes.maxima(embeddings, self.arrays)
+            return _activated(_through_layers(maxima, self.arrays), self.multi_label)
         normal = (np.asarray(embeddings, np.float32) - self.arrays["mean"]) / self.arrays["scale"]
         if self.kind == "knn":
             return _neighbours(normal, self.arrays["rows"], self.arrays["targets"], [int(self.settings["k"])])[0]
@@ -174,11 +181,20 @@ def fit_gate(sample: Sample) -> Fitted:
     return Fitted("gate", sample.multi_label, {"mean": mean, "scale": scale, **weights}, {**settings, "gates": shares})
 
 
+def fit_prototypes(sample: Sample) -> Fitted:
+    """Fit prototypes over token maps, see `prototypes`."""
+    if sample.maps is None:
+        raise OptionError(f"{PROTOTYPES}: reads token maps, not vectors; give `prototypes.TokenMaps`")
+    arrays, settings = prototypes.fit(sample)
+    return Fitted(PROTOTYPES, sample.multi_label, arrays, settings)
+
+
 PROBES: dict[str, Callable[[Sample], Fitted]] = {
     "logistic": fit_logistic,
     "knn": fit_knn,
     "mlp": fit_mlp,
     "gate": fit_gate,
+    PROTOTYPES: fit_prototypes,
 }
 """Probes by name."""
 
@@ -187,4 +203,6 @@ def fit(name: str, sample: Sample) -> Fitted:
     """Fit a probe; raise OptionError for an unknown name."""
     if name not in PROBES:
         raise unknown("probe", name, PROBES)
+    if sample.maps is not None and name != PROTOTYPES:
+        raise OptionError(f"{name}: reads vectors, not token maps; of these give {PROTOTYPES}")
     return PROBES[name](sample)

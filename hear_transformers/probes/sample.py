@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import metrics
 
+if TYPE_CHECKING:
+    from .prototypes import TokenMaps
+
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """What a probe is fitted on: embeddings (clips, size), targets (clips, classes), to train on and to validate on."""
+    """What a probe is fitted on: embeddings (clips, size), targets (clips, classes), to train on and to validate on.
+
+    Of token maps, embeddings are the numbers of their clips in `maps`, (clips, 1).
+    """
 
     x: Floats
     y: Floats
@@ -27,6 +33,7 @@ class Sample:
     settings: Mapping[str, Any] = field(default_factory=dict)
     score: Callable[[Floats], float] | None = None
     columns: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    maps: TokenMaps | None = None
 
     def value(self, probabilities: Floats) -> float:
         """Compute the score of the validation clips that settings are chosen by."""

@@ -16,15 +16,15 @@ from ..bulk.formats import AUDIO, differences
 from ..errors import OptionError, WeightsError
 from ..files import atomic, parse_json
 from .events import Processing
-from .fitting import PROBES, Fitted
+from .fitting import PROBES, PROTOTYPES, Fitted
 
 ARRAYS, WORDS = "probe.safetensors", "probe.json"
 
 FORMAT = 1
 """Version of the two files."""
 
-UNIMPORTANT = ("package", AUDIO)
-"""Keys of a provenance that do not change embeddings."""
+UNIMPORTANT = ("package", "dtype", AUDIO)
+"""Keys of a provenance that do not change embeddings, or no more than they are rounded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +51,7 @@ class Saved:
     @property
     def along_time(self) -> bool:
         """Whether it is of embeddings along time."""
-        return self.processing is not None
+        return self.processing is not None or self.fitted.kind == PROTOTYPES
 
 
 def write(folder: Path, probe: Saved) -> None:

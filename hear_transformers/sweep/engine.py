@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..audio.workers import default_workers
 from ..bulk import extract
 from ..bulk.mixing import MODEL_FOLDER
+from ..bulk.tables import import_extra
 from ..errors import OptionError, TrainingError
 from ..files import atomic
 from .commands import command_of
 from .passes import Cell, Pass
 from .results import Row
-from .subjects import Data, Floats, Subject, score_key
+from .subjects import Data, Floats, Scores, Subject, score_key
 
 Times = NDArray[np.float64]
 
@@ -39,6 +41,9 @@ NO_TIMES, NO_PLACES = np.zeros(0), np.zeros(0, np.int64)
 
 BLOCK_BYTES = 2**29
 """Embeddings in memory at once."""
+
+FEW_SCORES = 50
+"""Scores that are made before processes would have started."""
 
 SAVE_SECONDS = 1.0
 """Time between two writings of the costs."""
@@ -53,7 +58,8 @@ class Options:
     probes : keys of `probes.fitting.PROBES`
     n_folds : to draw where none are given, see `probes.tasks.make_task`
     seed : of folds and probes
-    workers : processes that read audio
+    workers : processes that read audio; None for `workers.default_workers`
+    jobs : processes that fit probes; None for one a core, and one if there are `FEW_SCORES`
     on_start, on_outcome : of the clips, see `extract.extract`
     on_scores : called with the task and the number of scores to come
     on_score : called after each
@@ -62,7 +68,8 @@ class Options:
     probes: tuple[str, ...] = ("logistic",)
     n_folds: int | None = None
     seed: int = 0
-    workers: int = 0
+    workers: int | None = None
+    jobs: int | None = None
     on_start: Callable[[int], None] = lambda n: None
     on_outcome: Callable[[extract.Outcome], None] = lambda outcome: None
     on_scores: Callable[[str, int], None] = lambda name, n: None
@@ -89,6 +96,8 @@ def check(data: Sequence[Data], passes: Sequence[Pass], options: Options) -> Non
                 raise OptionError(
                     f"{each.source}: events need embeddings along time; give --framing windowed or native"
                 )
+            for probe in options.probes:
+                subject.check(probe)
             if not each.is_hear:
                 break
 
@@ -105,13 +114,13 @@ def sweep(data: Sequence[Data], passes: Sequence[Pass], out: Path, options: Opti
     """
     for each in data:
         subject, files = _embedded(each, passes, out, options)
-        options.on_scores(each.name, sum(len(found.cells) for found in files) * len(options.probes))
-        for found, of_pass in files.items():
-            for cell, embeddings, times_ms in _read(found.cells, of_pass):
-                for probe in options.probes:
-                    scores = _scores(subject, probe, embeddings, times_ms, out / SCORES)
-                    yield from _rows(each, subject, found, cell, probe, scores)
-                    options.on_score()
+        settings = [(found, cell, probe) for found in files for cell in found.cells for probe in options.probes]
+        options.on_scores(each.name, len(settings))
+        jobs = options.jobs if len(settings) > FEW_SCORES else 1
+        found_scores = _scored(subject, files, options.probes, out / SCORES, jobs)
+        for (found, cell, probe), scores in zip(settings, found_scores, strict=True):
+            yield from _rows(each, subject, found, cell, probe, scores)
+            options.on_score()
 
 
 def _served(passes: Sequence[Pass], subject: Subject) -> list[Pass]:
@@ -157,7 +166,7 @@ def _extracted(
             subject.sources,
             os.path.join(root if len(passes) > 1 else folders[0], ""),
             timestamps=subject.along_time,
-            workers=options.workers,
+            workers=default_workers(len(subject.sources)) if options.workers is None else options.workers,
             on_start=options.on_start,
             on_outcome=on_outcome,
         )
@@ -237,15 +246,30 @@ def _block(path: Path, places: NDArray[np.int64]) -> tuple[Floats, Times]:
 # Scores
 
 
+def _scored(
+    subject: Subject, files: Mapping[Pass, Sequence[Path]], probes: Sequence[str], folder: Path, jobs: int | None
+) -> Iterator[Scores]:
+    """Score all cells of passes with all probes, in this order, in several processes."""
+    joblib = import_extra("a sweep", "joblib", "train")
+    calls = (
+        joblib.delayed(_scores)(subject, probe, embeddings, times_ms, folder)
+        for found, of_pass in files.items()
+        for _, embeddings, times_ms in _read(found.cells, of_pass)
+        for probe in probes
+    )
+    # A generator: what waits for a process is in memory, and no more.
+    scores: Iterator[Scores] = joblib.Parallel(jobs or joblib.cpu_count(), return_as="generator")(calls)
+    return scores
+
+
 def _scores(
     subject: Subject, probe: str, embeddings: Sequence[Floats], times_ms: Sequence[Times], folder: Path
-) -> dict[str, tuple[float, float, float]]:
-    """Score a probe, or find its scores: value, low and high of each metric, the main one first."""
+) -> Scores:
+    """Score a probe, or find its scores."""
     path = folder / f"{score_key(subject, probe, embeddings)}.json"
     scores = _read_json(path)
     if not scores:
-        found = subject.score(embeddings, times_ms, probe)
-        scores = {name: (score.value, score.low, score.high) for name, score in found.items()}
+        scores = {**subject.score(embeddings, times_ms, probe)}
         with atomic(path) as file:
             file.write(json.dumps(scores).encode())
     return scores
@@ -257,7 +281,7 @@ def _rows(
     found: Pass,
     cell: Cell,
     probe: str,
-    scores: Mapping[str, tuple[float, float, float]],
+    scores: Scores,
 ) -> Iterator[Row]:
     """Yield a row for each metric."""
     main = next(iter(scores))

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: maps of layers by windows and by hops, score beside cost, scores by layer."""
+"""Pictures of a sweep: maps of layers by windows, hops and poolings, score beside cost, scores by layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..comparison.measures import MEASURES
 from ..training.curves import save
-from .findings import Finding, along, front, in_order, interval, is_lower_better, overlap
+from .findings import Finding, along, curves, free_axes, front, in_order, interval, is_lower_better, overlap
 from .results import Row
 from .words import NAMES, value_of
 
@@ -22,34 +22,31 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8
 MARKS = "os^DvPX*"
 """Of models too, as colours alone are not enough in print."""
 
+FEW = 0.05
+"""Share of the scores of a map that have the colour of the worst."""
+
+MAPPED = ("window_ms", "hop_ms", "pool")
+"""Axes of which there are maps."""
+
 PRICES: tuple[tuple[str, Callable[[Row], float]], ...] = (
     ("s of compute per hour of audio", lambda row: row.seconds_per_hour),
     ("numbers per embedding", lambda row: row.size),
 )
 
 
-def draw(folder: Path, findings: Sequence[Finding], lines: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw three pictures of each task, as PNG and SVG: TASK-maps, TASK-cost and TASK-layers.
-
-    Parameters
-    ----------
-    folder : of the pictures
-    findings : of each task
-    lines : task -> `findings.curves`
-    """
+def draw(folder: Path, findings: Sequence[Finding]) -> None:
+    """Draw three pictures of each task and main metric, as PNG and SVG: TASK-maps, TASK-cost and TASK-layers."""
     stems: set[str] = set()
-    for number, finding in enumerate(findings):
+    for number, finding in enumerate(finding for finding in findings if finding.is_main):
         stem = re.sub(r"[^\w.-]+", "_", finding.task, flags=re.ASCII).strip("._") or "task"
         stem = stem if stem.casefold() not in stems else f"{stem}-{number}"
         stems.add(stem.casefold())
-        pictures = {
-            "maps": draw_maps(finding),
-            "cost": draw_cost(finding),
-            **({"layers": draw_curves(lines[finding.task])} if lines[finding.task] else {}),
-        }
-        for name, figure in pictures.items():
+        lines = curves(finding, findings)
+        pictures = {"maps": draw_maps(finding), "cost": draw_cost(finding)}
+        for name, figure in (pictures | ({"layers": draw_curves(lines)} if lines else {})).items():
             for suffix in (".png", ".svg"):
                 save(figure, folder / f"{stem}-{name}{suffix}")
+                figure.set_layout_engine("none")  # which is done, and costs as much as the drawing
 
 
 def plain(text: str) -> str:
@@ -58,33 +55,57 @@ def plain(text: str) -> str:
 
 
 def draw_maps(finding: Finding) -> Any:
-    """Draw layers by windows and layers by hops for each model, the other axes those of its best setting."""
+    """Draw layers by windows, hops and poolings for each model, the other axes those of its best setting.
+
+    An axis of one value has no map of its own.
+    """
     from matplotlib.figure import Figure
 
-    grids = [[_grid(finding.rows, best, axis) for axis in ("window_ms", "hop_ms")] for best in finding.models]
+    several = [axis for axis in MAPPED if _has_several(finding, axis)] or ["window_ms"]
+    grids = [[_grid(finding.rows, best, axis) for axis in several] for best in finding.models]
     heights = [max(len(grid[0]) for grid in of_model) * 0.24 + 0.9 for of_model in grids]
-    figure = Figure(figsize=(13, sum(heights) + 0.8), layout="constrained")
-    panels = figure.subplots(len(grids), 2, squeeze=False, height_ratios=heights)
+    figure = Figure(figsize=(6.5 * len(several), sum(heights) + 0.8), layout="constrained")
+    panels = figure.subplots(len(grids), len(several), squeeze=False, height_ratios=heights)
     for best, of_model, of_panels in zip(finding.models, grids, panels, strict=True):
-        values = [row.value for _, _, cells in of_model for row in cells.values()]
-        for axis, other, grid, axes in zip(NAMES, reversed(NAMES), of_model, of_panels, strict=True):
-            _map(axes, finding, axis, grid, (min(values), max(values)))
-            held = f"pool {value_of(best, 'pool')}, {best.framing}, {NAMES[other]} {value_of(best, other)}"
-            axes.set_title(plain(f"{best.model}: {held}"), fontsize="small")
+        limits = _limits([row for _, _, cells in of_model for row in cells.values()])
+        for axis, grid, axes in zip(several, of_model, of_panels, strict=True):
+            _map(axes, finding, axis, grid, limits)
+            axes.set_title(plain(f"{best.model}: {_held(finding, best, axis)}"), fontsize="small")
     less = " (less is better)" if is_lower_better(finding.metric) else ""
-    title = f"{finding.task}: {finding.metric}{less}. Frames: the interval overlaps with that of the best setting"
+    title = f"{finding.task}: {finding.metric}{less}\nFrames: the interval overlaps with that of the best setting"
     figure.suptitle(plain(title), fontsize="medium")
     return figure
 
 
+def _has_several(finding: Finding, axis: str) -> bool:
+    """Return whether any model has several values of an axis."""
+    return len({(row.model, getattr(row, axis)) for row in finding.rows}) > len(finding.models)
+
+
+def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+    """Return what colours span: a few of the worst scores have one, so that an outlier does not take all."""
+    values = sorted(row.value for row in rows)
+    few = int(FEW * len(values))
+    return (values[0], values[-1 - few]) if is_lower_better(rows[0].metric) else (values[few], values[-1])
+
+
+def _held(finding: Finding, best: Row, axis: str) -> str:
+    """Return what a map is of, beside its two axes."""
+    free = free_axes(finding.rows, best)
+    names = [name for name in ("pool", "framing", "window_ms", "hop_ms") if name != axis]
+    return ", ".join(f"{NAMES.get(name, name)} {'best' if name in free else value_of(best, name)}" for name in names)
+
+
 def _grid(rows: Sequence[Row], best: Row, axis: str) -> tuple[list[Any], list[Any], dict[tuple[Any, Any], Row]]:
     """Return layers, values of an axis, and the row of each pair that there is."""
-    cells = {}
+    cells, free = {}, free_axes(rows, best)
     for value in dict.fromkeys(getattr(row, axis) for row in rows if row.model == best.model):
         of_value = [row for row in rows if getattr(row, axis) == value]
-        for row in along(of_value, best, "layer", but=(axis,)):
+        for row in along(of_value, best, "layer", but=(axis, *free)):
             cells[row.layer, value] = row
-    return in_order("layer", [key[0] for key in cells]), in_order(axis, [key[1] for key in cells]), cells
+    layers = in_order("layer", [row.layer for row in rows if row.model == best.model])
+    found = {layer for layer, _ in cells}
+    return [layer for layer in layers if layer in found], in_order(axis, [key[1] for key in cells]), cells
 
 
 def _map(axes: Any, finding: Finding, axis: str, grid: Any, limits: tuple[float, float]) -> None:
@@ -99,7 +120,7 @@ def _map(axes: Any, finding: Finding, axis: str, grid: Any, limits: tuple[float,
     axes.set_yticks(range(len(layers)), list(map(plain, layers)), fontsize="small")
     labels = [value_of(next(row for key, row in cells.items() if key[1] == value), axis) for value in values]
     axes.set_xticks(range(len(values)), labels, fontsize="small")
-    axes.set(ylabel="layer", xlabel=NAMES[axis])
+    axes.set(ylabel="layer", xlabel=NAMES.get(axis, axis))
     span = limits[1] - limits[0] or 1.0
     for (layer, value), row in cells.items():
         x, y = values.index(value), layers.index(layer)
@@ -107,7 +128,9 @@ def _map(axes: Any, finding: Finding, axis: str, grid: Any, limits: tuple[float,
         is_light = (1 - share if is_lower_better(finding.metric) else share) > 0.5
         colour = "black" if is_light else "white"
         weight = "bold" if row is finding.best else "normal"
-        axes.text(x, y, f"{row.value:.3f}", ha="center", va="center", fontsize=7, color=colour, weight=weight)
+        axes.text(
+            x, y, f"{row.value:.3f}", ha="center", va="center", fontsize=7, color=colour, weight=weight
+        ).set_in_layout(False)
         if overlap(row, finding.best):
             frame = Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=colour, linewidth=1.2)
             axes.add_patch(frame)
@@ -141,6 +164,7 @@ def draw_cost(finding: Finding) -> Any:
                 axes.scatter([price(row)], [row.value], s=150, marker=mark, label=label, **face)
         if x:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
         axes.set_xlabel(name)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel(plain(finding.metric))
@@ -166,12 +190,7 @@ def draw_curves(lines: Mapping[str, Mapping[str, Sequence[Row]]]) -> Any:
         layers = in_order("layer", [row.layer for line in by_model.values() for row in line])
         for model, line in by_model.items():
             style = models.index(model)
-            x = [layers.index(row.layer) for row in line]
-            low, high = zip(*map(interval, line), strict=True)
-            colour = COLOURS[style % len(COLOURS)]
-            mark = MARKS[style % len(MARKS)]
-            axes.plot(x, [row.value for row in line], color=colour, marker=mark, markersize=4, label=plain(model))
-            axes.fill_between(x, low, high, alpha=0.18, color=colour, linewidth=0)
+            _curve(axes, line, layers, plain(model), COLOURS[style % len(COLOURS)], MARKS[style % len(MARKS)])
         axes.set_xticks(range(len(layers)), [plain(str(layer)) for layer in layers], fontsize="x-small", rotation=60)
         what = MEASURES.get(metric, ("",))[0]
         less = ", less is better" if is_lower_better(metric) else ""
@@ -182,3 +201,17 @@ def draw_curves(lines: Mapping[str, Mapping[str, Sequence[Row]]]) -> Any:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
     return figure
+
+
+def _curve(axes: Any, line: Sequence[Row], layers: Sequence[Any], label: str, colour: str, mark: str) -> None:
+    """Draw a line along numbered layers, which follow each other; what has another name stands alone."""
+    numbered = [row for row in line if row.layer.isdecimal()]
+    run = numbered if len(numbered) > 1 else line
+    x = [layers.index(row.layer) for row in run]
+    low, high = zip(*map(interval, run), strict=True)
+    axes.plot(x, [row.value for row in run], color=colour, marker=mark, markersize=4, label=label)
+    axes.fill_between(x, low, high, alpha=0.18, color=colour, linewidth=0)
+    for row in line:
+        if row not in run:
+            axes.plot([layers.index(row.layer)], [row.value], color=colour, marker=mark, markersize=4)
+            axes.vlines(layers.index(row.layer), *interval(row), color=colour, linewidth=1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..comparison.measures import LOWER, MEASURES
-from .results import Row
+from .results import NO_POOL, Row
 
 AXES = ("layer", "pool", "framing", "window_ms", "hop_ms", "probe")
 """Of a setting of a model."""
@@ -31,11 +31,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is found for a task by its main metric.
+    """What is found for a task by one metric.
 
     Attributes
     ----------
     task, metric : names
+    is_main : whether settings are chosen by the metric
     rows : of both, without those whose score is not defined
     best : row of the best score
     alike : rows whose interval overlaps with that of the best, which is among them
@@ -46,6 +47,7 @@ class Finding:
 
     task: str
     metric: str
+    is_main: bool
     rows: tuple[Row, ...]
     best: Row
     alike: tuple[Row, ...]
@@ -111,24 +113,29 @@ def same(row: Row, best: Row, but: Sequence[str]) -> bool:
     """Return whether two rows of a model agree but for some axes; to a layer that is a vector no pooling applies."""
     for axis in AXES:
         one, other = getattr(row, axis), getattr(best, axis)
-        if axis not in but and one != other and not (axis == "pool" and "" in (one, other)):
+        if axis not in but and one != other and not (axis == "pool" and NO_POOL in (one, other)):
             return False
     return True
 
 
-def tasks_of(rows: Sequence[Row]) -> list[Finding]:
-    """Find what the rows say of each task, in their order; tasks without any defined score are left out."""
-    metrics = {row.task: row.metric for row in reversed(rows)}
-    metrics |= {row.task: row.metric for row in reversed(rows) if row.is_main}
-    found = []
-    for task in dict.fromkeys(row.task for row in rows):
-        of_task = [row for row in rows if (row.task, row.metric) == (task, metrics[task])]
-        if defined := [row for row in of_task if not math.isnan(row.value)]:
-            found.append(_find(defined))
-    return found
+def findings_of(rows: Iterable[Row]) -> list[Finding]:
+    """Find what the rows say of each task by each metric, tasks in their order and main metrics first.
+
+    Scores that are not defined say nothing. Of a task without main metric the first one is.
+    """
+    found: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        if not math.isnan(row.value):
+            found.setdefault(row.task, {}).setdefault(row.metric, []).append(row)
+    findings = []
+    for metrics in found.values():
+        main = [metric for metric, of_metric in metrics.items() if of_metric[0].is_main] or [next(iter(metrics))]
+        others = [metric for metric in metrics if metric not in main]
+        findings += [_find(metrics[metric], is_main=metric in main) for metric in (*main, *others)]
+    return findings
 
 
-def _find(rows: Sequence[Row]) -> Finding:
+def _find(rows: Sequence[Row], *, is_main: bool) -> Finding:
     best = max(rows, key=_rank)
     alike = tuple(row for row in rows if overlap(row, best))
     of_model: dict[str, list[Row]] = {}
@@ -137,7 +144,7 @@ def _find(rows: Sequence[Row]) -> Finding:
     models = sorted((max(each, key=_rank) for each in of_model.values()), key=_rank, reverse=True)
     changes = [change for row in models for change in _changes(of_model[row.model], row)]
     return Finding(
-        best.task, best.metric, tuple(rows), best, alike, min(alike, key=cost), tuple(models), tuple(changes)
+        best.task, best.metric, is_main, tuple(rows), best, alike, min(alike, key=cost), tuple(models), tuple(changes)
     )
 
 
@@ -160,8 +167,7 @@ def along(rows: Iterable[Row], best: Row, axis: str, *, but: Sequence[str] = ())
     """
     values: dict[object, Row] = {}
     for row in rows:
-        # "No pooling" is no value of the axis of poolings: those layers are others.
-        if row.model != best.model or not same(row, best, (axis, *but)) or (axis == "pool" and not row.pool):
+        if row.model != best.model or not same(row, best, (axis, *but)) or (axis == "pool" and row.pool == NO_POOL):
             continue
         value = getattr(row, axis)
         if value not in values or _rank(row) > _rank(values[value]):
@@ -169,20 +175,23 @@ def along(rows: Iterable[Row], best: Row, axis: str, *, but: Sequence[str] = ())
     return tuple(values[value] for value in in_order(axis, values))
 
 
-def curves(rows: Sequence[Row], finding: Finding) -> dict[str, dict[str, tuple[Row, ...]]]:
-    """Return each metric of a task by layer for each model, at its best setting by the main metric.
+def free_axes(rows: Iterable[Row], best: Row) -> tuple[str, ...]:
+    """Return the axes of which maps of a model take the best value: those of time, if its best framing has but one."""
+    times = {(row.framing, row.window_ms, row.hop_ms) for row in rows if row.model == best.model}
+    own = [each for each in times if each[0] == best.framing]
+    return ("framing", "window_ms", "hop_ms") if len(own) == 1 < len(times) else ()
+
+
+def curves(finding: Finding, findings: Iterable[Finding]) -> dict[str, dict[str, tuple[Row, ...]]]:
+    """Return each metric of a task by layer for each model, at its best setting by the metric of a finding.
 
     Metrics that no probe has, such as those of clusters, are taken of what computed them.
     """
     found: dict[str, dict[str, tuple[Row, ...]]] = {}
-    of_metric: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.task == finding.task and not math.isnan(row.value):
-            of_metric.setdefault(row.metric, []).append(row)
-    for metric in (finding.metric, *(name for name in of_metric if name != finding.metric)):
-        for best in finding.models:
-            has_probe = any(row.probe == best.probe and row.model == best.model for row in of_metric[metric])
-            line = along(of_metric[metric], best, "layer", but=() if has_probe else ("probe",))
+    for other in findings:
+        for best in finding.models if other.task == finding.task else ():
+            has_probe = any((row.model, row.probe) == (best.model, best.probe) for row in other.rows)
+            line = along(other.rows, best, "layer", but=() if has_probe else ("probe",))
             if len(line) > 1:
-                found.setdefault(metric, {})[best.model] = line
+                found.setdefault(other.metric, {})[best.model] = line
     return found

@@ -2,10 +2,12 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const of = (id) => document.getElementById(id);
 const columns = data.columns, n = columns.value.length, ANY = -1, MANY = 100;
+const FEW = 0.05; // of the worst scores have one colour, so that an outlier does not take all colours
 const WORDS = ["model", "layer", "pool", "framing", "window_ms", "hop_ms", "probe"];
+const SHOWN = ["model", "score", ...WORDS.slice(1), "clips", "size", "seconds_per_hour"];
 const CALLED = { window_ms: "window", hop_ms: "hop", seconds_per_hour: "s per hour" };
-const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8a8a"]; // of Okabe and Ito
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const COLOURS = [["#0072b2", "#56b4e9"], ["#e69f00"], ["#009e73"], ["#cc79a7"], ["#d55e00"], ["#56b4e9", "#0072b2"], ["#8a8a8a"]]; // of Okabe and Ito
 // Cividis in ten steps: the same order of lightness for all eyes.
 const SCALE = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"].map(
   (text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16)),
@@ -16,7 +18,8 @@ let chosen = -1, plots = [], order = { column: "score", falling: true }, listed 
 
 const code = (i, name) => (columns[name].codes ? columns[name].codes[i] : columns[name][i]);
 const word = (i, name) => (columns[name].codes ? columns[name].names[columns[name].codes[i]] : columns[name][i]);
-const task = () => data.tasks[of("task").value];
+const tasks = [...new Set(data.findings.map((each) => each.task))], task = () => tasks[of("task").value];
+const finding = () => data.findings.find((each) => each.task === task() && each.metric === columns.metric.names[of("metric").value]);
 const isLower = (i) => data.lower.includes(word(i, "metric"));
 const goodness = (i) => (isLower(i) ? -1 : 1) * columns.value[i];
 const low = (i) => columns.low[i] ?? columns.value[i];
@@ -42,7 +45,7 @@ const cost = (i) => `${short(columns.seconds_per_hour[i])} s of compute per hour
 // Rows with a score, of the task, metric and probe that are chosen.
 function shownRows() {
   const metric = Number(of("metric").value), probe = Number(of("probe").value), found = [];
-  const own = columns.task.names.indexOf(task().task);
+  const own = columns.task.names.indexOf(task());
   for (let i = 0; i < n; i++) {
     if (columns.task.codes[i] === own && columns.metric.codes[i] === metric && columns.value[i] !== null && (probe === ANY || columns.probe.codes[i] === probe)) found.push(i);
   }
@@ -116,7 +119,7 @@ function choose(i) {
   chosen = i;
   of("detail").hidden = i < 0;
   for (const place of document.querySelectorAll("[data-row]")) place.classList.toggle("chosen", Number(place.dataset.row) === i);
-  plots.forEach((plot) => plot.draw());
+  plots.forEach((plot) => plot.redraw());
   if (i < 0) return;
   const first = best(ofSame(i));
   of("detail-score").textContent = `${word(i, "metric")} ${text(i, "score")}`;
@@ -150,7 +153,8 @@ function hover(i, x, y) {
 function colour(share) {
   const at = Math.max(0, Math.min(1, share)) * (SCALE.length - 1), k = Math.min(SCALE.length - 2, Math.floor(at));
   const rgb = SCALE[k].map((from, channel) => Math.round(from + (SCALE[k + 1][channel] - from) * (at - k)));
-  return { back: `rgb(${rgb})`, fore: share > 0.52 ? "#000" : "#fff" };
+  const [r, g, b] = rgb.map((each) => (each / 255) ** 2.2), light = 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  return { back: `rgb(${rgb})`, fore: light > 0.179 ? "#000" : "#fff" }; // where both contrast equally, by WCAG
 }
 
 function map(place, axis, rows, limits, first) {
@@ -164,7 +168,7 @@ function map(place, axis, rows, limits, first) {
   head.append(element("th", "layer"));
   foot.append(element("th", "s/h"));
   for (const value of across) {
-    head.append(element("th", value === null ? "own" : `${value} ms`));
+    head.append(element("th", columns[axis].codes ? columns[axis].names[value] : value === null ? "own" : String(value)));
     const costs = all.filter((i) => code(i, axis) === value).map((i) => columns.seconds_per_hour[i]).filter((each) => each !== null);
     const [least, most] = [Math.min(...costs), Math.max(...costs)].map(short);
     foot.append(element("th", costs.length === 0 ? "?" : least === most ? least : `${least} to ${most}`));
@@ -181,6 +185,8 @@ function map(place, axis, rows, limits, first) {
     return row;
   });
   place.replaceChildren(head, ...lines, foot);
+  place.style.maxWidth = `${70 + 130 * across.length}px`;
+  return across.length;
 }
 
 function button(i, limits, first) {
@@ -189,6 +195,7 @@ function button(i, limits, first) {
   made.type = "button";
   made.dataset.row = i;
   made.style.background = shade.back;
+  made.style.setProperty("--cell", shade.back);
   made.style.color = shade.fore;
   made.classList.toggle("alike", overlap(i, first));
   made.classList.toggle("chosen", i === chosen);
@@ -198,45 +205,59 @@ function button(i, limits, first) {
 }
 
 // A vector has no pooling, so it stands beside layers of each.
-const agrees = (i, name) => Number(of(name).value) === ANY || code(i, name) === Number(of(name).value) || (name === "pool" && word(i, name) === "");
+const agrees = (i, name) => Number(of(name).value) === ANY || code(i, name) === Number(of(name).value) || (name === "pool" && word(i, name) === data.no_pool);
 const ofTime = (i, id) => of(id).value === "any" || String(columns[`${id}_ms`][i]) === of(id).value;
 
 function drawMaps() {
   const rows = shownRows(), first = best(rows);
-  const own = rows.filter((i) => agrees(i, "model")), framed = own.filter((i) => agrees(i, "pool") && agrees(i, "framing"));
-  const windows = framed.filter((i) => ofTime(i, "hop")), hops = framed.filter((i) => ofTime(i, "window"));
-  const seen = of("scale").value === "task" ? rows : [...windows, ...hops];
-  let least = Math.min(...seen.map((i) => columns.value[i])), most = Math.max(...seen.map((i) => columns.value[i]));
+  const own = rows.filter((i) => agrees(i, "model") && agrees(i, "framing")), pooled = own.filter((i) => agrees(i, "pool"));
+  const windows = pooled.filter((i) => ofTime(i, "hop")), hops = pooled.filter((i) => ofTime(i, "window"));
+  const pools = own.filter((i) => ofTime(i, "hop") && ofTime(i, "window"));
+  const seen = of("scale").value === "task" ? rows : [...new Set([...windows, ...hops, ...pools])];
+  const sorted = seen.map((i) => columns.value[i]).sort((a, b) => a - b), few = Math.floor(FEW * sorted.length), lower = first >= 0 && isLower(first);
+  let least = sorted[lower ? 0 : few], most = sorted[sorted.length - 1 - (lower ? few : 0)];
   // Colours span at least an interval, so that what is no difference looks like none.
   const lacks = (high(first) - low(first) - (most - least)) / 2;
   if (lacks > 0) [least, most] = [least - lacks, most + lacks];
   if (least === most) most = least + 1;
-  map(of("windows"), "window_ms", windows, [least, most], first);
-  map(of("hops"), "hop_ms", hops, [least, most], first);
-  const stops = SCALE.map((rgb) => `rgb(${rgb})`), lower = first >= 0 && isLower(first);
+  const maps = [["windows", "window_ms", windows], ["hops", "hop_ms", hops], ["pools", "pool", pools]];
+  const widths = maps.map(([id, axis, some]) => map(of(id), axis, some, [least, most], first));
+  // A map of one column says nothing that the others do not.
+  maps.forEach(([id], at) => { of(id).closest("figure").hidden = widths[at] < 2 && (at > 0 || Math.max(...widths) > 1); });
+  const stops = SCALE.map((rgb) => `rgb(${rgb})`);
   of("legend").style.background = `linear-gradient(to right, ${(lower ? stops.reverse() : stops).join()})`;
   of("legend").setAttribute("aria-label", "colours");
-  of("limits").textContent = `${score(least)} to ${score(most)}${lower ? ", less is better" : ""}.`;
+  of("limits").textContent = `${score(least)}${sorted[0] < least ? " or less" : ""} to ${score(most)}${sorted[sorted.length - 1] > most ? " or more" : ""}${lower ? "; less is better" : ""}.`;
 }
 
 function fillAxes() {
   const rows = shownRows().filter((i) => agrees(i, "model")), first = best(rows);
-  const named = (name, any) => [...values(rows, name).filter((value) => name !== "pool" || columns.pool.names[value] !== "").map((value) => [value, columns[name].names[value]]), [ANY, any]];
-  const ofBest = (name) => (word(first, name) === "" ? ANY : code(first, name));
-  fill(of("pool"), named("pool", "the best of all"), ofBest("pool"));
-  fill(of("framing"), named("framing", "the best of all"), ofBest("framing"));
+  const own = rows.filter((i) => code(i, "framing") === code(first, "framing"));
+  // Where the best framing has one window and one hop, as whole scenes have, the others are looked at too.
+  const times = (some) => new Set(some.map((i) => `${code(i, "framing")} ${columns.window_ms[i]} ${columns.hop_ms[i]}`)).size;
+  const isFree = times(own) === 1 && times(rows) > 1;
+  const pools = rows.filter((i) => word(i, "pool") !== data.no_pool), named = (from, name) => values(from, name).map((value) => [value, columns[name].names[value]]);
+  fill(of("pool"), [...named(pools, "pool"), [ANY, "the best of all"]], word(first, "pool") === data.no_pool ? ANY : code(first, "pool"));
+  fill(of("framing"), [...named(rows, "framing"), [ANY, "the best of all"]], isFree ? ANY : code(first, "framing"));
   for (const id of ["window", "hop"]) {
     const times = values(rows, `${id}_ms`).map((value) => [String(value), value === null ? "own" : `${value} ms`]);
-    fill(of(id), [...times, ["any", "the best of all"]], String(columns[`${id}_ms`][first]));
+    fill(of(id), [...times, ["any", "the best of all"]], isFree ? "any" : String(columns[`${id}_ms`][first]));
   }
 }
 
 // Score beside cost
 
-const styleOf = (i) => {
-  const k = task().models.findIndex((j) => columns.model.codes[j] === columns.model.codes[i]);
-  return { k: Math.max(0, k), colour: COLOURS[Math.max(0, k) % COLOURS.length] };
-};
+const hiddenModels = new Set();
+let styles = []; // of each model: to look it up for each point would be most of the work
+
+function setStyles() {
+  styles = [];
+  finding().models.forEach((i, k) => {
+    styles[columns.model.codes[i]] = { k, colour: COLOURS[k % COLOURS.length].at(dark.matches ? -1 : 0) };
+  });
+}
+
+const styleOf = (i) => styles[columns.model.codes[i]];
 
 // The same as findings.front: what no other beats at its price or below, the cheapest first.
 function front(rows, price) {
@@ -276,7 +297,7 @@ class Plot {
     this.context = this.canvas.getContext("2d");
     this.price = price;
     this.rows = [];
-    new ResizeObserver(() => this.draw()).observe(this.canvas);
+    new ResizeObserver(() => this.redraw()).observe(this.canvas);
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.canvas.addEventListener("pointerleave", () => hover(-1));
     this.canvas.addEventListener("click", (event) => { const i = this.near(event); if (i >= 0) choose(i); });
@@ -286,7 +307,13 @@ class Plot {
     this.all = rows;
     this.rows = rows.filter((i) => this.price(i) > 0);
     this.front = front(rows, this.price);
-    this.draw();
+    this.redraw();
+    return this.front;
+  }
+
+  redraw() {
+    if (!this.due) requestAnimationFrame(() => this.draw());
+    this.due = true;
   }
 
   measure() {
@@ -312,6 +339,7 @@ class Plot {
   }
 
   draw() {
+    this.due = false;
     const ratio = devicePixelRatio || 1, { canvas, context } = this, style = getComputedStyle(document.body);
     canvas.width = Math.round(canvas.clientWidth * ratio);
     canvas.height = Math.round(canvas.clientHeight * ratio);
@@ -319,7 +347,7 @@ class Plot {
     context.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
     if (this.rows.length === 0) return;
     this.measure();
-    this.paint = Object.fromEntries(["fore", "faint", "line", "mark", "best"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+    this.paint = Object.fromEntries(["fore", "back", "faint", "line", "mark", "best"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
     this.axes();
     this.points();
     this.edge();
@@ -395,14 +423,20 @@ class Plot {
     context.lineWidth = 2.5;
     for (const [i, colour, label] of [[cheapest, paint.best, "cheapest"], [top, paint.best, "best"], [chosen, paint.mark, ""]]) {
       if (i < 0 || !(this.price(i) > 0) || !this.rows.includes(i)) continue;
-      const [x, y] = this.place(i), isRight = x > (this.box.left + this.box.right) / 2;
+      const [x, y] = this.place(i), hasRoom = x + 44 < this.box.right;
       context.strokeStyle = context.fillStyle = colour;
       context.beginPath();
       context.arc(x, y, 8, 0, 7);
       context.stroke();
+      if (label === "" || (label === "cheapest" && cheapest === top)) continue;
+      const at = label === "cheapest" ? ["center", x, y + 17] : [hasRoom ? "left" : "right", x + (hasRoom ? 12 : -12), y];
       context.font = "600 12px system-ui, sans-serif";
-      context.textAlign = isRight ? "right" : "left";
-      context.fillText(label === "cheapest" && cheapest === top ? "" : label, x + (isRight ? -12 : 12), y + (label === "best" ? -9 : 14));
+      context.textAlign = at[0];
+      context.strokeStyle = paint.back;
+      context.lineWidth = 4;
+      context.strokeText(label, at[1], at[2]); // legible over points
+      context.lineWidth = 2.5;
+      context.fillText(label, at[1], at[2]);
     }
   }
 
@@ -417,7 +451,7 @@ class Plot {
   }
 
   point(event) {
-    hover(this.near(event), event.clientX, event.clientY);
+    if (event.pointerType !== "touch") hover(this.near(event), event.clientX, event.clientY);
   }
 }
 
@@ -430,29 +464,35 @@ function extremes(rows) {
 }
 
 function drawCosts() {
-  const rows = shownRows(), names = ["price", "model", "layer", "pool", "framing", "window_ms", "hop_ms", "probe", "score", "size", "seconds_per_hour"];
-  for (const plot of plots) plot.set(rows);
+  const rows = shownRows().filter((i) => !hiddenModels.has(columns.model.codes[i])), lists = plots.map((plot) => plot.set(rows));
   const unpriced = rows.length - plots[0].rows.length;
-  of("cost-about").textContent = "Each point is a setting; point at it or click it. Line: Pareto front, what nothing at its price or below beats. Band: interval of the best; whatever reaches into it with its own interval is not told apart from the best." + (unpriced ? ` The compute of ${unpriced} settings is not known.` : "");
-  const models = task().models.map((i) => {
-    const item = element("li"), icon = drawn("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12" }), { k, colour } = styleOf(i);
+  of("cost-about").textContent = "Each point is a setting; point at it or click it; a click on a model hides its own. Line: Pareto front, what nothing at its price or below beats. Circles: the best, and the cheapest that is not told apart from it. Band: interval of the best; whatever reaches into it with its own interval is not told apart from the best." + (unpriced ? ` The compute of ${unpriced} settings is not known.` : "");
+  const models = finding().models.map((i) => {
+    const item = element("li"), press = element("button"), icon = drawn("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12" }), { k, colour } = styleOf(i);
     icon.append(k % 4 === 0 ? drawn("circle", { r: 4, fill: colour }) : drawn("path", { d: ["", "M-4-4H4V4H-4Z", "M0-5 5 4H-5Z", "M0-5.5 5.5 0 0 5.5-5.5 0Z"][k % 4], fill: colour }));
-    item.append(icon, element("span", word(i, "model")));
+    press.type = "button";
+    press.setAttribute("aria-pressed", !hiddenModels.has(columns.model.codes[i]));
+    press.append(icon, element("span", word(i, "model")));
+    press.addEventListener("click", () => {
+      if (!hiddenModels.delete(columns.model.codes[i])) hiddenModels.add(columns.model.codes[i]);
+      drawCosts();
+    });
+    item.append(press);
     return item;
   });
   of("models-legend").replaceChildren(...models);
-  const lists = plots.map((plot) => plot.front);
   of("front-about").textContent = `The ${new Set(lists.flat()).size} settings of the fronts`;
-  table(of("front"), names.slice(1), [...new Set(lists.flat())]);
+  table(of("front"), SHOWN, [...new Set(lists.flat())]);
 }
 
 // Curves
 
 function drawCurves() {
-  const found = Object.entries(task().curves);
+  const found = Object.entries(finding().curves);
   of("curves-section").hidden = found.length === 0;
   of("curves").replaceChildren(...found.map(([metric, lines]) => {
     const figure = element("figure"), caption = element("figcaption", metric + (data.lower.includes(metric) ? " (less is better)" : ""));
+    if (data.about[metric]) caption.append(element("span", data.about[metric], "note"));
     figure.append(caption, curve(lines));
     return figure;
   }));
@@ -468,16 +508,19 @@ function curve(lines) {
     picture.append(drawn("line", { x1: 48, x2: width - 12, y1: y(value), y2: y(value), class: "grid" }));
     picture.append(drawn("text", { x: 43, y: y(value) + 4, "text-anchor": "end" }, short(value)));
   }
-  const every = Math.ceil(layers.length / 16);
+  const every = Math.ceil(layers.length / 18);
   layers.forEach((layer, at) => {
     const name = columns.layer.names[layer], left = 48 + (at / Math.max(1, layers.length - 1)) * (width - 60);
-    if (at % every === 0) picture.append(drawn("text", { transform: `translate(${left + 3} ${height - 24}) rotate(${name.length > 2 ? -35 : 0})`, "text-anchor": name.length > 2 ? "end" : "middle" }, name.length > 9 ? `${name.slice(0, 8)}…` : name));
+    if (at % every === 0 || !/^\d+$/.test(name)) picture.append(drawn("text", { transform: `translate(${left + 3} ${height - 24}) rotate(${name.length > 2 ? -35 : 0})`, "text-anchor": name.length > 2 ? "end" : "middle" }, name.length > 9 ? `${name.slice(0, 8)}…` : name));
   });
   for (const line of lines) {
-    const { colour, k } = styleOf(line[0]);
-    const band = [...line.map((i) => `${x(i)} ${y(high(i))}`), ...[...line].reverse().map((i) => `${x(i)} ${y(low(i))}`)];
+    // Along numbered layers, which follow each other; what has another name stands alone.
+    const { colour, k } = styleOf(line[0]), numbered = line.filter((i) => /^\d+$/.test(word(i, "layer")));
+    const run = numbered.length > 1 ? numbered : line, alone = line.filter((i) => !run.includes(i));
+    const band = [...run.map((i) => `${x(i)} ${y(high(i))}`), ...[...run].reverse().map((i) => `${x(i)} ${y(low(i))}`)];
+    for (const i of alone) picture.append(drawn("line", { x1: x(i), x2: x(i), y1: y(low(i)), y2: y(high(i)), stroke: colour, "stroke-width": 2 }));
     picture.append(drawn("polygon", { points: band.join(" "), fill: colour, "fill-opacity": 0.18 }));
-    picture.append(drawn("polyline", { points: line.map((i) => `${x(i)} ${y(columns.value[i])}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": ["", "7 3", "2 3", "9 3 2 3"][k % 4] }));
+    picture.append(drawn("polyline", { points: run.map((i) => `${x(i)} ${y(columns.value[i])}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": ["", "7 3", "2 3", "9 3 2 3"][k % 4] }));
     for (const i of line) {
       picture.append(drawn("circle", { cx: x(i), cy: y(columns.value[i]), r: 4, fill: colour, "data-row": i }));
     }
@@ -487,15 +530,16 @@ function curve(lines) {
 
 // All scores
 
-const COLUMNS = ["task", "metric", "model", "layer", "pool", "framing", "window_ms", "hop_ms", "probe", "score", "clips", "size", "seconds_per_hour"];
+const COLUMNS = ["task", "metric", ...SHOWN];
 const KEYS = Object.fromEntries(COLUMNS.map((name) => [(CALLED[name] ?? name).replace(/ .*/, name === "seconds_per_hour" ? "econds" : ""), name]));
-let texts = null;
+const texts = [];
+const textOf = (i) => (texts[i] ??= [...WORDS, "task", "metric"].map((name) => text(i, name)).join(" ").toLowerCase());
 
 // A test of rows: every word is part of a name, or "layer=9", "size<500".
 function parse(query) {
   return query.toLowerCase().split(/\s+/).filter(Boolean).map((each) => {
     const [, key, sign, value] = /^([a-z]+)(<=|>=|<|>|=)(.+)$/.exec(each) ?? [], name = KEYS[key], number = parseFloat(value);
-    if (name === undefined) return (i) => texts[i].includes(each);
+    if (name === undefined) return (i) => textOf(i).includes(each);
     const of = (i) => (name === "score" ? columns.value[i] : word(i, name));
     if (sign === "=") return (i) => String(of(i) === null ? "own" : of(i) === "" ? "none" : of(i)).toLowerCase() === value || (typeof of(i) === "number" && of(i) === number);
     const holds = { "<": (a) => a < number, ">": (a) => a > number, "<=": (a) => a <= number, ">=": (a) => a >= number }[sign];
@@ -511,12 +555,11 @@ function compare(i, j) {
 }
 
 function drawRows() {
-  texts ??= Array.from({ length: n }, (_, i) => [...WORDS, "task", "metric"].map((name) => text(i, name)).join(" ").toLowerCase());
   const tests = parse(of("filter").value), from = of("here").checked ? shownRows() : Array.from({ length: n }, (_, i) => i);
   listed = from.filter((i) => tests.every((test) => test(i))).sort(compare);
   n_listed = MANY;
   const head = element("tr");
-  for (const name of COLUMNS) {
+  for (const name of shownColumns()) {
     const cell = element("th"), press = element("button", (CALLED[name] ?? name) + (name === order.column ? (order.falling ? " ▼" : " ▲") : ""));
     press.type = "button";
     press.addEventListener("click", () => {
@@ -531,8 +574,10 @@ function drawRows() {
   addRows(0);
 }
 
+const shownColumns = () => (of("here").checked ? SHOWN : COLUMNS);
+
 function addRows(from) {
-  of("rows").append(...listed.slice(from, n_listed).map((i) => line(i, COLUMNS)));
+  of("rows").append(...listed.slice(from, n_listed).map((i) => line(i, shownColumns())));
   of("more").hidden = listed.length <= n_listed;
   of("count").textContent = `${listed.length.toLocaleString("en")} of ${n.toLocaleString("en")} scores`;
 }
@@ -540,34 +585,33 @@ function addRows(from) {
 // What is chosen
 
 function changeTask() {
-  const found = task(), own = columns.task.names.indexOf(found.task), metrics = new Set();
-  for (let i = 0; i < n; i++) if (columns.task.codes[i] === own && columns.value[i] !== null) metrics.add(columns.metric.codes[i]);
-  fill(of("metric"), [...metrics].map((each) => [each, columns.metric.names[each]]), columns.metric.names.indexOf(found.metric));
+  const found = data.findings.filter((each) => each.task === task());
+  fill(of("metric"), found.map((each) => [columns.metric.names.indexOf(each.metric), each.metric]), columns.metric.names.indexOf(found[0].metric));
+  changeMetric();
+}
+
+function changeMetric() {
+  const found = finding(), head = element("tr");
+  setStyles();
   of("words").replaceChildren(...found.words.flatMap(([paragraph, line]) => [element("p", paragraph), ...(line ? [command(line)] : [])]));
-  table(of("models"), ["model", "layer", "pool", "framing", "window_ms", "hop_ms", "probe", "score", "clips", "size", "seconds_per_hour"], found.models);
-  const head = element("tr");
+  table(of("models"), SHOWN, found.models);
   head.append(...["model", "axis", found.metric].map((name) => element("th", name)));
   of("changes").replaceChildren(head, ...found.changes.map(([model, axis, said]) => {
     const row = element("tr");
     row.append(element("td", model), element("td", CALLED[axis] ?? axis), element("td", said));
     return row;
   }));
-  choose(-1);
-  changeMetric();
-  drawCurves();
-}
-
-function changeMetric() {
-  of("probe").replaceChildren();
   fill(of("probe"), [[ANY, "all"]], ANY);
   const probes = values(shownRows(), "probe").map((each) => [each, columns.probe.names[each] || "none"]);
   fill(of("probe"), probes.length > 1 ? [...probes, [ANY, "the best of all"]] : probes, ANY);
+  choose(-1);
   changeProbe();
+  drawCurves();
 }
 
 function changeProbe() {
   const rows = shownRows(), first = best(rows), kept = of("model").value;
-  const models = task().models.map((i) => columns.model.codes[i]).filter((each) => rows.some((i) => columns.model.codes[i] === each));
+  const models = finding().models.map((i) => columns.model.codes[i]).filter((each) => rows.some((i) => columns.model.codes[i] === each));
   fill(of("model"), models.map((each) => [each, columns.model.names[each]]), models.includes(Number(kept)) && kept !== "" ? kept : code(first, "model"));
   changeModel();
   drawCosts();
@@ -586,7 +630,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") choose(-1);
 });
 document.addEventListener("pointermove", (event) => {
-  if (event.target.tagName !== "CANVAS") hover(event.target.closest?.(".map, #curves") ? rowOf(event) : -1, event.clientX, event.clientY);
+  if (event.pointerType === "touch") hover(-1); // what is touched is chosen, and its setting shown
+  else if (event.target.tagName !== "CANVAS") hover(event.target.closest?.(".map, #curves") ? rowOf(event) : -1, event.clientX, event.clientY);
 });
 of("close").addEventListener("click", () => choose(-1));
 of("task").addEventListener("change", changeTask);
@@ -600,10 +645,11 @@ of("more").addEventListener("click", () => {
   n_listed += 5 * MANY;
   addRows(from);
 });
-dark.addEventListener("change", () => plots.forEach((plot) => plot.draw()));
+dark.addEventListener("change", () => { setStyles(); drawCosts(); drawCurves(); });
 
 document.title = of("title").textContent = data.title;
-of("caveats").replaceChildren(...data.caveats.map((each) => element("li", each)));
+of("caveat").textContent = data.caveats[0];
+of("caveats").replaceChildren(...data.caveats.slice(1).map((each) => element("li", each)));
 plots = [new Plot("seconds", (i) => columns.seconds_per_hour[i]), new Plot("sizes", (i) => columns.size[i])];
-fill(of("task"), data.tasks.map((each, i) => [i, each.task]), 0);
+fill(of("task"), tasks.map((each, i) => [i, each]), 0);
 changeTask();

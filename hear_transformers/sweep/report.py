@@ -5,20 +5,21 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..comparison.measures import MEASURES
 from ..errors import OptionError
 from ..explore.page import render
 from ..files import atomic
 from . import figures, words
-from .findings import AXES, Finding, curves, is_lower_better, tasks_of
-from .results import COLUMNS, Row, key_of, unique, write_csv, write_parquet
+from .findings import AXES, Finding, curves, findings_of, is_lower_better
+from .results import COLUMNS, NO_POOL, Row, key_of, unique, write_csv, write_parquet
 
 PAGE, TABLE = "report.html", "results.csv"
 
-SHOWN = ("model", *AXES, "score", "clips", "size", "seconds_per_hour")
+SHOWN = ("model", "score", *AXES, "clips", "size", "seconds_per_hour")
 """Columns of the tables for people."""
 
 DIGITS = 5
@@ -44,26 +45,27 @@ def write(out: Path, rows: Sequence[Row], *, title: str) -> Path:
     OptionError : there is no row, or no defined score
     """
     rows = unique(rows)
-    findings = tasks_of(rows)
+    findings = findings_of(rows)
     if not findings:
         raise OptionError(f"{out}: there is nothing to report: none of {len(rows)} rows has a score")
     write_csv(out / TABLE, rows)
     if importlib.util.find_spec("pyarrow"):
         write_parquet(out / "results.parquet", rows)
-    lines = {finding.task: curves(rows, finding) for finding in findings}
     with atomic(out / "results.md") as file:
         file.write(markdown(rows, findings, title).encode("utf-8", "backslashreplace"))
-    figures.draw(out / "plots", findings, lines)
+    figures.draw(out / "plots", findings)
     with atomic(out / PAGE) as file:
-        file.write(page(rows, findings, lines, title).encode("utf-8", "backslashreplace"))
+        file.write(page(rows, findings, title).encode("utf-8", "backslashreplace"))
     return out / PAGE
 
 
 def markdown(rows: Sequence[Row], findings: Sequence[Finding], title: str) -> str:
-    """Return the findings as words and tables, then all scores."""
+    """Return what is found by main metrics as words and tables, then all scores."""
     lines = [f"# {_cell(title)}", "", *(f"- {caveat}" for caveat in words.CAVEATS)]
     for finding in findings:
-        lines += ["", f"## {_cell(finding.task)}"]
+        if not finding.is_main:
+            continue
+        lines += ["", f"## {_cell(finding.task)}: {_cell(finding.metric)}"]
         for paragraph, command in words.paragraphs(finding):
             lines += ["", _cell(paragraph), *(["", *_code(command)] if command else [])]
         lines += ["", "Best setting of each model:", "", *_table(SHOWN, finding.models)]
@@ -94,37 +96,33 @@ def _code(command: str) -> list[str]:
     return [f"{fence}sh", command, fence]
 
 
-def page(
-    rows: Sequence[Row],
-    findings: Sequence[Finding],
-    lines: Mapping[str, Mapping[str, Mapping[str, Sequence[Row]]]],
-    title: str,
-) -> str:
+def page(rows: Sequence[Row], findings: Sequence[Finding], title: str) -> str:
     """Return the page: columns of all rows, and findings that name rows by number."""
     number = {key_of(row): i for i, row in enumerate(rows)}
 
-    def numbers(some: Sequence[Row]) -> list[int]:
+    def numbers(some: Iterable[Row]) -> list[int]:
         return [number[key_of(row)] for row in some]
 
+    metrics = list(dict.fromkeys(row.metric for row in rows))
     data = {
         "title": title,
         "caveats": words.CAVEATS,
+        "no_pool": NO_POOL,
         "columns": {name: _column([getattr(row, name) for row in rows], kind) for name, kind in COLUMNS.items()},
-        "lower": sorted(metric for metric in {row.metric for row in rows} if is_lower_better(metric)),
-        "tasks": [
+        "lower": [metric for metric in metrics if is_lower_better(metric)],
+        "about": {metric: MEASURES[metric][0] for metric in metrics if metric in MEASURES},
+        "findings": [
             {
                 "task": finding.task,
                 "metric": finding.metric,
                 "words": list(words.paragraphs(finding)),
-                "best": numbers([finding.best])[0],
-                "cheapest": numbers([finding.cheapest])[0],
                 "models": numbers(finding.models),
                 "changes": [
                     [change.best.model, change.axis, words.change_in_words(change)] for change in finding.changes
                 ],
                 "curves": {
                     metric: [numbers(line) for line in by_model.values()]
-                    for metric, by_model in lines[finding.task].items()
+                    for metric, by_model in curves(finding, findings).items()
                 },
             }
             for finding in findings

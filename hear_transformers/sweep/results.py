@@ -12,6 +12,9 @@ from typing import Any
 from ..errors import OptionError
 from ..files import atomic
 
+NO_POOL = "vector"
+"""Pooling of a layer that is a vector, to which none applies."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -22,7 +25,7 @@ class Row:
     task : name of the data
     model : as the user wrote it: "passt/base"; with "(random)" behind it where the weights are
     layer : one, or several joined by "+"
-    pool : from layer to vector
+    pool : from layer to vector, or `NO_POOL`
     framing : "scene", "windowed" or "native"
     window_ms : receptive field
     hop_ms : distance of two embeddings; None for scenes of the model's own hop

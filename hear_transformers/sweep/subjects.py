@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bulk.sources import Source
+from ..comparison import measures
+from ..errors import OptionError
 from ..harness.tasks import METADATA
 from ..probes import evaluation, event_evaluation
 from ..probes.data import Labelled, read_clips, taken_rows
@@ -23,6 +25,14 @@ from ..probes.tasks import make_task
 from ..training.manifest import Layout
 
 Floats = NDArray[np.float32]
+
+Scores = Mapping[str, tuple[float, float, float]]
+"""Value, low and high of each metric; the one that settings are chosen by first."""
+
+CLUSTERS = "clusters"
+"""In place of a probe: how well classes are clusters, see `comparison.measures`; settings are chosen by `BY`."""
+
+BY = "nmi"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,16 +92,27 @@ class Scenes:
         """Return some of the clips."""
         return Scenes(taken_rows(self.clips, rows), self.n_folds, self.seed)
 
-    def score(self, embeddings: Sequence[Floats], times_ms: Sequence[Any], probe: str) -> Mapping[str, Score]:
+    def check(self, probe: str) -> None:
+        """Raise OptionError if a probe does not go with the labels."""
+        if probe == CLUSTERS and self.task.multi_label:
+            raise OptionError(f"{self.clips.source}: probe={probe} needs one label for each clip; choose logistic")
+
+    def score(self, embeddings: Sequence[Floats], times_ms: Sequence[Any], probe: str) -> Scores:
         """Score a probe.
 
         Parameters
         ----------
         embeddings : of each clip, (1, size)
         times_ms : of each, nothing
-        probe : a key of `probes.fitting.PROBES`
+        probe : a key of `probes.fitting.PROBES`, or `CLUSTERS`
         """
-        return evaluation.evaluate(np.concatenate(embeddings), self.task, probe, seed=self.seed).scores
+        rows = np.concatenate(embeddings)
+        if probe != CLUSTERS:
+            return _told(evaluation.evaluate(rows, self.task, probe, seed=self.seed).scores)
+        evaluation.check(rows, self.task)
+        vectors = rows.astype(np.float64)
+        found = measures.measure(vectors, self.task.targets.argmax(1), seed=self.seed)
+        return {name: (each["value"], each["low"], each["high"]) for name, each in sorted(found.items(), key=_by)}
 
     def digest(self) -> str:
         """Return a hash of labels and splits."""
@@ -112,10 +133,15 @@ class Annotations:
         """Return some of the files."""
         return Annotations(self.files.taken(rows), self.n_folds, self.seed)
 
-    def score(self, embeddings: Sequence[Floats], times_ms: Sequence[Any], probe: str) -> Mapping[str, Score]:
+    def check(self, probe: str) -> None:
+        """Raise OptionError if a probe does not go with events."""
+        if probe == CLUSTERS:
+            raise OptionError(f"{self.files.source}: probe={probe} is of clips, and these are events; choose logistic")
+
+    def score(self, embeddings: Sequence[Floats], times_ms: Sequence[Any], probe: str) -> Scores:
         """Score a probe: embeddings (times, size) and times (times,) of each file."""
         frames = Frames(np.arange(len(embeddings)), embeddings, times_ms, {})
-        return event_evaluation.evaluate(frames, self.task, probe, seed=self.seed).scores
+        return _told(event_evaluation.evaluate(frames, self.task, probe, seed=self.seed).scores)
 
     def digest(self) -> str:
         """Return a hash of events and splits."""
@@ -124,6 +150,14 @@ class Annotations:
 
 
 Subject = Scenes | Annotations
+
+
+def _told(scores: Mapping[str, Score]) -> Scores:
+    return {name: (score.value, score.low, score.high) for name, score in scores.items()}
+
+
+def _by(measure: tuple[str, Any]) -> bool:
+    return measure[0] != BY
 
 
 def _sources(paths: Sequence[Path], spans: Sequence[tuple[float, float]]) -> list[Source]:

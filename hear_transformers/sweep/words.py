@@ -16,15 +16,15 @@ HEADINGS = {"window_ms": "window", "hop_ms": "hop", "seconds_per_hour": "s per h
 """Headings of the columns whose names are others."""
 
 CAVEATS = (
-    f"Intervals hold the score with {LEVEL:.0%} probability, by bootstrap over the clips that were scored. "
-    "What differs by less than the intervals is not shown to differ. Overlap does not prove that settings are equal "
-    "either: all were scored on the same clips, and a test of paired differences, which needs the predictions of each "
-    "clip, would be sharper.",
+    f"In brackets: {100 * LEVEL:g} % intervals, by bootstrap over the clips that were scored. "
+    "Scores that differ by less than their intervals are not shown to differ.",
+    "Overlap does not prove that settings are equal either: all were scored on the same clips, and a test of paired "
+    "differences, which needs the predictions of each clip, would be sharper.",
     "The best of many settings is also the luckiest of them: on new clips expect a little less of it.",
     "Seconds of compute are those of the forward pass, which all layers and poolings of a model, framing, window and "
     "hop share. A shallow layer alone costs less.",
 )
-"""What a reader should know of all numbers."""
+"""What a reader should know of all numbers; the first above all."""
 
 
 def value_of(row: Row, axis: str) -> str:
@@ -66,12 +66,15 @@ def cost_of(row: Row) -> str:
 def paragraphs(finding: Finding) -> Iterator[tuple[str, str]]:
     """Yield paragraphs about a task, each with the command that it is of, or an empty text."""
     best, cheapest, n = finding.best, finding.cheapest, len(finding.alike)
-    direction = ", where less is better" if is_lower_better(finding.metric) else ""
+    direction = ", where less is better," if is_lower_better(finding.metric) else ""
     yield (
         f"The best {finding.metric}{direction} is {score_of(best)} on {best.clips:,} clips: {setting_of(best)}. "
         f"It costs {cost_of(best)}.",
         best.command,
     )
+    counts = [row.clips for row in finding.rows]
+    if min(counts) < max(counts):
+        yield f"Settings were scored on {min(counts):,} to {max(counts):,} clips: not all on the same ones.", ""
     if n == 1:
         yield "Its interval overlaps with that of no other setting.", ""
         return
@@ -89,8 +92,8 @@ def paragraphs(finding: Finding) -> Iterator[tuple[str, str]]:
 def _saving(best: Row, cheapest: Row) -> str:
     """Return what share of the best setting's cost a cheaper one has."""
     seconds = cheapest.seconds_per_hour / (best.seconds_per_hour or math.nan)
-    time = "" if math.isnan(seconds) else f"{seconds:.2g} of the compute and "
-    return f", {time}{cheapest.size / best.size:.2g} of the numbers of the best"
+    time = "" if math.isnan(seconds) else f"{100 * seconds:.3g} % of the compute and "
+    return f", {time}{100 * cheapest.size / best.size:.3g} % of the numbers of the best"
 
 
 def change_in_words(change: Change) -> str:

@@ -83,6 +83,8 @@ def _clip_samples(variant: Variant, trunk: Trunk, recipe: Recipe) -> int:
     seconds = variant.scene.window_ms / 1000.0
     if trunk.max_frames is None:
         seconds = min(seconds, LONGEST_SECONDS)
+    if trunk.piece_frames is not None:
+        seconds = min(seconds, spec.max_samples(trunk.piece_frames) / spec.sample_rate)
     n_samples = round((recipe.seconds or seconds) * spec.sample_rate)
     shortest, longest = clip_limits(variant, trunk)
     if longest is not None and longest < shortest:

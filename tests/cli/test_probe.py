@@ -176,3 +176,52 @@ def test_rows_of_several_layers_and_an_empty_table_are_refused(labelled, probe, 
         result = probe(f"{name}.parquet", "--out", "mine", model=False)
         assert result.exit_code == 1
         assert message in result.stderr
+
+
+def test_prototypes_are_learned_on_token_maps_and_classify(labelled, probe, installed_command):
+    result = probe("clips", "--out", "mine", "--folds", 2, "--probe", "prototypes", "--hop-ms", 100)
+    assert result.exit_code == 0, result.stderr
+    assert "GB in mine/maps, at most 4 GB" in result.stdout
+    assert json.loads((labelled / "mine/scores.json").read_text())["probes"]["prototypes"]["accuracy"]["value"] == 1.0
+    done = installed_command("embed-audio")("clips", "--probe", "mine", "--out", "found.csv")
+    assert done.exit_code == 0, done.stderr
+    assert all(row["predicted"] in row["path"] for row in rows_of(labelled / "found.csv"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--probe", "knn"], "reads token maps, others vectors"),
+        (["--pool", "mean"], "--pool: --probe prototypes reads every place of a layer"),
+        (["--events"], "--probe prototypes: of whole clips"),
+    ],
+)
+def test_prototypes_stand_alone(labelled, probe, options, message):
+    result = probe("clips", "--out", "mine", "--probe", "prototypes", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_table_that_holds_what_is_no_number_is_refused_by_file(table, probe):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File("all.hdf5", "r+") as file:
+        file["embedding"][3, 5] = np.nan
+    result = probe("all.hdf5", "--out", "mine", "--folds", 3, model=False)
+    assert result.exit_code == 1
+    assert ".wav: its embedding is not finite" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path,labels"], "no rows below the header"),
+        (["path,labels", "clips/low/none.wav,low"], "an audio file that is missing"),
+        (["path,labels,part", "clips/low/low0.wav,low,", "clips/low/low1.wav,low,1"], "line 2 has no fold"),
+    ],
+)
+def test_tables_without_clips_or_cells_are_refused(labelled, probe, lines, message):
+    (labelled / "a.csv").write_text("\n".join(lines) + "\n")
+    fold = ["--columns", "path=path,labels=labels,fold=part"] if "part" in lines[0] else []
+    result = probe("a.csv", "--out", "mine", *fold)
+    assert result.exit_code == 1
+    assert message in result.stderr

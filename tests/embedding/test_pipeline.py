@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hear_transformers import efficientat, tiny
 from hear_transformers.audio import reading, workers
 from hear_transformers.audio.reading import AudioFile
-from hear_transformers.embedding import framing, pipeline
+from hear_transformers.embedding import framing, packing, pipeline
 from hear_transformers.embedding.packing import Packer
 from hear_transformers.embedding.pipeline import Clip, embed
 from hear_transformers.embedding.windows import adjoining
@@ -195,6 +195,19 @@ def test_batches_in_flight_as_on_a_gpu_lose_nothing(model, monkeypatch, timestam
             clip = waveforms[each.key][None]
             expected = (model.embed_timestamps(clip)[0] if timestamps else model.embed_scenes(clip))[0]
             torch.testing.assert_close(each.result.embedding, expected, rtol=0, atol=1e-5)
+
+
+def test_the_first_batch_on_a_card_is_smaller(model, monkeypatch):
+    monkeypatch.setattr(model, "batch_size", 8)
+    reader, sizes = model.reader(timestamps=False), []
+    read = reader.read
+    monkeypatch.setattr(reader, "read", lambda key, parts: sizes.append(len(parts)) or read(key, parts))
+    packer = Packer(reader, model.sample_rate)
+    packer.most_flights, packer.share = 1, packing.FIRST_SHARE  # as there
+    packed = [each for key in range(20) for each in packer.add(key, noise(30_000), model.sample_rate)]
+    packed += packer.finish()
+    assert sizes == [2, 8, 8, 2]
+    assert [each.key for each in packed] == list(range(20))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from hear_transformers.errors import AudioError, OptionError
 from hear_transformers.explain import attention, explanation, figures, occlusion
 from hear_transformers.explain.fields import holding, receptive_fields
 from hear_transformers.explain.graphs import class_maps, neighbours
-from hear_transformers.explain.window import Window, loudest_start, window_of
+from hear_transformers.explain.window import Window, longest_seconds, loudest_start, window_of
 
 SHARED = Path(__file__).parents[3] / "shared"
 SMALL = {
@@ -294,6 +294,14 @@ def test_padding_is_left_out_of_maps():
     found = explanation.explain(clip, 0, methods=["rollout"])
     assert float(clip.seconds(found.maps[0].grid.time.centres()[-1])) < 1.0
     assert occlusion.passes(clip, 320.0, 16) == 8 * 4
+
+
+def test_a_piece_of_a_network_that_cuts_its_input_is_explained():
+    model = load("dasheng")
+    n_samples = int(longest_seconds(model) * model.sample_rate)
+    assert 10.08 <= longest_seconds(model) < 10.12
+    clip = window_of(model, noise(model.sample_rate, 11.0)[:n_samples])
+    assert attention.rollout(clip, "norm", "mean").shape == (1, 252)
 
 
 def test_what_does_not_apply_is_refused_or_said():

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hear_transformers.sweep.results import Row
+from hear_transformers.sweep.results import NO_POOL, Row
 
 WINDOWS_MS, HOPS_MS, POOLS = (160, 320, 640, 1280, 2560, 10_000), (25, 50, 100), ("mean", "meanstd", "flat", "cls")
 
@@ -37,7 +37,7 @@ def _of(task: str, model: str, axes: dict, rng: np.random.Generator) -> Iterator
         for hop in axes.get("hops", HOPS_MS):
             seconds = compute * max(window / 400, 1) ** 0.4 * 100 / hop
             for layer in axes.get("layers", (*numbered, "features", "mel")):
-                for pool in axes.get("pools", POOLS) if layer != "features" else ("",):
+                for pool in axes.get("pools", POOLS) if layer != "features" else (NO_POOL,):
                     level = int(layer) / depth if layer.isdecimal() else 0.9 if layer == "features" else 0.15
                     quality = 1 - 0.5 * abs(level - 0.75) ** 1.5 - 0.05 * abs(np.log2(window / fitting)) ** 1.3
                     quality += {"meanstd": 0.02, "cls": -0.03, "flat": 0.01}.get(pool, 0) - 0.01 * np.log2(hop / 25)
@@ -58,7 +58,7 @@ def _metrics(words: dict, numbers: dict, metric: str, score: float) -> Iterator[
     half = 1.96 * np.sqrt(max(score * (1 - score), 1e-3) / numbers["clips"])
     model = words["model"].removesuffix(" (random)")
     command = (
-        f"embed-audio data/{words['task']} --model {model} --layer {words['layer']} --pool {words['pool'] or 'none'} "
+        f"embed-audio data/{words['task']} --model {model} --layer {words['layer']} --pool {words['pool']} "
         f"--framing windowed --window-ms {numbers['window_ms']:g} --hop-ms {numbers['hop_ms']:g} --output embeddings"
     )
     for name, is_main, value in ((metric, True, score), ("error_rate", False, 1 - score)):

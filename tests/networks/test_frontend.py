@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import atgnn, efficientat, panns, passt
+from hear_transformers import atgnn, beats, efficientat, panns, passt
 from hear_transformers.networks import fused
 from hear_transformers.networks.frontend import (
     AST_MEL,
@@ -51,15 +51,15 @@ def noise(clips: int, n_samples: int) -> torch.Tensor:
 
 
 def kaldis(spec: KaldiMel, clip: torch.Tensor) -> torch.Tensor:
-    """Compute the features of one clip as the authors of AST and ATGNN do: (n_mels, frames)."""
+    """Compute the features of one clip as the authors of AST, ATGNN and BEATs do: (n_mels, frames)."""
     from torchaudio.compliance import kaldi
 
     fbank = kaldi.fbank(
-        clip[None],
+        clip[None] * spec.full_scale,
         htk_compat=True,
         sample_frequency=16_000,
         use_energy=False,
-        window_type="hanning",
+        window_type="hanning" if spec.window_power == 1 else "povey",
         num_mel_bins=128,
         dither=0.0,
         frame_shift=10,
@@ -116,7 +116,7 @@ def test_filters_are_kaldis(sample_rate, n_fft):
 
 @needs_torchaudio
 @pytest.mark.parametrize("n_samples", [400, 559, 560, 16_000, 48_123])
-@pytest.mark.parametrize("spec", [AST_MEL, atgnn.ATGNN_MEL], ids=["ast", "atgnn"])
+@pytest.mark.parametrize("spec", [AST_MEL, atgnn.ATGNN_MEL, beats.BEATS_MEL], ids=["ast", "atgnn", "beats"])
 def test_fbank_is_kaldis(spec, n_samples):
     clips = noise(3, n_samples)
     for clip, fbank in zip(clips, spec.build()(clips), strict=True):

@@ -1,7 +1,6 @@
 """The report of a sweep: tables that are read again, words that are true, and a page to look at in a browser."""
 
 import dataclasses
-import json
 import math
 import re
 
@@ -66,9 +65,10 @@ def chromium(tmp_path_factory):
         yield opened
 
 
-def data_of(page) -> dict:
-    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text("utf-8"), re.S)[1]
-    return json.loads(text)
+def page_of(folder, rows):
+    """Write the page alone, without the pictures."""
+    (folder / "report.html").write_text(report.page(rows, findings.findings_of(rows), "A sweep"), encoding="utf-8")
+    return folder / "report.html"
 
 
 # Tables
@@ -153,23 +153,23 @@ def test_the_cheapest_of_what_cannot_be_told_from_the_best():
         row(0.92, layer="8", seconds_per_hour=20.0, size=192),
         row(0.80, layer="1", seconds_per_hour=1.0),
     ]
-    (found,) = findings.tasks_of(some)
+    (found,) = findings.findings_of(some)
     assert (found.best.layer, found.cheapest.layer, len(found.alike)) == ("12", "8", 3)
     (said, _), (count, _), (cheap, command) = words.paragraphs(found)
     assert "best accuracy is 0.950 (0.930 to 0.970) on 300 clips: tiny, layer 12" in said
     assert "3 of 4 settings overlap" in count
     assert "layer 8" in cheap
-    assert "0.2 of the compute and 1 of the numbers" in cheap
+    assert "20 % of the compute and 100 % of the numbers" in cheap
     assert command == BASE.command
 
 
 def test_of_equal_scores_the_cheaper_is_best():
-    (found,) = findings.tasks_of([row(layer="9", seconds_per_hour=9.0), row(layer="4", seconds_per_hour=5.0)])
+    (found,) = findings.findings_of([row(layer="9", seconds_per_hour=9.0), row(layer="4", seconds_per_hour=5.0)])
     assert found.best.layer == found.cheapest.layer == "4"
 
 
 def test_fewer_errors_are_better():
-    (found,) = findings.tasks_of([row(0.3, metric="error_rate"), row(0.1, metric="error_rate", layer="4")])
+    (found,) = findings.findings_of([row(0.3, metric="error_rate"), row(0.1, metric="error_rate", layer="4")])
     assert found.best.layer == "4"
     assert "where less is better" in next(words.paragraphs(found))[0]
     assert findings.is_lower_better("davies_bouldin")
@@ -183,12 +183,13 @@ def test_settings_are_chosen_by_the_main_metric():
         row(0.4, layer="1"),
         row(0.95, metric="AUC", layer="1", is_main=False),
     ]
-    (found,) = findings.tasks_of(some)
-    assert (found.metric, found.best.layer) == ("accuracy", "9")
+    found, other = findings.findings_of(some)
+    assert (found.metric, found.is_main, found.best.layer) == ("accuracy", True, "9")
+    assert (other.metric, other.is_main, other.best.layer) == ("AUC", False, "1")
 
 
 def test_undefined_scores_are_no_best():
-    (found,) = findings.tasks_of([row(math.nan), row(0.2, layer="1")])
+    (found,) = findings.findings_of([row(math.nan), row(0.2, layer="1")])
     assert found.best.layer == "1"
     assert len(found.rows) == 1
 
@@ -202,19 +203,29 @@ def test_no_cheaper_setting_beats_one_of_the_front():
 
 
 def test_an_axis_is_changed_alone_and_vectors_stand_beside_every_pooling():
-    some = [row(), row(0.6, layer="1"), row(0.99, layer="1", window_ms=160.0), row(0.7, layer="features", pool="")]
-    (found,) = findings.tasks_of([*some, row(0.985, pool="cls")])
+    some = [
+        row(),
+        row(0.6, layer="1"),
+        row(0.99, layer="1", window_ms=160.0),
+        row(0.7, layer="features", pool=results.NO_POOL),
+    ]
+    (found,) = findings.findings_of([*some, row(0.985, pool="cls")])
     assert found.best.window_ms == 160.0
-    changes = {change.axis: change for change in findings.tasks_of([some[0], some[1], some[3]])[0].changes}
+    changes = {change.axis: change for change in findings.findings_of([some[0], some[1], some[3]])[0].changes}
     assert [each.layer for each in changes["layer"].rows] == ["1", "9", "features"]
     assert words.change_in_words(changes["layer"]) == "0.900 (9) to 0.600 (1); not told apart from the best: no other"
     assert "pool" not in changes
 
 
 def test_differences_within_the_intervals_are_called_none():
-    (found,) = findings.tasks_of([row(0.90), row(0.89, layer="4"), row(0.88, layer="5")])
+    (found,) = findings.findings_of([row(0.90), row(0.89, layer="4"), row(0.88, layer="5")])
     (change,) = found.changes
     assert words.change_in_words(change) == "0.900 (9) to 0.880 (5): no difference beyond the intervals"
+
+
+def test_scores_of_other_clips_are_not_compared_in_silence():
+    (found,) = findings.findings_of([row(), row(0.5, layer="1", clips=200)])
+    assert "on 200 to 300 clips: not all on the same" in " ".join(said for said, _ in words.paragraphs(found))
 
 
 def test_layers_are_in_order_of_their_numbers():
@@ -227,7 +238,8 @@ def test_metrics_without_a_probe_are_curves_too():
     some += [
         row(v, metric="silhouette", probe="", is_main=False, layer=layer) for v, layer in ((0.1, "9"), (-0.2, "1"))
     ]
-    found = findings.curves(some, findings.tasks_of(some)[0])
+    every = findings.findings_of(some)
+    found = findings.curves(every[0], every)
     assert [each.value for each in found["silhouette"]["tiny"]] == [-0.2, 0.1]
     assert list(found) == ["accuracy", "silhouette"]
 
@@ -248,7 +260,7 @@ def test_the_folder_has_tables_pictures_and_the_page(written):
 
 def test_the_tables_for_people_begin_with_the_best(written, some):
     text = (written.parent / "results.md").read_text()
-    (found, _) = findings.tasks_of(some)
+    found = findings.findings_of(some)[0]
     assert text.index("The best accuracy") < text.index("Best setting of each model") < text.index("## All scores")
     assert f"```sh\n{found.best.command}\n```" in text
     assert text.count("\n| ESC-10 |") == sum(each.task == "ESC-10" for each in some)
@@ -269,8 +281,8 @@ def test_a_single_score_is_a_report_too(tmp_path, chromium):
 
 def test_thousands_of_rows_are_a_few_megabytes():
     some = synthetic(("ESC-10",))
-    found = findings.tasks_of(some)
-    text = report.page(some, found, {each.task: findings.curves(some, each) for each in found}, "many")
+    found = findings.findings_of(some)
+    text = report.page(some, found, "many")
     assert len(some) > 6000
     assert len(text) < 200 * len(some)
 
@@ -281,11 +293,11 @@ def test_thousands_of_rows_are_a_few_megabytes():
 def test_cells_of_the_maps_show_the_scores(written, some, chromium):
     chromium.requests.clear()
     chromium.open(written)
-    (found, _) = findings.tasks_of(some)
+    found = findings.findings_of(some)[0]
     best = found.best
     assert chromium.run(
         "[...document.querySelectorAll('#windows tr:first-child th')].map((each) => each.textContent)"
-    ) == ["layer", "160 ms", "640 ms", "2560 ms"]
+    ) == ["layer", "160", "640", "2560"]
     shown = [
         each for each in found.rows if (each.model, each.pool, each.hop_ms) == (best.model, best.pool, best.hop_ms)
     ]
@@ -329,6 +341,7 @@ def test_a_cell_that_is_clicked_shows_its_setting_and_command(written, some, chr
 @pytest.mark.parametrize("plot", [0, 1])
 def test_a_point_that_is_clicked_shows_its_setting(written, some, chromium, plot):
     chromium.open(written)
+    chromium.wait(f"plots[{plot}].box !== undefined")
     i = chromium.run(f"plots[{plot}].front.at(-1)")
     chromium.run(f"plots[{plot}].canvas.scrollIntoView({{ block: 'center' }})")
     left, top = chromium.run(
@@ -341,9 +354,17 @@ def test_a_point_that_is_clicked_shows_its_setting(written, some, chromium, plot
     assert f"window {some[i].window_ms:g} ms" in chromium.run("of('hover').textContent")
 
 
+def test_a_model_is_hidden_from_the_costs(written, some, chromium):
+    chromium.open(written)
+    chromium.run("document.querySelector('#models-legend button').click()")
+    assert {some[i].model for i in chromium.run("plots[0].rows")} == {"passt/base (random)"}
+    chromium.run("document.querySelector('#models-legend button').click()")
+    assert len(chromium.run("plots[0].rows")) == len(findings.findings_of(some)[0].rows)
+
+
 def test_the_page_and_the_tables_find_the_same(written, some, chromium):
     chromium.open(written)
-    for number, found in enumerate(findings.tasks_of(some)):
+    for number, found in enumerate(each for each in findings.findings_of(some) if each.is_main):
         chromium.run(f"of('task').value = {number}; of('task').dispatchEvent(new Event('change'))")
         fronts = [
             findings.front(found.rows, price) for price in (lambda row: row.seconds_per_hour, lambda row: row.size)
@@ -382,6 +403,60 @@ def test_curves_are_drawn_of_every_metric(written, chromium):
         "error_rate (less is better)",
     ]
     assert chromium.run("document.querySelectorAll('#curves svg:first-of-type polyline').length") == 4
+
+
+def test_stages_are_compared_by_measures_of_clusters(tmp_path, chromium):
+    some = [
+        row(i / 20, metric=metric, is_main=metric == "nmi", probe="clusters", layer=str(i), model=model)
+        for metric in ("silhouette", "nmi", "davies_bouldin")
+        for model in ("mast/base", "ast/base")
+        for i in range(13)
+    ]
+    chromium.open(page_of(tmp_path, some))
+    captions = chromium.run("[...document.querySelectorAll('#curves figcaption')].map((each) => each.textContent)")
+    assert captions[0].startswith("nminormalised mutual information")
+    assert "less is better" in captions[2]
+    assert len(captions) == 3
+    chromium.run("of('metric').value = columns.metric.names.indexOf('davies_bouldin')")
+    chromium.run("of('metric').dispatchEvent(new Event('change'))")
+    assert chromium.run("of('words').textContent").startswith("The best davies_bouldin, where less is better, is 0.000")
+    text = report.markdown(some, findings.findings_of(some), "Clusters")
+    assert "The best nmi is 0.600" in text
+    assert "The best davies" not in text
+    assert chromium.problems == []
+
+
+def test_layers_that_have_no_number_stand_beside_the_curve(tmp_path, chromium):
+    chromium.open(page_of(tmp_path, [row(layer=layer) for layer in ("mel", "2", "1", "all+mel")]))
+    assert chromium.run("document.querySelector('#curves polyline').getAttribute('points').split(' ').length") == 4
+    assert chromium.run("document.querySelectorAll('#curves circle').length") == 4
+    assert chromium.run("document.querySelectorAll('#curves line:not(.grid)').length") == 2
+
+
+def test_a_map_of_one_column_is_left_out(tmp_path, chromium):
+    chromium.open(page_of(tmp_path, [row(layer=layer, pool=pool) for layer in "12" for pool in ("mean", "cls")]))
+    hidden = "['windows', 'hops', 'pools'].map((id) => of(id).closest('figure').hidden)"
+    assert chromium.run(hidden) == [True, True, False]
+    chromium.open(page_of(tmp_path, [row(layer=layer) for layer in "12"]))
+    assert chromium.run(hidden) == [False, True, True]
+
+
+def test_an_outlier_does_not_take_the_colours(tmp_path, chromium):
+    chromium.open(page_of(tmp_path, [row(0.0 if i == 0 else 0.8 + i / 200, layer=str(i)) for i in range(21)]))
+    assert chromium.run("of('limits').textContent") == "0.805 or less to 0.900."
+
+
+def test_whole_scenes_that_win_are_shown_beside_windows(tmp_path, chromium):
+    some = [row(0.9 - 0.01 * i, layer=str(i), window_ms=160.0 * 2**j, hop_ms=25.0) for i in range(3) for j in range(3)]
+    some += [row(0.95, layer="2", framing="scene", window_ms=5000.0, hop_ms=None)]
+    chromium.open(page_of(tmp_path, some))
+    heads = chromium.run("[...document.querySelectorAll('#windows tr:first-child th')].map((each) => each.textContent)")
+    assert heads == ["layer", "160", "320", "640", "5000"]
+    assert chromium.run("document.querySelectorAll('#hops tr:first-child th').length") == 3
+    assert (
+        chromium.run("[of('framing'), of('hop')].map((each) => each.selectedOptions[0].textContent)")
+        == ["the best of all"] * 2
+    )
 
 
 def test_hostile_names_are_shown_and_never_run(tmp_path, chromium):

@@ -12,9 +12,11 @@ pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
 from hear_transformers import efficientat
+from hear_transformers.comparison import measures
 from hear_transformers.embedding import forward
 from hear_transformers.probes import evaluation
-from hear_transformers.sweep import settings
+from hear_transformers.sweep import results, settings
+from hear_transformers.sweep.studies import STUDIES
 from tests.helpers import hear_tasks
 
 RATE = 32_000
@@ -237,6 +239,37 @@ def test_wrong_options_are_named(labelled, sweep, arguments, complaint):
     done = sweep(*arguments)
     assert done.exit_code != 0
     assert complaint in done.stderr
+
+
+def test_clusters_are_measured_as_compare_does(labelled, sweep):
+    rows = rows_of(sweep("--json", "--layers", "1", "--pool", "mean", "--probe", "clusters"))
+    assert [row["metric"] for row in rows if row["is_main"]] == ["nmi"]
+    found = np.stack(
+        [np.load(path)["embedding"] for path in sorted(labelled.glob("sweep/embeddings/*/*/*/*.npz"))]
+    ).astype(float)
+    expected = measures.measure(found, np.arange(12) // 6)
+    assert {row["metric"]: row["value"] for row in rows} == pytest.approx({k: v["value"] for k, v in expected.items()})
+
+
+def test_a_study_decides_what_is_tried(labelled, sweep):
+    rows = rows_of(sweep("--json", "--study", "mast-clusters"))
+    assert {(row["pool"], row["framing"], row["probe"]) for row in rows} == {("mean", "scene", "clusters")}
+    assert {row["layer"] for row in rows} == {*map(str, range(17))}
+    assert "--layers: decided by --study passt-hear" in sweep("--study", "passt-hear", "--layers", "1").stderr
+
+
+def test_the_axes_of_a_study_meet_in_one_setting():
+    times = STUDIES["passt-hear"].grid.times_ms
+    assert [window for window, hop in times if hop == 50.0] == [160.0, 320.0, 640.0]
+    assert [hop for window, hop in times if window == 160.0] == [50.0, 25.0, 100.0]
+    assert all(window / hop <= 16 for window, hop in times)
+
+
+def test_earlier_sweeps_in_a_folder_stay_in_its_report(labelled, sweep):
+    sweep("--layers", "1", "--pool", "mean")
+    sweep("--layers", "2", "--pool", "mean")
+    assert {row.layer for row in results.read_csv(labelled / "sweep/results.csv")} == {"1", "2"}
+    assert "<html" in (labelled / "sweep/report.html").read_text(encoding="utf-8")
 
 
 def test_nothing_is_embedded_for_labels_that_are_wrong(labelled, sweep):
