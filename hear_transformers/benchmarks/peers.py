@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 import torch
@@ -184,25 +184,20 @@ class DashengPackage(Peer):
 
 
 class OpenBeats(Peer):
-    """OpenBEATs' package, whose network is that of BEATs; the clip embedding is the mean over its tokens."""
+    """OpenBEATs' package, whose network is that of BEATs; `config` is that of the network where it differs from it."""
 
     family = beats.FAMILY
     workloads = (Workload("scene", "iter1", 1, 10), Workload("scene", "iter1", 8, 10))
-    config: ClassVar = {
-        "deep_norm": True,
-        "relative_position_embedding": True,
-        "gru_rel_pos": True,
-        "max_distance": 800,
-    }
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, **config: int) -> None:
         with silence_peers(), fix_seed():
             encoder = importlib.import_module("openbeats.beats_encoder").BeatsEncoder
-            self.model = encoder(0, beats_config={**self.config, "num_buckets": 320, "conv_bias": False})
+            of_beats = {"deep_norm": True, "relative_position_embedding": True, "gru_rel_pos": True}
+            self.model = encoder(0, beats_config={**of_beats, "max_distance": 800, "conv_bias": False, **config})
         self.model.eval().to(device)
 
     def embed(self, work: Workload, audio: Tensor) -> Tensor:
-        """Run the network without its masks; see `Peer.embed`."""
+        """Run the network, and average over its tokens; see `Peer.embed`."""
         tokens, *_ = self.model(audio, torch.full((len(audio),), audio.shape[1], device=audio.device))
         return tokens.mean(1)
 

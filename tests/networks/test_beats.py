@@ -1,6 +1,7 @@
 """BEATs against what the authors' own code answers (tests/data/golden), and OpenBEATs' release of the same network."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -11,6 +12,7 @@ import safetensors.torch
 import torch
 
 from hear_transformers import beats
+from hear_transformers.benchmarks import peers
 from hear_transformers.checkpoints import state_dicts
 from hear_transformers.checkpoints.search import find_network
 from hear_transformers.checkpoints.state_dicts import Content
@@ -102,6 +104,19 @@ def test_strong_labels_are_those_of_pretrainedsed():
     assert_equal(taps["sequence"][:, answers["sequence_index"], 0], answers["sequence_frames"], 3e-4)
     assert_equal(taps["framewise"][:, ::25, 0].transpose(1, 2), answers["strong"], 3e-4)
     assert_equal(taps["logits"], answers["weak"])
+
+
+@pytest.mark.slow
+def test_openbeats_answers_the_same():
+    pytest.importorskip("openbeats", reason="needs openbeats, of the extra bench")
+    config = {"encoder_embed_dim": 96, "encoder_layers": 2, "encoder_ffn_embed_dim": 96, "encoder_attention_heads": 3}
+    peer = peers.OpenBeats("cpu", **config)
+    network = {"dim": 96, "depth": 2, "hidden": 96, "heads": 3}
+    family = replace(beats.FAMILY, variants={"small": replace(beats.VARIANTS["iter1"], network=network)})
+    ours = peers.build_ours(family, "small", peer.model.state_dict())
+    clips = golden_audio(16_000, 75_200)
+    with torch.no_grad(), peers.silence_peers():
+        assert_equal(ours.embed_scenes(clips), peer.embed(peer.workloads[0], clips))
 
 
 # Parts
