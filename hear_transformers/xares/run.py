@@ -21,7 +21,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from .. import catalogue
+from .. import FAMILIES, catalogue
 from ..audio.reading import read_content
 from ..bulk.tables import import_extra
 from ..errors import HearTransformersError, OptionError
@@ -232,5 +232,7 @@ def run(encoder: str, tasks: Sequence[str], *, max_jobs: int = 0, from_stage: in
 
 
 def _is_own(encoder: str) -> bool:
-    """Return True for the name of a model; names of modules, "hear_transformers.xares.passt", stay as they are."""
-    return not encoder.startswith(f"{catalogue.PACKAGE}.") and catalogue.is_own(encoder)
+    """Return True for the name of a model; files, and modules such as "hear_transformers.xares.passt", are X-ARES'."""
+    if encoder.endswith(".py") or encoder.startswith(f"{catalogue.PACKAGE}."):
+        return False
+    return encoder.partition("/")[0] in FAMILIES or ("/" not in encoder and catalogue.is_own(encoder))

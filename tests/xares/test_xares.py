@@ -171,6 +171,50 @@ def test_no_clips_are_an_error() -> None:
         run.Failures().check(0, ["env/fold-*.tar"])
 
 
+def batches(monkeypatch, tars: dict[str, dict[str, bytes]]):
+    """Return `run.read_batches` of tars over a fake of X-ARES' reader: a batch for each tar, of what is decoded."""
+    data = SimpleNamespace(expand_with_brace=lambda files: [name for name in tars if name in files])
+    data.wds = SimpleNamespace(torch_audio=None)
+    data.Audiowebdataset = lambda files, handler: (files, handler)
+
+    def create(files, target_sample_rate, num_workers):
+        return reading(files, data.wds.torch_audio, data.Audiowebdataset(files)[1])
+
+    def reading(files, decode, handler):
+        for name in data.expand_with_brace(files):
+            clips = []
+            for key, content in tars[name].items():
+                try:
+                    clips.append((decode(".wav", content)[0], key))
+                except AudioError as cause:
+                    error = RuntimeError()
+                    error.__cause__, error.key, error.url = cause, key, name
+                    assert handler(error)
+            yield ([each for each, _ in clips], None), None, [key for _, key in clips]
+
+    data.create_rawaudio_webdataset = create
+    monkeypatch.setitem(sys.modules, "xares", SimpleNamespace(audiowebdataset=data))
+    monkeypatch.setitem(sys.modules, "xares.audiowebdataset", data)
+    return run.read_batches([*tars] or ["none.tar"], target_sample_rate=16_000)
+
+
+def test_clips_that_fail_are_an_error_behind_those_that_do_not(monkeypatch, audio_file) -> None:
+    good = audio_file("a.wav").read_bytes()
+    reading = batches(monkeypatch, {"1.tar": {"a": good, "b": b"no audio"}, "2.tar": {"c": good}})
+    assert [next(reading)[-1], next(reading)[-1]] == [["a"], ["c"]]
+    with pytest.raises(run.HarnessError, match=r"1 failed beside 2 clips of 1.tar, 2.tar: b in 1.tar: "):
+        next(reading)
+
+
+def test_all_clips_without_a_failure_are_no_error(monkeypatch, audio_file) -> None:
+    assert len([*batches(monkeypatch, {"1.tar": {"a": audio_file("a.wav").read_bytes()}})]) == 1
+
+
+def test_no_tars_are_an_error(monkeypatch) -> None:
+    with pytest.raises(run.HarnessError, match=r"none.tar: no clips"):
+        next(batches(monkeypatch, {}))
+
+
 # What is kept: a task as xares.task.XaresTask is
 
 
@@ -236,6 +280,63 @@ def test_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "xares", None)
     with pytest.raises(OptionError, match=r"X-ARES needs xares.*pip install 'hear_transformers\[xares\]'"):
         run.run("tiny", ["tasks/esc50_task.py"])
+
+
+@pytest.fixture
+def xares(monkeypatch) -> SimpleNamespace:
+    """Replace X-ARES by a fake, whose main notes its arguments."""
+    seen: list = []
+    kind = type("XaresTask", (), {"make_encoded_tar": None, "run_mlp": None})
+    task = SimpleNamespace(XaresTask=kind, create_rawaudio_webdataset="theirs")
+    logger = SimpleNamespace(error=lambda message: None)
+    theirs = SimpleNamespace(main=seen.append, logger=logger, mp=SimpleNamespace(Pool=None, Manager=None), seen=seen)
+    package = SimpleNamespace(run=theirs, task=task)
+    theirs.mp.Pool = lambda **how: None
+    monkeypatch.setitem(sys.modules, "xares", package)
+    monkeypatch.setitem(sys.modules, "xares.run", theirs)
+    return package
+
+
+@pytest.mark.parametrize(
+    ("encoder", "module"),
+    [
+        ("passt", "hear_transformers.xares.passt"),
+        ("panns/cnn10", "hear_transformers.xares.panns.cnn10"),
+        ("mn04_as", "hear_transformers.xares.efficientat.mn04_as"),
+        ("hear_transformers.xares.tiny", "hear_transformers.xares.tiny"),
+        ("my/passt_encoder.py", "my/passt_encoder.py"),
+    ],
+)
+def test_models_modules_and_files_are_encoders(xares, encoder, module) -> None:
+    run.run(encoder, ["a_task.py", "b_task.py"], to_stage=1)
+    (arguments,) = xares.run.seen
+    assert vars(arguments) == {
+        "encoder_py": module,
+        "tasks_py": ["a_task.py", "b_task.py"],
+        "max_jobs": 0,
+        "from_stage": 0,
+        "to_stage": 1,
+    }
+
+
+def test_x_ares_reads_by_this_package_while_it_runs(xares) -> None:
+    readers = []
+    xares.run.main = lambda arguments: readers.append(xares.task.create_rawaudio_webdataset)
+    run.run("tiny", ["a_task.py"])
+    assert readers == [run.read_batches]
+    assert xares.task.create_rawaudio_webdataset == "theirs"
+
+
+def test_what_x_ares_only_logs_is_an_error(xares) -> None:
+    xares.run.main = lambda arguments: xares.run.logger.error("Error in stage 0 (download): no route")
+    with pytest.raises(run.HarnessError, match=r"X-ARES ended with: Error in stage 0 \(download\): no route"):
+        run.run("tiny", ["a_task.py"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_processes_need_a_gpu(xares) -> None:
+    with pytest.raises(OptionError, match="max_jobs=2: X-ARES gives each process a GPU, and there is none"):
+        run.run("tiny", ["a_task.py"], max_jobs=2)
 
 
 def test_help_says_what_an_encoder_is(tmp_path) -> None:
