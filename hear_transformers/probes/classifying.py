@@ -29,9 +29,9 @@ from ..files import place_of, sha256_of
 from ..training.results import write_table
 from .events import Event, Processing, events_in
 from .fitting import Fitted
-from .prototypes import TokenMaps
 from .sample import Floats
 from .saved import ARRAYS, UNIMPORTANT, WORDS, Saved, check_fit, read
+from .token_maps import TokenMaps
 
 BLOCK_ROWS = 8192
 """Frames that are classified at once: an embedding of a long file is on disk."""

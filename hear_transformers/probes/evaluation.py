@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,12 @@ from ..errors import OptionError, TrainingError
 from . import metrics
 from .fitting import Fitted, fit
 from .metrics import Score
-from .prototypes import TokenMaps
 from .sample import Sample
 from .tasks import Split, Task, whole
+from .token_maps import TokenMaps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from .event_evaluation import EventResult
 
 Floats = NDArray[np.float32]
 
@@ -38,6 +36,18 @@ class Options(TypedDict, total=False):
     seed: int
     columns: Mapping[str, Sequence[int]] | None
     settings: Mapping[str, Any] | None
+
+
+class Scored(Protocol):
+    """What a probe makes of a task, of clips or of events."""
+
+    @property
+    def scores(self) -> Mapping[str, Score]:
+        """Scores by metric."""
+
+    @property
+    def main(self) -> str:
+        """Name of the metric that settings are chosen by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +156,7 @@ def evaluate_each(
             yield name, evaluate(each, task, probe, **options)
 
 
-def difference(one: Result | EventResult, other: Result | EventResult, metric: str | None = None) -> Score:
+def difference(one: Scored, other: Scored, metric: str | None = None) -> Score:
     """Return by how much a result is better than another of the same task, with the interval of the paired draws."""
     name = one.main if metric is None else metric
     first, second = one.scores[name], other.scores[name]

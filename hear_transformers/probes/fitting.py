@@ -17,8 +17,8 @@ import numpy as np
 from ..bulk.tables import import_extra
 from ..errors import OptionError, unknown
 from . import mlp, prototypes
-from .prototypes import TokenMaps
 from .sample import Floats, Sample
+from .token_maps import TokenMaps
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """C of logistic regression that are tried."""

@@ -14,7 +14,7 @@ from ..bulk.outputs import OutputOptions
 from ..embedding.embedder import Embedder
 from ..errors import OptionError, TrainingError
 from .data import Embedded, Labelled, extracted
-from .prototypes import TokenMaps
+from .token_maps import TokenMaps
 
 OF_MAPS = {"framing": "native", "pool": "flat"}
 """Options of a model whose embeddings along time are token maps: what all positions in frequency have at that time."""

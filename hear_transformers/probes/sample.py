@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import metrics
-
-if TYPE_CHECKING:
-    from .prototypes import TokenMaps
+from .token_maps import TokenMaps
 
 Floats = NDArray[np.float32]
 

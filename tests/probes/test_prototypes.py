@@ -8,7 +8,7 @@ pytest.importorskip("sklearn")
 from hear_transformers import tiny
 from hear_transformers.errors import OptionError, TrainingError
 from hear_transformers.probes import data, evaluation, map_data, prototypes, saved, tasks
-from hear_transformers.probes.prototypes import TokenMaps
+from hear_transformers.probes.token_maps import TokenMaps
 
 N_CLIPS, FREQ, FEATURES = 72, 2, 8
 CLASSES = ["a", "b", "c"]
