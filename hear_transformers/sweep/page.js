@@ -195,6 +195,7 @@ function button(i, limits, first) {
   made.type = "button";
   made.dataset.row = i;
   made.style.background = shade.back;
+  made.style.setProperty("--cell", shade.back);
   made.style.color = shade.fore;
   made.classList.toggle("alike", overlap(i, first));
   made.classList.toggle("chosen", i === chosen);
