@@ -191,7 +191,12 @@ Clips = Sequence[tuple[Path, tuple[float, float]]]
 
 
 def extracted(
-    source: Path, clips: Clips, model: Model, folder: Path, options: OutputOptions = extract.DEFAULTS, **how: Any
+    source: Path,
+    clips: Clips,
+    model: Model | Sequence[Model],
+    folder: Path,
+    options: OutputOptions = extract.DEFAULTS,
+    **how: Any,
 ) -> tuple[list[tuple[int, Path]], dict[str, Any], list[str]]:
     """Embed clips into files of a folder, where a later run with the same model finds them.
 
@@ -203,7 +208,7 @@ def extracted(
 
     Returns
     -------
-    found : number and output of each clip that has one
+    found : number and output of each clip that has one; of several models that of the first
     provenance : what made the embeddings
     failed : messages, one for each clip that could not be embedded
 

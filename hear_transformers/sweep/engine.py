@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ..bulk.mixing import MODEL_FOLDER
 from ..bulk.tables import import_extra
 from ..errors import OptionError, TrainingError
 from ..files import atomic
+from ..probes.data import extracted
 from .commands import command_of
 from .passes import Cell, Pass
 from .results import Row
@@ -142,37 +142,30 @@ def _embedded(
     for together in groups.values():
         subject = data.read(together[0].sample_rate, options.n_folds, options.seed)
         if served := _served(together, subject):
-            outputs |= _extracted(data.name, subject, served, out, options)
-    kept = [i for i in range(len(subject.sources)) if all(i in each for each in outputs.values())]
+            outputs |= _extracted(data, subject, served, out, options)
+    kept = [i for i in range(len(subject.clips)) if all(i in each for each in outputs.values())]
     if not kept:
-        raise TrainingError(f"{data.source}: none of its {len(subject.sources)} clips could be embedded")
+        raise TrainingError(f"{data.source}: none of its {len(subject.clips)} clips could be embedded")
     return subject.taken(kept), {found: [each[i] for i in kept] for found, each in outputs.items()}
 
 
 def _extracted(
-    task: str, subject: Subject, passes: Sequence[Pass], out: Path, options: Options
+    data: Data, subject: Subject, passes: Sequence[Pass], out: Path, options: Options
 ) -> dict[Pass, dict[int, Path]]:
     """Embed clips with passes that read the same audio: return the output of each clip that has one, of each pass."""
-    root = out / EMBEDDINGS / task
+    root = out / EMBEDDINGS / data.name
     folders = [root / f"{MODEL_FOLDER}{found.name}" for found in passes]
-    with _Costs(out / COSTS, task, passes) as costs:
+    with _Costs(out / COSTS, data.name, passes) as costs:
 
         def on_outcome(outcome: extract.Outcome) -> None:
             costs.save()
             options.on_outcome(outcome)
 
-        report = extract.extract(
-            list(passes) if len(passes) > 1 else passes[0],
-            subject.sources,
-            os.path.join(root if len(passes) > 1 else folders[0], ""),
-            timestamps=subject.along_time,
-            workers=default_workers(len(subject.sources)) if options.workers is None else options.workers,
-            on_start=options.on_start,
-            on_outcome=on_outcome,
-        )
-    done = {(each.source, each.start, each.end): each.output for each in (*report.written, *report.skipped)}
-    found = [done.get((str(source.path), source.start, source.end)) for source in subject.sources]
-    names = {i: path.relative_to(folders[0]) for i, path in enumerate(found) if path is not None}
+        workers = default_workers(len(subject.clips)) if options.workers is None else options.workers
+        models, folder = (list(passes), root) if len(passes) > 1 else (passes[0], folders[0])
+        how: dict[str, Any] = {"timestamps": subject.along_time, "workers": workers, "on_start": options.on_start}
+        found, *_ = extracted(data.source, subject.clips, models, folder, on_outcome=on_outcome, **how)
+    names = {i: path.relative_to(folders[0]) for i, path in found}
     return {each: {i: folder / name for i, name in names.items()} for each, folder in zip(passes, folders, strict=True)}
 
 
@@ -301,7 +294,7 @@ def _rows(
             low=low,
             high=high,
             size=len(cell.columns),
-            clips=len(subject.sources),
+            clips=len(subject.clips),
             seconds_per_hour=found.cost.per_hour,
             command=command_of(data.source, data.layout.columns, found, cell),
         )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bulk.sources import Source
 from ..comparison import measures
 from ..errors import OptionError
 from ..harness.tasks import METADATA
 from ..probes import evaluation, event_evaluation
-from ..probes.data import Labelled, read_clips, taken_rows
+from ..probes.data import Clips, Labelled, read_clips, taken_rows
 from ..probes.event_data import Annotated, Frames, is_of_events, read_annotated
 from ..probes.metrics import Score
 from ..probes.tasks import make_task
@@ -77,25 +75,26 @@ class Scenes:
 
     Attributes
     ----------
-    sources : the clips
+    clips : path, start and end in s of each
+    task : how they are split
     """
 
     along_time: ClassVar[bool] = False
 
     def __init__(self, clips: Labelled, n_folds: int | None, seed: int) -> None:
-        self.clips, self.n_folds, self.seed = clips, n_folds, seed
-        self.sources = _sources(clips.paths, clips.spans)
+        self.labelled, self.n_folds, self.seed = clips, n_folds, seed
+        self.clips: Clips = list(zip(clips.paths, clips.spans, strict=True))
         how: dict[str, Any] = {"folds": clips.folds, "groups": clips.groups, "n_folds": n_folds, "seed": seed}
         self.task = make_task([str(path) for path in clips.paths], clips.classes, clips.targets, **how)
 
     def taken(self, rows: Sequence[int]) -> Scenes:
         """Return some of the clips."""
-        return Scenes(taken_rows(self.clips, rows), self.n_folds, self.seed)
+        return Scenes(taken_rows(self.labelled, rows), self.n_folds, self.seed)
 
     def check(self, probe: str) -> None:
         """Raise OptionError if a probe does not go with the labels."""
         if probe == CLUSTERS and self.task.multi_label:
-            raise OptionError(f"{self.clips.source}: probe={probe} needs one label for each clip; choose logistic")
+            raise OptionError(f"{self.labelled.source}: probe={probe} needs one label for each clip; choose logistic")
 
     def score(self, embeddings: Sequence[Floats], times_ms: Sequence[Any], probe: str) -> Scores:
         """Score a probe.
@@ -126,7 +125,7 @@ class Annotations:
 
     def __init__(self, files: Annotated, n_folds: int | None, seed: int) -> None:
         self.files, self.n_folds, self.seed = files, n_folds, seed
-        self.sources = _sources(files.paths, [(0.0, math.inf)] * len(files.paths))
+        self.clips: Clips = [(path, (0.0, math.inf)) for path in files.paths]
         self.task = event_evaluation.make_task(files, n_folds=n_folds, seed=seed)
 
     def taken(self, rows: Sequence[int]) -> Annotations:
@@ -158,14 +157,6 @@ def _told(scores: Mapping[str, Score]) -> Scores:
 
 def _by(measure: tuple[str, Any]) -> bool:
     return measure[0] != BY
-
-
-def _sources(paths: Sequence[Path], spans: Sequence[tuple[float, float]]) -> list[Source]:
-    """Return clips as what is embedded, each named by its path below the folder that holds all of them."""
-    common = os.path.commonpath([path.absolute().parent for path in paths])
-    names = [PurePath(os.path.relpath(path.absolute(), common)) for path in paths]
-    parts = zip(paths, names, spans, strict=True)
-    return [Source(path, name, start=start, end=end) for path, name, (start, end) in parts]
 
 
 def _numbers(splits: Sequence[Any]) -> list[NDArray[np.int64]]:
