@@ -15,7 +15,7 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import FAMILIES
 from .checkpoints import caches, published, store
@@ -266,6 +266,14 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     if compiling_pays(model.trunk, n_clips, place):
         model.compile_trunk()
     return model
+
+
+def load_own(name: str, device: str = "auto", options: Mapping[str, Any] | None = None) -> Embedder:
+    """Load a model of this package; its checkpoint is the option "weights", all else is as in `load`."""
+    chosen = dict(options or {})
+    own, variant = resolve_own(name, chosen.get("variant"))
+    model = load(own, chosen.pop("weights", ""), device, chosen | {"variant": variant})
+    return cast("Embedder", model)
 
 
 def load_each(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -43,7 +43,7 @@ class AR_HearTransformers(torch.nn.Module):
 
     Parameters
     ----------
-    cfg : of EVAR: "hear_model", a name in the catalogue, and "hear_options", further keywords of `catalogue.load`
+    cfg : of EVAR: "hear_model", a name in the catalogue, and "hear_options", those of `catalogue.load_own`
 
     Raises
     ------
@@ -53,7 +53,7 @@ class AR_HearTransformers(torch.nn.Module):
     def __init__(self, cfg: Any) -> None:
         super().__init__()
         self.cfg = cfg
-        self.backbone = _load(cfg["hear_model"], cfg.get("hear_options") or {})
+        self.backbone = catalogue.load_own(cfg["hear_model"], "cpu", cfg.get("hear_options"))
         made = _described(self.backbone)
         wrong = [name for name in made if cfg.get(name) != made[name]]
         if wrong:
@@ -82,13 +82,6 @@ class AR_HearTransformers(torch.nn.Module):
             raise OptionError("spectrograms are not augmented; set ft_freq_mask: 0, ft_time_mask: 0 and ft_rrc: False")
 
 
-def _load(model: str, options: Mapping[str, Any]) -> Embedder:
-    keywords = {name: value for name, value in options.items() if name != "weights"}
-    loaded = catalogue.load(model, options.get("weights", ""), "cpu", keywords)
-    assert isinstance(loaded, Embedder)
-    return loaded
-
-
 def _described(model: Embedder) -> dict[str, int]:
     return {"sample_rate": model.sample_rate, "feature_d": model.scene_embedding_size}
 
@@ -99,7 +92,7 @@ def config(model: str, **options: Any) -> str:
     Parameters
     ----------
     model : a model ("passt", "panns/cnn14")
-    options : further keywords of `catalogue.load`, such as layer or pool; "weights" is a checkpoint
+    options : further keywords of `catalogue.load_own`, such as layer or pool
 
     Raises
     ------
@@ -108,7 +101,7 @@ def config(model: str, **options: Any) -> str:
     """
     family, variant = catalogue.resolve_own(model)
     name = f"{family}/{variant or next(iter(catalogue.sizes()[family]))}"
-    described = _described(_load(name, options))
+    described = _described(catalogue.load_own(name, "cpu", options))
     if described["sample_rate"] not in SAMPLE_RATES:
         known = ", ".join(map(str, SAMPLE_RATES))
         raise OptionError(f"{name} takes audio at {described['sample_rate']} Hz; EVAR has it at {known} Hz")

@@ -31,7 +31,6 @@ from .. import __version__, catalogue
 from ..audio.reading import AudioFile, read_content
 from ..bulk.tables import import_extra
 from ..checkpoints import published
-from ..embedding.embedder import Embedder
 from ..errors import HearTransformersError, OptionError
 
 ORGANISATION = "hear-transformers"
@@ -69,7 +68,7 @@ class AudioEncoder:
     model_name : a model ("passt", "panns/cnn14"), also as `model_meta` names it
     revision : for MTEB, which passes it; the weights are those that the package knows
     device : "auto" if None, or a name of PyTorch
-    options : further keywords of `catalogue.load`, such as layer or pool; "weights" is a checkpoint
+    options : further keywords of `catalogue.load_own`, such as layer or pool
 
     Attributes
     ----------
@@ -81,10 +80,7 @@ class AudioEncoder:
     ) -> None:
         self.name = _catalogue_name(model_name)
         self.options = options
-        keywords = {name: value for name, value in options.items() if name != "weights"}
-        loaded = catalogue.load(self.name, options.get("weights", ""), device or "auto", keywords)
-        assert isinstance(loaded, Embedder)
-        self.model = loaded
+        self.model = catalogue.load_own(self.name, device or "auto", options)
 
     @cached_property
     def mteb_model_meta(self) -> Any:
@@ -185,7 +181,8 @@ def model_meta(model: str, **options: Any) -> Any:
     n_parameters, size = row["parameters"], row["scene_embedding_size"]
     if options:
         keywords = {key: value for key, value in options.items() if key not in ("weights", "batch_size", "compile")}
-        size = catalogue.family(family).load_model(variant=variant, pretrained=False, **keywords).scene_embedding_size
+        keywords |= {"variant": variant, "pretrained": False}
+        size = catalogue.family(family).load_model(**keywords).scene_embedding_size
     return import_extra("a model of MTEB", "mteb", "mteb").models.ModelMeta(
         loader=AudioEncoder,
         loader_kwargs=dict(options),
@@ -255,7 +252,7 @@ def mock_run(encoder: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def own_audio() -> Iterator[None]:
-    """Let `datasets` decode and encode audio by this package, without torchcodec, for tasks that do so themselves.
+    """Decode and encode the audio of `datasets` by this package, for tasks that would need torchcodec.
 
     A decoded sound is a dict with "array", (samples,) float32 with channels averaged, "sampling_rate" and "path".
     """

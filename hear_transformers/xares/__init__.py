@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from .. import FAMILIES, catalogue
-from ..embedding.embedder import Embedder
 from ..embedding.windows import TimeGrid
 
 
@@ -33,8 +32,8 @@ class FrameEmbedder(torch.nn.Module):
     Parameters
     ----------
     model : of the subclass: a family ("passt"), a variant ("mn10_as"), or both ("panns/cnn14")
-    options : of the subclass: further keywords of `catalogue.load`, such as layer, pool, hop_ms, framing or precision;
-        "weights" is a checkpoint
+    options : of the subclass: further keywords of `catalogue.load_own`, such as layer, pool, hop_ms, framing or
+        precision
 
     Attributes
     ----------
@@ -61,12 +60,7 @@ class FrameEmbedder(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        family, variant = catalogue.resolve_own(self.model)
-        options = {name: value for name, value in self.options.items() if name != "weights"}
-        if variant is not None:
-            options["variant"] = variant
-        loaded = catalogue.load(family, self.options.get("weights", ""), "cpu", options)
-        assert isinstance(loaded, Embedder)
+        loaded = catalogue.load_own(self.model, "cpu", self.options)
         self.embedder = loaded
         self.sampling_rate = loaded.sample_rate
         self.output_dim = loaded.timestamp_embedding_size

@@ -188,7 +188,7 @@ def _patches(xares: Any) -> list[Any]:
 
 
 def adapt() -> None:
-    """Let X-ARES read by this package in this process: one that it has started itself, and that ends with it."""
+    """Make X-ARES read by this package in this process, one that it has started itself, and that ends with it."""
     for each in _patches(import_extra("X-ARES", "xares.run", "xares")):
         each.start()
 

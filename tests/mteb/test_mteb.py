@@ -14,6 +14,7 @@ from hear_transformers import catalogue, tiny
 from hear_transformers import mteb as ours
 from hear_transformers.checkpoints import published
 from hear_transformers.errors import AudioError, HearTransformersError, OptionError
+from tests.networks.test_contract import SMALL
 
 INSTALLED = "MTEB is not installed: pip install 'hear_transformers[mteb]'"
 RATE = 16_000
@@ -209,8 +210,10 @@ def test_sounds_are_decoded_as_they_were_encoded(audio_file, stored) -> None:
 
 
 @pytest.mark.slow
-def test_mteb_runs_all_of_its_synthetic_tasks(encoder) -> None:
+@pytest.mark.parametrize("family", catalogue.FAMILIES)
+def test_mteb_runs_all_of_its_synthetic_tasks(family) -> None:
     library = pytest.importorskip("mteb", reason=INSTALLED)
+    encoder = ours.AudioEncoder(family, device="cpu", pretrained=False, network=SMALL.get(family, {}))
     assert isinstance(encoder, library.models.EncoderProtocol)
     assert len(ours.mock_run(encoder)) >= 7
 

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -133,6 +134,16 @@ def test_samples_that_are_no_numbers_name_the_clip(encoder) -> None:
     clips[1, 7] = float("nan")
     with pytest.raises(AudioError, match="input 1"):
         encoder(clips)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_card_embeds_as_the_processor_does(encoder) -> None:
+    clips = padded([noise(32_000), noise(9_000)])
+    on_cpu = encoder(clips)
+    found = importlib.import_module("hear_transformers.xares.tiny").TinyEncoder().cuda()(clips.cuda())
+    assert found.is_cuda
+    torch.testing.assert_close(found.cpu(), on_cpu, atol=1e-4, rtol=0)
 
 
 # Reading in the place of torchaudio
@@ -414,3 +425,11 @@ def test_x_ares_own_check_passes() -> None:
         "xares.audio_encoder_checker", reason="X-ARES is not installed: pip install 'hear_transformers[xares]'"
     )
     assert checker.check_audio_encoder(EighthBlockEncoder())
+
+
+@pytest.mark.slow
+def test_processes_of_x_ares_read_by_this_package() -> None:
+    pytest.importorskip("xares", reason="X-ARES is not installed: pip install 'hear_transformers[xares]'")
+    reader = "__import__('xares.task').task.create_rawaudio_webdataset.__module__"
+    with multiprocessing.get_context("spawn").Pool(1, initializer=run.adapt) as pool:
+        assert pool.apply(eval, (reader,)) == run.__name__
