@@ -281,7 +281,7 @@ def test_nothing_is_embedded_for_labels_that_are_wrong(labelled, sweep):
 
 
 def test_a_model_is_needed(labelled, sweep):
-    assert "give --model NAME, or --random NAME" in sweep(model="").stderr
+    assert "give --model NAME, --random NAME, or --study NAME" in sweep(model="").stderr
 
 
 def test_the_best_settings_are_printed(labelled, sweep):
