@@ -153,7 +153,8 @@ def summarise(values: Sequence[float], draws: Array, bounds: tuple[float, float]
     value = float(np.mean(values))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - (draws.mean() - value)
     std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return Score(value, max(float(low), bounds[0]), min(float(high), bounds[1]), std, draws)
+    low, high = np.clip((low, high), *bounds)  # of perfect scores the shift may lead beyond them
+    return Score(value, float(low), float(high), std, draws)
 
 
 def score_all(

@@ -137,7 +137,7 @@ def findings_of(rows: Iterable[Row]) -> list[Finding]:
 
 def _find(rows: Sequence[Row], *, is_main: bool) -> Finding:
     best = max(rows, key=_rank)
-    alike = tuple(row for row in rows if overlap(row, best))
+    alike = tuple(row for row in rows if row is best or overlap(row, best))
     of_model: dict[str, list[Row]] = {}
     for row in rows:
         of_model.setdefault(row.model, []).append(row)
