@@ -71,7 +71,9 @@ CHANGES = {
         {key: 0.5 * value for key, value in trunk.state_dict().items()}, assign=True
     ),
     "trained": lambda trunk: [trunk.train(), trunk(noise(2, 128, 50), ["features"]), trunk.eval()],
-    "part replaced": lambda trunk: setattr(trunk.features[3], "block", nn.Conv2d(8, 8, 1)),
+    "part replaced": lambda trunk: setattr(
+        trunk.features[3].block[-1], "0", nn.Conv2d(trunk.features[3].block[-1][0].in_channels, 8, 1)
+    ),
 }
 
 
