@@ -57,6 +57,17 @@ def small_weights(small_model: Embedder, tmp_path_factory: pytest.TempPathFactor
     return path
 
 
+@pytest.fixture
+def labelled(tmp_path: Path, audio_file: AudioFile, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make low and high tones at 32 kHz, 6 of each, in folders of these names, and go where they are."""
+    monkeypatch.chdir(tmp_path)
+    t = np.arange(16_000) / 32_000
+    for i in range(6):
+        for name, hz in (("low", 200 + 20 * i), ("high", 4000 + 200 * i)):
+            audio_file(f"clips/{name}/{name}{i}.wav", 0.3 * np.sin(2 * np.pi * hz * t))
+    return tmp_path
+
+
 def installed(name: str) -> Command:
     """Give a function that runs an installed command in this process."""
     (entry,) = entry_points(group="console_scripts", name=name)

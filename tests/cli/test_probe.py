@@ -15,17 +15,6 @@ from tests.helpers import hear_tasks
 RATE = 32_000
 
 
-@pytest.fixture
-def labelled(tmp_path, audio_file, monkeypatch):
-    """Make low and high tones, 6 of each, in folders of these names."""
-    monkeypatch.chdir(tmp_path)
-    t = np.arange(RATE // 2) / RATE
-    for i in range(6):
-        for name, hz in (("low", 200 + 20 * i), ("high", 4000 + 200 * i)):
-            audio_file(f"clips/{name}/{name}{i}.wav", 0.3 * np.sin(2 * np.pi * hz * t))
-    return tmp_path
-
-
 def rows_of(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

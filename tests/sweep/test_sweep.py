@@ -23,17 +23,6 @@ RATE = 32_000
 
 
 @pytest.fixture
-def labelled(tmp_path, audio_file, monkeypatch):
-    """Make low and high tones, 6 of each, in folders of these names."""
-    monkeypatch.chdir(tmp_path)
-    t = np.arange(RATE // 2) / RATE
-    for i in range(6):
-        for name, hz in (("low", 200 + 20 * i), ("high", 4000 + 200 * i)):
-            audio_file(f"clips/{name}/{name}{i}.wav", 0.3 * np.sin(2 * np.pi * hz * t))
-    return tmp_path
-
-
-@pytest.fixture
 def sweep(installed_command, small_weights):
     def run(*arguments, model=f"mn01_as={small_weights}", data=("clips",)):
         models = ["--model", model] if model else []
