@@ -157,10 +157,10 @@ sweep: $(VENV)/.stamp-test  ## layers, windows and hops of three networks on ESC
 		NR > 1 { split($$1, name, /[_.]/); if (name[3] < 15) print audio "/" $$1 "," $$2 "," $$3 }' \
 		$(SHARED)/data/fsdd/labels.csv > $(SWEEP)/digits.csv
 	test -d $(SWEEP)/tasks || $(BIN)/python $(SHARED)/tools/build_hear_tasks.py --out $(SWEEP)/tasks --sr 32000 --tasks sed
-	$(SWEEPING) $(SCENES) --model tiny --model $(MN04) --random $(FLOOR)
+	$(SWEEPING) $(SCENES) --model tiny --model $(MN04) --random-model $(FLOOR)
 	$(SWEEPING) $(SCENES) --model tiny --model $(MN04) --layers 0,4,8,12,-1,mel,all+mel --pool meanstd \
 		--framing windowed --window-ms 160,640 --hop-ms 100,400
-	$(SWEEPING) events=$(SWEEP)/tasks/esc10_fsdd_events-v1.0.0-full --model tiny --model $(MN04) --random $(FLOOR) \
+	$(SWEEPING) events=$(SWEEP)/tasks/esc10_fsdd_events-v1.0.0-full --model tiny --model $(MN04) \
 		--layers 4,8,12,all+mel --pool mean --framing native --window-ms 2000 --hop-ms 50
 	mkdir -p weights/study
 	cp -r $(SWEEP)/report.html $(SWEEP)/results.md $(SWEEP)/results.csv $(SWEEP)/plots weights/study

@@ -195,7 +195,7 @@ def download(model: str, variant: str | None, imagenet: bool) -> None:
             missing.append(row)
             continue
         try:
-            click.echo(printable(str(store.fetch(row, progress=sys.stderr.isatty()))))
+            click.echo(printable(str(store.fetch(row, sys.stderr.isatty(), unreachable))))
         except store.OfflineError as error:
             message = str(error)
             missing.append(row)

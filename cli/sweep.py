@@ -35,7 +35,7 @@ BEST_SHOWN = 5
 EXAMPLES = """\b
 Examples:
   hear-transformers sweep clips/ --model tiny --model passt       clips/dog/1.wav, clips/cat/2.wav, ...
-  hear-transformers sweep clips/ --model mn10_as --random mn10_as --layers all,mel,4+8+mel --pool mean,meanstd
+  hear-transformers sweep clips/ --model mn10_as --random-model mn10_as --layers all,mel,4+8+mel --pool mean,meanstd
   hear-transformers sweep clips/ --model passt --pool cls --window-ms 160,640 --hop-ms 50,100 --framing windowed
   hear-transformers sweep esc10=a.csv digits=b.csv --columns path=file,labels=class,fold=fold \\
       --columns path=file,labels=digit,group=speaker --model efficientat/mn04_as=mn04.pt
@@ -65,7 +65,9 @@ def words(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.command("sweep", epilog=EXAMPLES)
 @click.argument("data", nargs=-1, required=True, metavar="[NAME=]DATA...")
 @click.option("--model", "models", multiple=True, metavar="NAME[=FILE]", help="A model, with a checkpoint of yours.")
-@click.option("--random", "random", multiple=True, metavar="NAME", help="A model with random weights, as a floor.")
+@click.option(
+    "--random-model", "random", multiple=True, metavar="NAME", help="A model with random weights, as a floor."
+)
 @click.option(
     "--layers",
     callback=words,
@@ -145,7 +147,7 @@ def sweep_command(
     if not (models or random):
         models = tried.models
     if not (models or random):
-        raise click.UsageError("nothing to try; give --model NAME, --random NAME, or --study NAME")
+        raise click.UsageError("nothing to try; give --model NAME, --random-model NAME, or --study NAME")
     found = data_of(data, columns, label_separator, events=events)
     passes, skipped = passes_of(models, random, tried.grid, device)
     for line in skipped if not as_json else ():

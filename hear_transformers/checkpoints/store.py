@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,7 +56,7 @@ def hosts(row: Checkpoint) -> set[str]:
     return {urlsplit(url).hostname or url for url in (row.url, *row.mirrors) if url}
 
 
-def fetch(row: Checkpoint, progress: bool = False) -> Path:
+def fetch(row: Checkpoint, progress: bool = False, unreachable: Collection[str] = ()) -> Path:
     """Return the verified file of a checkpoint, downloading it into `weights_dir` if it is missing.
 
     A file that another package keeps is used where it lies, if the manifest's hash says that it is the same.
@@ -66,13 +67,14 @@ def fetch(row: Checkpoint, progress: bool = False) -> Path:
     ----------
     row : from `published.manifest` or `published.find`
     progress : show a progress bar on stderr while downloading
+    unreachable : hosts that are not asked, as they could not be reached before
 
     Raises
     ------
     OfflineError : the file is missing, and no host that has it can be reached
     WeightsError : a failing server, a file other than the published one, or no room to write
     """
-    path = find_here(row) or _download_once(row, progress)
+    path = find_here(row) or _download_once(row, progress, unreachable)
     if wrong := _difference(row, path, path):
         raise WeightsError(f"{path}, from {row.url}: {wrong}; delete {path} and load again")
     if not (row.embedded or row.full_hash or _pin_of(path).is_file()):
@@ -83,7 +85,7 @@ def fetch(row: Checkpoint, progress: bool = False) -> Path:
     return path
 
 
-def _download_once(row: Checkpoint, progress: bool) -> Path:
+def _download_once(row: Checkpoint, progress: bool, unreachable: Collection[str]) -> Path:
     """Download a checkpoint, or wait for a process that is doing so, and return its path."""
     if row.url is None:
         raise WeightsError(f"{row.file} belongs inside the installed package but is missing; install the package again")
@@ -94,7 +96,7 @@ def _download_once(row: Checkpoint, progress: bool) -> Path:
         # A lock of the operating system ends with its process, however that ends.
         with filelock.FileLock(locks / f"{row.file}.lock", timeout=LOCK_TIMEOUT_S):
             if not target.is_file():
-                _download_from_any(row, target, progress)
+                _download_from_any(row, target, progress, unreachable)
     except filelock.Timeout as error:
         raise WeightsError(f"{target}: another process has been downloading it for {LOCK_TIMEOUT_S:.0f} s") from error
     except OSError as error:
@@ -102,11 +104,11 @@ def _download_once(row: Checkpoint, progress: bool) -> Path:
     return target
 
 
-def _download_from_any(row: Checkpoint, target: Path, progress: bool) -> None:
+def _download_from_any(row: Checkpoint, target: Path, progress: bool, unreachable: Collection[str]) -> None:
     """Download from the first address that has the published file."""
     # One fixed name, written under the lock: what is left by a killed process is gone on with.
     part = target.with_name(f".{target.name}.part")
-    failures: list[WeightsError] = []
+    failures: list[WeightsError] = [UnreachableError(host) for host in sorted(hosts(row) & {*unreachable})]
     for url in filter(None, (row.url, *row.mirrors)):
         download = Download(url, part, row.bytes, has_hash=_expected_hash(row, target) is not None, progress=progress)
         try:

@@ -48,6 +48,19 @@ AUDIOSET = frozenset(
 SPEECH_COMMANDS = frozenset(("SpeechCommands", "SpeechCommandsZeroshotv0.01", "SpeechCommandsZeroshotv0.02"))
 """MTEB's tasks of Speech Commands, of which the first version is a part of the second."""
 
+FREESOUND = frozenset(
+    (
+        *("ESC50", "ESC50Clustering", "ESC50PairClassification", "ESC50AudioReranking", "ESC50_Zeroshot"),
+        *("FSD50K", "FSDKaggle2018Classification", "FSD2019Kaggle", "FSD2019Kaggle.v2", "FSDnoisy18kAudioReranking"),
+    )
+)
+"""MTEB's tasks of recordings of Freesound."""
+
+VGGSOUND = frozenset(
+    f"VGGSoundAV{way}Retrieval" for way in ("A2V", "AT2V", "T2VA", "T2V", "V2A", "V2T", "VA2T", "VT2A")
+) | {"VGGSoundVA", "VGGSoundVideoAudioZeroshot"}
+"""MTEB's tasks of VGGSound."""
+
 TASKS_OF = {
     "AudioSet": AUDIOSET,
     "FSD50K": AUDIOSET | {"FSD50K"},
@@ -55,9 +68,14 @@ TASKS_OF = {
     "Speech Commands V2": SPEECH_COMMANDS,
     "ImageNet": frozenset[str](),  # of images
     "synthesised audio": frozenset[str](),
+    "AudioSet, without labels": AUDIOSET,
+    "AudioSet strong": AUDIOSET,
+    "ACAV100M, AudioSet, MTG-Jamendo, VGGSound": AUDIOSET | VGGSOUND,
+    "AudioSet, FreeSound, FMA, iNaturalist": AUDIOSET | FREESOUND | {"INatSounds"},
+    "NatureLM-audio": AUDIOSET | {"INatSounds"},
 }
 """`Checkpoint.trained_on`: MTEB's tasks of recordings that the weights were trained on. Those for OpenMIC and FSD50K
-began as ones of AudioSet."""
+began as ones of AudioSet, and so did the network of NatureLM-audio."""
 
 
 class AudioEncoder:

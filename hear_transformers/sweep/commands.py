@@ -25,7 +25,7 @@ def command_of(source: Path, columns: Mapping[str, str], found: Pass, cell: Cell
     framing = ["--framing", found.framing]
     pool = ["--pool", cell.pool] if cell.pool else []
     if chosen.is_random:
-        words = ["hear-transformers", "sweep", str(source), "--random", chosen.name, "--layers", cell.layer]
+        words = ["hear-transformers", "sweep", str(source), "--random-model", chosen.name, "--layers", cell.layer]
         return shlex.join([*words, *pool, *along, *framing])
     words = ["embed-audio", str(source)]
     if source.is_file():

@@ -41,7 +41,7 @@ def main_of(rows, **wanted):
 
 
 def test_layers_poolings_and_combinations_are_scored(labelled, sweep):
-    rows = rows_of(sweep("--json", "--random", "mn01_as", "--layers", "0,-1,features,mel,all+mel"))
+    rows = rows_of(sweep("--json", "--random-model", "mn01_as", "--layers", "0,-1,features,mel,all+mel"))
     assert {row["model"] for row in rows} == {"mn01_as", "mn01_as (random)"}
     for model in ("mn01_as", "mn01_as (random)"):
         found = [(row["layer"], row["pool"]) for row in main_of(rows, model=model)]
@@ -188,7 +188,7 @@ def test_several_tables_are_several_tasks(labelled, sweep):
 def test_a_hear_task_is_read_at_the_sample_rate_of_each_model(labelled, sweep):
     hear_tasks.write_scenes(labelled / "tasks", hear_tasks.synthesised(3, 2, 0.5), [16_000, RATE], {})
     (task,) = (labelled / "tasks").iterdir()
-    rows = rows_of(sweep("--json", "--layers", "1", "--pool", "mean", "--random", "ast/tiny_10_10", data=(task,)))
+    rows = rows_of(sweep("--json", "--layers", "1", "--pool", "mean", "--random-model", "ast/tiny_10_10", data=(task,)))
     assert len(main_of(rows)) == 2
 
 
@@ -221,7 +221,7 @@ def test_files_that_cannot_be_read_are_left_out_and_told(labelled, sweep):
         (("--model", "mn01_as=gone.pt"), "gone.pt"),
         (("--model", "os"), "is none of this package"),
         (("--columns", "a", "--columns", "b"), "--columns is given 2 times for 1 DATA"),
-        (("--random", "tiny", "--random", "tiny"), "tiny (random) is there twice"),
+        (("--random-model", "tiny", "--random-model", "tiny"), "tiny (random) is there twice"),
     ],
 )
 def test_wrong_options_are_named(labelled, sweep, arguments, complaint):
@@ -270,7 +270,7 @@ def test_nothing_is_embedded_for_labels_that_are_wrong(labelled, sweep):
 
 
 def test_a_model_is_needed(labelled, sweep):
-    assert "give --model NAME, --random NAME, or --study NAME" in sweep(model="").stderr
+    assert "give --model NAME, --random-model NAME, or --study NAME" in sweep(model="").stderr
 
 
 def test_the_best_settings_are_printed(labelled, sweep):
