@@ -51,7 +51,7 @@ def buckets_by_distance(n_buckets: int, max_distance: int) -> Tensor:
     """
     half = n_buckets // 2
     exact = half // 2
-    distances = torch.arange(-max_distance, max_distance + 1)
+    distances = torch.arange(-max_distance, max_distance + 1, device="cpu")  # on "meta" it imports SymPy
     lengths = distances.abs()
     growth = torch.log(lengths.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (half - exact)
     wide = (exact + growth.long()).clamp(max=half - 1)

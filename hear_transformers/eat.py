@@ -44,9 +44,9 @@ class PostNormBlock(Block):
 
 def sines(n: int, features: int) -> Tensor:
     """Compute position embeddings along one axis, all sines before all cosines: (n, features)."""
-    shares = torch.arange(features // 2, dtype=torch.float32) / (features // 2)
+    shares = torch.arange(features // 2, dtype=torch.float32, device="cpu") / (features // 2)  # on "meta" needs SymPy
     # Rounded as the authors do: far positions differ by 5e-5 otherwise.
-    angles = torch.arange(n, dtype=torch.float32).unsqueeze(1) * (1 / LONGEST_PERIOD**shares)
+    angles = torch.arange(n, dtype=torch.float32, device="cpu").unsqueeze(1) * (1 / LONGEST_PERIOD**shares)
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
