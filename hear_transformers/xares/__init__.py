@@ -125,6 +125,7 @@ def _make_module(model: str) -> None:
     class_name = f"{''.join(word.capitalize() for word in words)}Encoder"
     described = {"__module__": name, "__doc__": f"Encoder for X-ARES: {model} with its own layers.", "model": model}
     setattr(module, class_name, type(class_name, (FrameEmbedder,), described))
+    module.__file__ = __file__
     sys.modules[name] = module
 
 
