@@ -290,12 +290,14 @@ def show(rows: Sequence[Row], skipped: Sequence[str], failed: Sequence[str], pag
     """Print the best settings of each task, and leave with 1 if clips failed."""
     from dataclasses import asdict
 
+    from hear_transformers.sweep.findings import goodness
+
     if as_json:
         found = {"rows": [asdict(row) for row in rows], "skipped": skipped, "failed": failed, "report": str(page)}
         click.echo(json.dumps(found))
         sys.exit(1 if failed else 0)
     for task in dict.fromkeys(row.task for row in rows):
-        best = sorted((row for row in rows if row.task == task and row.is_main), key=lambda row: -row.value)
+        best = sorted((row for row in rows if row.task == task and row.is_main), key=goodness, reverse=True)
         table = [(task, "MODEL", "LAYER", "POOL", "FRAMING", best[0].metric.upper(), "NUMBERS", "S/HOUR")]
         for row in best[:BEST_SHOWN]:
             times = "" if row.hop_ms is None else f" {row.window_ms:g}/{row.hop_ms:g} ms"

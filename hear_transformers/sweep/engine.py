@@ -27,15 +27,12 @@ from ..files import atomic
 from ..probes.data import extracted
 from .commands import command_of
 from .passes import Cell, Pass
-from .results import Row
+from .results import NO_POOL, Row
 from .subjects import Data, Floats, Scores, Subject, score_key
 
 Times = NDArray[np.float64]
 
 EMBEDDINGS, SCORES, COSTS = "embeddings", "scores", "costs.json"
-
-NO_POOL = "vector"
-"""In the tables, pooling of a layer that is a vector."""
 
 NO_TIMES, NO_PLACES = np.zeros(0), np.zeros(0, np.int64)
 
