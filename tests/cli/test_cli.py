@@ -629,13 +629,13 @@ def test_unknown_models_are_answered_with_known_ones(installed_command, argument
 
 
 def test_download_prints_where_the_file_is(installed_command, monkeypatch):
-    monkeypatch.setattr(catalogue.store, "fetch", lambda row, progress: Path("cache") / row.file)
+    monkeypatch.setattr(catalogue.store, "fetch", lambda row, *_options: Path("cache") / row.file)
     result = installed_command("hear-transformers")("download", "efficientat", "mn04_as")
     assert result.stdout.startswith("cache/mn04_as")
 
 
 def test_download_fetches_what_training_may_start_from(installed_command, monkeypatch):
-    monkeypatch.setattr(catalogue.store, "fetch", lambda row, progress: Path("cache") / row.file)
+    monkeypatch.setattr(catalogue.store, "fetch", lambda row, *_options: Path("cache") / row.file)
     result = installed_command("hear-transformers")("download", "ast", "all", "--imagenet")
     assert sorted(line.partition("-")[0] for line in result.stdout.splitlines()) == [
         "cache/deit_base_distilled_patch16_384",
