@@ -243,7 +243,7 @@ def resident_row(
 @device_option
 @seconds_option
 @models_option(FROM_DISK)
-@click.option("--clips", default=2_000, show_default=True, help="Number of clips.")
+@click.option("--clips", default=10_000, show_default=True, help="Number of clips.")
 @click.option("--files", default=N_FILES, show_default=True, help="Files that they are links to.")
 @click.option("--precision", default="bfloat16", show_default=True)
 @click.option("--num-workers", "workers", type=int, help="Processes that decode.  [default: by the number of cores]")
