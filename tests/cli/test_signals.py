@@ -13,7 +13,8 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="signals")]
 
 ENDING = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, by tests too
 from hear_transformers.cli import embed_audio
 show, told = embed_audio.Progress.show, []
 def show_then_end(self, outcome):

@@ -219,6 +219,7 @@ def test_mteb_runs_all_of_its_synthetic_tasks(family) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The task '.*' is currently in beta")
 def test_mteb_accepts_what_it_is_told_of_every_model() -> None:
     library = pytest.importorskip("mteb", reason=INSTALLED)
     for family, variant in catalogue.matches():
