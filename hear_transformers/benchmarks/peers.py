@@ -30,13 +30,14 @@ from .. import ast, beats, dasheng, hear, panns, passt
 from ..embedding import options
 from ..embedding.embedder import Embedder
 from ..embedding.external import silenced
-from ..embedding.precision import PRECISIONS, multiplying
+from ..embedding.precision import PRECISIONS, has_instructions, multiplying
 from ..networks.family import random_trunk
 from .tables import check_card, echo_table
 
 TOLERANCE = 1e-4  # relative to the largest magnitude, in float32; as for the golden answers
 GEMM_SHAPE = (2048, 768, 3072)  # the larger matrix product of a PaSST block's MLP, over 2048 tokens
 TIMED_PRECISIONS = ("float32", "bfloat16")
+"""Where a device has instructions for them."""
 TOKEN_SCALE = 0.2  # standard deviation of the random embeddings of tokens and positions, as after training
 
 
@@ -269,7 +270,8 @@ COLUMNS = (
 
 def compare(work: Workload, name: str, peer: Peer, repeats: int, device: str) -> list[str]:
     """Compare and time one workload, and return its row of the table."""
-    ours = {precision: peer.ours(work.variant, precision).to(device) for precision in TIMED_PRECISIONS}
+    timed = [each for each in TIMED_PRECISIONS if has_instructions(each, torch.device(device))]
+    ours = {precision: peer.ours(work.variant, precision).to(device) for precision in timed}
     rate = ours["float32"].sample_rate
     generator = torch.Generator().manual_seed(0)
     audio = 0.1 * torch.randn(work.clips, int(work.seconds * rate), generator=generator).to(device)
@@ -282,12 +284,14 @@ def compare(work: Workload, name: str, peer: Peer, repeats: int, device: str) ->
         if not error <= TOLERANCE:
             raise click.ClickException(f"{work.kind}, {work.variant}: numbers differ by {error:.1e} of the largest")
         seconds = time_in_turns(sides, repeats)
-        shares = [gemm_share(sides[each], seconds[each], each, device) for each in TIMED_PRECISIONS]
-    theirs, exact, brain = (seconds[side] for side in ("theirs", *TIMED_PRECISIONS))
+        shares = [gemm_share(sides[each], seconds[each], each, device) for each in timed]
+    theirs, exact = seconds["theirs"], seconds["float32"]
+    brain = seconds.get("bfloat16")
     return [
         *(f"{work.kind}, {work.clips} x {work.seconds:g} s", f"`{peer.family.name}/{work.variant}`", name),
         *(milliseconds(theirs), milliseconds(exact), f"{theirs / exact:.2f}x", f"{error:.1e}"),
-        *(milliseconds(brain), f"{theirs / brain:.2f}x", ", ".join(shares)),
+        *((milliseconds(brain), f"{theirs / brain:.2f}x") if brain else ("", "")),
+        ", ".join(shares),
     ]
 
 
