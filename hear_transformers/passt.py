@@ -41,7 +41,7 @@ from .networks.transformer import (
     resized_times,
     transformer_sizes,
 )
-from .networks.trunk import TimeAxis, Trunk, depth_of
+from .networks.trunk import TimeAxis, depth_of
 
 __all__ = [
     "FAMILY", "VARIANTS", "FramePaSST", "PaSST", "get_scene_embeddings", "get_timestamp_embeddings", "load_model",
@@ -189,7 +189,7 @@ class FramePaSST(FrameTagger):
         taps |= {f"{layer}.{name}": tokens[:, i] for i, name in enumerate(self.prefix)}
 
 
-def network(*, framewise: bool = False, **arguments: Any) -> Trunk:
+def network(*, framewise: bool = False, **arguments: Any) -> PaSST | FramePaSST:
     """Build PaSST, or frame-wise PaSST."""
     return FramePaSST(**arguments) if framewise else PaSST(**arguments)
 

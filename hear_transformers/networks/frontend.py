@@ -299,7 +299,7 @@ class PannsMel(MelSpec):
 
     decimation: int = 1
 
-    def build(self) -> PannsLogMel:
+    def build(self) -> LogMel:
         """Build the module."""
         return PannsLogMel(self)
 
