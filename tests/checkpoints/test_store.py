@@ -22,6 +22,7 @@ ONEDRIVE = "https://1drv.ms/u/"  # whose links have no names
 # Where files lie that are not beside the authors' code.
 PUBLISHERS = (
     "https://huggingface.co/MIT/",
+    "https://huggingface.co/mohammedali2501/ssondo/",
     "https://www.dropbox.com/s/",
     "https://zenodo.org/record/3987831/files/",
     "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/",
