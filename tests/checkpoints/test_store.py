@@ -148,6 +148,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("[net]\none = 3", "table of fields"),
         (ROW + 'sha265 = "00"', "'sha265' is unknown; choose from .*sha256"),
         (ROW + 'bytes = "12"', "bytes = '12' must be of type int"),
+        (ROW + 'take_for = ["cats"]', r"take_for = \['cats'\] must be of sound events, events in time"),
         (ROW + "bytes = true", "must be of type int"),
         ('[net.one]\nfile = "one.pt"\nurl = "https://example.org"', "licence are required"),
         ('[net.one]\nfile = "one.pt"\nlicence = "MIT"', "either url or embedded"),
