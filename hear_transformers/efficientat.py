@@ -410,11 +410,10 @@ class EfficientAT(FrameTagger):
                 taps[str(number)] = maps.permute(0, 3, 2, 1)  # (batch, time, freq, features)
             if taps.keys() >= set(wanted):
                 return taps
-        features = maps.mean((2, 3))
         if "features" in wanted:
-            taps["features"] = features
+            taps["features"] = maps.mean((2, 3))
         if "projected" in wanted and self.projection is not None:
-            taps["projected"] = self.projection(features)
+            taps["projected"] = self.projection(maps.mean((2, 3)))
         if self.classifier is None:
             return taps | self.classify(maps.permute(0, 3, 2, 1), wanted)
         if "logits" in wanted:

@@ -170,10 +170,11 @@ class FramePaSST(FrameTagger):
         for i in range(depth + 1):
             if i > 0:
                 tokens = self.blocks[i - 1](tokens)
-            self._store(taps, str(i), tokens)
+            self._store(taps, wanted, str(i), tokens)
         if any(not layer.partition(".")[0].isdecimal() for layer in wanted):
-            self._store(taps, "norm", self.norm(tokens))
-            taps |= self.classify(taps["norm"], wanted)
+            tokens = self.norm(tokens)
+            self._store(taps, wanted, "norm", tokens)
+            taps |= self.classify(tokens[:, 2:].unsqueeze(2), wanted)
         return {layer: taps[layer] for layer in wanted}
 
     def _embed(self, mel: Tensor) -> Tensor:
@@ -183,10 +184,10 @@ class FramePaSST(FrameTagger):
         prefix = torch.cat([self.cls_token, self.dist_token], 1) + self.new_pos_embed
         return torch.cat([prefix.expand(len(mel), -1, -1), tokens + positions], 1)
 
-    def _store(self, taps: dict[str, Tensor], layer: str, tokens: Tensor) -> None:
-        """Store the parts of one layer: frames as (batch, time, 1, dim), the prefix tokens."""
-        taps[layer] = tokens[:, 2:].unsqueeze(2)
-        taps |= {f"{layer}.{name}": tokens[:, i] for i, name in enumerate(self.prefix)}
+    def _store(self, taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens: Tensor) -> None:
+        """Store the wanted parts of one layer: frames as (batch, time, 1, dim), the prefix tokens."""
+        parts = {layer: tokens[:, 2:].unsqueeze(2), f"{layer}.cls": tokens[:, 0], f"{layer}.dist": tokens[:, 1]}
+        taps |= {name: part for name, part in parts.items() if name in wanted}
 
 
 def network(*, framewise: bool = False, **arguments: Any) -> PaSST | FramePaSST:
