@@ -61,9 +61,9 @@ def list_command(patterns: tuple[str, ...], as_json: bool) -> None:
 
     A PATTERN is a model, a variant, or a pattern in quotes: passt, mn10_as, "mn*", "panns/*16k".
 
-    A star marks recommended ones; the reasons stand below. MB is estimated where it begins with ~. VERIFIED BY says
-    what a first download is compared with; where that is no hash, the sha256 of the first download is recorded, and
-    later loads are compared with it. HERE says whether the weights are on this machine; "other" means that another
+    A star marks recommended ones; for what and why stands below. MB is estimated where it begins with ~. VERIFIED BY
+    says what a first download is compared with; where that is no hash, the sha256 of the first download is recorded,
+    and later loads are compared with it. HERE says whether the weights are on this machine; "other" means that another
     package keeps a file of that name, which is used if its hash is right.
     """
     from hear_transformers import catalogue
@@ -75,10 +75,27 @@ def list_command(patterns: tuple[str, ...], as_json: bool) -> None:
     rows = [("", "MODEL", "VARIANT", "PARAMETERS", "MB", "LICENCE", "METRIC", "VERIFIED BY", "HERE")]
     rows += [list_row(model) for model in models]
     echo_table(rows)
-    click.echo()
-    for model in models:
-        if model["recommended"]:
-            click.echo(f"* {model['family']}/{model['variant']}: {model['recommended']}")
+    if recommended := recommended_rows(models):
+        click.echo()
+        echo_table([("FOR", "TAKE", "LICENCE", "WHY"), *recommended])
+
+
+def recommended_rows(models: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return what to take for what, in the order of `published.TASKS`, then what is a default alone."""
+    from hear_transformers.checkpoints.published import TASKS
+
+    order = {task: i for i, task in enumerate(TASKS)}
+    recommended = [model for model in models if model["recommended"]]
+    recommended.sort(key=lambda model: [order[task] for task in model["take_for"]] or [len(TASKS)])
+    return [
+        (
+            ", ".join(model["take_for"]) or "-",
+            f"{model['family']}/{model['variant']}",
+            model["licence"],
+            model["recommended"],
+        )
+        for model in recommended
+    ]
 
 
 def list_row(model: dict[str, Any]) -> tuple[str, ...]:
@@ -134,6 +151,9 @@ def description_rows(description: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         elif key in ("multiply_accumulates_10_s", "operations_10_s"):
             unit, what = {"m": ("GMAC", "the network"), "o": ("GOP", "front end included")}[key[0]]
             yield "cost of 10 s", f"{value / 1e9:.3g} {unit}, {what}"
+        elif key in ("recommended", "take_for"):
+            if value:
+                yield key.replace("_", " "), value if isinstance(value, str) else ", ".join(value)
         elif key == "sample_rate":
             yield "sample rate", f"{value:,} Hz"
         elif key.endswith("_window_ms"):

@@ -24,10 +24,11 @@ from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .labels import audioset_strong_labels
 from .networks.family import Readout, Variant
+from .networks.framewise import CLASSIFIERS, FrameTagger, frame_classes_in
 from .networks.frontend import HtkLogMel, HtkMel, Level
 from .networks.fused import LayerNorm
 from .networks.transformer import Block, PatchEmbed, init_matrices, transformer_sizes
-from .networks.trunk import TimeAxis, Trunk, depth_of
+from .networks.trunk import TimeAxis, depth_of
 
 __all__ = [
     "FAMILY", "VARIANTS", "AtstFrame", "AtstMel", "get_scene_embeddings", "get_timestamp_embeddings", "load_model",
@@ -103,7 +104,7 @@ SED_MEL = replace(ATST_MEL, clamp_db=-50.0)
 # The network
 
 
-class AtstFrame(Trunk):
+class AtstFrame(FrameTagger):
     """The encoder of the authors' `methods/atstframe/audio_transformer.py`, and the classifiers of PretrainedSED.
 
     Layer "1" and those after it are normalised, see the top of this module. "features" are all of them side by side,
@@ -134,18 +135,14 @@ class AtstFrame(Trunk):
         super().__init__()
         self.max_frames = TOKEN * (time_positions + 1) - 1  # frames beyond a whole token are left out
         grid = TimeAxis(TOKEN, (TOKEN - 1) / 2, None)
-        names = (*map(str, range(depth + 1)), "norm", "features", *(("framewise",) if frame_classes else ()))
-        grids = {**dict.fromkeys(names, grid), "0": replace(grid, receptive_field=TOKEN)}
-        self.layers = {**grids, **({"logits": None} if n_classes else {})}
+        names = (*map(str, range(depth + 1)), "norm", "features")
+        self.layers = {**dict.fromkeys(names, grid), "0": replace(grid, receptive_field=TOKEN)}
         self.patch_embed = PatchEmbed(dim, (n_mels, TOKEN), (n_mels, TOKEN))
         # The first row belongs to a class token, which this network does not have.
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + time_positions, dim) * 0.02)
         self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=False) for _ in range(depth))
         self.norm_frame = LayerNorm(dim, eps=1e-6)
-        if n_classes:
-            self.weak_head = nn.Linear(dim, n_classes)
-        if frame_classes:
-            self.strong_head = nn.Linear(dim, frame_classes)
+        self.add_classifiers(dim, grid, n_classes, frame_classes)
         self.apply(init_matrices)
 
     def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
@@ -161,10 +158,7 @@ class AtstFrame(Trunk):
         taps["norm"] = taps[str(depth)]
         if "features" in wanted:
             taps["features"] = torch.cat([taps[str(i)] for i in range(1, depth + 1)], 3)
-        if "framewise" in wanted:
-            taps["framewise"] = self.strong_head(taps["norm"])
-        if "logits" in wanted:
-            taps["logits"] = self.weak_head(taps["norm"].mean((1, 2)))
+        taps |= self.classify(taps["norm"], wanted)
         return {layer: taps[layer] for layer in wanted}
 
 
@@ -191,12 +185,11 @@ def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[
 
 def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
     """Read the arguments of the network from its tensors, see `Family.sizes`."""
-    strong = tensors.get("strong_head.bias")
     return {
         **transformer_sizes(tensors, {"dim": 768, **variant.network}, given),
         "n_mels": tensors["patch_embed.proj.weight"].shape[2],
         "time_positions": tensors["pos_embed"].shape[1] - 1,
-        **({} if strong is None else {"frame_classes": strong.numel()}),
+        **frame_classes_in(tensors),
     }
 
 
@@ -239,7 +232,7 @@ FAMILY = hear.Family(
     convert_state_dict=convert_state_dict,
     unused=("mask_embed",),  # of masked frames in training
     classifier=("weak_head.bias",),
-    reinitialised=("weak_head.", "strong_head."),
+    reinitialised=CLASSIFIERS,
     evaluated=re.compile(r"\bteacher\."),  # not the student beside it
 )
 

@@ -378,9 +378,16 @@ def list_models(*patterns: str) -> list[dict[str, Any]]:
 def _listed(name: str, variant: str) -> dict[str, Any]:
     row = sizes()[name][variant]
     found = _checkpoint(name, variant)
-    reason = found.recommended if found and _first_reader(found) == (name, variant) else None
-    described = {"family": name, "variant": variant, "parameters": row["parameters"], "recommended": reason}
-    return described | _located(found)
+    described = {"family": name, "variant": variant, "parameters": row["parameters"]}
+    return described | _recommended(name, variant) | _located(found)
+
+
+def _recommended(name: str, variant: str) -> dict[str, Any]:
+    """Return why a variant is recommended, None if it is not, and for what; only the first that reads a file is."""
+    found = _checkpoint(name, variant)
+    if found is None or _first_reader(found) != (name, variant):
+        return {"recommended": None, "take_for": []}
+    return {"recommended": found.recommended, "take_for": list(found.take_for)}
 
 
 def _checkpoint(name: str, variant: str | None) -> Checkpoint | None:
@@ -453,6 +460,7 @@ def describe(name: str, variant: str | None = None) -> dict[str, Any]:
         "family": name,
         "variant": variant,
         "about": FAMILIES[name],
+        **_recommended(name, variant),
         **row,
         "relative_to_ast": {key: row[key] / yardstick[key] for key in compared},
         "layers": layers,

@@ -10,6 +10,11 @@ context vector of the whole window determines the kernels and activation of each
 The default embedding is "features", the mean of the last map. The embedding of the authors' HEAR modules, the means of
 the mel and of four blocks (Low-Complexity Audio Embedding Extractors, EUSIPCO 2023, 2303.01879; `mn10_all_b_mel_avgs`
 and others in github.com/fschmid56/EfficientAT_HEAR), is ``load_model(layer="mel,5,11,13,15")``.
+
+The same networks, trained by others: frame-MobileNets, whose maps keep a frame every 40 ms (Schmid et al., Effective
+Pre-Training of Audio Transformers for Sound Event Detection, ICASSP 2025, 2409.09546;
+github.com/fschmid56/PretrainedSED, MIT), and S-SONDO's, which learnt the embeddings of larger networks without labels
+(El Adlouni et al., ICASSP 2026, 2604.24933; github.com/MedAliAdlouni/ssondo, MIT).
 """
 
 from __future__ import annotations
@@ -23,11 +28,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import hear
+from .errors import WeightsError
 from .hear import get_scene_embeddings, get_timestamp_embeddings
+from .labels import audioset_strong_labels
 from .networks.conv_norm import project
 from .networks.family import Readout, Variant
-from .networks.frontend import CPJKU_BESIDE, CPJKU_MEL, FrameSpec
-from .networks.trunk import TimeAxis, Trunk
+from .networks.framewise import CLASSIFIERS, FrameTagger, frame_classes_in
+from .networks.frontend import (
+    CPJKU_BESIDE,
+    CPJKU_MEL,
+    SED_MEL,
+    FrameSpec,
+    LogMel,
+    PannsMel,
+    slaney_filters,
+    squared,
+)
+from .networks.transformer import Pair
+from .networks.trunk import TimeAxis
 
 __all__ = ["FAMILY", "VARIANTS", "EfficientAT", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -65,7 +83,7 @@ class BlockSpec:
     kernel : of the depthwise convolution, in time and frequency
     squeezes : True if it has a squeeze-and-excitation
     activation : of the expansion and, unless the block is dynamic, of the depthwise convolution
-    stride : of the depthwise convolution, in time and frequency
+    stride : of the depthwise convolution, along frequency and along time
     """
 
     inputs: int
@@ -74,7 +92,7 @@ class BlockSpec:
     outputs: int
     squeezes: bool
     activation: Activation
-    stride: int
+    stride: Pair
 
     def scaled(self, width: float) -> BlockSpec:
         """Multiply every number of features by `width`."""
@@ -83,23 +101,27 @@ class BlockSpec:
 
 
 BLOCKS = (
-    BlockSpec(16, 3, 16, 16, False, nn.ReLU, 1),
-    BlockSpec(16, 3, 64, 24, False, nn.ReLU, 2),
-    BlockSpec(24, 3, 72, 24, False, nn.ReLU, 1),
-    BlockSpec(24, 5, 72, 40, True, nn.ReLU, 2),
-    BlockSpec(40, 5, 120, 40, True, nn.ReLU, 1),
-    BlockSpec(40, 5, 120, 40, True, nn.ReLU, 1),
-    BlockSpec(40, 3, 240, 80, False, nn.Hardswish, 2),
-    BlockSpec(80, 3, 200, 80, False, nn.Hardswish, 1),
-    BlockSpec(80, 3, 184, 80, False, nn.Hardswish, 1),
-    BlockSpec(80, 3, 184, 80, False, nn.Hardswish, 1),
-    BlockSpec(80, 3, 480, 112, True, nn.Hardswish, 1),
-    BlockSpec(112, 3, 672, 112, True, nn.Hardswish, 1),
-    BlockSpec(112, 5, 672, 160, True, nn.Hardswish, 2),
-    BlockSpec(160, 5, 960, 160, True, nn.Hardswish, 1),
-    BlockSpec(160, 5, 960, 160, True, nn.Hardswish, 1),
+    BlockSpec(16, 3, 16, 16, False, nn.ReLU, (1, 1)),
+    BlockSpec(16, 3, 64, 24, False, nn.ReLU, (2, 2)),
+    BlockSpec(24, 3, 72, 24, False, nn.ReLU, (1, 1)),
+    BlockSpec(24, 5, 72, 40, True, nn.ReLU, (2, 2)),
+    BlockSpec(40, 5, 120, 40, True, nn.ReLU, (1, 1)),
+    BlockSpec(40, 5, 120, 40, True, nn.ReLU, (1, 1)),
+    BlockSpec(40, 3, 240, 80, False, nn.Hardswish, (2, 2)),
+    BlockSpec(80, 3, 200, 80, False, nn.Hardswish, (1, 1)),
+    BlockSpec(80, 3, 184, 80, False, nn.Hardswish, (1, 1)),
+    BlockSpec(80, 3, 184, 80, False, nn.Hardswish, (1, 1)),
+    BlockSpec(80, 3, 480, 112, True, nn.Hardswish, (1, 1)),
+    BlockSpec(112, 3, 672, 112, True, nn.Hardswish, (1, 1)),
+    BlockSpec(112, 5, 672, 160, True, nn.Hardswish, (2, 2)),
+    BlockSpec(160, 5, 960, 160, True, nn.Hardswish, (1, 1)),
+    BlockSpec(160, 5, 960, 160, True, nn.Hardswish, (1, 1)),
 )
 """The blocks at width 1 (MobileNetV3, table 1, rows 2 to 16)."""
+
+FRAME_STRIDES = (1, 1), (2, 2), *((stride, 1) for stride in (2, 1, 1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 2))
+"""Strides of the blocks of a frame-MobileNet: down to a single band, but a frame every 40 ms (PretrainedSED,
+`models/frame_mn/model.py`)."""
 
 EVERY_BLOCK = tuple(range(1, len(BLOCKS) + 1))
 """Numbers of the dynamic blocks of a DyMN."""
@@ -116,7 +138,7 @@ class ConvNorm(nn.Sequential):
         inputs: int,
         outputs: int,
         kernel: int = 1,
-        stride: int = 1,
+        stride: int | Pair = 1,
         groups: int = 1,
         act: Activation | None = None,
     ) -> None:
@@ -149,7 +171,7 @@ class Block(nn.Module):
         depthwise = ConvNorm(width, width, spec.kernel, spec.stride, width, act)
         squeeze = [SqueezeExcitation(width)] if spec.squeezes else []
         self.block = nn.Sequential(*expand, depthwise, *squeeze, ConvNorm(width, spec.outputs))
-        self.is_residual = spec.stride == 1 and spec.inputs == spec.outputs
+        self.is_residual = spec.stride == (1, 1) and spec.inputs == spec.outputs
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
@@ -169,7 +191,7 @@ class Block(nn.Module):
 class Context(nn.Module):
     """Summary of the whole window for a dynamic block (authors' ContextGen)."""
 
-    def __init__(self, inputs: int, expanded: int, size: int, stride: int) -> None:
+    def __init__(self, inputs: int, expanded: int, size: int, stride: Pair) -> None:
         super().__init__()
         self.joint_conv = nn.Conv2d(inputs, size, 1, bias=False)
         self.joint_norm = nn.BatchNorm2d(size, EPSILON, MOMENTUM)
@@ -192,16 +214,19 @@ class Context(nn.Module):
         profiles = torch.cat([maps.mean(3), maps.mean(2)], 2).unsqueeze(3)  # (batch, inputs, freq + time, 1)
         profiles = F.hardswish(self.joint_norm(self.joint_conv(profiles)))  # (batch, size, freq + time, 1)
         over_freq, over_time = profiles.split(list(maps.shape[2:]), 2)  # (batch, size, freq, 1), (batch, size, time, 1)
-        attention_f = self.conv_f(self._strided(over_freq)).sigmoid()  # (batch, expanded, freq / stride, 1)
-        attention_t = self.conv_t(self._strided(over_time)).sigmoid()
+        of_freq, of_time = self.stride
+        attention_f = self.conv_f(strided(over_freq, of_freq)).sigmoid()  # (batch, expanded, freq / stride, 1)
+        attention_t = self.conv_t(strided(over_time, of_time)).sigmoid()
         # (batch, expanded, freq / stride, 1) times (batch, expanded, 1, time / stride)
         return profiles.mean((2, 3)), attention_f * attention_t.transpose(2, 3)
 
-    def _strided(self, profile: Tensor) -> Tensor:
-        """Average a profile at the positions of the output, zeros beyond its ends included, as the authors do."""
-        if self.stride == 1:
-            return profile
-        return F.avg_pool2d(profile, (3, 1), (self.stride, 1), (1, 0))
+
+def strided(profile: Tensor, stride: int) -> Tensor:
+    """Average a profile (batch, size, positions, 1) at the positions of the output, as the authors do.
+
+    Zeros beyond its ends count.
+    """
+    return profile if stride == 1 else F.avg_pool2d(profile, (3, 1), (stride, 1), (1, 0))
 
 
 class DynamicKernels(nn.Module):
@@ -232,7 +257,7 @@ def pointwise(maps: Tensor, kernels: Tensor) -> Tensor:
     return (kernels @ maps.flatten(2)).unflatten(2, maps.shape[2:])  # (batch, outputs, freq * time), then the grid
 
 
-def depthwise(maps: Tensor, kernels: Tensor, stride: int) -> Tensor:
+def depthwise(maps: Tensor, kernels: Tensor, stride: Pair) -> Tensor:
     """Convolve depthwise (batch, channels, freq, time) with square kernels (batch, channels, area) for every window."""
     size = round(kernels.shape[2] ** 0.5)
     merged = maps.flatten(0, 1).unsqueeze(0)  # (1, batch * channels, freq, time)
@@ -282,7 +307,7 @@ class DynamicBlock(nn.Module):
         self.proj_conv = DynamicKernels(spec.outputs, spec.expanded, context)
         self.proj_norm = nn.BatchNorm2d(spec.outputs, EPSILON, MOMENTUM)
         self.stride = spec.stride
-        self.is_residual = spec.stride == 1 and spec.inputs == spec.outputs
+        self.is_residual = spec.stride == (1, 1) and spec.inputs == spec.outputs
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
@@ -296,12 +321,17 @@ class DynamicBlock(nn.Module):
         return maps + inner if self.is_residual else inner
 
 
+def mlp(channels: int, width: float, size: int) -> list[nn.Module]:
+    """Build the two linear layers of a head."""
+    hidden = divisible(HIDDEN_WIDTH * width)
+    first = nn.Linear(channels, hidden), nn.Hardswish(inplace=True), nn.Dropout(DROPOUT, inplace=True)
+    return [*first, nn.Linear(hidden, size)]
+
+
 def mlp_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
     """Build the head of most networks."""
-    hidden = divisible(HIDDEN_WIDTH * width)
     mean = nn.AdaptiveAvgPool2d(1), nn.Flatten()  # (batch, channels)
-    layers = nn.Linear(channels, hidden), nn.Hardswish(inplace=True), nn.Dropout(DROPOUT, inplace=True)
-    return nn.Sequential(*mean, *layers, nn.Linear(hidden, n_classes))
+    return nn.Sequential(*mean, *mlp(channels, width, n_classes))
 
 
 def convolutional_head(channels: int, width: float, n_classes: int) -> nn.Sequential:
@@ -313,7 +343,7 @@ def convolutional_head(channels: int, width: float, n_classes: int) -> nn.Sequen
 HEADS = {"mlp": mlp_head, "convolutional": convolutional_head}
 
 
-class EfficientAT(Trunk):
+class EfficientAT(FrameTagger):
     """The networks of the authors' `models/mn/model.py` and `models/dymn/model.py`: stem, 15 blocks, last map, head.
 
     Parameters
@@ -322,7 +352,10 @@ class EfficientAT(Trunk):
     dynamic : numbers of the dynamic blocks; the others are MobileNetV3's
     strides : of the four blocks that halve the map in MobileNetV3, in time and frequency
     head : a key of `HEADS`
-    n_classes : logits
+    n_classes : logits; 0 for a network without a classifier
+    framewise : True for a frame-MobileNet, with `FRAME_STRIDES` and the classifiers of `FrameTagger`
+    frame_classes : logits of a frame; 0 for a network without that classifier
+    projected : numbers of the larger network's embedding, layer "projected"; 0 for none
     """
 
     convolutional = True
@@ -335,11 +368,15 @@ class EfficientAT(Trunk):
         strides: Sequence[int] = (2, 2, 2, 2),
         head: str = "mlp",
         n_classes: int = 527,
+        framewise: bool = False,
+        frame_classes: int = 0,
+        projected: int = 0,
     ) -> None:
         super().__init__()
-        halving = iter(strides)
-        specs = [replace(spec.scaled(width), stride=next(halving) if spec.stride == 2 else 1) for spec in BLOCKS]
-        self.layers = {**time_axes(specs, dynamic), "features": None, "logits": None}
+        pairs = FRAME_STRIDES if framewise else halved(strides)
+        specs = [replace(spec.scaled(width), stride=pair) for spec, pair in zip(BLOCKS, pairs, strict=True)]
+        axes = time_axes(specs, dynamic)
+        self.layers = {**axes, "features": None, **({"projected": None} if projected else {})}
         narrowest, widest = (divisible(size * width) for size in CONTEXT_WIDTHS)
         self.features = nn.ModuleList([ConvNorm(1, specs[0].inputs, STEM_KERNEL, STEM_STRIDE, act=nn.Hardswish)])
         for number, spec in enumerate(specs, 1):
@@ -350,7 +387,14 @@ class EfficientAT(Trunk):
                 self.features.append(Block(spec))
         channels = LAST_EXPANSION * specs[-1].outputs
         self.features.append(ConvNorm(specs[-1].outputs, channels, act=nn.Hardswish))
-        self.classifier = HEADS[head](channels, width, n_classes)
+        # Without a gradient, as no recipe has a loss for it.
+        self.projection = nn.Sequential(*mlp(channels, width, projected)).requires_grad_(False) if projected else None
+        self.classifier = None
+        if framewise:
+            self.add_classifiers(channels, axes[LAST_MAP], n_classes, frame_classes)
+        elif n_classes:
+            self.layers = {**self.layers, "logits": None}
+            self.classifier = HEADS[head](channels, width, n_classes)
         # He initialisation: with PyTorch's default the features of a random network would be near 1e-8.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -368,12 +412,27 @@ class EfficientAT(Trunk):
                 return taps
         if "features" in wanted:
             taps["features"] = maps.mean((2, 3))
+        if "projected" in wanted and self.projection is not None:
+            taps["projected"] = self.projection(maps.mean((2, 3)))
+        if self.classifier is None:
+            return taps | self.classify(maps.permute(0, 3, 2, 1), wanted)
         if "logits" in wanted:
             taps["logits"] = self.classifier(maps)
         return taps
 
 
-def time_axes(specs: Sequence[BlockSpec], dynamic: Collection[int]) -> dict[str, TimeAxis | None]:
+LAST_MAP = str(len(BLOCKS) + 1)
+"""Name of the layer behind the blocks."""
+
+
+def halved(strides: Sequence[int]) -> list[Pair]:
+    """Return the stride of every block, given those of the blocks that halve the map in MobileNetV3."""
+    given = iter(strides)
+    sides = [next(given) if spec.stride != (1, 1) else 1 for spec in BLOCKS]
+    return [(side, side) for side in sides]
+
+
+def time_axes(specs: Sequence[BlockSpec], dynamic: Collection[int]) -> dict[str, TimeAxis]:
     """Return the time axis of the stem "0", of every block and of the last map.
 
     Kernels are odd and padded equally on both sides, so position 0 lies on frame 0 in every layer. From the first block
@@ -381,18 +440,27 @@ def time_axes(specs: Sequence[BlockSpec], dynamic: Collection[int]) -> dict[str,
     """
     hop = STEM_STRIDE
     field: int | None = STEM_KERNEL
-    axes: dict[str, TimeAxis | None] = {"0": TimeAxis(hop, 0.0, field)}
+    axes = {"0": TimeAxis(hop, 0.0, field)}
     for number, spec in enumerate(specs, 1):
         if field is not None:
             field = None if spec.squeezes or number in dynamic else field + (spec.kernel - 1) * hop
-        hop *= spec.stride
+        hop *= spec.stride[1]
         axes[str(number)] = TimeAxis(hop, 0.0, field)
-    return {**axes, str(len(specs) + 1): TimeAxis(hop, 0.0, field)}
+    return {**axes, LAST_MAP: TimeAxis(hop, 0.0, field)}
 
+
+IN_SED = "model.frame_mn."
+"""What the names of PretrainedSED's files begin with, but for those of the classifiers."""
+
+IN_SSONDO = "student_model.model."
+"""What the names of S-SONDO's files begin with, but for those of its projection."""
 
 RENAMED = {
+    IN_SED: "",
+    IN_SSONDO: "",
+    "student_model.classification_head.mlp.": "projection.",
     "in_c.": "features.0.",
-    "out_c.": f"features.{len(BLOCKS) + 1}.",
+    "out_c.": f"features.{LAST_MAP}.",
     # Containers that hold one module each.
     ".conc_se_layers.0.": ".",
     ".residuals.0.": ".residuals.",
@@ -402,7 +470,17 @@ RENAMED = {
 
 
 def convert_state_dict(state_dict: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """Rename the tensors of the authors' files to those of `EfficientAT`."""
+    """Rename the tensors of the authors' files, of PretrainedSED's and of S-SONDO's to those of `EfficientAT`.
+
+    Raises
+    ------
+    WeightsError : they are of a frame-MobileNet, which hears other audio, and the variant is none
+    """
+    if "strong_head.weight" in state_dict and not variant.network.get("framewise"):
+        raise WeightsError(
+            "it is of a frame-MobileNet, whose strides and 16 kHz are in no tensor; choose the variant "
+            "frame_mn10_strong, which takes any width"
+        )
     return {_renamed(key): tensor for key, tensor in state_dict.items()}
 
 
@@ -417,7 +495,7 @@ def _renamed(key: str) -> str:
 
 def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
     """Read the arguments of the network from its tensors, see `Family.sizes`; strides are in no tensor."""
-    last = len(tensors[f"features.{len(BLOCKS) + 1}.0.weight"])
+    last = len(tensors[f"features.{LAST_MAP}.0.weight"])
     # Numbers of features are rounded: any width that is rounded so will do, the variant's or a round one if possible.
     measured = last / LAST_EXPANSION / BLOCKS[-1].outputs
     widths = [variant.network.get("width", 1.0), round(measured, 1), round(measured, 2), measured]
@@ -427,6 +505,7 @@ def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, A
         "width": next((width for width in widths if is_width(width, tensors)), measured),
         "dynamic": tuple(dynamic),
         "head": next((head for name, head in heads.items() if name in tensors), variant.network.get("head", "mlp")),
+        **frame_classes_in(tensors),
     }
 
 
@@ -434,10 +513,77 @@ def is_width(width: float, tensors: Mapping[str, Tensor]) -> bool:
     """Return True if a width makes the first and last maps of a network, and the hidden layer of its head if any."""
     made = {
         "features.0.0.weight": divisible(BLOCKS[0].inputs * width),
-        f"features.{len(BLOCKS) + 1}.0.weight": LAST_EXPANSION * divisible(BLOCKS[-1].outputs * width),
+        f"features.{LAST_MAP}.0.weight": LAST_EXPANSION * divisible(BLOCKS[-1].outputs * width),
         "classifier.2.weight": divisible(HIDDEN_WIDTH * width),
+        "projection.0.weight": divisible(HIDDEN_WIDTH * width),
     }
     return all(len(tensors[name]) == size for name, size in made.items() if name in tensors)
+
+
+# Variants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SsondoMel(PannsMel):
+    """The dialect of S-SONDO: ``ln(mel + floor)``, frames only where a window fits, on Slaney's scale.
+
+    Attributes
+    ----------
+    floor : added to the mel
+    """
+
+    floor: float
+
+    def build(self) -> SsondoLogMel:
+        """Build the module."""
+        return SsondoLogMel(self)
+
+    @property
+    def min_samples(self) -> int:
+        """One window."""
+        return self.win_length
+
+    @property
+    def offset(self) -> float:  # type: ignore[override]
+        """The first window starts with the first sample."""
+        return self.win_length / 2
+
+    def n_frames(self, n_samples: int) -> int:
+        """Count the windows that fit."""
+        return 1 + (n_samples - self.win_length) // self.hop_length
+
+    def n_samples(self, n_frames: int) -> int:
+        """Return the length of the shortest waveform with `n_frames` frames."""
+        return self.win_length + (n_frames - 1) * self.hop_length
+
+
+class SsondoLogMel(LogMel):
+    """Log-mel spectrogram of S-SONDO (torchaudio's `MelSpectrogram`)."""
+
+    def __init__(self, spec: SsondoMel) -> None:
+        super().__init__(torch.hann_window(spec.win_length), slaney_filters(spec))
+        self.spec = spec
+
+    def power(self, waveforms: Tensor) -> Tensor:
+        """Compute the power spectrum of every frame."""
+        frames = waveforms.unfold(1, self.spec.win_length, self.spec.hop_length)  # (batch, frames, win_length)
+        return squared(torch.fft.rfft(frames * self.window, self.spec.n_fft))
+
+    def log(self, mel: Tensor) -> Tensor:
+        """Add a floor and take the logarithm."""
+        return (mel + self.spec.floor).log()
+
+
+SSONDO_MEL = SsondoMel(
+    sample_rate=32_000,
+    n_fft=1024,
+    win_length=1024,
+    hop_length=512,
+    n_mels=128,
+    fmin=50.0,
+    fmax=16_000.0,
+    floor=1e-3,
+)
 
 
 def published(checkpoint: str, frontend: FrameSpec = CPJKU_MEL, **network: Any) -> Variant:
@@ -454,6 +600,24 @@ def published(checkpoint: str, frontend: FrameSpec = CPJKU_MEL, **network: Any) 
         timestamps=(Readout(160.0, ("features",)),),
         imagenet=None if "replace_se" in checkpoint else ("efficientat", f"{checkpoint.partition('_')[0]}_im"),
     )
+
+
+def sed_row(checkpoint: str, **network: Any) -> Variant:
+    """Build the row of a frame-MobileNet of PretrainedSED: the last map, every 40 ms, of windows of 10 s."""
+    return replace(
+        published(checkpoint, SED_MEL, framewise=True, n_classes=447, frame_classes=447, **network),
+        scene_hop_ms=5_000.0,
+        timestamps=(Readout(10_000.0, (LAST_MAP,)),),
+        framing="native",
+        imagenet=None,
+        labels=audioset_strong_labels,
+    )
+
+
+def ssondo_row(checkpoint: str, **network: Any) -> Variant:
+    """Build the row of a file of S-SONDO, for windows of 10 s, as long as its authors' segments."""
+    row = published(checkpoint, SSONDO_MEL, n_classes=0, projected=3840, **network)
+    return replace(row, scene_hop_ms=5_000.0, imagenet=None)
 
 
 VARIANTS = {
@@ -493,20 +657,28 @@ VARIANTS = {
         published("dymn20_as(3)", width=2.0, dynamic=EVERY_BLOCK),
         published("dymn04_replace_se_as", width=0.4, dynamic=SQUEEZING_BLOCKS),
         published("dymn10_replace_se_as", dynamic=SQUEEZING_BLOCKS),
+        sed_row("frame_mn10_strong"),
+        sed_row("frame_mn06_strong", width=0.6),
+        ssondo_row("matpac_mobilenetv3"),
+        ssondo_row("matpac_dymn", dynamic=EVERY_BLOCK),
+        ssondo_row("m2d_mobilenetv3"),
+        ssondo_row("m2d_dymn", dynamic=EVERY_BLOCK),
     )
 }
-"""The authors' AudioSet checkpoints under their own names."""
+"""The authors' AudioSet checkpoints under their own names, those of PretrainedSED, and those of S-SONDO."""
+
+STEMS = ("features.0.0.weight", "in_c.0.weight")
 
 FAMILY = hear.Family(
     name="efficientat",
     network=EfficientAT,
     variants=VARIANTS,
-    anchors=("features.0.0.weight", "in_c.0.weight"),
+    anchors=(*STEMS, *(f"{place}{stem}" for place in (IN_SED, IN_SSONDO) for stem in STEMS)),
     convert_state_dict=convert_state_dict,
     sizes=sizes,
     unused=CPJKU_BESIDE,
-    classifier=("classifier.5.bias", "classifier.1.bias"),
-    reinitialised=("classifier.5.", "classifier."),
+    classifier=("classifier.5.bias", "classifier.1.bias", "weak_head.bias"),
+    reinitialised=("classifier.5.", "classifier.", *CLASSIFIERS),
 )
 
 load_model = hear.Loader(FAMILY)

@@ -116,8 +116,11 @@ def check_logits(model: object, *, timestamps: bool) -> None:
             f"choose a model of {', '.join(FAMILIES)}"
         )
     name, layers = "/".join(model.name), model.layers
-    if layers != ("logits",):
-        raise OptionError(f"labels are names of logits, and {name} gives layer {','.join(layers)}; give layer='logits'")
+    if layers not in (("logits",), ("framewise",)):
+        raise OptionError(
+            f"labels are names of logits, and {name} gives layer {','.join(layers)}; give layer='logits', or, for the "
+            "classes of the likeliest frame, layer='framewise' and pool='max' where a network has those"
+        )
     n_labels, n_classes = len(model.labels or audioset_labels()), model.scene_embedding_size
     if n_classes != n_labels:
         raise OptionError(

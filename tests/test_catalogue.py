@@ -1,6 +1,7 @@
 """Names of models: one resolver for all commands, and near words for what is unknown. No PyTorch for an answer."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from hear_transformers.cli.hear import parse_system
 
 from hear_transformers import FAMILIES, catalogue, errors, tiny
-from hear_transformers.checkpoints.published import manifest
+from hear_transformers.checkpoints.published import TASKS, manifest
 from hear_transformers.embedding.devices import pick_device
 from hear_transformers.errors import OptionError
 from hear_transformers.training.recipes import RECIPES, with_changes
@@ -164,6 +165,18 @@ def test_defaults_with_weights_for_audio_are_recommended() -> None:
         assert ((family, first) in marked) == (row["checkpoint"] is not None)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_there_is_a_model_for_every_task(task: str) -> None:
+    takes = [row for row in catalogue.list_models() if task in row["take_for"]]
+    assert takes
+    assert all(row["recommended"] for row in takes)
+    assert catalogue.describe(takes[0]["family"], takes[0]["variant"])["take_for"] == takes[0]["take_for"]
+
+
+def test_presets_over_the_same_file_are_not_recommended_as_well() -> None:
+    assert catalogue.describe("passt", "passt_s_swa_p16_128_ap476")["recommended"] is None
+
+
 @pytest.mark.parametrize("gmacs", [0.2, 1.0, 1000.0])
 def test_the_best_of_each_cost_is_recommended(gmacs: float) -> None:
     rows = [
@@ -299,7 +312,7 @@ def test_names_are_listed_as_a_shell_takes_them(installed_command) -> None:
     assert " 'mn40_as(2)' " in text
     assert " base2levelmel " in text
     assert "\n*  passt" in text
-    assert "* passt/base: default of passt" in text
+    assert re.search(r"^music +passt/base +Apache-2.0 +default of passt; ", text, re.MULTILINE)
     assert "~" in text
 
 

@@ -12,7 +12,7 @@ import torch
 from hear_transformers import efficientat
 from hear_transformers.audio import reading
 from hear_transformers.errors import OptionError
-from hear_transformers.labels import Tag, audioset_labels, check_logits, tags_of, top_tags
+from hear_transformers.labels import Tag, audioset_labels, audioset_strong_labels, check_logits, tags_of, top_tags
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -94,6 +94,19 @@ def test_the_logits_of_audioset_are_accepted():
 def test_other_layers_are_refused(options):
     with pytest.raises(OptionError, match=r"efficientat/mn01_as gives layer .*; give layer='logits'"):
         check_logits(small(**options), timestamps=False)
+
+
+def test_the_likeliest_frame_of_each_class_is_accepted():
+    model = efficientat.load_model(
+        variant="frame_mn06_strong", network={"width": 0.1}, layer="framewise", pool="max", pretrained=False
+    )
+    model.labels = audioset_strong_labels()
+    check_logits(model, timestamps=False)
+    clip = torch.rand(1, 16_000, generator=torch.Generator().manual_seed(0)) - 0.5
+    with torch.no_grad():
+        frames = model.trunk(model.frontend(clip), ["framewise"])["framewise"]
+    best = tags_of(model, model.embed_scenes(clip)[0], 1)[0]
+    assert best.probability == pytest.approx(frames.max().sigmoid().item(), abs=1e-6)
 
 
 def test_embeddings_along_time_are_refused():

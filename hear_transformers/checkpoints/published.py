@@ -17,6 +17,10 @@ else:
     import tomli as tomllib
 
 
+TASKS = ("sound events", "events in time", "speech", "music", "bioacoustics", "small", "fast", "exact")
+"""What checkpoints are recommended for, in the order that people read: what is heard, then what counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """One row of ``weights/manifest.toml``, where the meaning of each field is written."""
@@ -34,6 +38,7 @@ class Checkpoint:
     trained_on: str | None = None
     metric: str | None = None
     recommended: str | None = None
+    take_for: tuple[str, ...] = ()
     embedded: bool = False
     mirrors: tuple[str, ...] = ()
 
@@ -55,7 +60,13 @@ class Checkpoint:
 
 
 _, _, *_FIELDS = (field.name for field in fields(Checkpoint))
-FIELDS: dict[str, type] = {**dict.fromkeys(_FIELDS, str), "bytes": int, "embedded": bool, "mirrors": list}
+FIELDS: dict[str, type] = {
+    **dict.fromkeys(_FIELDS, str),
+    "bytes": int,
+    "embedded": bool,
+    "mirrors": list,
+    "take_for": list,
+}
 """Fields of a manifest row and their types; its family and name are those of the table."""
 
 
@@ -96,10 +107,12 @@ def _parse_row(family: str, name: str, table: Any) -> Checkpoint:
         raise WeightsError(f"{where}: give either url or embedded = true")
     if Path(table["file"]).name != table["file"]:
         raise WeightsError(f"{where}: file = {table['file']!r} must be a name without a folder")
-    mirrors = table.get("mirrors", [])
+    mirrors, tasks = table.get("mirrors", []), table.get("take_for", [])
     if not all(isinstance(url, str) for url in mirrors):
         raise WeightsError(f"{where}: mirrors = {mirrors!r} must be a list of addresses")
-    return Checkpoint(family, name, **{**table, "mirrors": tuple(mirrors)})
+    if not all(task in TASKS for task in tasks):
+        raise WeightsError(f"{where}: take_for = {tasks!r} must be of {', '.join(TASKS)}")
+    return Checkpoint(family, name, **{**table, "mirrors": tuple(mirrors), "take_for": tuple(tasks)})
 
 
 def find(family: str, name: str) -> Checkpoint:

@@ -220,13 +220,15 @@ def prefixes(family: Family, names: Collection[str], prefix: str | None = None) 
 
 
 def _anchored(family: Family, names: Collection[str]) -> list[str]:
-    """Return the places before `Family.anchors`, the shortest first."""
-    found = {
-        name.removesuffix(anchor)
-        for name in names
-        for anchor in family.anchors
-        if name == anchor or name.endswith(f".{anchor}")
-    }
+    """Return the places before `Family.anchors`, the shortest first.
+
+    Of anchors that end alike the longest counts, so that a file is not read as the network within it.
+    """
+    found = set()
+    for name in names:
+        anchors = [anchor for anchor in family.anchors if name == anchor or name.endswith(f".{anchor}")]
+        if anchors:
+            found.add(name.removesuffix(max(anchors, key=len)))
     return sorted(found, key=lambda place: (len(place), place))[:MOST_PREFIXES]
 
 

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..embedding.pooling import CLASS_TOKEN
 from ..errors import OptionError
 from ..mast import MAST, PoolingBlock
+from ..networks.framewise import FrameTagger
 from .window import Window
 
 
@@ -132,7 +133,8 @@ def readers(window: Window, layer: str, pool: str, taps: Mapping[str, Tensor]) -
     last = [name for name in taps if name.isdecimal()][-1]
     n_patches = math.prod(taps[last].shape[1:3])
     row = torch.zeros(prefix + n_patches)
-    if prefix and (pool == CLASS_TOKEN or window.model.layer_axis(layer) is None):
+    of_prefix = window.model.layer_axis(layer) is None and not isinstance(window.trunk, FrameTagger)
+    if prefix and (pool == CLASS_TOKEN or of_prefix):
         row[:prefix] = 1 / prefix
     else:
         row[prefix:] = 1 / n_patches

@@ -157,12 +157,23 @@ class MelSpec(FrameSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpjkuMel(MelSpec):
-    """The dialect of PaSST and EfficientAT: ``(ln(mel + floor) + shift) / scale``, frames centred on their hop."""
+    """The dialect of PaSST and EfficientAT: ``(ln(mel + floor) + shift) / scale``, frames centred on their hop.
+
+    Attributes
+    ----------
+    preemphasis : of the whole waveform
+    floor : added to the mel
+    shift, scale : of the normalisation
+    raises_to_floor : the floor is not added: what lies below is raised to it
+    periodic : the window is that of a longer one without its last sample, as PyTorch's is by default
+    """
 
     preemphasis: float
     floor: float
     shift: float
     scale: float
+    raises_to_floor: bool = False
+    periodic: bool = False
 
     @property
     def normalisation(self) -> tuple[float, float]:
@@ -288,7 +299,7 @@ class PannsMel(MelSpec):
 
     decimation: int = 1
 
-    def build(self) -> PannsLogMel:
+    def build(self) -> LogMel:
         """Build the module."""
         return PannsLogMel(self)
 
@@ -373,6 +384,19 @@ CPJKU_MEL = CpjkuMel(
 )
 """The dialect of the PaSST and EfficientAT authors (`AugmentMelSTFT` in evaluation mode): their released models were
 trained with ``fmax_aug_range=2000``, hence the upper edge of 16000 - 2000 / 2 Hz."""
+
+
+SED_MEL = replace(
+    CPJKU_MEL,
+    sample_rate=16_000,
+    n_fft=512,
+    win_length=400,
+    hop_length=160,
+    fmax=7_000.0,
+    floor=1e-7,
+    raises_to_floor=True,
+)
+"""The dialect of frame-MobileNets (PretrainedSED, `models/frame_mn`): the upper edge is 8000 - 2000 / 2 Hz again."""
 
 
 CPJKU_BESIDE = ("mel.window", "mel.preemphasis_coefficient", "device_proxy")
@@ -561,8 +585,7 @@ class CpjkuLogMel(LogMel):
     """Log-mel spectrogram of the PaSST and EfficientAT authors (`AugmentMelSTFT`, evaluation mode)."""
 
     def __init__(self, spec: CpjkuMel) -> None:
-        # The authors' window is symmetric, which differs from torch's default by one sample in the period.
-        super().__init__(torch.hann_window(spec.win_length, periodic=False), kaldi_filters(spec))
+        super().__init__(torch.hann_window(spec.win_length, periodic=spec.periodic), kaldi_filters(spec))
         self.spec = spec
 
     def power(self, waveforms: Tensor) -> Tensor:
@@ -571,7 +594,9 @@ class CpjkuLogMel(LogMel):
         return self.centred_power(waveforms, spec.n_fft, spec.hop_length, spec.preemphasis)
 
     def log(self, mel: Tensor) -> Tensor:
-        """Add a floor, take the logarithm, normalise."""
+        """Add a floor or raise to it, take the logarithm, normalise."""
+        if self.spec.raises_to_floor:
+            return self.spec.normalised(mel.clamp(min=self.spec.floor).log())
         kernels = kernels_for(mel)
         if kernels is not None:
             found = kernels.levels(mel.transpose(1, 2), self.spec.floor, self.spec.shift, self.spec.scale)

@@ -21,6 +21,8 @@ UNMEASURED = {
     *("dymn04_replace_se_as", "dymn10_replace_se_as"),
     *("base_epoch30_pretrain", "large_epoch20_pretrain", "SSLAM_pretrain", "base_epoch10_pretrain"),
     *("frame_base", "frame_small", "frame_weak", "frame_ssl"),
+    *("fpasst_weak", "fpasst_ssl", "frame_mn10_strong", "frame_mn06_strong"),
+    *("matpac_mobilenetv3", "matpac_dymn", "m2d_mobilenetv3", "m2d_dymn"),
     *(f"iter3_plus_AS20K{rest}" for rest in ("", "_finetuned_on_AS2M_cpt1", "_finetuned_on_AS2M_cpt2")),
     *("NatureBEATs", "OpenBEATs-Large-i2"),
 }

@@ -57,6 +57,15 @@ def window(name: str, seconds: float = 2.0, **options) -> Window:
     return window_of(model, noise(model.sample_rate, seconds))
 
 
+def test_classes_of_a_clip_are_read_from_its_frames():
+    clip = window("passt", variant="fpasst_strong", layer="logits")
+    with torch.no_grad():
+        taps = clip.trunk(clip.frames, ["2"])
+    shares = attention.readers(clip, "logits", "mean", taps)
+    assert shares[:2].tolist() == [0.0, 0.0]
+    assert shares.sum() == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("name", ["ast", "passt", "mast", "tiny", "eat", "atst", "beats"])
 @torch.no_grad()
 def test_attention_with_its_weights_equals_the_fused_one(name):

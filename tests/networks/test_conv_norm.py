@@ -42,7 +42,7 @@ def networks():
     for variant, shape in PANNS.items():
         options = {**panns.VARIANTS[variant].network, "width": 0.125}
         yield pytest.param("panns", lambda options=options: panns.network(**options), shape, id=variant)
-    for variant in ("mn10_as_fc", "dymn10_replace_se_as"):
+    for variant in ("mn10_as_fc", "dymn10_replace_se_as", "frame_mn10_strong", "matpac_mobilenetv3"):
         options = {**efficientat.VARIANTS[variant].network, "width": 0.1}
         build = lambda options=options: efficientat.EfficientAT(**options)  # noqa: E731
         yield pytest.param("efficientat", build, (2, 128, 100), id=variant)

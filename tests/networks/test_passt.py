@@ -1,4 +1,7 @@
-"""PaSST against what the authors' own code answers (tests/data/golden) and against the installed hear21passt."""
+"""PaSST against what the authors' own code answers (tests/data/golden) and against the installed hear21passt.
+
+Frame-wise PaSST against what PretrainedSED answers.
+"""
 
 import importlib
 from dataclasses import replace
@@ -8,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import hear, passt
+from hear_transformers import catalogue, hear, passt
 from hear_transformers.benchmarks import peers
 from hear_transformers.checkpoints import state_dicts
+from hear_transformers.errors import OptionError, WeightsError
 from hear_transformers.files import sha256_of
-from tests.helpers.golden import assert_equal, by_size, golden_audio, golden_state_dict
+from hear_transformers.labels import audioset_strong_labels
+from tests.helpers.golden import assert_equal, by_size, golden_audio, golden_state_dict, noise, small_build
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 NETWORKS = sorted(path.stem.removeprefix("passt-") for path in GOLDEN.glob("passt-*.npz") if "hear" not in path.stem)
@@ -121,7 +126,7 @@ PARAMETERS = {
 def test_network_has_the_authors_number_of_parameters(variant):
     network = passt.VARIANTS[variant].network
     with torch.device("meta"):
-        trunk = passt.PaSST(**network)
+        trunk = passt.network(**network)
     unused = (768 + 1) * network.get("n_classes", 527)
     assert sum(parameter.numel() for parameter in trunk.parameters()) == PARAMETERS[variant] - unused
 
@@ -194,3 +199,105 @@ def test_preset_equals_the_installed_hear21passt(peer, depth, preset, seconds, r
     assert_equal(embeddings, expected.numpy())
     assert_equal(timestamps, expected_ms.numpy())
     assert_equal(hear.get_scene_embeddings(clips, ours), expected_scene.numpy())
+
+
+# Frame-wise PaSST
+
+FRAMEWISE = ("fpasst_strong", "fpasst_weak", "fpasst_ssl")
+
+
+def small(variant: str, **options):
+    return small_build(passt, {"dim": 64, "depth": 2, "heads": 1}, variant, **options)
+
+
+@pytest.fixture(scope="module")
+def framewise(tmp_path_factory):
+    """Load a file in PretrainedSED's layout by its path alone, with the answers to it."""
+    with np.load(GOLDEN / "fpasst_strong.npz") as answers:
+        answers = dict(answers)
+    path = tmp_path_factory.mktemp("fpasst") / "fpasst_strong_1.pt"
+    torch.save(golden_state_dict(GOLDEN / "fpasst_strong.json"), path)
+    assert catalogue.family_of_checkpoint(str(path)) == "passt"
+    return answers, passt.load_model(path)
+
+
+@pytest.mark.slow
+def test_a_file_of_pretrained_sed_is_known_by_its_tensors(framewise):
+    _, model = framewise
+    assert model.name == ("passt", "fpasst_strong")
+    assert model.labels == audioset_strong_labels()
+    assert sum(parameter.numel() for parameter in model.trunk.parameters()) == 89_109_118
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_every_frame_is_that_of_pretrained_sed(framewise):
+    answers, model = framewise
+    mel = model.frontend(golden_audio(16_000, int(answers["n_samples"])))
+    assert mel[:, None].shape == tuple(answers["mel_shape"])
+    assert_equal(mel[:, None, :, ::64], answers["mel"])
+    tokens = [[f"{i}.cls", f"{i}.dist", f"{i}"] for i in range(1, 13)]
+    taps = model.trunk(mel, [*(name for names in tokens for name in names), "norm", "framewise", "logits"])
+    for i, (cls, dist, frames) in enumerate(tokens, 1):
+        whole = torch.cat([taps[cls][:, None], taps[dist][:, None], taps[frames].squeeze(2)], 1)
+        assert_equal(whole.mean(1)[:, :64], answers[f"tap_mean_block{i}"])
+    assert taps["norm"].squeeze(2).shape == tuple(answers["base_shape"])
+    assert_equal(taps["norm"][:, answers["base_index"], 0], answers["base_tokens"])
+    assert_equal(taps["norm"][:, answers["sequence_index"], 0], answers["sequence_frames"])
+    assert_equal(taps["framewise"][:, ::25, 0].transpose(1, 2), answers["strong"])
+    assert_equal(taps["logits"], answers["weak"])
+
+
+@pytest.mark.slow
+def test_a_shorter_clip_has_fewer_frames(framewise):
+    answers, model = framewise
+    clips = golden_audio(16_000, int(answers["other_n_samples"]))
+    assert_equal(model.embed_scenes(clips), answers["other_base_mean"])
+    with torch.no_grad():
+        assert model.trunk(model.frontend(clips), ["norm"])["norm"].shape[1] == answers["other_base_shape"][1]
+
+
+def test_frames_lie_where_their_audio_is():
+    clip = torch.zeros(1, 48_000)
+    clip[:, 24_000:24_160] = noise(1, 160)
+    model = small("fpasst_strong", layer=0, hop_ms=10)
+    silence = model.embed_timestamps(torch.zeros_like(clip))[0]
+    embeddings, centres_ms = model.embed_timestamps(clip)
+    moved = (embeddings - silence)[0].norm(dim=1)
+    assert abs((centres_ms * moved).sum() / moved.sum() - 1_505) <= 10
+
+
+def test_a_frame_sees_as_many_mels_as_its_axis_says():
+    trunk = small("fpasst_ssl").trunk
+    axis = trunk.layers["0"]
+    mel = noise(1, 128, 100).requires_grad_()
+    trunk(mel, ["0"])["0"][0, 10].square().sum().backward()
+    seen = mel.grad[0].abs().amax(0).nonzero().flatten()
+    assert seen[-1] - seen[0] + 1 == axis.receptive_field
+    assert (seen[0] + seen[-1]) / 2 == 10 * axis.hop + axis.offset
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.3, 3.7, 10.0, 12.0])
+def test_clips_of_a_batch_are_what_they_are_alone(seconds):
+    model = small("fpasst_strong", layer="norm,framewise,logits", pool="mean")
+    clips = noise(3, round(seconds * 16_000)) * torch.tensor([[1.0], [0.1], [0.0]])
+    together, alone = model.embed_scenes(clips), torch.cat([model.embed_scenes(clip[None]) for clip in clips])
+    assert_equal(together, alone, 1e-5)
+
+
+@pytest.mark.parametrize("variant", FRAMEWISE)
+def test_files_of_pretrained_sed_have_their_classifiers(variant, tmp_path):
+    trunk = small(variant).trunk
+    names = {name: name if "_head." in name else f"model.{name}" for name in trunk.state_dict()}
+    theirs = {ours.replace("patch_embed.conv_in", "conv_in"): trunk.state_dict()[name] for name, ours in names.items()}
+    torch.save({"state_dict": theirs}, tmp_path / "net.pt")
+    model = passt.load_model(tmp_path / "net.pt", variant)
+    torch.testing.assert_close(model.trunk.state_dict(), trunk.state_dict(), rtol=0, atol=0)
+    assert (model.labels is not None) == (variant == "fpasst_strong")
+    with pytest.raises(WeightsError, match=r"net\.pt does not fit"):
+        passt.load_model(tmp_path / "net.pt", "base")
+
+
+def test_bands_that_cannot_be_folded_are_refused():
+    with pytest.raises(OptionError, match="n_mels=130 is no multiple of 4"):
+        passt.FramePaSST(n_mels=130)

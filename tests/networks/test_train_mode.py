@@ -28,13 +28,19 @@ NETWORKS = {
     "mobilenet": ("efficientat", "mn01_as", {}, "logits"),
     "convolutional-head": ("efficientat", "mn10_as_fc", {"width": 0.1}, "logits"),
     "dynamic-mobilenet": ("efficientat", "dymn04_as", {"width": 0.1}, "logits"),
+    "frame-passt": ("passt", "fpasst_strong", {"dim": 48, "depth": 2, "heads": 3}, "logits"),
+    "frame-mobilenet": ("efficientat", "frame_mn10_strong", {"width": 0.1}, "logits"),
+    "projecting-mobilenet": ("efficientat", "matpac_mobilenetv3", {"width": 0.1}, "logits"),
     "tiny": ("tiny", "tiny", {"dim": 48, "depth": 2}, "features"),
     "dasheng": ("dasheng", "dasheng_base", {"dim": 48, "depth": 2, "heads": 3}, "logits"),
     "ced": ("ced", "ced_tiny", {"dim": 48, "depth": 2, "heads": 3}, "logits"),
     "beats": ("beats", "strong_1", {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32}, "logits"),
     **{f"panns-{kind}": ("panns", kind, {"width": test_panns.WIDTH}, "logits") for kind in test_panns.KINDS},
 }
-UNUSED = {"beats": ("strong_head.",)} | {f"panns-{kind}": names for kind, names in test_panns.UNUSED.items()}
+UNUSED = {
+    **{name: ("strong_head.",) for name in ("beats", "frame-passt", "frame-mobilenet")},
+    "projecting-mobilenet": ("projection.",),
+} | {f"panns-{kind}": names for kind, names in test_panns.UNUSED.items()}
 
 
 class Case:

@@ -47,6 +47,9 @@ NETWORKS = [  # family, variant, network, in training
     slow("ced", "ced_tiny", {**DEIT, "time_positions": 50}, {}),
     slow("eat", "base_epoch30_pretrain", DEIT, {}),
     slow("atst", "frame_weak", DEIT, {}),
+    slow("passt", "fpasst_weak", {**DEIT, "time_positions": 25}, {}),
+    slow("efficientat", "frame_mn06_strong", {"width": 0.1}, {}),
+    slow("efficientat", "m2d_dymn", {"width": 0.1}, {}),
     slow("beats", "iter1", {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32}, {}),
 ]
 RECIPE = replace(
