@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from . import hear
 from .errors import WeightsError
 from .hear import get_scene_embeddings, get_timestamp_embeddings
-from .networks.family import Readout, Variant
+from .networks.family import Readout, Variant, count_members
 from .networks.frontend import ClapMel
 from .networks.fused import LayerNorm
 from .networks.swin import WINDOW, PatchMerging, SwinBlock, relative_positions
@@ -263,20 +263,16 @@ def depths_of(names: Collection[str]) -> tuple[int, ...]:
 def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
     """Read the arguments of the network from its tensors, see `Family.sizes`."""
     dim = tensors["patch_embed.proj.weight"].shape[0]
-    tables = [tensors[f"blocks.{i}.attn.bias_table"].shape[1] for i in range(_count(tensors, "attn.bias_table"))]
-    widths = [tensors[f"blocks.{i}.norm1.weight"].shape[0] for i in range(len(tables))]
-    stages = [widths.index(dim << stage) for stage in range(len({*widths}))]
+    blocks = [f"blocks.{i}" for i in range(count_members(tensors, "blocks."))]
+    widths = [tensors[f"{block}.norm1.weight"].shape[0] for block in blocks]
+    heads = {width: tensors[f"{block}.attn.bias_table"].shape[1] for width, block in zip(widths, blocks, strict=True)}
     return {
         "dim": dim,
-        "depths": tuple(widths.count(dim << stage) for stage in range(len(stages))),
-        "heads": tuple(tables[first] for first in stages),
+        "depths": tuple(map(widths.count, heads)),
+        "heads": tuple(heads.values()),
         "projection": tensors["projection.2.weight"].shape[0],
         "fusion": "crop_embed.proj.weight" in tensors,
     }
-
-
-def _count(tensors: Mapping[str, Tensor], end: str) -> int:
-    return sum(name.startswith("blocks.") and name.endswith(end) for name in tensors)
 
 
 # Variants
