@@ -12,6 +12,8 @@ from .imports import importing
 from .tables import echo_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from hear_transformers.explore.queries import Match, Search
     from hear_transformers.explore.similarity import Index
 
@@ -23,9 +25,11 @@ Examples:
   hear-transformers search clips.parquet query.wav             the 10 files most like it
   hear-transformers search clips.parquet query.wav other.wav -k 3 --json
   hear-transformers search clips.parquet 17                    those most like row 17, counted from 0
+  hear-transformers search clips.parquet "a dog barking"       in a table of CLAP: the sounds nearest to the words
   hear-transformers search clips.parquet --near-duplicates     pairs of rows that may be the same sound
 
 Similarity is the cosine after the mean of the table is subtracted: 1 for the same, about 0 for unrelated sounds.
+Between words and sounds it is the plain cosine, which is lower; words need hear_transformers[clap-text].
 A query is embedded with the model and the settings that made the table, whose weights are checked. In a table along
 time matches have times, and the best time of the query counts.
 """
@@ -67,29 +71,59 @@ def search_command(
 ) -> None:
     """Find what resembles a sound in a TABLE of embeddings.
 
-    TABLE is a .parquet or .hdf5 file that embed-audio wrote, or a folder of its outputs. QUERY is an audio file, or the
-    number of a row of TABLE.
+    TABLE is a .parquet or .hdf5 file that embed-audio wrote, or a folder of its outputs. QUERY is an audio file, the
+    number of a row of TABLE or, in a table of CLAP's layer projection, what is to be heard in words.
     """
     if bool(queries) == near_duplicates:
         raise click.UsageError("give a QUERY, an audio file or the number of a row, or --near-duplicates, not both")
     with importing():
-        from hear_transformers.explore import queries as asking
+        from hear_transformers.explore import texts
         from hear_transformers.explore.reading import read
         from hear_transformers.explore.similarity import Index
-    index = Index(read(table))
+    in_words = list(map(texts.are_words, queries))
+    if any(in_words) and not all(in_words):
+        raise click.UsageError(
+            f"{queries[in_words.index(True)]!r} is no file, and words are compared otherwise than sounds: ask for each "
+            "in a search of its own"
+        )
+    index = Index(read(table), centring=not any(in_words))
     if near_duplicates:
         show_pairs(index, THRESHOLD if threshold is None else threshold, as_json=as_json)
         return
+    answers = answers_to_words if any(in_words) else answers_to_sounds
+    for query, found in answers(index, queries, k, weights=weights, device=device, ann=ann):
+        show_matches(query, [each for each in found if threshold is None or each.cosine >= threshold], as_json=as_json)
+
+
+def answers_to_sounds(
+    index: Index, queries: Sequence[str], k: int, *, weights: str, device: str, ann: bool | None
+) -> Iterator[tuple[str, list[Match]]]:
+    """Yield each query, an audio file or the number of a row, with its matches."""
+    from hear_transformers.explore import queries as asking
+
     by_row = [asking.row_of(query, index.rows) for query in queries]
     model = None if None not in by_row else asking.load_model(index.rows, weights, device)
     search = searcher(index, ann)
     for query, row in zip(queries, by_row, strict=True):
         if row is None:
             vectors, times_s = asking.embed(model, index.rows, query)
-            found = asking.matches(index, search, index.centred(vectors), times_s, k)
+            yield query, asking.matches(index, search, index.centred(vectors), times_s, k)
         else:
-            found = asking.best_of(index, search, row, k)
-        show_matches(query, [each for each in found if threshold is None or each.cosine >= threshold], as_json=as_json)
+            yield query, asking.best_of(index, search, row, k)
+
+
+def answers_to_words(
+    index: Index, queries: Sequence[str], k: int, *, weights: str, device: str, ann: bool | None
+) -> Iterator[tuple[str, list[Match]]]:
+    """Yield each query, what is to be heard in words, with its matches; words are embedded on the CPU."""
+    from hear_transformers.explore import queries as asking
+    from hear_transformers.explore import texts
+
+    texts.check_table(index.rows, queries[0])
+    vectors = index.centred(texts.embed(index.rows, queries, weights))
+    search = searcher(index, ann)
+    for query, vector in zip(queries, vectors, strict=True):
+        yield query, asking.matches(index, search, vector[None], None, k)
 
 
 def searcher(index: Index, ann: bool | None) -> Search:
@@ -105,7 +139,8 @@ def searcher(index: Index, ann: bool | None) -> Search:
             raise OptionError(f"{path}: an index of neighbours lies beside a table, and this is a folder; name a table")
         return index.search
     try:
-        neighbours = Neighbours(index, path.with_name(f"{path.name}.usearch"))
+        suffix = "usearch" if index.centring else "plain.usearch"
+        neighbours = Neighbours(index, path.with_name(f"{path.name}.{suffix}"))
     except OptionError:
         if ann:
             raise

@@ -18,6 +18,7 @@ FAMILIES = {
     "ced": "CED: small transformers that learnt AudioSet from an ensemble, Dinkel et al., ICASSP 2024",
     "eat": "Efficient Audio Transformer, Chen et al., IJCAI 2024, and SSLAM, Alex et al., ICLR 2025",
     "atst": "ATST-Frame: audio teacher-student transformer, 40 ms a frame, Li et al., TASLP 2024",
+    "clap": "CLAP: HTS-AT, whose projection lies in one space with texts, Wu et al., ICASSP 2023",
     "beats": "BEATs, Chen et al., ICML 2023; OpenBEATs, NatureBEATs, and PretrainedSED's with strong labels",
 }
 """Every family of networks: module name -> one line for people. The first one is the command line's default."""

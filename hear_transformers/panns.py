@@ -375,7 +375,7 @@ def axis_behind(axis: TimeAxis, stage: nn.Module) -> TimeAxis:
     hop, offset, field = axis.hop, axis.offset, axis.receptive_field or 1
     for length, stride, padding in slides(stage):
         offset += ((length - 1) / 2 - padding) * hop
-        field += (length - 1) * hop
+        field += int((length - 1) * hop)
         hop *= stride
     return TimeAxis(hop, offset, field)
 

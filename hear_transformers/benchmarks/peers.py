@@ -1,6 +1,6 @@
 """Our networks beside their authors' packages in one process: equal numbers first, then the ratio of times.
 
-PaSST beside hear21passt, AST beside Hugging Face's transformers with its feature extractor, Cnn14 beside
+PaSST beside hear21passt, AST and CLAP beside Hugging Face's transformers with its feature extractors, Cnn14 beside
 panns_inference, Dasheng beside dasheng, BEATs beside openbeats. Run ``make bench``, or
 ``python -m hear_transformers.benchmarks.peers --help``.
 Both sides have the same random weights. On a shared machine seconds mean little; ratios within one run do.
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import ast, beats, dasheng, hear, panns, passt
+from .. import ast, beats, clap, dasheng, hear, panns, passt
 from ..embedding import options
 from ..embedding.embedder import Embedder
 from ..embedding.external import silenced
@@ -147,6 +147,28 @@ class Transformers(Peer):
         return self.model.audio_spectrogram_transformer(inputs["input_values"].to(self.model.device)).pooler_output
 
 
+class TransformersClap(Peer):
+    """Hugging Face's CLAP with its feature extractor; `config` is that of its audio tower where it differs."""
+
+    family = clap.FAMILY
+    workloads = (Workload("scene", "clap-htsat-unfused", 1, 10), Workload("scene", "clap-htsat-unfused", 8, 10))
+
+    def __init__(self, device: str, **config: Any) -> None:
+        with silence_peers(), fix_seed():
+            transformers = importlib.import_module("transformers")
+            self.extractor = transformers.ClapFeatureExtractor(frequency_min=50, truncation="rand_trunc")
+            self.model = transformers.ClapAudioModelWithProjection(transformers.ClapAudioConfig(**config))
+            for name, parameter in self.model.named_parameters():
+                if name.endswith("relative_position_bias_table"):  # zeros
+                    torch.nn.init.normal_(parameter)
+        self.model.eval().to(device)
+
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
+        """Extract features, run the network; see `Peer.embed`."""
+        inputs = self.extractor(list(audio.cpu().numpy()), sampling_rate=48_000, return_tensors="pt")
+        return self.model(inputs["input_features"].to(self.model.device)).audio_embeds
+
+
 class PannsInference(Peer):
     """The PANNs authors' package; `network` is the name of a class there."""
 
@@ -224,6 +246,7 @@ def import_panns_inference() -> types.ModuleType:
 PEERS = {
     "hear21passt": Hear21Passt,
     "transformers": Transformers,
+    "transformers-clap": TransformersClap,
     "panns_inference": PannsInference,
     "dasheng": DashengPackage,
     "openbeats": OpenBeats,

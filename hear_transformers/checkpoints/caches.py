@@ -12,7 +12,7 @@ from ..errors import HearTransformersError
 from ..files import hash_of
 from .published import Checkpoint
 
-HUB_PATH = re.compile(r"/(?P<owner>[^/]+)/(?P<repository>[^/]+)/resolve/[^/]+/(?P<file>.+)")
+HUB_PATH = re.compile(r"/(?P<owner>[^/]+)/(?P<repository>[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 """Path of a file on Hugging Face."""
 
 
@@ -44,21 +44,43 @@ def find(row: Checkpoint) -> Path | None:
     return None
 
 
+def snapshots(row: Checkpoint) -> Iterator[Path]:
+    """Yield the folders of Hugging Face's cache with files of the repository that a checkpoint is of, the row's first.
+
+    There are several where a repository was fetched at several revisions.
+    """
+    address = urlsplit(row.url or "")
+    if address.hostname == "huggingface.co" and (found := HUB_PATH.fullmatch(address.path)):
+        folders = _hub().glob(f"models--{found['owner']}--{found['repository']}/snapshots/*")
+        yield from sorted(folders, key=lambda folder: folder.name != found["revision"])
+
+
 def _places(row: Checkpoint) -> Iterator[Path]:
     """Yield where a file would lie."""
-    home = Path(os.path.expanduser("~"))
-    cache = _folder("XDG_CACHE_HOME", home / ".cache")
+    home, cache = _home(), _cache()
     address = urlsplit(row.url or "")
     names = dict.fromkeys((row.file, Path(unquote(address.path)).name))
     for name in names:
         yield _folder("TORCH_HOME", cache / "torch") / "hub" / "checkpoints" / name  # torch.hub: hear21passt, timm
         yield home / "panns_data" / name  # panns_inference
         yield Path("resources") / name  # EfficientAT, in its own folder
-    hub = _folder("HUGGINGFACE_HUB_CACHE", _folder("HF_HOME", cache / "huggingface") / "hub")
-    hub = _folder("HF_HUB_CACHE", hub)
-    if address.hostname == "huggingface.co" and (found := HUB_PATH.fullmatch(address.path)):
-        yield from hub.glob(f"models--{found['owner']}--{found['repository']}/snapshots/*/{found['file']}")
-    yield from hub.glob(f"models--*/snapshots/*/{_quoted(row.file)}")
+    if found := HUB_PATH.fullmatch(address.path):
+        yield from (folder / found["file"] for folder in snapshots(row))
+    yield from _hub().glob(f"models--*/snapshots/*/{_quoted(row.file)}")
+
+
+def _home() -> Path:
+    return Path(os.path.expanduser("~"))
+
+
+def _cache() -> Path:
+    return _folder("XDG_CACHE_HOME", _home() / ".cache")
+
+
+def _hub() -> Path:
+    """Return the folder of Hugging Face's cache."""
+    hub = _folder("HUGGINGFACE_HUB_CACHE", _folder("HF_HOME", _cache() / "huggingface") / "hub")
+    return _folder("HF_HUB_CACHE", hub)
 
 
 def _folder(variable: str, default: Path) -> Path:

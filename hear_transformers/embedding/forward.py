@@ -154,6 +154,12 @@ class WindowEmbedder(nn.Module):
             return None
         return self.variant.frontend.max_samples(self.trunk.max_frames)
 
+    @property
+    def max_timed_samples(self) -> int | None:
+        """Longest waveform whose grids lie along time, None if any."""
+        frames = self.trunk.timed_frames
+        return self.max_samples if frames is None else self.variant.frontend.max_samples(frames)
+
     def min_samples_for(self, readout: Readout) -> int:
         """Return the length of the shortest waveform that a readout can be computed of."""
         spec = self.variant.frontend
@@ -170,15 +176,15 @@ class WindowEmbedder(nn.Module):
                 f"pool='cls' needs layers with a class token; layer {', '.join(readout.layers)} of "
                 f"{'/'.join(self.name)} has none"
             )
-        self.check_window(readout.window_ms, self.min_samples_for(readout))
+        self.check_window(readout.window_ms, self.min_samples_for(readout), self.max_samples)
 
-    def check_window(self, window_ms: float, shortest: int) -> None:
-        """Raise OptionError if a window is shorter than `shortest` samples or longer than the network takes."""
-        longest = math.inf if self.max_samples is None else self.max_samples
-        if not (math.isfinite(window_ms) and shortest <= windows.samples_of(window_ms, self.sample_rate) <= longest):
+    def check_window(self, window_ms: float, shortest: int, longest: int | None) -> None:
+        """Raise OptionError if a window is shorter or longer than so many samples; None is no limit."""
+        most = math.inf if longest is None else longest
+        if not (math.isfinite(window_ms) and shortest <= windows.samples_of(window_ms, self.sample_rate) <= most):
             raise OptionError(
                 f"window_ms={window_ms} is outside what {'/'.join(self.name)} takes; "
-                f"choose {windows.range_ms(shortest, self.max_samples, self.sample_rate)}"
+                f"choose {windows.range_ms(shortest, longest, self.sample_rate)}"
             )
 
     def size(self, readout: Readout) -> int:
@@ -204,7 +210,7 @@ class WindowEmbedder(nn.Module):
         compute = partial(self._compute, layers=layers, fill_frames=fill_frames)
         if not self.trunk.recordable:
             return compute(waveforms)
-        samples = len(waveforms) * max(waveforms.shape[1], self.variant.frontend.n_samples(fill_frames))
+        samples = len(waveforms) * self._computed(waveforms.shape[1], fill_frames)
         return run(self, (*layers, fill_frames, self._backend), compute, waveforms, samples / self.sample_rate)
 
     def _compute(self, waveforms: Tensor, layers: Collection[str], fill_frames: int) -> dict[str, Tensor]:
@@ -261,11 +267,12 @@ class WindowEmbedder(nn.Module):
 
     def batch_size_for(self, length: int, readout: Readout, wanted: int | None = None) -> int:
         """Return the batch size for windows of `length` samples: `wanted` or that of the model, or what fits."""
-        return self._limit(self._processed(length, readout), wanted)
+        return self._limit(self._computed(length, readout.fill_frames), wanted)
 
-    def _processed(self, length: int, readout: Readout) -> int:
-        """Return the samples processed per window, padding included."""
-        return max(length, self.variant.frontend.n_samples(readout.fill_frames))
+    def _computed(self, length: int, fill_frames: int) -> int:
+        """Return the samples that are computed with for a window, padding included."""
+        spec = self.variant.frontend
+        return spec.computed(max(length, spec.n_samples(fill_frames)))
 
     def _limit(self, processed: int, wanted: int | None) -> int:
         wanted = wanted or self.batch_size or int(batch_seconds(self.device) * self.sample_rate / processed)
@@ -292,7 +299,7 @@ class WindowEmbedder(nn.Module):
         wanted : batch size; None for that of the model
         """
         self.warn_if_slow(self.device)
-        processed = self._processed(length, readout)
+        processed = self._computed(length, readout.fill_frames)
         first = 0
         is_halved = False
         while first < total:

@@ -329,7 +329,7 @@ class Segments(Framing):
 class Axis(NamedTuple):
     """The tokens of a layer in time: distance of two, and centre of a chunk's first, in samples."""
 
-    hop: int
+    hop: int | Fraction
     offset: float
 
 
@@ -364,8 +364,14 @@ class Native(Framing):
         model.check_readout(readout)
         axes = _axes(model, readout)
         # Chunks start at a whole number of tokens of every layer.
-        multiple = math.lcm(*(axis.hop for axis in axes.values()))
-        model.check_window(readout.window_ms, max(2 * multiple, model.min_samples))
+        multiple = common_multiple([axis.hop for axis in axes.values()])
+        longest = model.max_timed_samples
+        if len(axes) > 1 and longest is not None and 2 * multiple > longest:
+            raise OptionError(
+                f"framing='native' cannot read {', '.join(axes)} of {'/'.join(model.name)} together: within a window "
+                "their times never coincide; give one of them, or framing='windowed'"
+            )
+        model.check_window(readout.window_ms, max(math.ceil(2 * multiple), model.min_samples), longest)
         chunks = Chunks.half_overlapping(samples_of(readout.window_ms, model.sample_rate), multiple)
         return cls(readouts, TimeGrid(hop_ms, model.sample_rate), chunks, axes, model.min_samples)
 
@@ -393,7 +399,7 @@ class Native(Framing):
 
     def needed_from(self) -> int:
         """Return the first sample that later chunks need."""
-        return self.chunk * self.chunks.hop
+        return self.chunks.start(self.chunk)
 
     def _keep(self, tokens: Mapping[str, Tensor]) -> None:
         """Append what the next chunk contributes, given the tokens (tokens, ..., size) of the whole chunk by layer."""
@@ -444,6 +450,13 @@ def _axes(model: WindowEmbedder, readout: Readout) -> dict[str, Axis]:
         for layer in readout.layers
         if (axis := axes[layer])
     }
+
+
+def common_multiple(hops: Iterable[int | Fraction]) -> int | Fraction:
+    """Return the least length that is a whole number of each of some hops."""
+    ratios = [hop.as_integer_ratio() for hop in hops]
+    multiple = Fraction(math.lcm(*(ratio[0] for ratio in ratios)), math.gcd(*(ratio[1] for ratio in ratios)))
+    return int(multiple) if multiple.denominator == 1 else multiple
 
 
 class ClipReader:

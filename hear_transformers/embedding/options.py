@@ -111,7 +111,8 @@ def choose(
     if lengths:
         timestamps = tuple(replace(levels[0], window_ms=length) for length in lengths)
     elif framing == "native":
-        timestamps = (replace(levels[0], window_ms=variant.scene.window_ms),)
+        longest_ms = native_longest_ms(trunk, variant.frontend)
+        timestamps = (replace(levels[0], window_ms=min(variant.scene.window_ms, longest_ms)),)
     else:
         timestamps = variant.timestamps
 
@@ -165,6 +166,12 @@ def numbers(name: str, value: Any) -> list[float]:
     """Return the value of an option as a list of one or several numbers, see `number`."""
     several = isinstance(value, Iterable) and not isinstance(value, str)
     return [number(name, each) for each in (value if several else [value])]
+
+
+def native_longest_ms(trunk: Trunk, spec: FrameSpec) -> float:
+    """Return the length of the longest chunk whose layers lie along time, in whole seconds; infinite if any do."""
+    frames = trunk.timed_frames
+    return math.inf if frames is None else spec.max_samples(frames) // spec.sample_rate * 1000.0
 
 
 def has_frames(readout: Readout, trunk: Trunk, spec: FrameSpec) -> bool:

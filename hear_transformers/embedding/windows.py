@@ -210,16 +210,20 @@ class Chunks:
     Parameters
     ----------
     length : of a chunk, in samples
-    hop : distance between two chunks, in samples
+    hop : distance between two chunks, in samples; a chunk starts at the sample nearest to a fraction of one
     """
 
     length: int
-    hop: int
+    hop: int | Fraction
 
     @classmethod
-    def half_overlapping(cls, length: int, multiple: int) -> Chunks:
+    def half_overlapping(cls, length: int, multiple: int | Fraction) -> Chunks:
         """Return chunks that overlap by half, or a little more so that their hop is a multiple of `multiple`."""
         return cls(length, max(1, length // 2 // multiple) * multiple)
+
+    def start(self, chunk: int) -> int:
+        """Return the first sample of a chunk."""
+        return math.floor(chunk * self.hop + Fraction(1, 2))
 
     def ready(self, n_samples: int) -> int:
         """Count the chunks that another one is certain to follow once `n_samples` of the clip have arrived."""
@@ -241,11 +245,11 @@ class Chunks:
         """
         last = self.ready(n_samples)
         if last > first:
-            yield torch.arange(first, last) * self.hop, self.length
+            yield torch.tensor([self.start(chunk) for chunk in range(first, last)]), self.length
         if is_whole:
-            yield torch.tensor([last * self.hop]), n_samples - last * self.hop
+            yield torch.tensor([self.start(last)]), n_samples - self.start(last)
 
-    def kept_from(self, chunk: int, hop: int, offset: float) -> int:
+    def kept_from(self, chunk: int, hop: int | Fraction, offset: float) -> int:
         """Return the first token that `chunk` contributes, counted from the start of the clip.
 
         Parameters
@@ -258,7 +262,7 @@ class Chunks:
             return 0
         # The centre is what the overlaps with both neighbours leave when each is split in the middle.
         start_of_centre = chunk * self.hop + (self.length - self.hop) / 2
-        return math.ceil((start_of_centre - offset) / hop)
+        return math.ceil((float(start_of_centre) - offset) / hop)
 
 
 @dataclass(slots=True)
@@ -275,7 +279,7 @@ class TokenTrack:
     first : number of the first token held
     """
 
-    hop: int
+    hop: int | Fraction
     offset: float
     tokens: Tensor
     first: int = 0
@@ -286,13 +290,13 @@ class TokenTrack:
 
     def end(self) -> float:
         """Position of the last token, in samples: up to here `at` is certain."""
-        return self.offset + (self.first + len(self.tokens) - 1) * self.hop
+        return self.offset + float((self.first + len(self.tokens) - 1) * self.hop)
 
     def at(self, positions: Tensor) -> Tensor:
         """Interpolate: positions (times,) float64 in samples -> (times, ..., size)."""
         last = len(self.tokens) - 1
         # In tokens held; before the first and after the last one the nearest stands.
-        place = ((positions - self.offset) / self.hop - self.first).clamp(0, last)
+        place = ((positions - self.offset) / float(self.hop) - self.first).clamp(0, last)
         left = place.floor().long()
         weight = (place - left).to(self.tokens.dtype).to(self.tokens.device)  # in this order: MPS has no float64
         weight = weight.view(-1, *[1] * (self.tokens.ndim - 1))  # (times, 1, ...)

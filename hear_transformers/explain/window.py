@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -110,7 +111,7 @@ class Window:
         axis = self.model.layer_axis(layer)
         assert axis is not None
         freq = freq_axis(self.trunk, n_freq, self.spec.n_mels)
-        return Grid(freq, Axis(axis.offset, axis.hop, n_time))
+        return Grid(freq, Axis(axis.offset, float(axis.hop), n_time))
 
 
 def freq_axis(trunk: Trunk, n_freq: int, n_mels: int) -> Axis:
@@ -124,8 +125,11 @@ def freq_axis(trunk: Trunk, n_freq: int, n_mels: int) -> Axis:
     embed = getattr(trunk, "patch_embed", None)
     if isinstance(embed, PatchEmbed):
         rows = (n_mels + 2 * embed.padding[0] - embed.kernel[0]) // embed.stride[0] + 1
-        pooled = -(-rows // n_freq) if embed.padding[0] else 1  # MAST's later stages have fewer rows
-        return Axis((embed.kernel[0] - 1) / 2 - embed.padding[0], embed.stride[0] * pooled, n_freq)
+        pooled = -(-rows // n_freq)  # later stages of MAST and CLAP have fewer rows
+        first = (embed.kernel[0] - 1) / 2 - embed.padding[0]
+        # Without padding, rows are merged side by side.
+        middle = 0.0 if embed.padding[0] else embed.stride[0] * (pooled - 1) / 2
+        return Axis(first + middle, embed.stride[0] * pooled, n_freq)
     step = 1 << round(np.log2(n_mels / n_freq)) if isinstance(trunk, ATGNN) else -(-n_mels // n_freq)
     return Axis(0.0, step, n_freq)
 
@@ -192,7 +196,10 @@ def window_of(model: Embedder, waveform: Tensor, start: float = 0.0) -> Window:
     with torch.no_grad(), running("float32", clip.device):
         frames = model.frontend(clip)
         mel = frames[0] if spec.has_mel else drawn.build().to(clip.device)(clip)[0]
-    n_frames = frames.shape[-1]
-    missing = max(0, scene.fill_frames - n_frames)
+    n_samples = clip.shape[1]
+    # Without those of repetitions.
+    n_frames = math.ceil(frames.shape[-1] * n_samples / spec.computed(n_samples))
+    mel = mel[:, :n_frames] if spec.has_mel else mel
+    missing = max(0, scene.fill_frames - frames.shape[-1])
     padded = F.pad(frames, (0, missing), value=spec.padding) if missing else frames
     return Window(model, padded, n_frames, drawn, mel.cpu(), start)

@@ -12,7 +12,7 @@ import numpy as np
 from .. import catalogue
 from ..bulk.formats import differences
 from ..embedding.embedder import Embedder
-from ..errors import OptionError, WeightsError
+from ..errors import OptionError
 from ..networks.family import Readout
 from .reading import Rows, Span
 from .similarity import Index
@@ -31,7 +31,7 @@ class Match:
     ----------
     row : of the table, from 0
     span : part of which file
-    cosine : after centring
+    cosine : after centring, or as it is between words and a sound
     query_s : time in the query that it resembles most, in s; None for a scene or a row
     """
 
@@ -91,11 +91,7 @@ def load_model(rows: Rows, weights: str = "", device: str = "auto") -> Any:
         name = f"{made_with['family']}/{made_with['variant']}"
         model = _read_as(catalogue.load(name, weights, device, options), made_with)
     own = model.provenance()
-    if own["weights_sha256"] != made_with["weights_sha256"]:
-        raise WeightsError(
-            f"{rows.path}: was made with weights of sha256 {str(made_with['weights_sha256'])[:12]}..., found are "
-            f"{str(own['weights_sha256'])[:12]}...; give those with --weights"
-        )
+    rows.check_weights(own["weights_sha256"])
     unlike = {"package", "precision", "scene", "timestamps", *({} if "module" in made_with else {"hop_ms", "framing"})}
     shared = (made_with.keys() & own.keys()) - unlike
     changed = differences({key: made_with[key] for key in shared}, {key: own[key] for key in shared})

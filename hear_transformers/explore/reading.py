@@ -18,7 +18,7 @@ import numpy as np
 
 from ..bulk.formats import AUDIO, FILES, SUFFIXES, TABLES, differences
 from ..bulk.tables import GROUP_ROWS, Block
-from ..errors import HearTransformersError, OptionError
+from ..errors import HearTransformersError, OptionError, WeightsError
 from ..files import local_path, parse_json
 
 MOST_IN_MEMORY = 4 * 2**30
@@ -68,6 +68,15 @@ class Rows:
     def is_along_time(self) -> bool:
         """Whether a file has several rows, of times or segments."""
         return len(self.files) < len(self)
+
+    def check_weights(self, sha256: str | None) -> None:
+        """Raise WeightsError if weights are not those that made the embeddings."""
+        expected = (self.provenance or {}).get("weights_sha256")
+        if sha256 != expected:
+            raise WeightsError(
+                f"{self.path}: was made with weights of sha256 {str(expected)[:12]}..., found are "
+                f"{str(sha256)[:12]}...; give those with --weights"
+            )
 
     def span(self, row: int) -> Span:
         """Return the part of a file that a row is of."""

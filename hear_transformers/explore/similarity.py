@@ -47,18 +47,20 @@ class Index:
     Parameters
     ----------
     rows : whose vectors are centred in place, so that no copy of them is needed
+    centring : False to compare by the plain cosine, see `texts.embed`
 
     Attributes
     ----------
     rows : with centred vectors of length 1
-    mean : (size,) float32, of the vectors as they were
+    mean : (size,) float32, of the vectors as they were; 0 without centring
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, *, centring: bool = True) -> None:
         self.rows = rows
+        self.centring = centring
         n_rows, size = rows.vectors.shape
         total = np.zeros(size)
-        for block in blocks_of(n_rows):
+        for block in blocks_of(n_rows) if centring else ():
             total += rows.vectors[block].sum(0, dtype=np.float64)
         self.mean = (total / n_rows).astype(np.float32)
         self._shortest = 0.0

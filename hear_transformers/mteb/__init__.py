@@ -73,6 +73,8 @@ TASKS_OF = {
     "ACAV100M, AudioSet, MTG-Jamendo, VGGSound": AUDIOSET | VGGSOUND,
     "AudioSet, FreeSound, FMA, iNaturalist": AUDIOSET | FREESOUND | {"INatSounds"},
     "NatureLM-audio": AUDIOSET | {"INatSounds"},
+    "LAION-Audio-630K, with texts": AUDIOSET | FREESOUND,
+    "LAION-Audio-630K, music and speech, with texts": AUDIOSET | FREESOUND,
 }
 """`Checkpoint.trained_on`: MTEB's tasks of recordings that the weights were trained on. Those for OpenMIC and FSD50K
 began as ones of AudioSet, and so did the network of NatureLM-audio."""

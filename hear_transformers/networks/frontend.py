@@ -73,6 +73,10 @@ class FrameSpec(ABC):
     def n_samples(self, n_frames: int) -> int:
         """Return the length of the shortest waveform with `n_frames` frames."""
 
+    def computed(self, n_samples: int) -> int:
+        """Return how many samples are computed with for a waveform of `n_samples`: of a short one they may be more."""
+        return n_samples
+
     @property
     def normalisation(self) -> tuple[float, float] | None:
         """Mean and standard deviation that `with_normalisation` takes; None if it takes none."""
@@ -332,6 +336,50 @@ class PannsMel(MelSpec):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClapMel(PannsMel):
+    """The dialect of CLAP: that of PANNs in float64, of a waveform that is repeated until it fills a window.
+
+    Attributes
+    ----------
+    window : samples that shorter waveforms are repeated to, whole times; silence fills the rest. Longer ones stay
+    htk : bands on HTK's scale, with a peak of 1, instead of Slaney's, with an area of 1
+    """
+
+    window: int
+    htk: bool = False
+
+    min_samples = 1
+
+    def build(self) -> ClapLogMel:
+        """Build the module."""
+        return ClapLogMel(self)
+
+    def centres_hz(self) -> npt.NDArray[np.float64]:
+        """Return the frequency at the peak of each band's filter, (n_mels,); Kaldi's scale is HTK's."""
+        return (MelSpec if self.htk else PannsMel).centres_hz(self)  # super() does not find classes with slots
+
+    def computed(self, n_samples: int) -> int:
+        """Return the length of a repeated waveform."""
+        return max(n_samples, self.window)
+
+    def n_frames(self, n_samples: int) -> int:
+        """Count the frames, those of repetitions and of silence too."""
+        return 1 + self.computed(n_samples) // self.hop_length
+
+    def n_samples(self, n_frames: int) -> int:
+        """Return the length of the shortest waveform with `n_frames` frames: any has those of a window."""
+        return 1 if n_frames <= self.n_frames(1) else (n_frames - 1) * self.hop_length
+
+    def repeated(self, waveforms: Tensor) -> Tensor:
+        """Repeat waveforms until they fill a window: (batch, samples) -> (batch, `computed` samples)."""
+        n_samples = waveforms.shape[1]
+        if n_samples >= self.window:
+            return waveforms
+        times = self.window // n_samples
+        return nn.functional.pad(waveforms.repeat(1, times), (0, self.window - times * n_samples))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HtkMel(MelSpec):
     """The dialect of Dasheng and CED: ``10 log10(max(mel, 1e-10))`` in dB, frames centred on their hop.
 
@@ -466,6 +514,15 @@ def slaney_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(mel < KNEE_MEL, mel * KNEE_HZ / KNEE_MEL, KNEE_HZ * np.exp((mel - KNEE_MEL) / MEL_PER_LOG))
 
 
+def triangles(spec: PannsMel, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Build triangular filters (n_fft // 2 + 1, n_mels) with a peak of 1 between edges (n_mels + 2,) in Hz."""
+    bins = np.arange(spec.n_fft // 2 + 1)[:, None] * (spec.sample_rate / spec.decimation / spec.n_fft)
+    widths = np.diff(edges)
+    rising = (bins - edges[:-2]) / widths[:-1]
+    falling = (edges[2:] - bins) / widths[1:]
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
 def slaney_filters(spec: PannsMel) -> Tensor:
     """Build triangular filters on Slaney's scale, each of area 1.
 
@@ -474,11 +531,7 @@ def slaney_filters(spec: PannsMel) -> Tensor:
     """
     low, high = slaney_mel(np.array([spec.fmin, spec.fmax]))
     edges = slaney_hz(np.linspace(low, high, spec.n_mels + 2))
-    bins = np.arange(spec.n_fft // 2 + 1)[:, None] * (spec.sample_rate / spec.decimation / spec.n_fft)
-    widths = np.diff(edges)
-    rising = (bins - edges[:-2]) / widths[:-1]
-    falling = (edges[2:] - bins) / widths[1:]
-    filters = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2]))
+    filters = triangles(spec, edges) * (2.0 / (edges[2:] - edges[:-2]))
     return torch.from_numpy(filters.astype(np.float32))
 
 
@@ -498,6 +551,13 @@ def htk_filters(spec: HtkMel) -> Tensor:
     widths = edges[1:] - edges[:-1]
     rising, falling = (bins - edges[:-2]) / widths[:-1], (edges[2:] - bins) / widths[1:]
     return torch.minimum(rising, falling).clamp(min=0)
+
+
+def exact_htk_filters(spec: PannsMel) -> Tensor:
+    """Build the filters of `htk_filters` in float64, rounded once to float32, as transformers' `mel_filter_bank`."""
+    low, high = (HTK_MEL_PER_DECADE * math.log10(1 + hz / HTK_KNEE_HZ) for hz in (spec.fmin, spec.fmax))
+    edges = HTK_KNEE_HZ * (10.0 ** (np.linspace(low, high, spec.n_mels + 2) / HTK_MEL_PER_DECADE) - 1)
+    return torch.from_numpy(triangles(spec, edges).astype(np.float32))
 
 
 N_GROUPS = 4
@@ -641,6 +701,36 @@ def fourier_kernels(spec: PannsMel) -> Tensor:
     return (torch.stack([angles.cos(), -angles.sin()]) * window).float()
 
 
+def decibels(mel: Tensor) -> Tensor:
+    """Convert power to dB; silence is -100 dB."""
+    return mel.clamp(min=1e-10).log10().mul(10.0)
+
+
+class ClapLogMel(LogMel):
+    """Log-mel spectrogram of CLAP (transformers' `ClapFeatureExtractor`)."""
+
+    def __init__(self, spec: ClapMel) -> None:
+        super().__init__(torch.hann_window(spec.win_length), (exact_htk_filters if spec.htk else slaney_filters)(spec))
+        self.spec = spec
+
+    def power(self, waveforms: Tensor) -> Tensor:
+        """Compute the power spectrum of the repeated waveform, in float64 on the CPU, as the authors do.
+
+        In float32 the bands near silence differ by 0.01 dB and embeddings by 2e-6; of other devices some lack float64.
+        """
+        n_fft, hop_length = self.spec.n_fft, self.spec.hop_length
+        waveforms = self.spec.repeated(waveforms)
+        if waveforms.device.type != "cpu":
+            return self.centred_power(waveforms, n_fft, hop_length)
+        window = torch.hann_window(n_fft, dtype=torch.float64, device=waveforms.device)
+        frames = reflected(waveforms.double(), n_fft // 2).unfold(1, n_fft, hop_length)  # (batch, frames, n_fft)
+        return squared(torch.fft.rfft(frames * window)).float()
+
+    def log(self, mel: Tensor) -> Tensor:
+        """Take decibels."""
+        return decibels(mel)
+
+
 class PannsLogMel(LogMel):
     """Log-mel spectrogram of the PANNs authors (`torchlibrosa`, evaluation mode)."""
 
@@ -671,8 +761,8 @@ class PannsLogMel(LogMel):
         return real.square() + imag.square()
 
     def log(self, mel: Tensor) -> Tensor:
-        """Take decibels; silence is -100 dB."""
-        return mel.clamp(min=1e-10).log10().mul(10.0)
+        """Take decibels."""
+        return decibels(mel)
 
 
 class HtkLogMel(LogMel):
@@ -692,5 +782,5 @@ class HtkLogMel(LogMel):
         The authors look for the loudest in the whole batch, so that quiet clips depend on the others; here it is that
         of each waveform.
         """
-        levels = mel.clamp(min=1e-10).log10().mul(10.0)
+        levels = decibels(mel)
         return levels.maximum(levels.amax((1, 2), keepdim=True) - self.spec.range_db)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from torch import Tensor, nn
 
@@ -14,12 +15,12 @@ class TimeAxis:
 
     Attributes
     ----------
-    hop : distance between two positions, in frames
+    hop : distance between two positions, in frames; a fraction where the network stretches them
     offset : centre of position 0, in frames (0 = centre of the first frame)
     receptive_field : frames that one position sees; None if it sees the whole window
     """
 
-    hop: int
+    hop: int | Fraction
     offset: float
     receptive_field: int | None
 
@@ -40,6 +41,7 @@ class Trunk(nn.Module):
     min_training_frames : fewest frames it takes in training, where it may drop some
     max_frames : most frames it takes; None if any number
     piece_frames : most frames whose positions attend to each other, of a network that cuts longer input; None if all do
+    timed_frames : most frames of an input whose grids lie along time, of a network that shrinks longer ones
     recordable : False if it keeps tensors from pass to pass, which a CUDA graph would read when they are gone
     time_first : True if a grid's tokens follow each other time by time, False if frequency by frequency
     convolutional : True for a network of convolutions and batch normalisations, which is worth rewriting for inference
@@ -50,6 +52,7 @@ class Trunk(nn.Module):
     min_frames: int = 1
     max_frames: int | None = None
     piece_frames: int | None = None
+    timed_frames: int | None = None
     recordable: bool = True
     time_first: bool = False
     convolutional: bool = False

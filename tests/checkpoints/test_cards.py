@@ -10,7 +10,7 @@ from hear_transformers.checkpoints.published import Checkpoint, manifest
 from hear_transformers.networks import counting
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
-FAMILIES = ("ast", "panns", "passt", "efficientat", "dasheng", "ced", "eat", "atst", "beats")
+FAMILIES = ("ast", "panns", "passt", "efficientat", "dasheng", "ced", "eat", "atst", "beats", "clap")
 PRESETS = {
     f"{base}{levels}"
     for base in ("base", "hop160base", "hop100base")
@@ -25,6 +25,7 @@ UNMEASURED = {
     *("matpac_mobilenetv3", "matpac_dymn", "m2d_mobilenetv3", "m2d_dymn"),
     *(f"iter3_plus_AS20K{rest}" for rest in ("", "_finetuned_on_AS2M_cpt1", "_finetuned_on_AS2M_cpt2")),
     *("NatureBEATs", "OpenBEATs-Large-i2"),
+    *("clap-htsat-unfused", "clap-htsat-fused", "larger_clap_general", "larger_clap_music_and_speech"),
 }
 """Files for which no metric is published."""
 ARCHITECTURES = ("mast", "atgnn")

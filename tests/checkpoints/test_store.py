@@ -34,6 +34,7 @@ PUBLISHERS = (
     GOOGLE_DRIVE,
     ONEDRIVE,
     "https://huggingface.co/EarthSpeciesProject/",
+    "https://huggingface.co/laion/",
 )
 REAL = Path(__file__).parents[3] / "shared" / "weights" / "mn04_as_mAP_432.pt"
 
@@ -80,6 +81,7 @@ def test_every_published_file_of_each_family_is_listed() -> None:
     published = {"tiny": 1, "passt": 25, "efficientat": 52, "ast": 8, "panns": 22, "mast": 3, "atgnn": 1, "deit": 3}
     published |= {"dasheng": 4, "ced": 4, "eat": 9, "atst": 5}
     published |= {"beats": 18}
+    published |= {"clap": 4}
     assert Counter(row.family for row in manifest().values()) == published
 
 

@@ -23,6 +23,7 @@ SMALL = {
     "ced": {"dim": 48, "depth": 2, "heads": 3},
     "eat": {"dim": 48, "depth": 2, "heads": 3},
     "atst": {"dim": 48, "depth": 2, "heads": 3},
+    "clap": {"dim": 16, "depths": (2, 1, 1, 1), "heads": (1, 2, 4, 8), "projection": 24},
     "beats": {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32},
 }
 HEAR_SAMPLE_RATES = {16_000, 22_050, 32_000, 44_100, 48_000}

@@ -34,6 +34,7 @@ NETWORKS = {
     "tiny": ("tiny", "tiny", {"dim": 48, "depth": 2}, "features"),
     "dasheng": ("dasheng", "dasheng_base", {"dim": 48, "depth": 2, "heads": 3}, "logits"),
     "ced": ("ced", "ced_tiny", {"dim": 48, "depth": 2, "heads": 3}, "logits"),
+    "clap": ("clap", "clap-htsat-unfused", {"dim": 16, "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 8)}, "logits"),
     "beats": ("beats", "strong_1", {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32}, "logits"),
     **{f"panns-{kind}": ("panns", kind, {"width": test_panns.WIDTH}, "logits") for kind in test_panns.KINDS},
 }

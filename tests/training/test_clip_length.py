@@ -17,6 +17,7 @@ from hear_transformers.training.train import Options, Training
 
 DEIT = {"dim": 48, "depth": 1, "heads": 3}
 MAST = {"dim": 24, "depths": (1, 1, 1, 1)}
+CLAP = {"dim": 16, "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 8)}
 ATGNN = {"channels": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "label_depths": ()}
 
 
@@ -50,6 +51,8 @@ NETWORKS = [  # family, variant, network, in training
     slow("passt", "fpasst_weak", {**DEIT, "time_positions": 25}, {}),
     slow("efficientat", "frame_mn06_strong", {"width": 0.1}, {}),
     slow("efficientat", "m2d_dymn", {"width": 0.1}, {}),
+    slow("clap", "clap-htsat-unfused", CLAP, {}),
+    slow("clap", "clap-htsat-fused", CLAP, {}),
     slow("beats", "iter1", {"dim": 48, "depth": 2, "heads": 3, "hidden": 96, "patch_dim": 32}, {}),
 ]
 RECIPE = replace(

@@ -33,6 +33,7 @@ HEADS = {
     "eat": ["head"],
     "atst": ["weak_head"],
     "beats": ["head"],
+    "clap": ["head"],
 }
 """What other classes leave nothing of."""
 BIRDS = ("wren", "robin", "owl")
