@@ -9,6 +9,7 @@ import click
 
 from .failures import guarded, one_line
 from .imports import importing
+from .parsing import trusting
 from .tables import echo_table
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ time matches have times, and the best time of the query counts.
     help=f"Least cosine: of matches, or of near-duplicates.  [default: {THRESHOLD} for these]",
 )
 @click.option("--weights", default="", metavar="FILE", help="Checkpoint that made the table, if not the published one.")
+@trusting
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps or cpu.")
 @click.option(
     "--ann/--exact",
@@ -61,6 +63,7 @@ def search_command(
     near_duplicates: bool,
     threshold: float | None,
     weights: str,
+    trust_remote_code: bool | None,
     device: str,
     ann: bool | None,
     as_json: bool,
@@ -81,7 +84,9 @@ def search_command(
         show_pairs(index, THRESHOLD if threshold is None else threshold, as_json=as_json)
         return
     by_row = [asking.row_of(query, index.rows) for query in queries]
-    model = None if None not in by_row else asking.load_model(index.rows, weights, device)
+    model = (
+        None if None not in by_row else asking.load_model(index.rows, weights, device, trusted=bool(trust_remote_code))
+    )
     search = searcher(index, ann)
     for query, row in zip(queries, by_row, strict=True):
         if row is None:

@@ -236,8 +236,8 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     path : checkpoint; empty for the published one
     device : "auto", or a name of PyTorch ("cuda:1")
     options : for the family's `load_model`; "batch_size", windows per forward pass ("auto" for the device's own);
-        "compile", a number of clips, to compile the network if it pays for so many (`math.inf`: in any case). Other
-        modules take none
+        "compile", a number of clips, to compile the network if it pays for so many (`math.inf`: in any case);
+        "trust_remote_code", which concerns encoders of Hugging Face alone. Other modules take none
 
     Raises
     ------
@@ -258,6 +258,8 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     place = pick_device(device)
     chosen = dict(options or {})
     own, variant = resolve(name, chosen.get("variant"))
+    if own not in OPEN_FAMILIES:
+        chosen.pop("trust_remote_code", None)  # there is none
     if own not in OWN:
         return _load_foreign(own, path, place, chosen)
     chosen["variant"] = variant
@@ -443,8 +445,14 @@ def _located(row: Checkpoint | None) -> dict[str, Any]:
     }
 
 
-def describe(name: str, variant: str | None = None) -> dict[str, Any]:
-    """Describe one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON."""
+def describe(name: str, variant: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Describe one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON.
+
+    Of a family without a table a variant is loaded, with options of its `load_model`, if it is on this machine.
+    """
+    if name in OPEN_FAMILIES:
+        about = {"family": name, "about": OPEN_FAMILIES[name]}
+        return about if variant is None else about | family(name).describe(variant, **(options or {}))
     variant = next(iter(sizes()[name])) if variant is None else variant
     row = dict(_row(name, variant))
     yardstick = sizes()[YARDSTICK[0]][YARDSTICK[1]]

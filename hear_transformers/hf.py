@@ -3,7 +3,8 @@
 A variant is a folder, or the name of a repository, such as ``MIT/ast-finetuned-audioset-10-10-0.4593``. Network and
 feature extractor are those of the package `transformers` (huggingface.co/docs/transformers, Apache-2.0), which loads the
 weights: of safetensors, else of a file of PyTorch with ``weights_only``. Layer i is its ``hidden_states[i]``: 0 is what
-goes into the first block, the last one comes out of the last.
+goes into the first block, the last one comes out of the last; "features" is its ``last_hidden_state``, which some networks
+normalise once more.
 
 What is read of a clip depends on nothing but the clip: windows of one length go through the network together, so
 nothing is padded, and waveforms are normalised one by one. Where the network takes clips of one length only (Whisper,
@@ -14,17 +15,19 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import os
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import __version__
 from .bulk.tables import import_extra
 from .checkpoints import hub
 from .checkpoints.hugging_face import PREPROCESSOR, weights_in
@@ -32,17 +35,21 @@ from .checkpoints.loading import hash_of_parts
 from .embedding.devices import pick_device
 from .embedding.embedder import Embedder
 from .embedding.external import silenced
-from .embedding.options import choose, shortened
+from .embedding.options import choose
 from .errors import HearTransformersWarning, OptionError, WeightsError
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks.family import Readout, Variant
 from .networks.frontend import Waveform
 from .networks.layer_names import Layer
+from .networks.layer_table import layer_table
 from .networks.trunk import TimeAxis, Trunk
 
 __all__ = ["Encoder", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 NAME = "hf"
+
+LAST = "features"
+"""Name of the ``last_hidden_state``."""
 
 WINDOW_MS = 30_000.0
 """Longest clip that is read in one pass, as in Whisper: attention takes memory with the square of the length."""
@@ -84,7 +91,7 @@ class Geometry:
     hop : distance of two positions
     offset : centre of the first
     min_samples, max_samples : length of the shortest clip, and of the longest; None if any
-    n_layers : hidden states
+    layers : names of what it returns
     n_freq : positions along frequency, which are the slower ones
     prefix : tokens before them
     count : samples -> positions in time within the clip, where the network has more; None where it has not
@@ -94,7 +101,7 @@ class Geometry:
     offset: float
     min_samples: int
     max_samples: int | None = None
-    n_layers: int
+    layers: tuple[str, ...]
     n_freq: int = 1
     prefix: tuple[str, ...] = ()
     count: Callable[[int], int] | None = None
@@ -126,15 +133,15 @@ class Encoder(Trunk):
         self.prefix = self.geometry.prefix
         self.min_frames, self.max_frames = self.geometry.min_samples, self.geometry.max_samples
         axis = TimeAxis(self.geometry.hop, self.geometry.offset, None)
-        self.layers = {str(i): axis for i in range(self.geometry.n_layers)}
+        self.layers = {name: axis for name in self.geometry.layers}
 
     def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Compute layers of waveforms (batch, samples), see `Trunk.forward`."""
-        states = self.hidden_states(frames)
+        states = self.states(frames)
         n_prefix, taps = len(self.prefix), {}
         for key in wanted:
             layer, _, token = key.partition(".")
-            state = states[int(layer)]  # (batch, prefix + freq * time, features)
+            state = states[layer]  # (batch, prefix + freq * time, features)
             if token:
                 taps[key] = state[:, self.prefix.index(token)]
                 continue
@@ -144,19 +151,23 @@ class Encoder(Trunk):
             taps[key] = grid  # (batch, time, freq, features)
         return taps
 
-    def hidden_states(self, waveforms: Tensor) -> Sequence[Tensor]:
-        """Return what every block gets and the last one returns: (batch, positions, features) each."""
+    def states(self, waveforms: Tensor) -> dict[str, Tensor]:
+        """Return what the network returns by the names of layers: (batch, positions, features) each."""
         features = self.features(waveforms)
         outputs = self.network(**features, **self.asked)
-        held = outputs.get("hidden_states") if hasattr(outputs, "get") else getattr(outputs, "hidden_states", None)
+        get = outputs.get if hasattr(outputs, "get") else vars(outputs).get
+        held = get("hidden_states")
         if not held or any(state.ndim != 3 for state in held):
             kind = type(self.network).__name__
             raise WeightsError(f"{kind} returns no hidden states (batch, time, features), so it has no layers to read")
+        states, last = {str(i): state for i, state in enumerate(held)}, get("last_hidden_state")
+        if last is not None and last.shape[:2] == held[-1].shape[:2]:
+            states[LAST] = last
         mask = features.get("attention_mask")
         if mask is None or mask.shape[1] != held[0].shape[1]:
-            return tuple(held)
+            return states
         n_heard = int(mask[0].sum())  # clips are equally long: behind it an extractor has filled a stride
-        return tuple(state[:, :n_heard] for state in held)
+        return {name: state[:, :n_heard] for name, state in states.items()}
 
     def features(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Return the arguments of the network, as its feature extractor makes them of each waveform alone."""
@@ -193,7 +204,7 @@ def geometry_of(encoder: Encoder) -> Geometry:
     strides, kernels = getattr(config, "conv_stride", None), getattr(config, "conv_kernel", None)
     is_plain = isinstance(strides, (list, tuple)) and isinstance(kernels, (list, tuple))
     if is_plain and not hasattr(config, "squeeze_factor"):  # SEW pools once more
-        return convolutions(kernels, strides, config.num_hidden_layers + 1)
+        return convolutions(kernels, strides, names_of(config))
     if hasattr(config, "max_source_positions") and hasattr(extractor, "n_samples"):  # Whisper's
         hop = extractor.n_samples // config.max_source_positions
         return Geometry(
@@ -201,19 +212,25 @@ def geometry_of(encoder: Encoder) -> Geometry:
             offset=0.0,  # frames of the spectrogram are centred, and so are the strides over them
             min_samples=1,
             max_samples=extractor.n_samples,
-            n_layers=config.num_hidden_layers + 1,
+            layers=names_of(config),
             count=lambda n_samples: -(-n_samples // hop),
         )
     return measured(encoder)
 
 
-def convolutions(kernels: Sequence[int], strides: Sequence[int], n_layers: int) -> Geometry:
+def names_of(config: Any) -> tuple[str, ...]:
+    """Return the names of the layers of a network of `transformers`; an adapter changes the times of the last one."""
+    numbers = map(str, range(config.num_hidden_layers + 1))
+    return (*numbers,) if getattr(config, "add_adapter", False) else (*numbers, LAST)
+
+
+def convolutions(kernels: Sequence[int], strides: Sequence[int], layers: tuple[str, ...]) -> Geometry:
     """Return the geometry behind convolutions over the waveform without padding."""
     hop = field = 1
     for kernel, stride in zip(kernels, strides, strict=True):
         field += (kernel - 1) * hop
         hop *= stride
-    return Geometry(hop=hop, offset=(field - 1) / 2, min_samples=field, n_layers=n_layers)
+    return Geometry(hop=hop, offset=(field - 1) / 2, min_samples=field, layers=layers)
 
 
 def patches(config: Any, sample_rate: int) -> Geometry:
@@ -230,7 +247,7 @@ def patches(config: Any, sample_rate: int) -> Geometry:
         offset=frame / 2 + hop * (size - 1) / 2,
         min_samples=frame,
         max_samples=frame + config.max_length * hop - 1,
-        n_layers=config.num_hidden_layers + 1,
+        layers=names_of(config),
         n_freq=1 + (config.num_mel_bins - size) // config.frequency_stride,
         prefix=("cls", "dist"),
         count=count,
@@ -250,14 +267,14 @@ def measured(encoder: Encoder) -> Geometry:
 
     def count(n_samples: int) -> int:
         try:
-            first, *_, last = encoder.hidden_states(noise[:, :n_samples])
+            first, *_, last = encoder.states(noise[:, :n_samples]).values()
         except (RuntimeError, ValueError, IndexError, AssertionError):  # too short
             return 0
         return first.shape[1] if last.isfinite().all() else 0  # a deviation over one frame is none
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        n_layers = len(encoder.hidden_states(noise))
+        layers = (*encoder.states(noise),)
         later = shortest(count, FIRST_POSITIONS + SPAN, noise.shape[1])
         few = shortest(count, FIRST_POSITIONS, later)
         least = shortest(count, 1, few)
@@ -266,7 +283,7 @@ def measured(encoder: Encoder) -> Geometry:
         raise WeightsError(f"{kind}: its hidden states do not lie along time at one distance, so it cannot be read")
     hop = (later - few) // SPAN
     field = few - (FIRST_POSITIONS - 1) * hop
-    return Geometry(hop=hop, offset=(field - 1) / 2, min_samples=least, n_layers=n_layers)
+    return Geometry(hop=hop, offset=(field - 1) / 2, min_samples=least, layers=layers)
 
 
 def shortest(count: Callable[[int], int], wanted: int, longest: int) -> int:
@@ -307,7 +324,7 @@ def load_model(
     path : folder with ``config.json`` and weights
     variant : such a folder, or the name of a repository, which is downloaded if it is not in the cache of Hugging Face;
         beside a path, the name that the folder goes by
-    layer : number of a hidden state; None is the last
+    layer : number of a hidden state, or "features", the last one as the network returns it; None is the latter
     hop_ms : None is the distance of two positions of the network
     revision : of the repository: branch, tag or hash of a commit
     trust_remote_code : run Python code that lies beside the weights, where the network is not one of `transformers`
@@ -333,14 +350,49 @@ def load_model(
     model.weights_sha256 = hash_of_parts(weights_in(found.folder)) if pretrained else None
     own_code = any(type(each).__module__.startswith(OWN_CODE) for each in (network, extractor))
     model.read_with = {
+        "package": f"hear_transformers {__version__}, transformers {library.__version__}",
         "revision": found.revision,
         "remote_code": hash_of_parts(sorted(found.folder.glob("*.py"))) if own_code else None,
     }
     return model if place == model.device else model.to(place)
 
 
-def find(path: str | os.PathLike[str], variant: str | None, revision: str | None = None) -> hub.Snapshot:
-    """Find an encoder, see `load_model`; raise OptionError if none is named."""
+def describe(variant: str, **options: Any) -> dict[str, Any]:
+    """Describe an encoder that is on this machine, ready for JSON, see `catalogue.describe`.
+
+    Parameters
+    ----------
+    variant : folder or name
+    options : for `load_model`
+    """
+    found = find("", variant, here=True)
+    model = load_model(found.folder, variant, **options)
+    ms = 1000 / model.sample_rate
+    provenance = model.provenance()
+    return {
+        "variant": found.name,
+        "parameters": sum(parameter.numel() for parameter in model.trunk.parameters()),
+        "sample_rate": model.sample_rate,
+        "shortest_window_ms": model.min_samples * ms,
+        "longest_window_ms": None if model.max_samples is None else model.max_samples * ms,
+        "scene_embedding_size": model.scene_embedding_size,
+        "timestamp_embedding_size": model.timestamp_embedding_size,
+        "defaults": {key: provenance[key] for key in ("scene", "timestamps", "hop_ms", "framing", "precision")},
+        "layers": [asdict(row) for row in layer_table(model.trunk, model.variant.frontend)],
+        "source": {
+            "network": type(model.trunk.network).__name__,
+            "folder": str(found.folder),
+            "revision": found.revision,
+            "sha256": model.weights_sha256,
+            "remote code": provenance["remote_code"],
+        },
+    }
+
+
+def find(
+    path: str | os.PathLike[str], variant: str | None, revision: str | None = None, *, here: bool = False
+) -> hub.Snapshot:
+    """Find an encoder, see `hub.find`; raise OptionError if none is named."""
     place = os.fspath(path) or variant
     if not place:
         raise OptionError(
@@ -348,7 +400,7 @@ def find(path: str | os.PathLike[str], variant: str | None, revision: str | None
             "repository, such as MIT/ast-finetuned-audioset-10-10-0.4593"
         )
     import_extra(f"model={NAME}", "huggingface_hub", NAME)
-    found = hub.find(place, revision)
+    found = hub.find(place, revision, here=here)
     return replace(found, name=variant) if os.fspath(path) and variant else found
 
 
@@ -412,18 +464,18 @@ def rate_of(found: hub.Snapshot, network: nn.Module, extractor: Any) -> int:
 def readouts_of(trunk: Encoder) -> Variant:
     """Return what is read by default: the mean of the last layer, and its positions as they lie in time."""
     rate, geometry = trunk.sample_rate, trunk.geometry
-    last = (str(geometry.n_layers - 1),)
-    row = Variant(
+    last = geometry.layers[-1:]
+    window_ms = min(WINDOW_MS, 1000.0 * (geometry.max_samples or math.inf) / rate)
+    return Variant(
         checkpoint="",
         network={},
         frontend=Waveform(sample_rate=rate),
-        scene=Readout(WINDOW_MS, last),
-        scene_hop_ms=WINDOW_MS / 2,
+        scene=Readout(window_ms, last),
+        scene_hop_ms=window_ms / 2,
         timestamps=(Readout(1_000.0, last),),
         hop_ms=1000.0 * geometry.hop / rate,
         framing="native",
     )
-    return shortened(row, trunk)
 
 
 @contextlib.contextmanager

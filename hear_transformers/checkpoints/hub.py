@@ -36,13 +36,14 @@ class Snapshot:
     revision: str | None = None
 
 
-def find(place: str | os.PathLike[str], revision: str | None = None) -> Snapshot:
+def find(place: str | os.PathLike[str], revision: str | None = None, *, here: bool = False) -> Snapshot:
     """Find an encoder: a folder, else a repository in the cache of Hugging Face, else download it there.
 
     Parameters
     ----------
     place : a folder, or the name of a repository
     revision : branch, tag or hash of a commit of a repository; None for "main"
+    here : download nothing
 
     Raises
     ------
@@ -63,14 +64,17 @@ def find(place: str | os.PathLike[str], revision: str | None = None) -> Snapshot
             f"variant={name!r} is neither a folder nor the name of a repository of Hugging Face, such as "
             "MIT/ast-finetuned-audioset-10-10-0.4593"
         )
-    found = find_here(name, revision) or _downloaded(name, revision)
+    found = _in_cache(name, revision)
+    if found is None and here:
+        raise WeightsError(f"{name} is not in the cache of Hugging Face; hear-transformers download hf {name}")
+    found = found or _downloaded(name, revision)
     return Snapshot(found, name, found.name)
 
 
-def find_here(repository: str, revision: str | None = None) -> Path | None:
+def _in_cache(repository: str, revision: str | None) -> Path | None:
     """Return the folder of a repository that is in the cache with its weights, None without."""
-    hub = importlib.import_module("huggingface_hub")
-    with contextlib.suppress(hub.errors.LocalEntryNotFoundError, WeightsError):
+    hub, errors = (importlib.import_module(f"huggingface_hub{part}") for part in ("", ".errors"))
+    with contextlib.suppress(errors.LocalEntryNotFoundError, WeightsError):
         folder = Path(hub.snapshot_download(repository, revision=revision, local_files_only=True))
         weights_in(folder)
         return folder if (folder / CONFIG).is_file() else None
