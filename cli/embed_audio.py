@@ -128,8 +128,8 @@ class InSections(click.Command):
     "models",
     multiple=True,
     metavar="NAME",
-    help=f"{', '.join((*FAMILIES, *OPEN_FAMILIES))}, a variant, or a module of HEAR's API; several read the audio once, each for a folder "
-    f"of its own, model=passt-base.  [default: {next(iter(FAMILIES))}, or that of --weights]",
+    help=f"{', '.join((*FAMILIES, *OPEN_FAMILIES))}, a variant, or a module of HEAR's API; several read the audio "
+    f"once, each for a folder of its own, model=passt-base.  [default: {next(iter(FAMILIES))}, or that of --weights]",
 )
 @click.option(
     "--variant",

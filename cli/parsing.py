@@ -11,7 +11,6 @@ import click
 
 from hear_transformers.errors import OptionError
 
-
 trusting = click.option(
     "--trust-remote-code", is_flag=True, default=None, help="Run Python code beside the weights of --model hf; read it."
 )

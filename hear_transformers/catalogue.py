@@ -198,6 +198,8 @@ def family_of_checkpoint(path: str) -> str:
     likely = [*owners] or [name for name in FAMILIES if search.holds_any(family(name).FAMILY, content)]
     if len(likely) == 1:
         return likely[0]
+    if not likely and (file / hugging_face.CONFIG).is_file():
+        return next(iter(OPEN_FAMILIES))
     known = "; ".join(f"--model {name} --variant {search.shortened(rows)}" for name, rows in owners.items())
     raise WeightsError(
         f"{path}: its model is not known by its hash, nor by its tensors; "

@@ -1,10 +1,10 @@
 """Any audio encoder of Hugging Face that returns hidden states: wav2vec2, HuBERT, WavLM, Whisper, MERT, AST and others.
 
 A variant is a folder, or the name of a repository, such as ``MIT/ast-finetuned-audioset-10-10-0.4593``. Network and
-feature extractor are those of the package `transformers` (huggingface.co/docs/transformers, Apache-2.0), which loads the
-weights: of safetensors, else of a file of PyTorch with ``weights_only``. Layer i is its ``hidden_states[i]``: 0 is what
-goes into the first block, the last one comes out of the last; "features" is its ``last_hidden_state``, which some networks
-normalise once more.
+feature extractor are those of the package `transformers` (huggingface.co/docs/transformers, Apache-2.0), which reads
+weights from safetensors, else from a file of PyTorch with ``weights_only``. Layer i is its ``hidden_states[i]``: 0 is
+what goes into the first block, the last number comes out of the last one. "features" is its ``last_hidden_state``,
+which some networks normalise once more.
 
 What is read of a clip depends on nothing but the clip: windows of one length go through the network together, so
 nothing is padded, and waveforms are normalised one by one. Where the network takes clips of one length only (Whisper,
@@ -135,6 +135,21 @@ class Encoder(Trunk):
         axis = TimeAxis(self.geometry.hop, self.geometry.offset, None)
         self.layers = {name: axis for name in self.geometry.layers}
 
+    def cut(self, wanted: Collection[str]) -> None:
+        """Drop the blocks behind those that numbered layers need: `transformers` would run them all.
+
+        What goes into a block is the same whatever follows it, while what comes out of the last one may be normalised:
+        so one more block is kept. Code that is not of `transformers` is left alone, as its blocks may do anything.
+        """
+        numbers = [layer.partition(".")[0] for layer in wanted]
+        if LAST in numbers or is_foreign(self.network):
+            return
+        deepest, n_blocks = max(map(int, numbers)), self.network.config.num_hidden_layers
+        lists = [each for each in self.network.modules() if isinstance(each, nn.ModuleList) and len(each) == n_blocks]
+        if len(lists) == 1 and deepest < n_blocks:
+            del lists[0][deepest + 1 :]
+            self.layers = {name: axis for name, axis in self.layers.items() if name != LAST and int(name) <= deepest}
+
     def forward(self, frames: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Compute layers of waveforms (batch, samples), see `Trunk.forward`."""
         states = self.states(frames)
@@ -188,6 +203,11 @@ class Encoder(Trunk):
         }
 
 
+def is_foreign(part: object) -> bool:
+    """Return True for a network or an extractor whose code lies beside its weights."""
+    return type(part).__module__.startswith(OWN_CODE)
+
+
 def takes_waveforms(extractor: Any) -> bool:
     """Return True for the feature extractor that normalises waveforms and no more."""
     return type(extractor).__name__ == "Wav2Vec2FeatureExtractor"
@@ -198,20 +218,22 @@ def takes_waveforms(extractor: Any) -> bool:
 
 def geometry_of(encoder: Encoder) -> Geometry:
     """Return the geometry of an encoder: from the strides in its configuration, or measured."""
-    config, extractor = getattr(encoder.network, "config", None), encoder.extractor
+    config: Any = getattr(encoder.network, "config", None)
     if getattr(config, "model_type", "") == "audio-spectrogram-transformer":
         return patches(config, encoder.sample_rate)
-    strides, kernels = getattr(config, "conv_stride", None), getattr(config, "conv_kernel", None)
+    strides: Any = getattr(config, "conv_stride", None)
+    kernels: Any = getattr(config, "conv_kernel", None)
     is_plain = isinstance(strides, (list, tuple)) and isinstance(kernels, (list, tuple))
     if is_plain and not hasattr(config, "squeeze_factor"):  # SEW pools once more
         return convolutions(kernels, strides, names_of(config))
-    if hasattr(config, "max_source_positions") and hasattr(extractor, "n_samples"):  # Whisper's
-        hop = extractor.n_samples // config.max_source_positions
+    if hasattr(config, "max_source_positions") and hasattr(encoder.extractor, "n_samples"):  # Whisper's
+        longest = encoder.extractor.n_samples
+        hop = longest // config.max_source_positions
         return Geometry(
             hop=hop,
             offset=0.0,  # frames of the spectrogram are centred, and so are the strides over them
             min_samples=1,
-            max_samples=extractor.n_samples,
+            max_samples=longest,
             layers=names_of(config),
             count=lambda n_samples: -(-n_samples // hop),
         )
@@ -234,7 +256,7 @@ def convolutions(kernels: Sequence[int], strides: Sequence[int], layers: tuple[s
 
 
 def patches(config: Any, sample_rate: int) -> Geometry:
-    """Return the geometry of patches over a spectrogram that is filled up to one length, with two tokens before them."""
+    """Return the geometry of patches over a spectrogram that is filled to one length, behind two tokens."""
     frame, hop = (sample_rate * length_ms // 1000 for length_ms in (KALDI_WINDOW, KALDI_HOP))
     size, stride = config.patch_size, config.time_stride
 
@@ -346,9 +368,10 @@ def load_model(
     times: dict[str, Any] = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
     times |= {"segment": segment, "overlap": overlap}
     chosen = choose(readouts_of(trunk), trunk, layer=layer, pool=pool, **times)
+    trunk.cut(chosen.scene.layers)  # those of timestamps too
     model = Embedder(trunk, chosen, name=(NAME, found.name), precision=precision, device=place)
     model.weights_sha256 = hash_of_parts(weights_in(found.folder)) if pretrained else None
-    own_code = any(type(each).__module__.startswith(OWN_CODE) for each in (network, extractor))
+    own_code = any(map(is_foreign, (network, extractor)))
     model.read_with = {
         "package": f"hear_transformers {__version__}, transformers {library.__version__}",
         "revision": found.revision,

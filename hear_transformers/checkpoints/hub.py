@@ -82,7 +82,7 @@ def _in_cache(repository: str, revision: str | None) -> Path | None:
 
 
 def _downloaded(repository: str, revision: str | None) -> Path:
-    """Download a repository's descriptions, and its weights in safetensors, or in PyTorch's format if there are none."""
+    """Download what describes an encoder, and its weights in safetensors, or PyTorch's format where there are none."""
     hub = importlib.import_module("huggingface_hub")
     try:
         for weights in WEIGHTS:
@@ -95,7 +95,7 @@ def _downloaded(repository: str, revision: str | None) -> Path:
     except Exception as error:  # of the hub, or of the library beneath it for HTTP
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(
-            f"{repository} is not in the cache of Hugging Face, and cannot be downloaded ({reason}); check the name, or "
-            "give a folder with its files"
+            f"{repository} is not in the cache of Hugging Face, and cannot be downloaded ({reason}); check the name, "
+            "or give a folder with its files"
         ) from error
     raise WeightsError(f"{repository} has no {' or '.join(WEIGHTS)}; give a folder with weights of that name")

@@ -1,11 +1,14 @@
 """Small encoders of Hugging Face with random weights, in folders as `save_pretrained` writes them."""
 
 import functools
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from safetensors.torch import save_file
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -85,3 +88,51 @@ def encoder(name: str) -> Path:
         getattr(transformers, f"{kind}Model")(config).save_pretrained(path)
     getattr(transformers, extractor)(**options).save_pretrained(path)
     return path
+
+
+CODE = """
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+
+class OwnConfig(PretrainedConfig):
+    model_type = "own_of_test"
+
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+    _supports_sdpa = True
+    all_tied_weights_keys = {}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.conv = torch.nn.Conv1d(1, 8, 200, 100)
+
+    def forward(self, wav):
+        first = self.conv(wav[:, None]).transpose(1, 2)
+        return {"x": first.tanh(), "hidden_states": [first, first.tanh()]}
+
+    def _init_weights(self, module):
+        pass
+"""
+
+
+def own_code(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write an encoder with code of its own, and without a preprocessor, as USAD has it; return its folder.
+
+    What `transformers` copies of it goes into `place` too.
+    """
+    import transformers
+
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(place / "modules"))
+    monkeypatch.syspath_prepend(str(place / "modules"))
+    folder = place / "own"
+    folder.mkdir()
+    (folder / "modeling_own.py").write_text(CODE)
+    names = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own_of_test", "auto_map": names}))
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"conv.weight": (8, 1, 200), "conv.bias": (8,)}
+    tensors = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder

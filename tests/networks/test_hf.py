@@ -1,6 +1,5 @@
 """Encoders of Hugging Face: the hidden states of `transformers`, of each clip alone, at the right times."""
 
-import json
 import shutil
 from functools import cache
 from pathlib import Path
@@ -9,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
-
 from hear_transformers import catalogue, hf
 from hear_transformers.checkpoints import hub
 from hear_transformers.errors import HearTransformersWarning, OptionError, WeightsError
 from hear_transformers.harness import contract
-from tests.helpers.encoders import ENCODERS, encoder
+from tests.helpers.encoders import ENCODERS, encoder, own_code
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 
 SECONDS = (0.6, 1.0, 1.37)
 TOLERANCE = 1e-5
@@ -179,6 +178,18 @@ def test_layers_are_numbered_from_both_ends():
     assert load("hubert", layer="0,-1").layers == ("0", "3")
 
 
+@every_encoder
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_layer_alone_runs_no_more_than_one_block_behind_it(name, layer):
+    model, samples = hf.load_model(variant=str(encoder(name)), layer=layer), clip(1.0)
+    expected = grid(name, of_transformers(name, samples)[str(layer)], times_of(name, len(samples))).mean((1, 2))
+    found = model.embed_scenes(torch.from_numpy(samples)[None])
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+    assert list(model.trunk.layers) == [str(i) for i in range(layer + 1)]
+    n_whole, n_left = (sum(each.numel() for each in of.parameters()) for of in (load(name).trunk, model.trunk))
+    assert n_left < n_whole or layer == 2
+
+
 def test_ast_has_a_class_token():
     samples = clip(1.37)
     expected = of_transformers("ast", samples)["2"][:, :2].mean(1)
@@ -261,62 +272,21 @@ def test_what_transformers_logs_is_as_before():
 
 # Code beside the weights
 
-CODE = """
-import torch
-from transformers import PretrainedConfig, PreTrainedModel
-
-
-class OwnConfig(PretrainedConfig):
-    model_type = "own_of_{name}"
-
-
-class OwnModel(PreTrainedModel):
-    config_class = OwnConfig
-    _supports_sdpa = True
-    all_tied_weights_keys = {{}}
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.conv = torch.nn.Conv1d(1, 8, 200, 100)
-
-    def forward(self, wav):
-        first = self.conv(wav[:, None]).transpose(1, 2)
-        return {{"x": first.tanh(), "hidden_states": [first, first.tanh()]}}
-
-    def _init_weights(self, module):
-        pass
-"""
-
 
 @pytest.fixture
-def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder with code of its own, and without a preprocessor, as USAD has it."""
-    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    folder = tmp_path / "own"
-    folder.mkdir()
-    (folder / "modeling_own.py").write_text(CODE.format(name="test"))
-    names = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
-    (folder / "config.json").write_text(json.dumps({"model_type": "own_of_test", "auto_map": names}))
-    from safetensors.torch import save_file
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        conv = torch.nn.Conv1d(1, 8, 200, 100)
-    tensors = {f"conv.{name}": value.contiguous() for name, value in conv.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    return folder
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return own_code(tmp_path, monkeypatch)
 
 
-def test_code_of_a_folder_is_not_run_unless_trusted(own_code):
+def test_code_of_a_folder_is_not_run_unless_trusted(own):
     with pytest.raises(OptionError, match=r"--trust-remote-code, in Python trust_remote_code=True"):
-        hf.load_model(own_code)
-    assert not (own_code.parent / "modules").exists() or not [*(own_code.parent / "modules").rglob("modeling_own.py")]
+        hf.load_model(own)
+    assert not (own.parent / "modules").exists() or not [*(own.parent / "modules").rglob("modeling_own.py")]
 
 
-def test_trusted_code_is_run_and_said(own_code):
+def test_trusted_code_is_run_and_said(own):
     with pytest.warns(HearTransformersWarning, match=r"no preprocessor_config.json: waveforms are taken at 16000 Hz"):
-        model = hf.load_model(own_code, trust_remote_code=True)
+        model = hf.load_model(own, trust_remote_code=True)
     assert len(model.provenance()["remote_code"]) == 64
     assert (model.trunk.geometry.hop, model.trunk.geometry.offset, model.min_samples) == (100, 99.5, 200)
     assert list(model.trunk.layers) == ["0", "1"]
