@@ -112,6 +112,19 @@ def resolve_own(model: str | None, variant: str | None = None) -> tuple[str, str
     return resolve(model, variant)
 
 
+def full_name(model: str) -> str:
+    """Return family and variant of a model of this package under any of its names: "passt/base".
+
+    Raises
+    ------
+    OptionError : the model is unknown, or is a family without a table, of which a variant must be named
+    """
+    name, variant = resolve_own(model)
+    if variant is None and name in OPEN_FAMILIES:
+        raise OptionError(f"model={model!r} names no variant, as in {name}/facebook/wav2vec2-base")
+    return f"{name}/{variant or next(iter(sizes()[name]))}"
+
+
 def as_module(model: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the HEAR module of a model under any of its names, and the keywords of its `load_model`."""
     name, variant = resolve(model, options.get("variant"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hear_transformers import catalogue, hf
+from hear_transformers import catalogue, evar, hf, mteb, xares
 from hear_transformers.checkpoints import hub
 from hear_transformers.errors import HearTransformersWarning, OptionError, WeightsError
 from hear_transformers.harness import contract
@@ -228,6 +228,28 @@ def test_gradients_reach_the_network():
 @pytest.mark.parametrize("name", ["wav2vec2-group", "whisper", "ast"])
 def test_the_rules_of_hear_hold(name):
     assert [*contract.check_module("hear_transformers.hf", str(encoder(name)))]
+
+
+def test_it_is_an_encoder_of_x_ares():
+    kind = type("Hubert", (xares.FrameEmbedder,), {}, model=f"hf/{encoder('hubert')}", layer=1)
+    assert (kind().output_dim, kind().hop_size_in_ms) == (32, 20)
+
+
+def test_evar_is_told_of_it():
+    assert "feature_d: 32\n" in evar.config(f"hf/{encoder('hubert')}", layer=1)
+    with pytest.raises(OptionError, match="model='hf' names no variant, as in hf/facebook/wav2vec2-base"):
+        evar.config("hf")
+
+
+@pytest.mark.slow
+def test_mteb_runs_it():
+    pytest.importorskip("mteb", reason="needs mteb, of the extra of that name")
+    model = mteb.AudioEncoder(f"hf/{encoder('hubert')}", device="cpu", layer=1)
+    described = model.mteb_model_meta
+    assert described.embed_dim == 32
+    assert described.revision.endswith(model.model.weights_sha256[:12])
+    assert mteb.AudioEncoder(described.name, device="cpu").name == model.name
+    assert len(mteb.mock_run(model)) >= 7
 
 
 # What it is
