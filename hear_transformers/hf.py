@@ -18,6 +18,7 @@ import inspect
 import math
 import os
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -62,6 +63,9 @@ VARIANCE_FLOOR = 1e-7
 
 KALDI_WINDOW, KALDI_HOP = 25, 10
 """Window and hop of the frames of `ASTFeatureExtractor`, in ms: the defaults of Kaldi, which it has no options for."""
+
+MOST_WORDS = 300
+"""Letters that are kept of an error of `transformers`, which may advise for pages."""
 
 NOT_AUDIO = ("input_ids", "inputs_embeds", "pixel_values", "pixel_values_videos")
 """First arguments of networks for text, images and video."""
@@ -144,7 +148,8 @@ class Encoder(Trunk):
         numbers = [layer.partition(".")[0] for layer in wanted]
         if LAST in numbers or is_foreign(self.network):
             return
-        deepest, n_blocks = max(map(int, numbers)), self.network.config.num_hidden_layers
+        config: Any = self.network.config
+        deepest, n_blocks = max(map(int, numbers)), config.num_hidden_layers
         lists = [each for each in self.network.modules() if isinstance(each, nn.ModuleList) and len(each) == n_blocks]
         if len(lists) == 1 and deepest < n_blocks:
             del lists[0][deepest + 1 :]
@@ -184,6 +189,7 @@ class Encoder(Trunk):
         n_heard = int(mask[0].sum())  # clips are equally long: behind it an extractor has filled a stride
         return {name: state[:, :n_heard] for name, state in states.items()}
 
+    @torch.compiler.disable  # extractors are of NumPy
     def features(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Return the arguments of the network, as its feature extractor makes them of each waveform alone."""
         weight = next(self.network.parameters())
@@ -528,5 +534,5 @@ def failing(folder: Path, library: Any) -> Iterator[None]:
                 f"{folder} has Python code of its own, which loading it runs; read it, then give --trust-remote-code, "
                 f"in Python {TRUST}=True"
             ) from error
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = textwrap.shorten(str(error), MOST_WORDS) or type(error).__name__
         raise WeightsError(f"{folder}: transformers {library.__version__} cannot load it ({reason})") from error

@@ -195,7 +195,7 @@ def model_meta(model: str, **options: Any) -> Any:
     name = _catalogue_name(model)
     family, variant = name.split("/", 1)
     if family in OPEN_FAMILIES:
-        row = catalogue.describe(family, variant, options)
+        row: Mapping[str, Any] = catalogue.describe(family, variant, options)
         published_as = _of_checkpoint(family, None, row["source"]["sha256"])
     else:
         row = catalogue.sizes()[family][variant]

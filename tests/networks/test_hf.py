@@ -211,6 +211,15 @@ def test_lower_precision_is_near():
     assert rounded.dtype == torch.float32
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["wav2vec2-layer", "whisper"])
+def test_a_card_computes_the_same(name):
+    samples = torch.from_numpy(clip(1.0))[None]
+    found = hf.load_model(encoder(name), device="cuda").embed_scenes(samples.cuda())
+    torch.testing.assert_close(found.cpu(), load(name).embed_scenes(samples), rtol=0, atol=1e-4)
+
+
 def test_random_weights_are_the_same_every_time():
     samples = torch.from_numpy(clip(1.0))[None]
     first, second = (
@@ -355,6 +364,25 @@ def test_damaged_weights(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(WeightsError, match=r"transformers [\d.]+ cannot load it"):
         hf.load_model(tmp_path)
+
+
+class Planted:
+    def __reduce__(self):
+        return Path.write_text, (Path("planted"), "run")
+
+
+def test_code_in_a_file_of_pytorch_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(encoder("hubert") / name, tmp_path)
+    network = transformers.AutoModel.from_pretrained(encoder("hubert"))
+    torch.save(network.state_dict(), "pytorch_model.bin")
+    samples = torch.from_numpy(clip(1.0))[None]
+    assert hf.load_model(tmp_path).embed_scenes(samples).equal(load("hubert").embed_scenes(samples))
+    torch.save({**network.state_dict(), "planted": Planted()}, "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"transformers [\d.]+ cannot load it"):
+        hf.load_model(tmp_path)
+    assert not Path("planted").exists()
 
 
 def test_a_network_of_text(tmp_path):
