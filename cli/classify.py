@@ -14,7 +14,7 @@ from hear_transformers.errors import OptionError
 
 from .failures import one_line
 from .outcomes import Progress
-from .probe import OF_MODEL, load
+from .probe import OF_MODEL, TRUST, load
 
 if TYPE_CHECKING:
     from hear_transformers.bulk.extract import Outcome
@@ -53,7 +53,7 @@ def classify(
 
     held = classifying.read_probe(probe)
     place = place_of(out, options["format"], held)
-    model = load(model_of(held), device)
+    model = load(model_of(held) | {TRUST: options[TRUST]}, device)
     quiet, as_json = options["quiet"], options["as_json"]
     with Progress(quiet=quiet or as_json, as_json=False) as progress:
 

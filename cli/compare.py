@@ -13,6 +13,7 @@ from hear_transformers.errors import OptionError
 
 from .failures import guarded, one_line
 from .imports import importing
+from .parsing import trusting
 from .tables import echo_table
 
 
@@ -28,6 +29,7 @@ from .tables import echo_table
 @click.option("--weights-b", default="", metavar="FILE", help="Checkpoint of B instead of the published one.")
 @click.option("--random-a", is_flag=True, help="Random weights for A: what a network is worth untrained.")
 @click.option("--random-b", is_flag=True, help="Random weights for B.")
+@trusting
 @click.option("--standardise", is_flag=True, help="Scale every number to mean 0 and deviation 1 first.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of k-means and the bootstrap.")
 @click.option(
@@ -54,6 +56,7 @@ def compare_command(
     weights_b: str,
     random_a: bool,
     random_b: bool,
+    trust_remote_code: bool | None,
     standardise: bool,
     seed: int,
     num_workers: int,
@@ -83,6 +86,8 @@ def compare_command(
         options: dict[str, Any] = {"layer": layers} if catalogue.is_own(name) else {}
         if is_random:
             options["pretrained"] = False
+        if trust_remote_code:
+            options["trust_remote_code"] = True
         try:
             models.append(catalogue.load(name, weights, device, options))
         except OptionError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hear_transformers import FAMILIES, __version__
+from hear_transformers import FAMILIES, OPEN_FAMILIES, __version__
 
 from . import signals
 from .checks import TOP_K, check_one_model, check_words, choose_storage, local_output, wants_labels, wants_timestamps
@@ -20,7 +20,7 @@ from .failures import Failure, guarded
 from .imports import importing
 from .logs import log_on_stderr
 from .outcomes import Progress, summarise
-from .parsing import count_or_auto, fraction, milliseconds, parse_network_options
+from .parsing import count_or_auto, fraction, milliseconds, parse_network_options, trusting
 
 if TYPE_CHECKING:
     from hear_transformers.bulk.outputs import OutputOptions
@@ -128,16 +128,22 @@ class InSections(click.Command):
     "models",
     multiple=True,
     metavar="NAME",
-    help=f"{', '.join(FAMILIES)}, a variant, or a module of HEAR's API; several read the audio once, each for a folder "
-    f"of its own, model=passt-base.  [default: {next(iter(FAMILIES))}, or that of --weights]",
+    help=f"{', '.join((*FAMILIES, *OPEN_FAMILIES))}, a variant, or a module of HEAR's API; several read the audio "
+    f"once, each for a folder of its own, model=passt-base.  [default: {next(iter(FAMILIES))}, or that of --weights]",
 )
-@click.option("--variant", metavar="NAME", help="Network of that family.  [default: the first, or that of --weights]")
+@click.option(
+    "--variant",
+    metavar="NAME",
+    help="Network of that family; of hf a folder, or a name such as MIT/ast-finetuned-audioset-10-10-0.4593.  "
+    "[default: the first, or that of --weights]",
+)
 @click.option("--weights", metavar="FILE", help="Checkpoint, or folder of Hugging Face, instead of the published one.")
 @click.option("--weights-prefix", metavar="NAME", help="Of the network in a checkpoint that holds several: student.")
 @click.option(
     "--network", multiple=True, metavar="NAME=VALUE", help="Argument of the network that no tensor says: stride=16."
 )
 @click.option("--normalisation", metavar="MEAN,STD", help="Of the recordings that the network was trained on.")
+@trusting
 @click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")
 @click.option(
     "--pool", metavar="NAME", help="From layer to vector: mean, max, meanmax, meanstd, flat, unroll, cls; or mean,cls."

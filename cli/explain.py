@@ -12,7 +12,7 @@ from hear_transformers.errors import OptionError
 
 from .failures import guarded, one_line
 from .imports import importing
-from .parsing import parse_changes
+from .parsing import parse_changes, trusting
 from .tables import echo_table
 
 METHODS = """\b
@@ -34,6 +34,7 @@ Methods:
 @click.option("--weights", default="", metavar="FILE", help="Checkpoint instead of the published one.")
 @click.option("--random", "is_random", is_flag=True, help="Random weights, to try the command without a checkpoint.")
 @click.option("--network", multiple=True, metavar="NAME=VALUE", help="Argument of the network: stride=16.")
+@trusting
 @click.option("--class", "label", metavar="NAME", help="Name or number.  [default: the likeliest, where there is one]")
 @click.option("--layer", metavar="LAYER", help="Explain the embedding of a layer instead of a class: 8, -1, features.")
 @click.option("--pool", metavar="NAME", help="With --layer: mean of the patches, or cls for the class tokens.")
@@ -113,7 +114,7 @@ def load(clip: str, layer: str | None, pool: str | None, given: dict[str, Any]) 
     name = given["model"]
     if name is None and given["variant"] is None:
         name = catalogue.family_of_checkpoint(given["weights"])
-    options = {"variant": given["variant"], "layer": layer, "pool": pool}
+    options = {name: given[name] for name in ("variant", "trust_remote_code")} | {"layer": layer, "pool": pool}
     if changes := parse_changes("--network", given["network"]):
         options["network"] = changes
     if given["is_random"]:

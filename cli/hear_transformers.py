@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hear_transformers import __version__
+from hear_transformers import OPEN_FAMILIES, __version__
 
 from .compare import compare_command
 from .doctor import doctor_command
@@ -19,7 +19,7 @@ from .explain import explain_command
 from .explore import explore_command
 from .failures import guarded, printable
 from .hear import hear_group, search_working_folder
-from .parsing import parse_object
+from .parsing import parse_object, trusting
 from .probe import probe_command
 from .search import search_command
 from .selections import selections_command
@@ -74,10 +74,14 @@ def list_command(patterns: tuple[str, ...], as_json: bool) -> None:
         return
     rows = [("", "MODEL", "VARIANT", "PARAMETERS", "MB", "LICENCE", "METRIC", "VERIFIED BY", "HERE")]
     rows += [list_row(model) for model in models]
-    echo_table(rows)
-    if recommended := recommended_rows(models):
+    if models:
+        echo_table(rows)
         click.echo()
+    if recommended := recommended_rows(models):
         echo_table([("FOR", "TAKE", "LICENCE", "WHY"), *recommended])
+        click.echo()
+    for name, about in OPEN_FAMILIES.items():
+        click.echo(f"{name}: {about}")
 
 
 def recommended_rows(models: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -113,26 +117,31 @@ def list_row(model: dict[str, Any]) -> tuple[str, ...]:
 @main.command()
 @click.argument("model", metavar="MODEL")
 @click.argument("variant", required=False, metavar="[VARIANT]")
+@trusting
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with exact numbers.")
 @guarded
-def info(model: str, variant: str | None, as_json: bool) -> None:
+def info(model: str, variant: str | None, trust_remote_code: bool | None, as_json: bool) -> None:
     """Describe a model: layers, defaults, window lengths, weights.
 
     MODEL is a family, whose first variant is described, a variant, or both: passt, base2levelmel, passt/base2levelmel.
+    Of hf, a VARIANT that is on this machine is loaded.
     """
     from hear_transformers import catalogue
 
-    description = catalogue.describe(*catalogue.resolve_own(model, variant))
+    options = {"trust_remote_code": True} if trust_remote_code else {}
+    description = catalogue.describe(*catalogue.resolve_own(model, variant), options)
     if as_json:
         click.echo(json.dumps(description, indent=2))
         return
-    layers = description.pop("layers")
+    layers = description.pop("layers", [])
     for key, value in description_rows(description):
         if isinstance(value, dict):
             click.echo(f"{key}:")
             echo_table([(f"  {name}", as_text(value[name])) for name in value if value[name] is not None])
         else:
             click.echo(f"{key}: {as_text(value)}")
+    if not layers:
+        return
     click.echo()
     rows = [("LAYER", "SIZE", "BANDS", "HOP MS", "SEES MS")]
     for layer in layers:
@@ -185,6 +194,8 @@ Examples:
   hear-transformers download mn10_as      a variant; also panns/cnn14, or panns cnn14
   hear-transformers download panns all    all variants of a family
   hear-transformers download "mn*"        all that fit a pattern
+  hear-transformers download hf m-a-p/MERT-v1-95M
+                                          into the cache of Hugging Face
   hear-transformers download all          everything
 """
 
@@ -203,6 +214,9 @@ def download(model: str, variant: str | None, imagenet: bool) -> None:
     from hear_transformers import catalogue
     from hear_transformers.checkpoints import store
 
+    if model in OPEN_FAMILIES:
+        click.echo(printable(str(catalogue.family(model).find("", variant).folder)))
+        return
     rows = catalogue.downloads(model, variant, imagenet=imagenet)
     sizes = [catalogue.megabytes(row) for row in rows]
     total = megabytes(sum(size or 0.0 for size, _ in sizes), any(guess for _, guess in sizes))

@@ -11,6 +11,11 @@ import click
 
 from hear_transformers.errors import OptionError
 
+trusting = click.option(
+    "--trust-remote-code", is_flag=True, default=None, help="Run Python code beside the weights of --model hf; read it."
+)
+"""Decorator with the option of commands that load models."""
+
 
 def parse_json(option: str, text: str) -> Any:
     """Parse a JSON value."""

@@ -18,7 +18,7 @@ from .checks import check_words
 from .failures import guarded, one_line
 from .imports import importing
 from .outcomes import Progress
-from .parsing import milliseconds, parse_network_options
+from .parsing import milliseconds, parse_network_options, trusting
 from .tables import echo_table
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ OF_MODEL = (
     *("model", "variant", "weights", "weights_prefix", "network", "normalisation", "layer", "pool", "precision"),
     *OF_TIME,
 )
+
+TRUST = "trust_remote_code"
 
 EXAMPLES = """\b
 Examples:
@@ -99,6 +101,7 @@ Probes:
 @click.option("--weights-prefix", metavar="NAME", help="Of the network in a checkpoint that holds several.")
 @click.option("--network", multiple=True, metavar="NAME=VALUE", help="Argument of the network: stride=16.")
 @click.option("--normalisation", metavar="MEAN,STD", help="Of the recordings that the network was trained on.")
+@trusting
 @click.option("--layer", metavar="LAYER", help="8, -1, features, logits, mel, all, or a list: 4,8,12.")
 @click.option("--pool", metavar="NAME", help="From layer to vector: mean, max, meanmax, meanstd, flat, cls.")
 @click.option("--hop-ms", type=float, metavar="MS", help="Time between two frames of events.  [default: the model's]")
@@ -205,8 +208,10 @@ class Wanted:
 
     def loading(self) -> dict[str, Any]:
         """Return the options that load the model again, from any folder."""
-        weights = self.model.get("weights")
-        return self.model if weights is None else self.model | {"weights": str(Path(weights).absolute())}
+        # Whoever uses the probe decides what code to trust.
+        model = {name: value for name, value in self.model.items() if name != TRUST}
+        weights = model.get("weights")
+        return model if weights is None else model | {"weights": str(Path(weights).absolute())}
 
     def embedded(self, embed: Callable[..., T], n: int) -> T:
         """Embed `n` files, with a bar or lines of progress."""
@@ -336,7 +341,7 @@ def load(model: dict[str, Any], device: str) -> Any:
     from hear_transformers import catalogue
 
     name, weights = model.get("model"), model.get("weights") or ""
-    options = {key: model.get(key) for key in OF_MODEL[1:] if key != "weights"}
+    options = {key: model.get(key) for key in (*OF_MODEL[1:], TRUST) if key != "weights"}
     options["network"] = tuple(options["network"] or ())
     words = {**options, "compile": None, "resample": None}
     check_words(name, words, of_its_own=bool(weights or options["network"]), labels=False)

@@ -9,6 +9,7 @@ import click
 
 from .failures import guarded, one_line
 from .imports import importing
+from .parsing import trusting
 from .tables import echo_table
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ time matches have times, and the best time of the query counts.
     help=f"Least cosine: of matches, or of near-duplicates.  [default: {THRESHOLD} for these]",
 )
 @click.option("--weights", default="", metavar="FILE", help="Checkpoint that made the table, if not the published one.")
+@trusting
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps or cpu.")
 @click.option(
     "--ann/--exact",
@@ -65,6 +67,7 @@ def search_command(
     near_duplicates: bool,
     threshold: float | None,
     weights: str,
+    trust_remote_code: bool | None,
     device: str,
     ann: bool | None,
     as_json: bool,
@@ -102,7 +105,9 @@ def answers_to_sounds(
     from hear_transformers.explore import queries as asking
 
     by_row = [asking.row_of(query, index.rows) for query in queries]
-    model = None if None not in by_row else asking.load_model(index.rows, weights, device)
+    model = (
+        None if None not in by_row else asking.load_model(index.rows, weights, device, trusted=bool(trust_remote_code))
+    )
     search = searcher(index, ann)
     for query, row in zip(queries, by_row, strict=True):
         if row is None:

@@ -15,7 +15,7 @@ from hear_transformers.errors import OptionError
 from .failures import guarded, one_line
 from .imports import importing
 from .outcomes import Progress
-from .parsing import milliseconds
+from .parsing import milliseconds, trusting
 from .progress import LinesOfProgress
 from .tables import echo_table
 
@@ -68,6 +68,7 @@ def words(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--random-model", "random", multiple=True, metavar="NAME", help="A model with random weights, as a floor."
 )
+@trusting
 @click.option(
     "--layers",
     callback=words,
@@ -116,6 +117,7 @@ def sweep_command(
     data: tuple[str, ...],
     models: tuple[str, ...],
     random: tuple[str, ...],
+    trust_remote_code: bool | None,
     probes: tuple[str, ...],
     study: str | None,
     columns: tuple[str, ...],
@@ -149,7 +151,7 @@ def sweep_command(
     if not (models or random):
         raise click.UsageError("nothing to try; give --model NAME, --random-model NAME, or --study NAME")
     found = data_of(data, columns, label_separator, events=events)
-    passes, skipped = passes_of(models, random, tried.grid, device)
+    passes, skipped = passes_of(models, random, tried.grid, device, trusted=bool(trust_remote_code))
     for line in skipped if not as_json else ():
         click.echo(one_line(f"Skipped: {line}"), err=True)
     with Shown(quiet=as_json) as shown:
@@ -193,7 +195,9 @@ def data_of(texts: Sequence[str], columns: Sequence[str], separator: str, *, eve
     return found
 
 
-def passes_of(models: Sequence[str], random: Sequence[str], grid: Grid, device: str) -> tuple[list[Pass], list[str]]:
+def passes_of(
+    models: Sequence[str], random: Sequence[str], grid: Grid, device: str, *, trusted: bool = False
+) -> tuple[list[Pass], list[str]]:
     """Load the models, and return their passes and what is skipped."""
     from hear_transformers.sweep import settings
 
@@ -205,7 +209,7 @@ def passes_of(models: Sequence[str], random: Sequence[str], grid: Grid, device: 
     passes: list[Pass] = []
     skipped: list[str] = []
     for each in chosen:
-        of_model, lines = settings.passes_of(each, settings.load(each, device), grid)
+        of_model, lines = settings.passes_of(each, settings.load(each, device, trusted=trusted), grid)
         passes += of_model
         skipped += lines
     return passes, skipped

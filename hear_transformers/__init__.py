@@ -22,3 +22,8 @@ FAMILIES = {
     "beats": "BEATs, Chen et al., ICML 2023; OpenBEATs, NatureBEATs, and PretrainedSED's with strong labels",
 }
 """Every family of networks: module name -> one line for people. The first one is the command line's default."""
+
+OPEN_FAMILIES = {
+    "hf": "any audio encoder of Hugging Face; its variant is a folder, or a name such as facebook/wav2vec2-base"
+}
+"""Families without a table of variants: module name -> one line for people."""

@@ -17,7 +17,7 @@ from importlib.resources import files
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from . import FAMILIES
+from . import FAMILIES, OPEN_FAMILIES
 from .checkpoints import caches, published, store
 from .checkpoints.published import Checkpoint
 from .embedding.choices import check_choice
@@ -40,6 +40,9 @@ ALL = "all"
 
 LIST = "hear-transformers list"
 
+OWN = {**FAMILIES, **OPEN_FAMILIES}
+"""Every family, with a table of variants or without."""
+
 OR_MODULE = ", or a module that follows the HEAR API"
 
 YARDSTICK = ("ast", "audioset_10_10")
@@ -57,8 +60,8 @@ def sizes() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
 
 def family(name: str) -> ModuleType:
     """Import the module of a family; raise OptionError that lists the families for an unknown name."""
-    if name not in FAMILIES:
-        raise unknown("model", name, FAMILIES)
+    if name not in OWN:
+        raise unknown("model", name, OWN)
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
@@ -82,11 +85,11 @@ def resolve(model: str | None = None, variant: str | None = None) -> tuple[str, 
     if model is None:
         return (next(iter(FAMILIES)), None) if variant is None else _owner("variant", variant)
     name, slash, named = model.removeprefix(f"{PACKAGE}.").partition("/")
-    if name in FAMILIES:
+    if name in OWN:
         if slash and variant not in (None, named):
             raise OptionError(f"model={model!r} and variant={variant!r} are two variants; give one of them")
         variant = named if slash else variant
-        return name, None if variant is None else _variant(name, variant)
+        return name, variant if variant is None or name in OPEN_FAMILIES else _variant(name, variant)
     if not slash and name in _owners():
         if variant in (None, name):
             return _owner("model", name)
@@ -99,7 +102,7 @@ def resolve(model: str | None = None, variant: str | None = None) -> tuple[str, 
 def is_own(model: str) -> bool:
     """Return True for a family or a variant of this package, also under the name of its module."""
     name = model.removeprefix(f"{PACKAGE}.").partition("/")[0]
-    return name in FAMILIES or model != name or model in _owners()
+    return name in OWN or model != name or model in _owners()
 
 
 def resolve_own(model: str | None, variant: str | None = None) -> tuple[str, str | None]:
@@ -109,17 +112,30 @@ def resolve_own(model: str | None, variant: str | None = None) -> tuple[str, str
     return resolve(model, variant)
 
 
+def full_name(model: str) -> str:
+    """Return family and variant of a model of this package under any of its names: "passt/base".
+
+    Raises
+    ------
+    OptionError : the model is unknown, or is a family without a table, of which a variant must be named
+    """
+    name, variant = resolve_own(model)
+    if variant is None and name in OPEN_FAMILIES:
+        raise OptionError(f"model={model!r} names no variant, as in {name}/facebook/wav2vec2-base")
+    return f"{name}/{variant or next(iter(sizes()[name]))}"
+
+
 def as_module(model: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the HEAR module of a model under any of its names, and the keywords of its `load_model`."""
     name, variant = resolve(model, options.get("variant"))
-    if name not in FAMILIES:
+    if name not in OWN:
         return name, dict(options)
     named = {} if variant is None or "variant" in options else {"variant": variant}
     return f"{PACKAGE}.{name}", named | dict(options)
 
 
 def _families() -> str:
-    return ", ".join(FAMILIES)
+    return ", ".join(OWN)
 
 
 @functools.cache
@@ -167,7 +183,7 @@ def _unknown_model(name: str, modules: str = "") -> OptionError:
 
 
 def _known_models(name: str, modules: str = "") -> str:
-    near = similar(name.partition("/")[0], [*FAMILIES, *_owners()])
+    near = similar(name.partition("/")[0], [*OWN, *_owners()])
     asked = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"choose one of {_families()}, a variant ({LIST}){modules}{asked}"
 
@@ -195,6 +211,8 @@ def family_of_checkpoint(path: str) -> str:
     likely = [*owners] or [name for name in FAMILIES if search.holds_any(family(name).FAMILY, content)]
     if len(likely) == 1:
         return likely[0]
+    if not likely and (file / hugging_face.CONFIG).is_file():
+        return next(iter(OPEN_FAMILIES))
     known = "; ".join(f"--model {name} --variant {search.shortened(rows)}" for name, rows in owners.items())
     raise WeightsError(
         f"{path}: its model is not known by its hash, nor by its tensors; "
@@ -233,8 +251,8 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     path : checkpoint; empty for the published one
     device : "auto", or a name of PyTorch ("cuda:1")
     options : for the family's `load_model`; "batch_size", windows per forward pass ("auto" for the device's own);
-        "compile", a number of clips, to compile the network if it pays for so many (`math.inf`: in any case). Other
-        modules take none
+        "compile", a number of clips, to compile the network if it pays for so many (`math.inf`: in any case);
+        "trust_remote_code", which concerns encoders of Hugging Face alone. Other modules take none
 
     Raises
     ------
@@ -255,7 +273,9 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     place = pick_device(device)
     chosen = dict(options or {})
     own, variant = resolve(name, chosen.get("variant"))
-    if own not in FAMILIES:
+    if own not in OPEN_FAMILIES:
+        chosen.pop("trust_remote_code", None)  # there is none
+    if own not in OWN:
         return _load_foreign(own, path, place, chosen)
     chosen["variant"] = variant
     batch_size = chosen.pop("batch_size", None)
@@ -347,7 +367,7 @@ def matches(*patterns: str) -> list[tuple[str, str]]:
     for pattern in patterns or (ALL,):
         wanted = pattern.removeprefix(f"{PACKAGE}.").removesuffix(f"/{ALL}")
         fits = [pair for pair in pairs if wanted == ALL or _fits(pair, wanted)]
-        if not fits:
+        if not fits and pattern not in OPEN_FAMILIES:
             raise _unknown_model(pattern)
         found.update(fits)
     return [pair for pair in pairs if pair in found]
@@ -447,8 +467,14 @@ def _located(row: Checkpoint | None) -> dict[str, Any]:
     }
 
 
-def describe(name: str, variant: str | None = None) -> dict[str, Any]:
-    """Describe one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON."""
+def describe(name: str, variant: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Describe one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON.
+
+    Of a family without a table a variant is loaded, with options of its `load_model`, if it is on this machine.
+    """
+    if name in OPEN_FAMILIES:
+        about = {"family": name, "about": OPEN_FAMILIES[name]}
+        return about if variant is None else about | family(name).describe(variant, **(options or {}))
     variant = next(iter(sizes()[name])) if variant is None else variant
     row = dict(_row(name, variant))
     yardstick = sizes()[YARDSTICK[0]][YARDSTICK[1]]

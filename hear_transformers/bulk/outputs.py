@@ -182,6 +182,7 @@ def model_folders(models: Sequence[Described]) -> list[str]:
     if len(models) == 1:
         return [""]
     names = ["-".join(each.name) if isinstance(each.name, tuple) else each.name for each in models]
+    names = [name.replace("/", "-") for name in names]  # of a repository of Hugging Face
     for name in names:
         if names.count(name) > 1:
             raise OptionError(f"{name} is there twice among the models; name each once")

@@ -99,8 +99,7 @@ def config(model: str, **options: Any) -> str:
     OptionError : the model or an option is unknown, or EVAR has no audio at its sample rate
     WeightsError : its checkpoint is missing
     """
-    family, variant = catalogue.resolve_own(model)
-    name = f"{family}/{variant or next(iter(catalogue.sizes()[family]))}"
+    name = catalogue.full_name(model)
     described = _described(catalogue.load_own(name, "cpu", options))
     if described["sample_rate"] not in SAMPLE_RATES:
         known = ", ".join(map(str, SAMPLE_RATES))

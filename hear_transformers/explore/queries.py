@@ -63,13 +63,14 @@ def row_of(query: str, rows: Rows) -> int | None:
     return int(query)
 
 
-def load_model(rows: Rows, weights: str = "", device: str = "auto") -> Any:
+def load_model(rows: Rows, weights: str = "", device: str = "auto", *, trusted: bool = False) -> Any:
     """Load the model that made a table, to embed queries as its rows were.
 
     Parameters
     ----------
     rows : with their provenance
     weights : checkpoint, if it is not the published one
+    trusted : run code beside the weights, of an encoder of Hugging Face that has its own
 
     Raises
     ------
@@ -88,6 +89,8 @@ def load_model(rows: Rows, weights: str = "", device: str = "auto") -> Any:
         options: dict[str, Any] = {
             name: made_with[name] for name in ("network", "normalisation", "weights_prefix") if name in made_with
         }
+        if trusted:
+            options["trust_remote_code"] = True
         name = f"{made_with['family']}/{made_with['variant']}"
         model = _read_as(catalogue.load(name, weights, device, options), made_with)
     own = model.provenance()

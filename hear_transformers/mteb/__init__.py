@@ -27,7 +27,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from .. import __version__, catalogue
+from .. import OPEN_FAMILIES, __version__, catalogue
 from ..audio.reading import AudioFile, read_content
 from ..bulk.tables import import_extra
 from ..checkpoints import published
@@ -179,8 +179,7 @@ def _catalogue_name(model: str) -> str:
     organisation, _, name = model.partition("/")
     if organisation == ORGANISATION:
         model = name.replace(".", "/", 1)
-    family, variant = catalogue.resolve_own(model)
-    return f"{family}/{variant or next(iter(catalogue.sizes()[family]))}"
+    return catalogue.full_name(model)
 
 
 def model_meta(model: str, **options: Any) -> Any:
@@ -196,10 +195,15 @@ def model_meta(model: str, **options: Any) -> Any:
     OptionError : MTEB is not installed, or the model or an option is unknown
     """
     name = _catalogue_name(model)
-    family, variant = name.split("/")
-    row = catalogue.sizes()[family][variant]
+    family, variant = name.split("/", 1)
+    if family in OPEN_FAMILIES:
+        row: Mapping[str, Any] = catalogue.describe(family, variant, options)
+        published_as = _of_checkpoint(family, None, row["source"]["sha256"])
+    else:
+        row = catalogue.sizes()[family][variant]
+        published_as = _of_checkpoint(family, row["checkpoint"])
     n_parameters, size = row["parameters"], row["scene_embedding_size"]
-    if options:
+    if options and family not in OPEN_FAMILIES:
         keywords = {key: value for key, value in options.items() if key not in ("weights", "batch_size", "compile")}
         keywords |= {"variant": variant, "pretrained": False}
         size = catalogue.family(family).load_model(**keywords).scene_embedding_size
@@ -219,17 +223,18 @@ def model_meta(model: str, **options: Any) -> Any:
         languages=None,
         use_instructions=False,
         release_date=None,
-        **_of_checkpoint(family, row["checkpoint"]),
+        **published_as,
     )
 
 
-def _of_checkpoint(family: str, name: str | None) -> dict[str, Any]:
-    """Return what the manifest says of published weights, in the words of ModelMeta."""
+def _of_checkpoint(family: str, name: str | None, sha256: str | None = None) -> dict[str, Any]:
+    """Return what the manifest says of published weights, in the words of ModelMeta; of others their hash is known."""
     found = published.find(family, name) if name else None
     tasks = TASKS_OF.get(found.trained_on or "") if found else None
+    told_apart_by = (found.sha256 or found.name) if found else sha256 or "unpublished"
     return {
         # Embeddings change with the weights and with the package.
-        "revision": f"{__version__}-{(found.sha256 or found.name)[:12] if found else 'unpublished'}",
+        "revision": f"{__version__}-{told_apart_by[:12]}",
         "license": found.licence.lower() if found else None,
         "open_weights": found is not None,
         "reference": found.source if found else None,

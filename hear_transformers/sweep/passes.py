@@ -112,7 +112,7 @@ class Pass:
         self.scene_embedding_size = sizes[0] if self.is_along_time else sizes[1]
         made_by = hashlib.sha256(json.dumps(self.provenance(), sort_keys=True).encode()).hexdigest()
         times = "" if self.hop_ms is None else f"-{self.window_ms:g}-{self.hop_ms:g}"
-        self.name = f"{'-'.join(self.model.name)}-{self.framing}{times}-{made_by[:FEW_DIGITS]}"
+        self.name = f"{'-'.join(self.model.name).replace('/', '-')}-{self.framing}{times}-{made_by[:FEW_DIGITS]}"
 
     @property
     def is_along_time(self) -> bool:

@@ -52,11 +52,16 @@ class Grid:
                 raise unknown("framing", framing, (SCENE, *FRAMINGS))
 
 
-def load(chosen: Chosen, device: str = "auto") -> Embedder:
-    """Load a model; raise OptionError for one of another package, whose layers nobody knows."""
+def load(chosen: Chosen, device: str = "auto", *, trusted: bool = False) -> Embedder:
+    """Load a model; raise OptionError for one of another package, whose layers nobody knows.
+
+    `trusted` runs code beside the weights of encoders of Hugging Face that have their own.
+    """
     if not catalogue.is_own(chosen.name):
         raise OptionError(f"model={chosen.name!r} is none of this package, and others do not tell layers apart")
     options = {"pretrained": False} if chosen.is_random else {}
+    if trusted:
+        options["trust_remote_code"] = True
     try:
         model = catalogue.load(chosen.name, chosen.weights, device, options)
     except OptionError as error:

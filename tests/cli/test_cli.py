@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from hear_transformers import FAMILIES, __version__, catalogue, efficientat, labels
+from hear_transformers import FAMILIES, OPEN_FAMILIES, __version__, catalogue, efficientat, labels
 from hear_transformers.errors import HearTransformersWarning
 
 
@@ -615,7 +615,10 @@ def test_info_finds_the_model_of_a_variant(installed_command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["info", "pasta"], f"model='pasta' is unknown; choose one of {', '.join(FAMILIES)}, a variant"),
+        (
+            ["info", "pasta"],
+            f"model='pasta' is unknown; choose one of {', '.join([*FAMILIES, *OPEN_FAMILIES])}, a variant",
+        ),
         (["info", "pasta", "base"], "model='pasta' is unknown; choose one of tiny"),
         (["info", "efficientat", "mn99"], "variant='mn99' is unknown"),
         (["download", "efficientat", "mn99"], "did you mean mn10_as or"),
