@@ -25,6 +25,7 @@ BASE = Row(
     window_ms=640.0,
     hop_ms=50.0,
     probe="logistic",
+    clips_per_class=None,
     metric="accuracy",
     is_main=True,
     value=0.9,
@@ -81,6 +82,7 @@ ROWS = st.builds(
     **dict.fromkeys(("window_ms", "value", "low", "high", "seconds_per_hour"), FLOATS),
     **dict.fromkeys(("size", "clips"), st.integers()),
     hop_ms=st.none() | FLOATS,
+    clips_per_class=st.none() | st.integers(),
     is_main=st.booleans(),
 )
 
@@ -116,7 +118,7 @@ def test_columns_may_stand_in_another_order(tmp_path):
         (lambda text: text.replace("window_ms", "window"), r"missing or unknown: window, window_ms"),
         (lambda text: text.replace("640.0", "wide"), r"line 2: window_ms='wide' is no float"),
         (lambda text: text.replace("True", "yes"), r"line 2: is_main='yes' is no bool"),
-        (lambda text: text[: len(text) // 2 + 60], r"line 2: has \d+ cells, the header 17"),
+        (lambda text: text[: len(text) // 2 + 60], r"line 2: has \d+ cells, the header 18"),
         (lambda text: "", r"is no table of a sweep"),
     ],
 )
