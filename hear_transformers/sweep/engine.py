@@ -272,7 +272,7 @@ def _probed(
     jobs = options.jobs if len(settings) > FEW_SCORES else 1
     scored = _scored(subject, files, options.probes, out / SCORES, jobs)
     for (found, cell, probe), scores in zip(settings, scored, strict=True):
-        command = command_of(data.source, data.layout.columns, found, cell)
+        command = command_of(data.source, data.layout.columns, found, cell, along_time=subject.along_time)
         yield from _rows(data, subject, found, cell, scores, probe=probe, clips_per_class=n, command=command)
         options.on_score()
 

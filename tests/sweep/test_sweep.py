@@ -72,6 +72,21 @@ def test_the_command_of_a_row_embeds_with_its_setting(labelled, sweep, installed
         assert archive["embedding"].shape == (rows[0]["size"],)
 
 
+@pytest.mark.parametrize("framing", ["scene", "windowed", "native"])
+@pytest.mark.parametrize(("layer", "pool"), [("5", "max"), ("mel+2", "mean")])
+def test_the_command_of_a_row_embeds_what_was_scored(labelled, sweep, installed_command, framing, layer, pool):
+    how = ["--layers", layer, "--pool", pool, "--framing", framing, "--num-workers", 0]
+    rows = rows_of(sweep("--json", *how, *([] if framing == "scene" else ["--window-ms", 700.5, "--hop-ms", 100.25])))
+    program, *arguments = shlex.split(rows[0]["command"])
+    assert installed_command(program)(*arguments, "--num-workers", 0).exit_code == 0
+    scored, again = (sorted(labelled.glob(f"{folder}/**/*.npz")) for folder in ("sweep/embeddings", "embeddings"))
+    assert [path.name for path in scored] == [path.name for path in again]
+    for one, other in zip(scored, again, strict=True):
+        with np.load(one) as expected, np.load(other) as found:
+            assert found["embedding"].shape == (rows[0]["size"],)
+            np.testing.assert_allclose(found["embedding"], expected["embedding"], rtol=1e-6, atol=1e-6)
+
+
 def test_one_pass_serves_all_layers_and_poolings(labelled, sweep, monkeypatch):
     passes = []
     compute = forward.WindowEmbedder._compute
