@@ -56,7 +56,8 @@ Studies:
 
 Each model runs once for a framing, a window and a hop, whatever the number of layers and poolings, and audio is decoded
 once for all of them. Embeddings and scores are kept in --out: the same command again computes what is missing, and what
-another command finds there stands in the same report. What a model cannot serve is skipped, and a line says so.
+another command finds there stands in the same report. S/HOUR is seconds of compute for an hour of audio: on a CPU those
+of all cores together, on a card elapsed ones. What a model cannot serve is skipped, and a line says so.
 """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ class Chosen:
 
 @dataclass(slots=True)
 class Cost:
-    """Seconds of compute, and of the audio that they were for."""
+    """Seconds of compute, see `_clock`, and of the audio that they were for."""
 
     seconds: float = 0.0
     audio: float = 0.0
@@ -139,36 +139,42 @@ class Pass:
 
     def stream_scene(self, blocks: Iterable[Tensor], *, batch_size: int | None = None) -> Tensor:
         """Embed one clip as its audio arrives."""
-        with _Streaming(blocks, self.cost, self.sample_rate) as arriving:
+        with _Streaming(blocks, self) as arriving:
             return self.model.stream_scene(arriving, batch_size=batch_size)
 
     def stream_timestamps(
         self, blocks: Iterable[Tensor], *, batch_size: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Embed one clip along time as its audio arrives."""
-        with _Streaming(blocks, self.cost, self.sample_rate) as arriving:
+        with _Streaming(blocks, self) as arriving:
             yield from self.model.stream_timestamps(arriving, batch_size=batch_size)
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Return what seconds of compute are read from: of a CPU, which others may use too, those of all our threads."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 class _Streaming:
     """Counts the audio of a clip that arrives, and the time until its end but for what is spent on its arrival."""
 
-    def __init__(self, blocks: Iterable[Tensor], cost: Cost, sample_rate: int) -> None:
-        self.blocks, self.cost, self.sample_rate = blocks, cost, sample_rate
+    def __init__(self, blocks: Iterable[Tensor], found: Pass) -> None:
+        self.blocks, self.cost, self.sample_rate = blocks, found.cost, found.sample_rate
+        self.now = _clock(found.model.device)
 
     def __enter__(self) -> Iterator[Tensor]:
-        self.began = time.perf_counter()
+        self.began = self.now()
         return self._counted()
 
     def __exit__(self, *error: object) -> None:
-        self.cost.seconds += time.perf_counter() - self.began
+        self.cost.seconds += self.now() - self.began
 
     def _counted(self) -> Iterator[Tensor]:
         blocks = iter(self.blocks)
         while True:
-            asked = time.perf_counter()
+            asked = self.now()
             block = next(blocks, None)
-            self.began += time.perf_counter() - asked
+            self.began += self.now() - asked
             if block is None:
                 return
             self.cost.audio += block.shape[1] / self.sample_rate
@@ -180,7 +186,7 @@ class _Timed:
 
     def __init__(self, reader: Reader, cost: Cost, sample_rate: int) -> None:
         self.reader, self.cost, self.sample_rate = reader, cost, sample_rate
-        self.device = reader.device
+        self.device, self.now = reader.device, _clock(reader.device)
 
     def plan(self, n_samples: int) -> Plan:
         """Plan the windows of a clip."""
@@ -194,9 +200,9 @@ class _Timed:
 
     def read(self, key: BatchKey, parts: Sequence[tuple[Buffer, Tensor]]) -> Rows:
         """Run the network."""
-        began = time.perf_counter()
+        began = self.now()
         rows = self.reader.read(key, parts)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # else it would be the time to ask for it
-        self.cost.seconds += time.perf_counter() - began
+        self.cost.seconds += self.now() - began
         return rows

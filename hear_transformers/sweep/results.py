@@ -35,7 +35,8 @@ class Row:
     value, low, high : score and its interval
     size : numbers per embedding
     clips : that were scored
-    seconds_per_hour : of compute for an hour of audio, that of all layers and poolings that share the forward pass
+    seconds_per_hour : of compute for an hour of audio, that of all layers and poolings that share the forward pass: on
+        a CPU its time on all cores together, which does not depend on what else runs, on a card elapsed time
     command : that embeds with this setting
     """
 

@@ -22,7 +22,7 @@ CAVEATS = (
     "differences, which needs the predictions of each clip, would be sharper.",
     "The best of many settings is also the luckiest of them: on new clips expect a little less of it.",
     "Seconds of compute are those of the forward pass, which all layers and poolings of a model, framing, window and "
-    "hop share. A shallow layer alone costs less.",
+    "hop share: on a CPU those of all its cores together, on a card elapsed ones. A shallow layer alone costs less.",
 )
 """What a reader should know of all numbers; the first above all."""
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 
 import numpy as np
 import pytest
@@ -293,3 +294,27 @@ def test_the_best_settings_are_printed(labelled, sweep):
     assert done.exit_code == 0, done.stderr
     assert "ACCURACY" in done.stdout
     assert "best: embed-audio clips --model mn01_as" in done.stdout
+
+
+def test_the_cost_does_not_count_what_others_compute(small_weights, monkeypatch):
+    chosen = settings.Chosen("mn01_as", str(small_weights))
+    ((found,), _) = settings.passes_of(
+        chosen, settings.load(chosen, "cpu"), settings.Grid(layers=("2",), pools=("mean",))
+    )
+    now = [100.0]
+    monkeypatch.setattr(time, "process_time", lambda: now[0])
+
+    def blocks():
+        for _ in range(3):
+            now[0] += 50.0  # until it has arrived
+            yield torch.zeros(1, RATE)
+
+    stream_scene = found.model.stream_scene
+
+    def stream(arriving, batch_size=None):
+        now[0] += 2.0
+        return stream_scene(arriving, batch_size=batch_size)
+
+    monkeypatch.setattr(found.model, "stream_scene", stream)
+    found.stream_scene(blocks())
+    assert (found.cost.seconds, found.cost.audio) == (2.0, 3.0)
