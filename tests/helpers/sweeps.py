@@ -45,8 +45,8 @@ def _of(task: str, model: str, axes: dict, rng: np.random.Generator) -> Iterator
                     quality += {"meanstd": 0.02, "cls": -0.03, "flat": 0.01}.get(pool, 0) - 0.01 * np.log2(hop / 25)
                     size = features * {"meanstd": 2, "flat": 8}.get(pool, 1)
                     for probe, shots in product(axes.get("probes", ("logistic",)), axes.get("shots", (None,))):
-                        quality -= 0.3 / shots if shots else 0
-                        score = chance + (top - chance) * quality + rng.normal(0, 0.006)
+                        few = 0.3 / shots if shots else 0
+                        score = chance + (top - chance) * (quality - few) + rng.normal(0, 0.006)
                         yield from _metrics(
                             dict(
                                 task=task,

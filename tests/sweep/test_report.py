@@ -219,6 +219,21 @@ def test_an_axis_is_changed_alone_and_vectors_stand_beside_every_pooling():
     assert "pool" not in changes
 
 
+def test_clips_per_class_are_an_axis_with_a_line_for_each_probe(tmp_path):
+    axes = {"windows": (640,), "hops": (50,), "pools": ("mean",), "layers": ("4",)}
+    some = synthetic(("ESC-10",), ("tiny",), **axes, probes=("logistic", "mlp"), shots=(1, 16, None))
+    (found, _) = findings.findings_of(some)
+    lines = findings.by_shots(found)
+    assert list(lines) == ["tiny, logistic", "tiny, mlp"]
+    assert all([row.clips_per_class for row in line] == [1, 16, None] for line in lines.values())
+    report.write(tmp_path, some, title="few")
+    assert {path.name for path in (tmp_path / "plots").glob("*-shots.*")} == {"ESC-10-shots.png", "ESC-10-shots.svg"}
+    assert "| probe | clips per class | clips |" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    (alone, _) = findings.findings_of([row for row in some if row.clips_per_class is None])
+    assert findings.by_shots(alone) == {}
+    assert "clips per class" not in report.markdown(alone.rows, [alone], "all")
+
+
 def test_differences_within_the_intervals_are_called_none():
     (found,) = findings.findings_of([row(0.90), row(0.89, layer="4"), row(0.88, layer="5")])
     (change,) = found.changes
