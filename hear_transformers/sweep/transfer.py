@@ -10,6 +10,7 @@ length that the network was trained on, where it takes shorter ones.
 from __future__ import annotations
 
 import csv
+import json
 import math
 import shlex
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from ..training import loop
 from ..training.initialisation import PUBLISHED, row_with
 from ..training.manifest import Layout
 from ..training.recipes import RECIPES, Recipe, with_changes
-from ..training.train import Options, Training
+from ..training.train import SETTINGS, Options, Training
 from .passes import Chosen
 from .subjects import Data, Scenes, Scores, Subject, told
 
@@ -135,15 +136,19 @@ class Run:
 
     @property
     def command(self) -> str:
-        """Command that trains in this way, for the first split."""
+        """Command that trains as for the first split, once that has been done."""
         task, recipe = self.subject.task, self._recipe(self.subject.task.splits[0])
+        held = self.folder / "1" / SETTINGS
+        seconds = json.loads(json.loads(held.read_text())["recipe"])["seconds"] if held.is_file() else None
         words = ["hear-transformers", "train", "--model", self.chosen.name, "--recipe", WAYS[self.way]]
         for name in ("train", "valid"):
             words += [f"--{name}", str(self._table(1, name))]
         words += ["--label-separator", LAYOUT.separator] if task.multi_label else []
         words += ["--from", self.source] if self.source else []
-        words += ["--multi-label" if task.multi_label else "--single-label", "--epochs", f"{recipe.epochs}"]
-        return shlex.join([*words, "--batch-size", f"{recipe.batch_size}", "--out", "trained"])
+        words += ["--multi-label" if task.multi_label else "--single-label"]
+        words += ["--epochs", f"{recipe.epochs}", "--batch-size", f"{recipe.batch_size}"]
+        words += [] if seconds is None else ["--seconds", f"{seconds:g}"]
+        return shlex.join([*words, "--seed", f"{self.subject.seed}", "--out", "trained"])
 
     def _recipe(self, split: Split) -> Recipe:
         recipe = self.how.recipe(self.way)

@@ -71,7 +71,10 @@ def test_four_ways_are_scored_side_by_side_and_kept(parted, sweep, installed_com
     program, *arguments = shlex.split(command)
     done = installed_command(program)(*arguments)
     assert done.exit_code == 0, done.stderr
-    assert (parted / "trained/best.safetensors").is_file()
+    settings, again = (
+        json.loads((parted / folder / "settings.json").read_text()) for folder in (runs[1].options.out, "trained")
+    )
+    assert again == settings
 
 
 def test_no_clip_is_trained_on_and_tested(labelled, sweep):
