@@ -16,7 +16,10 @@ LOGITS = "logits"
 """Layer that labels are of."""
 
 TIME_OPTIONS = ("hop_ms", "window_ms", "framing", "segment", "overlap")
-"""Options of embeddings along time only."""
+"""Options of embeddings along time."""
+
+OF_SEGMENTS = ("segment", "overlap")
+"""Those of them that go with vectors of segments only."""
 
 OF_ONE_MODEL = ("variant", "weights", "weights_prefix", "network", "normalisation", "labels")
 """Options that mean one network."""
@@ -33,14 +36,18 @@ def check_one_model(models: tuple[str, ...], options: dict[str, Any]) -> None:
 
 
 def wants_timestamps(scene: bool | None, options: dict[str, Any]) -> bool:
-    """Return True for vectors along time, which options about time imply, False for one vector per file."""
-    about_time = [f"--{name.replace('_', '-')}" for name in TIME_OPTIONS if options[name] is not None]
-    if scene and about_time:
+    """Return True for vectors along time, which options about time imply, False for one vector per file.
+
+    With --scene, options about time ask for the mean over vectors along time: "mean_over_time" is set.
+    """
+    given = [name for name in TIME_OPTIONS if options[name] is not None]
+    if scene and (of_segments := [f"--{name}" for name in given if name in OF_SEGMENTS]):
         raise click.UsageError(
-            f"--scene gives one vector per file, so {', '.join(about_time)} would do nothing; "
-            "use --timestamps for vectors along time, or leave it out"
+            f"--scene gives one vector per file, and {', '.join(of_segments)} one per segment; leave one of them out"
         )
-    return not scene if scene is not None else bool(about_time)
+    if scene and given:
+        options["mean_over_time"] = True
+    return not scene if scene is not None else bool(given)
 
 
 def wants_labels(labels: bool, top_k: int | None, options: dict[str, Any], timestamps: bool) -> int:

@@ -110,12 +110,17 @@ def model_of(held: Saved) -> dict[str, Any]:
     if held.model:
         return dict(held.model)
     made_with = held.provenance
-    scene = made_with["scene"]
+    read, *others = [made_with["scene"]] if "scene" in made_with else made_with["timestamps"]
+    along = {}
+    if "scene" not in made_with:
+        lengths = [each["window_ms"] for each in (read, *others)]
+        along = {"mean_over_time": True, "window_ms": lengths, **{key: made_with[key] for key in ("hop_ms", "framing")}}
     return {
         "model": f"{made_with['family']}/{made_with['variant']}",
-        "layer": ",".join(scene["layers"]),
-        "pool": scene["pool"],
+        "layer": ",".join(read["layers"]),
+        "pool": read["pool"],
         "precision": made_with["precision"],
+        **along,
     }
 
 

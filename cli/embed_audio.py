@@ -42,6 +42,8 @@ Examples:
   embed-audio input.wav --layer 8 --out layer8 from the eighth block, elsewhere: a folder holds one kind
   embed-audio clips/ --hop-ms 50 --out table.parquet
                                                a vector every 50 ms, all in one table
+  embed-audio clips/ --hop-ms 50 --scene --out means.parquet
+                                               the mean of these for each file
   embed-audio clips/ --segment 3 --overlap 1 --out table.parquet
                                                a vector for 0-3 s, 2-5 s, ...
   embed-audio --manifest a.Table.1.selections.txt
@@ -148,7 +150,11 @@ class InSections(click.Command):
 @click.option(
     "--pool", metavar="NAME", help="From layer to vector: mean, max, meanmax, meanstd, flat, unroll, cls; or mean,cls."
 )
-@click.option("--scene/--timestamps", default=None, help="One vector per file (default), or vectors along time.")
+@click.option(
+    "--scene/--timestamps",
+    default=None,
+    help="One vector per file (default), with the next three options the mean along time; or vectors along time.",
+)
 @click.option("--hop-ms", type=float, metavar="MS", help="Time between two vectors; implies --timestamps.")
 @click.option(
     "--window-ms", callback=milliseconds, metavar="MS", help="Audio per vector; several: 160,800; implies --timestamps."

@@ -341,7 +341,7 @@ def load(model: dict[str, Any], device: str) -> Any:
     from hear_transformers import catalogue
 
     name, weights = model.get("model"), model.get("weights") or ""
-    options = {key: model.get(key) for key in (*OF_MODEL[1:], TRUST) if key != "weights"}
+    options = {key: model.get(key) for key in (*OF_MODEL[1:], "mean_over_time", TRUST) if key != "weights"}
     options["network"] = tuple(options["network"] or ())
     words = {**options, "compile": None, "resample": None}
     check_words(name, words, of_its_own=bool(weights or options["network"]), labels=False)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hear_transformers.sweep.subjects import Data
 
 PROBES = ("logistic", "knn", "mlp", "clusters")
-STUDIES = ("passt-hear", "mast-clusters")
+STUDIES = ("passt-hear", "mast-clusters", "panns-transfer")
 
 BEST_SHOWN = 5
 """Settings of each task that are printed."""
@@ -50,16 +50,28 @@ Framings:
 Studies:
   passt-hear     levels of layers, windows of 160 ms to 10 s, hops of 25 to 100 ms (2211.13956); of passt/base
   mast-clusters  how well classes are clusters, layer by layer (2303.10757); of mast and ast
+  panns-transfer the network trained from scratch, and on from its weights (fine-tune), beside one linear layer on its
+                 features (logistic) and up to three (mlp) (1912.10211); of panns/cnn14. On a CPU that takes hours:
+                 give a smaller --model, or fewer --epochs
 
 Each model runs once for a framing, a window and a hop, whatever the number of layers and poolings, and audio is decoded
 once for all of them. Embeddings and scores are kept in --out: the same command again computes what is missing, and what
-another command finds there stands in the same report. What a model cannot serve is skipped, and a line says so.
+another command finds there stands in the same report. S/HOUR is seconds of compute for an hour of audio: on a CPU those
+of all cores together, on a card elapsed ones. What a model cannot serve is skipped, and a line says so.
 """
 
 
 def words(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Parse a list of words."""
     return None if value is None else tuple(dict.fromkeys(word.strip() for word in value.split(",")))
+
+
+def counts(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Parse whole numbers from 1 on, in order."""
+    parts = [] if value is None else [part.strip() for part in value.split(",")]
+    if wrong := [part for part in parts if not part.isdecimal() or int(part) < 1]:
+        raise click.BadParameter(f"{wrong[0]!r} is no number of clips; give whole numbers from 1 on, such as 1,4,16")
+    return tuple(sorted({int(part) for part in parts}))
 
 
 @click.command("sweep", epilog=EXAMPLES)
@@ -103,6 +115,14 @@ def words(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option("--label-separator", default=";", show_default=True, metavar="TEXT", help="Between the labels of a clip.")
 @click.option("--folds", type=click.IntRange(2), metavar="N", help="Folds to draw where none are given.  [default: 5]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of folds and probes.")
+@click.option(
+    "--clips-per-class",
+    "shots",
+    callback=counts,
+    metavar="N,...",
+    help="Train on so few clips of each class, too: 1,4.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Of a study that trains networks.  [default: the recipe's]")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, mps or cpu.")
 @click.option(
     "--num-workers", "workers", type=click.IntRange(0), metavar="N", help="Processes that read audio.  [default: auto]"
@@ -125,6 +145,8 @@ def sweep_command(
     label_separator: str,
     folds: int | None,
     seed: int,
+    shots: tuple[int, ...],
+    epochs: int | None,
     device: str,
     workers: int | None,
     jobs: int | None,
@@ -141,11 +163,15 @@ def sweep_command(
     """
     with importing():
         from hear_transformers.bulk.tables import import_extra
-        from hear_transformers.sweep import engine, report, results
+        from hear_transformers.sweep import engine, report, results, transfer
 
     for module in ("sklearn", "scipy", "matplotlib"):
         import_extra("hear-transformers sweep", module, "train")
     tried = studied(study, grid)
+    if epochs is not None and not tried.trains:
+        raise click.UsageError(
+            "--epochs is for a study that trains networks; give --study panns-transfer, or leave it out"
+        )
     if not (models or random):
         models = tried.models
     if not (models or random):
@@ -156,11 +182,13 @@ def sweep_command(
         click.echo(one_line(f"Skipped: {line}"), err=True)
     with Shown(quiet=as_json) as shown:
         options = engine.Options(
-            probes=tuple(dict.fromkeys(probes)) or (tried.probe,),
+            probes=tuple(dict.fromkeys(probes)) or tried.probes,
             n_folds=folds,
             seed=seed,
             workers=workers,
             jobs=jobs,
+            shots=shots,
+            training=transfer.How(epochs=epochs, device=device, log=shown.line) if tried.trains else None,
             on_start=shown.start,
             on_outcome=shown.outcome,
             on_scores=shown.start_scores,
@@ -270,6 +298,12 @@ class Shown:
         assert self.progress is not None
         self.progress.show(outcome)
 
+    def line(self, text: str) -> None:
+        """Show a line of text, of networks that are trained."""
+        self._close()
+        if not self.quiet:
+            click.echo(one_line(text), err=True)
+
     def start_scores(self, task: str, total: int) -> None:
         """Begin with the scores of a task."""
         self._close()
@@ -302,11 +336,12 @@ def show(rows: Sequence[Row], skipped: Sequence[str], failed: Sequence[str], pag
         sys.exit(1 if failed else 0)
     for task in dict.fromkeys(row.task for row in rows):
         best = sorted((row for row in rows if row.task == task and row.is_main), key=goodness, reverse=True)
-        table = [(task, "MODEL", "LAYER", "POOL", "FRAMING", best[0].metric.upper(), "NUMBERS", "S/HOUR")]
+        table = [(task, "MODEL", "LAYER", "POOL", "FRAMING", "PROBE", best[0].metric.upper(), "NUMBERS", "S/HOUR")]
         for row in best[:BEST_SHOWN]:
             times = "" if row.hop_ms is None else f" {row.window_ms:g}/{row.hop_ms:g} ms"
             score = f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
-            cells = (row.model, row.layer, row.pool, row.framing + times, score)
+            few = "" if row.clips_per_class is None else f", {row.clips_per_class} a class"
+            cells = (row.model, row.layer, row.pool, row.framing + times, row.probe + few, score)
             table.append(("", *cells, str(row.size), f"{row.seconds_per_hour:.0f}"))
         echo_table(table)
         click.echo(one_line(f"best: {best[0].command}"))

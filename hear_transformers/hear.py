@@ -101,6 +101,7 @@ class Loader:
         framing: str | None = None,
         segment: float | None = None,
         overlap: float | None = None,
+        mean_over_time: bool = False,
         precision: str = "float32",
         device: str | torch.device = "cpu",
         pretrained: bool = True,
@@ -130,6 +131,7 @@ class Loader:
             ...; each is embedded like a clip of its own. Their timestamp is their centre, `Embedder.spans_ms` returns
             where they begin and end
         overlap : of two segments that follow each other, in s; None is 0
+        mean_over_time : True for scene embeddings that are the mean over the timestamp embeddings
         precision : of the network: "float32", "bfloat16", "float16", "tf32" (CUDA only), or "auto": bfloat16 where
             the device has instructions for it, else float32. Results are always float32
         device : "cpu", as HEAR has it; "cuda", "cuda:1", "mps"; "auto" for the fastest there is
@@ -158,7 +160,7 @@ class Loader:
         """
         family, place, given = self.family, pick_device(device), dict(network or {})
         times: dict[str, Any] = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
-        times |= {"segment": segment, "overlap": overlap}
+        times |= {"segment": segment, "overlap": overlap, "mean_over_time": mean_over_time}
 
         def build(name: str, row: Variant, lost: Collection[str] = ()) -> Embedder:
             row = with_normalisation(row, normalisation)

@@ -200,7 +200,9 @@ def contents_of(
     """
     check_dtype(dtype)
     kind = "timestamps" if timestamps else "scene"
-    made_by = {key: value for key, value in model.provenance().items() if key not in SETTINGS_OF_OTHERS[kind]}
+    made_by = model.provenance()
+    if timestamps or "scene" in made_by:  # else scenes are the mean over the timestamps
+        made_by = {key: value for key, value in made_by.items() if key not in SETTINGS_OF_OTHERS[kind]}
     heard = {} if channel == MIX else {"channel": channel}
     settings = {"embedding": kind, **made_by, **heard, "dtype": dtype}
     columns = model.columns(timestamps=timestamps)

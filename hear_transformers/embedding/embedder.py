@@ -19,7 +19,7 @@ from ..networks.trunk import Trunk
 from . import encode as encoding
 from .choices import check_choice
 from .forward import CPU, WindowEmbedder
-from .framing import FRAMINGS, NO_SAMPLES, SEGMENTS, VECTORS, ClipReader, Framing, Scenes, Segments
+from .framing import FRAMINGS, NO_SAMPLES, SEGMENTS, VECTORS, ClipReader, Framing, MeanOverTime, Scenes, Segments
 from .packing import Result
 from .preparation import evaluate
 from .windows import Buffer, range_ms
@@ -72,10 +72,11 @@ class Embedder(WindowEmbedder):
         self.read_with: dict[str, Any] = {}
         self.labels: tuple[str, ...] | None = None
         self.multi_label = True
-        self._scenes = Scenes.of(self, variant)
-        self._along_time = self._framing_of(variant)
-        self.scene_embedding_size = self.size(variant.scene)
+        of_window = None if variant.mean_over_time else Scenes.of(self, variant)
+        self._along_time = along = self._framing_of(variant)
+        self._scenes: Framing = of_window or MeanOverTime(along.readouts, along)
         self.timestamp_embedding_size = sum(self.size(readout) for readout in variant.timestamps)
+        self.scene_embedding_size = sum(self.size(readout) for readout in self._readouts(False))
 
     def _framing_of(self, variant: Variant) -> Framing:
         """Return the framing of a variant's timestamps; raise OptionError if the network cannot serve it."""
@@ -93,7 +94,8 @@ class Embedder(WindowEmbedder):
     # What an embedding consists of
 
     def _readouts(self, timestamps: bool) -> tuple[Readout, ...]:
-        return self.variant.timestamps if timestamps else (self.variant.scene,)
+        along_time = timestamps or self.variant.mean_over_time
+        return self.variant.timestamps if along_time else (self.variant.scene,)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -142,6 +144,7 @@ class Embedder(WindowEmbedder):
     def provenance(self) -> dict[str, Any]:
         """Describe what makes the embeddings, ready for JSON."""
         variant = self.variant
+        scene = _described(variant.scene) | {"hop_ms": variant.scene_hop_ms}
         return {
             "package": f"hear_transformers {__version__}",
             "family": self.name[0],
@@ -149,7 +152,7 @@ class Embedder(WindowEmbedder):
             "weights_sha256": self.weights_sha256,
             "sample_rate": self.sample_rate,
             "precision": self.precision,
-            "scene": _described(variant.scene) | {"hop_ms": variant.scene_hop_ms},
+            **({} if variant.mean_over_time else {"scene": scene}),
             "timestamps": [_described(readout) for readout in variant.timestamps],
             "hop_ms": variant.hop_ms,
             "framing": variant.framing,
@@ -203,7 +206,8 @@ class Embedder(WindowEmbedder):
         """Embed whole clips as their audio arrives, in memory that does not grow with their duration.
 
         A clip of up to one window is read in one pass; the embedding of a longer one is the mean over windows centred
-        at every multiple of `Variant.scene_hop_ms`, as the authors of PaSST do.
+        at every multiple of `Variant.scene_hop_ms`, as the authors of PaSST do. With `Variant.mean_over_time` it is the
+        mean over the embeddings along time.
 
         Parameters
         ----------
@@ -297,15 +301,17 @@ class Embedder(WindowEmbedder):
             raise AudioError(NO_SAMPLES)
         self.warn_if_slow(clips.device)
         framing = self._scenes.start()
-        if framing.shortest <= n_samples <= framing.windows.lengths[0]:  # nothing to cut, and `torch.export` can follow
-            return self.read(clips, self.variant.scene)
+        if isinstance(framing, Scenes) and framing.shortest <= n_samples <= framing.windows.lengths[0]:
+            return self.read(clips, self.variant.scene)  # nothing to cut, and `torch.export` can follow
         buffer = Buffer(clips, n_samples=n_samples)
         rows = []
         for windows in framing.cuts(n_samples, n_samples):
             starts = windows.starts.tolist()
             cut = torch.cat(buffer.views(starts, windows.length))
-            vectors = self.read(cut, framing.readouts[windows.level])  # (windows * batch, size)
-            rows.append({VECTORS: vectors.unflatten(0, (-1, len(clips)))})  # (windows, batch, size)
+            readout = framing.readouts[windows.level]
+            read = self.read_frames(cut, readout) if framing.by_frame else {VECTORS: self.read(cut, readout)}
+            # (windows * batch, ..., size) -> (windows, ..., batch, size)
+            rows.append({name: each.unflatten(0, (-1, len(clips))).movedim(1, -2) for name, each in read.items()})
         result = framing.join(rows)
         assert result is not None
         return result.embedding.to(clips.device)

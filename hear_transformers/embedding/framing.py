@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -49,11 +49,14 @@ class Framing(ABC):
     Attributes
     ----------
     readouts : one per level, i.e. per window length
-    by_frame : every time position of a window is read on its own, see `WindowEmbedder.read_frames`
     """
 
     readouts: tuple[Readout, ...]
-    by_frame: ClassVar[bool] = False
+
+    @property
+    def by_frame(self) -> bool:
+        """Whether every time position of a window is read on its own, see `WindowEmbedder.read_frames`."""
+        return False
 
     def start(self) -> Self:
         """Return the same framing at the start of another clip."""
@@ -146,6 +149,26 @@ class Windowed(Framing):
 
 
 @dataclass
+class Mean:
+    """The mean of vectors that come one after the other."""
+
+    total: Tensor | float = 0.0
+    count: int = 0
+
+    def add(self, vectors: Tensor) -> None:
+        """Add vectors (n, ..., size)."""
+        summed = vectors.sum(0)
+        # Where it was computed: threads of the CPU wake up slower than a card adds. MPS has no float64.
+        self.total = self.total + (summed.cpu() if summed.is_mps else summed).double()
+        self.count += len(vectors)
+
+    def value(self) -> Tensor:
+        """Return the mean of at least one vector, (..., size)."""
+        assert isinstance(self.total, Tensor)
+        return (self.total / self.count).float()
+
+
+@dataclass
 class Scenes(Framing):
     """One embedding per clip: of one window as long as the clip, or the mean over windows, as the authors of PaSST do.
 
@@ -158,8 +181,7 @@ class Scenes(Framing):
     windows: Windowed
     shortest: int
     n_samples: int | None = field(default=None, init=False)
-    total: Tensor | float = field(default=0.0, init=False)
-    count: int = field(default=0, init=False)
+    mean: Mean = field(default_factory=Mean, init=False)
 
     @classmethod
     def of(cls, model: WindowEmbedder, variant: Variant) -> Self:
@@ -184,17 +206,11 @@ class Scenes(Framing):
     def join(self, rows: Sequence[Rows]) -> Result | None:
         """Return the mean over all windows when the clip has ended."""
         vectors = [of_set[VECTORS] for of_set in rows]  # (windows, ..., size) each
-        if self.n_samples is not None and not self.count and len(vectors[0]) == 1:
+        if self.n_samples is not None and not self.mean.count and len(vectors[0]) == 1:
             return Result(vectors[0][0])
         for each in vectors:
-            summed = each.sum(0)
-            # Where it was computed: threads of the CPU wake up slower than a card adds. MPS has no float64.
-            self.total = self.total + (summed.cpu() if summed.is_mps else summed).double()
-            self.count += len(each)
-        if self.n_samples is None:
-            return None
-        assert isinstance(self.total, Tensor)
-        return Result((self.total / self.count).float())
+            self.mean.add(each)
+        return None if self.n_samples is None else Result(self.mean.value())
 
     def needed_from(self) -> int:
         """Return the first sample that later windows need."""
@@ -345,7 +361,6 @@ class Native(Framing):
     shortest : samples that a chunk must have
     """
 
-    by_frame: ClassVar[bool] = True
     grid: TimeGrid
     chunks: Chunks
     axes: Mapping[str, Axis]
@@ -354,6 +369,11 @@ class Native(Framing):
     n_samples: int | None = field(default=None, init=False)
     chunk: int = field(default=0, init=False)  # the next to keep
     first: int = field(default=0, init=False)  # the next centre
+
+    @property
+    def by_frame(self) -> bool:
+        """Whether every time position of a window is read on its own."""
+        return True
 
     @classmethod
     def of(cls, model: WindowEmbedder, readouts: tuple[Readout, ...], hop_ms: float) -> Self:
@@ -422,6 +442,44 @@ class Native(Framing):
             return self.grid.count(self.n_samples)
         ends = [math.floor(track.end()) for track in self.tracks.values()]
         return self.grid.count(min(ends, default=-1))
+
+
+@dataclass
+class MeanOverTime(Framing):
+    """One embedding per clip: the mean over those along time.
+
+    Parameters
+    ----------
+    along : the framing of these
+    """
+
+    along: Framing
+    n_samples: int | None = field(default=None, init=False)
+    mean: Mean = field(default_factory=Mean, init=False)
+
+    @property
+    def by_frame(self) -> bool:
+        """Whether every time position of a window is read on its own."""
+        return self.along.by_frame
+
+    def start(self) -> Self:
+        """Return the same framing at the start of another clip."""
+        return replace(self, along=self.along.start())
+
+    def cuts(self, stop: int, n_samples: int | None) -> list[WindowSet]:
+        """Return the next windows along time."""
+        self.n_samples = n_samples
+        return self.along.cuts(stop, n_samples)
+
+    def join(self, rows: Sequence[Rows]) -> Result | None:
+        """Return the mean over all embeddings when the clip has ended."""
+        if (result := self.along.join(rows)) is not None:
+            self.mean.add(result.embedding)
+        return None if self.n_samples is None else Result(self.mean.value())
+
+    def needed_from(self) -> int:
+        """Return the first sample that later windows need."""
+        return self.along.needed_from()
 
 
 FRAMINGS: dict[str, type[Windowed] | type[Native]] = {"windowed": Windowed, "native": Native}

@@ -79,6 +79,7 @@ def choose(
     framing: str | None = None,
     segment: float | None = None,
     overlap: float | None = None,
+    mean_over_time: bool = False,
 ) -> Variant:
     """Apply a user's choices to a variant.
 
@@ -100,7 +101,12 @@ def choose(
     if pool is not None:
         changes["pool"] = ",".join(words_of("pool", pool) if isinstance(pool, str) else pool)
     if segment is not None:
-        others = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
+        others = {
+            "hop_ms": hop_ms,
+            "window_ms": window_ms,
+            "framing": framing,
+            "mean_over_time": mean_over_time or None,
+        }
         variant = replace(variant, scene=replace(variant.scene, **changes))
         return in_segments(variant, segment, 0.0 if overlap is None else overlap, others)
     levels = [readout for readout in variant.timestamps if readout.layers != ("mel",)]
@@ -125,6 +131,7 @@ def choose(
         timestamps=tuple(changed(readout) for readout in timestamps),
         hop_ms=variant.hop_ms if hop_ms is None else number("hop_ms", hop_ms),
         framing=framing,
+        mean_over_time=mean_over_time,
     )
 
 

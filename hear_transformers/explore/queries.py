@@ -113,6 +113,7 @@ def _read_as(model: Any, made_with: dict[str, Any]) -> Embedder:
     else:
         timestamps = tuple(map(_readout, made_with["timestamps"]))
         variant = replace(variant, timestamps=timestamps, hop_ms=made_with["hop_ms"], framing=made_with["framing"])
+        variant = replace(variant, mean_over_time=made_with["embedding"] == "scene")
     read = Embedder(model.trunk, variant, name=model.name, device=model.device)
     read.weights_sha256, read.read_with = model.weights_sha256, model.read_with
     return read if read.device == model.device else read.to(model.device)

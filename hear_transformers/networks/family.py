@@ -58,6 +58,7 @@ class Variant:
         long as a scene's window
     hop_ms : distance between timestamps
     framing : "windowed" or "native", see `Embedder`
+    mean_over_time : whether a scene is the mean over the timestamps, instead of a readout of its own
     imagenet : table and row in weights/manifest.toml of the network for images that training may start from; None
         without one
     labels : reads the names of its classes, where they are neither AudioSet's 527 nor in its checkpoint
@@ -71,6 +72,7 @@ class Variant:
     timestamps: tuple[Readout, ...]
     hop_ms: float = 50.0
     framing: str = "windowed"
+    mean_over_time: bool = False
     imagenet: tuple[str, str] | None = None
     labels: Callable[[], tuple[str, ...]] | None = None
 

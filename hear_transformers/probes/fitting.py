@@ -61,14 +61,15 @@ class Fitted:
         """Compute the probability of each class: (clips, size), or maps of clips -> (clips, classes)."""
         if isinstance(embeddings, TokenMaps):
             maxima = prototypes.maxima(embeddings, self.arrays)
-            return _activated(_through_layers(maxima, self.arrays), self.multi_label)
+            return activated(_through_layers(maxima, self.arrays), self.multi_label)
         normal = (np.asarray(embeddings, np.float32) - self.arrays["mean"]) / self.arrays["scale"]
         if self.kind == "knn":
             return _neighbours(normal, self.arrays["rows"], self.arrays["targets"], [int(self.settings["k"])])[0]
-        return _activated(_through_layers(normal, self.arrays), self.multi_label)
+        return activated(_through_layers(normal, self.arrays), self.multi_label)
 
 
-def _activated(logits: Floats, multi_label: bool) -> Floats:
+def activated(logits: Floats, multi_label: bool) -> Floats:
+    """Return the probabilities that logits (clips, classes) mean."""
     if multi_label:
         return 0.5 * (1.0 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
     powers = np.exp(logits - logits.max(1, keepdims=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,6 +186,38 @@ def _check_classes(
                 raise TrainingError(
                     f"{where} has no clip of {missing[0]!r}{more}; add clips, use fewer folds, or leave the class out"
                 )
+
+
+def of_few(task: Task, n: int, seed: int) -> Task:
+    """Return a task with few clips to train on: drawn in turn unless there are enough of all labels of one.
+
+    Parameters
+    ----------
+    task : whose validation and tests stay
+    n : clips of each class; of several labels a clip some classes get more
+    seed : of the draw; more clips hold the fewer ones
+
+    Raises
+    ------
+    OptionError : a class has fewer clips to train on
+    """
+    return replace(task, splits=tuple(replace(split, train=_few(task, split, n, seed)) for split in task.splits))
+
+
+def _few(task: Task, split: Split, n: int, seed: int) -> Rows:
+    counts = task.targets[split.train].sum(0)
+    if (least := int(counts.min())) < n:
+        name = task.classes[int(counts.argmin())]
+        raise OptionError(
+            f"clips per class={n}: to test {split.name!r} there are {least} clips of {name!r} to train on; choose "
+            f"1 to {least}"
+        )
+    taken, left = [], np.full(len(task.classes), n)
+    for row in np.random.default_rng(seed).permutation(split.train).tolist():
+        if (task.targets[row] * left > 0).any():
+            taken.append(row)
+            left = np.maximum(left - task.targets[row], 0)
+    return np.sort(np.array(taken, np.int64))
 
 
 def whole(task: Task) -> Split:

@@ -2,6 +2,7 @@
 
 OUT/embeddings/TASK/model=PASS/    an output for each clip, see `bulk.extract`
 OUT/scores/KEY.json                scores of a probe, by what it was fitted on
+OUT/trained/TASK/MODEL-WAY/        networks that are trained themselves, and what they were trained on
 OUT/costs.json                     seconds of compute and of audio of each pass
 """
 
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +26,18 @@ from ..bulk.tables import import_extra
 from ..errors import OptionError, TrainingError
 from ..files import atomic
 from ..probes.data import extracted
+from . import transfer
 from .commands import command_of
-from .passes import Cell, Pass
+from .passes import FEW_DIGITS, Cell, Pass
 from .results import NO_POOL, Row
-from .subjects import Data, Floats, Scores, Subject, score_key
+from .subjects import Data, Floats, Scenes, Scores, Subject, score_key
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Times = NDArray[np.float64]
 
-EMBEDDINGS, SCORES, COSTS = "embeddings", "scores", "costs.json"
+EMBEDDINGS, SCORES, TRAINED, COSTS = "embeddings", "scores", "trained", "costs.json"
 
 NO_TIMES, NO_PLACES = np.zeros(0), np.zeros(0, np.int64)
 
@@ -57,6 +62,8 @@ class Options:
     seed : of folds and probes
     workers : processes that read audio; None for `workers.default_workers`
     jobs : processes that fit probes; None for one a core, and one if there are `FEW_SCORES`
+    shots : clips of each class to train on, beside all there are, see `probes.tasks.of_few`
+    training : how the networks themselves are trained as well; None for probes alone
     on_start, on_outcome : of the clips, see `extract.extract`
     on_scores : called with the task and the number of scores to come
     on_score : called after each
@@ -67,10 +74,20 @@ class Options:
     seed: int = 0
     workers: int | None = None
     jobs: int | None = None
+    shots: tuple[int, ...] = ()
+    training: transfer.How | None = None
     on_start: Callable[[int], None] = lambda n: None
     on_outcome: Callable[[extract.Outcome], None] = lambda outcome: None
     on_scores: Callable[[str, int], None] = lambda name, n: None
     on_score: Callable[[], None] = lambda: None
+
+
+class Told(TypedDict):
+    """What a row says of how it was scored, see `Row`."""
+
+    probe: str
+    clips_per_class: int | None
+    command: str
 
 
 def check(data: Sequence[Data], passes: Sequence[Pass], options: Options) -> None:
@@ -95,6 +112,10 @@ def check(data: Sequence[Data], passes: Sequence[Pass], options: Options) -> Non
                 )
             for probe in options.probes:
                 subject.check(probe)
+            for n in options.shots:
+                subject.of_few(n)
+            for found in passes if options.training else ():
+                transfer.check(each, subject, found.chosen)
             if not each.is_hear:
                 break
 
@@ -110,14 +131,12 @@ def sweep(data: Sequence[Data], passes: Sequence[Pass], out: Path, options: Opti
     options : how they are scored
     """
     for each in data:
-        subject, files = _embedded(each, passes, out, options)
-        settings = [(found, cell, probe) for found in files for cell in found.cells for probe in options.probes]
-        options.on_scores(each.name, len(settings))
-        jobs = options.jobs if len(settings) > FEW_SCORES else 1
-        found_scores = _scored(subject, files, options.probes, out / SCORES, jobs)
-        for (found, cell, probe), scores in zip(settings, found_scores, strict=True):
-            yield from _rows(each, subject, found, cell, probe, scores)
-            options.on_score()
+        subjects, files = _embedded(each, passes, out, options)
+        for n in (*options.shots, None):
+            of_few = {rate: subject if n is None else subject.of_few(n) for rate, subject in subjects.items()}
+            yield from _probed(each, next(iter(of_few.values())), n, files, out, options)
+            for found, of_pass in files.items() if options.training else ():
+                yield from _trained(each, of_few[_rate(each, found)], n, found, of_pass, out, options)
 
 
 def _served(passes: Sequence[Pass], subject: Subject) -> list[Pass]:
@@ -128,22 +147,30 @@ def _served(passes: Sequence[Pass], subject: Subject) -> list[Pass]:
 # Embeddings
 
 
+def _rate(data: Data, found: Pass) -> int:
+    """Return the sample rate of the audio that a pass reads, 0 for whatever there is."""
+    return found.sample_rate if data.is_hear else 0
+
+
 def _embedded(
     data: Data, passes: Sequence[Pass], out: Path, options: Options
-) -> tuple[Subject, dict[Pass, list[Path]]]:
-    """Embed all clips with all passes, decoding each once: return the clips that all passes have, and their outputs."""
+) -> tuple[dict[int, Subject], dict[Pass, list[Path]]]:
+    """Embed all clips with all passes, decoding each once: return the clips that all have, by `_rate`, and outputs."""
     groups: dict[int, list[Pass]] = {}
     for found in passes:
-        groups.setdefault(found.sample_rate if data.is_hear else 0, []).append(found)
+        groups.setdefault(_rate(data, found), []).append(found)
+    subjects: dict[int, Subject] = {}
     outputs: dict[Pass, dict[int, Path]] = {}
-    for together in groups.values():
+    for rate, together in groups.items():
         subject = data.read(together[0].sample_rate, options.n_folds, options.seed)
         if served := _served(together, subject):
+            subjects[rate] = subject
             outputs |= _extracted(data, subject, served, out, options)
     kept = [i for i in range(len(subject.clips)) if all(i in each for each in outputs.values())]
     if not kept:
         raise TrainingError(f"{data.source}: none of its {len(subject.clips)} clips could be embedded")
-    return subject.taken(kept), {found: [each[i] for i in kept] for found, each in outputs.items()}
+    of_kept = {rate: subject.taken(kept) for rate, subject in subjects.items()}
+    return of_kept, {found: [each[i] for i in kept] for found, each in outputs.items()}
 
 
 def _extracted(
@@ -236,6 +263,37 @@ def _block(path: Path, places: NDArray[np.int64]) -> tuple[Floats, Times]:
 # Scores
 
 
+def _probed(
+    data: Data, subject: Subject, n: int | None, files: Mapping[Pass, Sequence[Path]], out: Path, options: Options
+) -> Iterator[Row]:
+    """Score all settings with all probes that are fitted on `n` clips of each class: yield their rows."""
+    settings = [(found, cell, probe) for found in files for cell in found.cells for probe in options.probes]
+    options.on_scores(data.name, len(settings))
+    jobs = options.jobs if len(settings) > FEW_SCORES else 1
+    scored = _scored(subject, files, options.probes, out / SCORES, jobs)
+    for (found, cell, probe), scores in zip(settings, scored, strict=True):
+        command = command_of(data.source, data.layout.columns, found, cell, along_time=subject.along_time)
+        yield from _rows(data, subject, found, cell, scores, probe=probe, clips_per_class=n, command=command)
+        options.on_score()
+
+
+def _trained(
+    data: Data, subject: Subject, n: int | None, found: Pass, files: Sequence[Path], out: Path, options: Options
+) -> Iterator[Row]:
+    """Score the network of a pass when it is trained on `n` clips of each class: yield rows as of its first cell."""
+    assert options.training is not None
+    assert isinstance(subject, Scenes)  # see `check`
+    workers = default_workers(len(subject.clips)) if options.workers is None else options.workers
+    cell, embeddings, _ = next(_read(found.cells[:1], files))
+    for way in transfer.ways_of(found.chosen):
+        # What was embedded stands for the weights and the audio.
+        key = score_key(subject, f"{way} {options.training.recipe(way)}", embeddings)
+        folder = out / TRAINED / data.name / f"{'-'.join(found.model.name)}-{way}-{key[:FEW_DIGITS]}"
+        run = transfer.Run(subject, found.chosen, way, folder, options.training, workers)
+        scores = _kept(out / SCORES / f"{key}.json", run.score)
+        yield from _rows(data, subject, found, cell, scores, probe=way, clips_per_class=n, command=run.command)
+
+
 def _scored(
     subject: Subject, files: Mapping[Pass, Sequence[Path]], probes: Sequence[str], folder: Path, jobs: int | None
 ) -> Iterator[Scores]:
@@ -257,22 +315,20 @@ def _scores(
 ) -> Scores:
     """Score a probe, or find its scores."""
     path = folder / f"{score_key(subject, probe, embeddings)}.json"
+    return _kept(path, lambda: subject.score(embeddings, times_ms, probe))
+
+
+def _kept(path: Path, score: Callable[[], Scores]) -> Scores:
+    """Return the scores in a file, where they are written if there are none."""
     scores = _read_json(path)
     if not scores:
-        scores = {**subject.score(embeddings, times_ms, probe)}
+        scores = {**score()}
         with atomic(path) as file:
             file.write(json.dumps(scores).encode())
     return scores
 
 
-def _rows(
-    data: Data,
-    subject: Subject,
-    found: Pass,
-    cell: Cell,
-    probe: str,
-    scores: Scores,
-) -> Iterator[Row]:
+def _rows(data: Data, subject: Subject, found: Pass, cell: Cell, scores: Scores, **told: Unpack[Told]) -> Iterator[Row]:
     """Yield a row for each metric."""
     main = next(iter(scores))
     for metric, (value, low, high) in scores.items():
@@ -284,7 +340,6 @@ def _rows(
             framing=found.framing,
             window_ms=found.window_ms,
             hop_ms=found.hop_ms,
-            probe=probe,
             metric=metric,
             is_main=metric == main,
             value=value,
@@ -293,5 +348,5 @@ def _rows(
             size=len(cell.columns),
             clips=len(subject.clips),
             seconds_per_hour=found.cost.per_hour,
-            command=command_of(data.source, data.layout.columns, found, cell),
+            **told,
         )

@@ -12,7 +12,19 @@ import numpy as np
 
 from ..comparison.measures import MEASURES
 from ..training.curves import save
-from .findings import Finding, along, curves, free_axes, front, in_order, interval, is_lower_better, overlap
+from .findings import (
+    SHOTS,
+    Finding,
+    along,
+    by_shots,
+    curves,
+    free_axes,
+    front,
+    in_order,
+    interval,
+    is_lower_better,
+    overlap,
+)
 from .results import Row
 from .words import NAMES, value_of
 
@@ -35,7 +47,7 @@ PRICES: tuple[tuple[str, Callable[[Row], float]], ...] = (
 
 
 def draw(folder: Path, findings: Sequence[Finding]) -> None:
-    """Draw three pictures of each task and main metric, as PNG and SVG: TASK-maps, TASK-cost and TASK-layers."""
+    """Draw pictures of each task and main metric, as PNG and SVG: TASK-maps, TASK-cost, TASK-layers and TASK-shots."""
     stems: set[str] = set()
     for number, finding in enumerate(finding for finding in findings if finding.is_main):
         stem = re.sub(r"[^\w.-]+", "_", finding.task, flags=re.ASCII).strip("._") or "task"
@@ -43,7 +55,9 @@ def draw(folder: Path, findings: Sequence[Finding]) -> None:
         stems.add(stem.casefold())
         lines = curves(finding, findings)
         pictures = {"maps": draw_maps(finding), "cost": draw_cost(finding)}
-        for name, figure in (pictures | ({"layers": draw_curves(lines)} if lines else {})).items():
+        pictures |= {"layers": draw_curves(lines)} if lines else {}
+        pictures |= {"shots": draw_shots(finding.metric, shots)} if (shots := by_shots(finding)) else {}
+        for name, figure in pictures.items():
             for suffix in (".png", ".svg"):
                 save(figure, folder / f"{stem}-{name}{suffix}")
                 figure.set_layout_engine("none")  # which is done, and costs as much as the drawing
@@ -200,6 +214,27 @@ def draw_curves(lines: Mapping[str, Mapping[str, Sequence[Row]]]) -> Any:
         axes.axis("off")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+    return figure
+
+
+def draw_shots(metric: str, lines: Mapping[str, Sequence[Row]]) -> Any:
+    """Draw the score by clips per class that are trained on, a line with its interval for each model and probe."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    values = in_order(SHOTS, [row.clips_per_class for line in lines.values() for row in line])
+    for i, (name, line) in enumerate(lines.items()):
+        x = [values.index(row.clips_per_class) for row in line]
+        low, high = zip(*map(interval, line), strict=True)
+        colour = COLOURS[i % len(COLOURS)]
+        axes.plot(x, [row.value for row in line], color=colour, marker=MARKS[i % len(MARKS)], label=plain(name))
+        axes.fill_between(x, low, high, alpha=0.18, color=colour, linewidth=0)
+    axes.set_xticks(range(len(values)), ["all" if value is None else f"{value}" for value in values])
+    less = " (less is better)" if is_lower_better(metric) else ""
+    axes.set(xlabel=NAMES[SHOTS], ylabel=plain(f"{metric}{less}"))
+    axes.grid(alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
 
 

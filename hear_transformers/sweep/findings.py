@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from ..comparison.measures import LOWER, MEASURES
 from .results import NO_POOL, Row
 
-AXES = ("layer", "pool", "framing", "window_ms", "hop_ms", "probe")
+SHOTS = "clips_per_class"
+"""Axis of how many clips are trained on."""
+
+AXES = ("layer", "pool", "framing", "window_ms", "hop_ms", "probe", SHOTS)
 """Of a setting of a model."""
 
 
@@ -180,6 +183,15 @@ def free_axes(rows: Iterable[Row], best: Row) -> tuple[str, ...]:
     times = {(row.framing, row.window_ms, row.hop_ms) for row in rows if row.model == best.model}
     own = [each for each in times if each[0] == best.framing]
     return ("framing", "window_ms", "hop_ms") if len(own) == 1 < len(times) else ()
+
+
+def by_shots(finding: Finding) -> dict[str, tuple[Row, ...]]:
+    """Return scores by clips per class for each model and probe, at its best setting; none where that is no axis."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in finding.rows:
+        found.setdefault((row.model, row.probe), []).append(row)
+    lines = {", ".join(key): along(rows, max(rows, key=_rank), SHOTS) for key, rows in found.items()}
+    return {name: line for name, line in lines.items() if len(line) > 1}
 
 
 def curves(finding: Finding, findings: Iterable[Finding]) -> dict[str, dict[str, tuple[Row, ...]]]:

@@ -3,9 +3,10 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const of = (id) => document.getElementById(id);
 const columns = data.columns, n = columns.value.length, ANY = -1, MANY = 100;
 const FEW = 0.05; // of the worst scores have one colour, so that an outlier does not take all colours
-const WORDS = ["model", "layer", "pool", "framing", "window_ms", "hop_ms", "probe"];
+const SHOTS = "clips_per_class"; // of which there is a column only where it says something
+const WORDS = ["model", "layer", "pool", "framing", "window_ms", "hop_ms", "probe", SHOTS].filter((name) => name !== SHOTS || columns[name].some((each) => each !== null));
 const SHOWN = ["model", "score", ...WORDS.slice(1), "clips", "size", "seconds_per_hour"];
-const CALLED = { window_ms: "window", hop_ms: "hop", seconds_per_hour: "s per hour" };
+const CALLED = { window_ms: "window", hop_ms: "hop", clips_per_class: "clips per class", seconds_per_hour: "s per hour" };
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const COLOURS = [["#0072b2", "#56b4e9"], ["#e69f00"], ["#009e73"], ["#cc79a7"], ["#d55e00"], ["#56b4e9", "#0072b2"], ["#8a8a8a"]]; // of Okabe and Ito
 // Cividis in ten steps: the same order of lightness for all eyes.
@@ -34,6 +35,7 @@ function text(i, name) {
   if (name === "score") return columns.value[i] === null ? "none" : `${score(columns.value[i])} (${span(i)})`;
   const value = word(i, name);
   if (name === "window_ms" || name === "hop_ms") return value === null ? "own" : `${value} ms`;
+  if (name === SHOTS) return value === null ? "all" : String(value);
   if (name === "seconds_per_hour") return short(value);
   if (name === "size" || name === "clips") return value.toLocaleString("en");
   return value === "" ? "none" : String(value);

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..embedding.embedder import Embedder
-from ..embedding.packing import BatchKey, Plan, Reader, Result, Rows
+from ..embedding.packing import BatchKey, Plan, Reader, Rows
 from ..embedding.windows import Buffer
 
 SCENE = "scene"
@@ -50,7 +50,7 @@ class Chosen:
 
 @dataclass(slots=True)
 class Cost:
-    """Seconds of compute, and of the audio that they were for."""
+    """Seconds of compute, see `_clock`, and of the audio that they were for."""
 
     seconds: float = 0.0
     audio: float = 0.0
@@ -81,7 +81,7 @@ class Cell:
 
 @dataclass(eq=False)
 class Pass:
-    """A model in one framing, as `pipeline.Model`; scenes of a framing along time are the mean over its embeddings.
+    """A model in one framing, as `pipeline.Model`, that counts what it costs.
 
     Attributes
     ----------
@@ -105,11 +105,10 @@ class Pass:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        self.places = self.model.columns_by_pool(timestamps=self.is_along_time)
+        self.places = self.model.columns_by_pool()
         self.sample_rate, self.precision = self.model.sample_rate, self.model.precision
         self.layers = self.model.layers
-        sizes = self.model.timestamp_embedding_size, self.model.scene_embedding_size
-        self.scene_embedding_size = sizes[0] if self.is_along_time else sizes[1]
+        self.scene_embedding_size = self.model.scene_embedding_size
         made_by = hashlib.sha256(json.dumps(self.provenance(), sort_keys=True).encode()).hexdigest()
         times = "" if self.hop_ms is None else f"-{self.window_ms:g}-{self.hop_ms:g}"
         self.name = f"{'-'.join(self.model.name).replace('/', '-')}-{self.framing}{times}-{made_by[:FEW_DIGITS]}"
@@ -132,55 +131,50 @@ class Pass:
 
     def provenance(self) -> dict[str, Any]:
         """Describe what makes the embeddings, ready for JSON."""
-        made_by = self.model.provenance()
-        if not self.is_along_time:
-            return made_by
-        along = {"hop_ms": made_by["hop_ms"], "framing": made_by["framing"]}
-        return {**made_by, "scene": {"mean_over": made_by["timestamps"], **along}}
+        return self.model.provenance()
 
     def reader(self, *, timestamps: bool, batch_size: int | None = None) -> Reader:
         """Return what reads whole clips; None leaves the batch size to the model."""
-        reader = self.model.reader(timestamps=self.is_along_time, batch_size=batch_size)
-        return _Timed(reader, self.cost, self.sample_rate, averages=self.is_along_time and not timestamps)
+        return _Timed(self.model.reader(timestamps=timestamps, batch_size=batch_size), self.cost, self.sample_rate)
 
     def stream_scene(self, blocks: Iterable[Tensor], *, batch_size: int | None = None) -> Tensor:
         """Embed one clip as its audio arrives."""
-        if not self.is_along_time:
-            with _Streaming(blocks, self.cost, self.sample_rate) as arriving:
-                return self.model.stream_scene(arriving, batch_size=batch_size)
-        total, count = torch.zeros(1, dtype=torch.float64), 0
-        for embeddings, _ in self.stream_timestamps(blocks, batch_size=batch_size):
-            total = total + embeddings.double().cpu().sum(1)
-            count += embeddings.shape[1]
-        return (total / count).float()
+        with _Streaming(blocks, self) as arriving:
+            return self.model.stream_scene(arriving, batch_size=batch_size)
 
     def stream_timestamps(
         self, blocks: Iterable[Tensor], *, batch_size: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Embed one clip along time as its audio arrives."""
-        with _Streaming(blocks, self.cost, self.sample_rate) as arriving:
+        with _Streaming(blocks, self) as arriving:
             yield from self.model.stream_timestamps(arriving, batch_size=batch_size)
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Return what seconds of compute are read from: of a CPU, which others may use too, those of all our threads."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 class _Streaming:
     """Counts the audio of a clip that arrives, and the time until its end but for what is spent on its arrival."""
 
-    def __init__(self, blocks: Iterable[Tensor], cost: Cost, sample_rate: int) -> None:
-        self.blocks, self.cost, self.sample_rate = blocks, cost, sample_rate
+    def __init__(self, blocks: Iterable[Tensor], found: Pass) -> None:
+        self.blocks, self.cost, self.sample_rate = blocks, found.cost, found.sample_rate
+        self.now = _clock(found.model.device)
 
     def __enter__(self) -> Iterator[Tensor]:
-        self.began = time.perf_counter()
+        self.began = self.now()
         return self._counted()
 
     def __exit__(self, *error: object) -> None:
-        self.cost.seconds += time.perf_counter() - self.began
+        self.cost.seconds += self.now() - self.began
 
     def _counted(self) -> Iterator[Tensor]:
         blocks = iter(self.blocks)
         while True:
-            asked = time.perf_counter()
+            asked = self.now()
             block = next(blocks, None)
-            self.began += time.perf_counter() - asked
+            self.began += self.now() - asked
             if block is None:
                 return
             self.cost.audio += block.shape[1] / self.sample_rate
@@ -188,17 +182,17 @@ class _Streaming:
 
 
 class _Timed:
-    """A reader whose time is taken, and whose embeddings along time are averaged if they are to be one."""
+    """A reader whose time is taken."""
 
-    def __init__(self, reader: Reader, cost: Cost, sample_rate: int, *, averages: bool) -> None:
-        self.reader, self.cost, self.sample_rate, self.averages = reader, cost, sample_rate, averages
-        self.device = reader.device
+    def __init__(self, reader: Reader, cost: Cost, sample_rate: int) -> None:
+        self.reader, self.cost, self.sample_rate = reader, cost, sample_rate
+        self.device, self.now = reader.device, _clock(reader.device)
 
     def plan(self, n_samples: int) -> Plan:
         """Plan the windows of a clip."""
         plan = self.reader.plan(n_samples)
         self.cost.audio += n_samples / self.sample_rate
-        return Plan(plan.sets, _averaged(plan.join)) if self.averages else plan
+        return plan
 
     def batch_size_for(self, key: BatchKey) -> int:
         """Return how many windows are best read at once."""
@@ -206,17 +200,9 @@ class _Timed:
 
     def read(self, key: BatchKey, parts: Sequence[tuple[Buffer, Tensor]]) -> Rows:
         """Run the network."""
-        began = time.perf_counter()
+        began = self.now()
         rows = self.reader.read(key, parts)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # else it would be the time to ask for it
-        self.cost.seconds += time.perf_counter() - began
+        self.cost.seconds += self.now() - began
         return rows
-
-
-def _averaged(join: Callable[[Sequence[Rows]], Result | None]) -> Callable[[Sequence[Rows]], Result | None]:
-    def joined(rows: Sequence[Rows]) -> Result | None:
-        result = join(rows)
-        return None if result is None else Result(result.embedding.mean(0))
-
-    return joined

@@ -14,7 +14,7 @@ from ..errors import OptionError
 from ..explore.page import render
 from ..files import atomic
 from . import figures, words
-from .findings import AXES, Finding, curves, findings_of, is_lower_better
+from .findings import AXES, SHOTS, Finding, curves, findings_of, is_lower_better
 from .results import COLUMNS, NO_POOL, Row, key_of, unique, write_csv, write_parquet
 
 PAGE, TABLE = "report.html", "results.csv"
@@ -79,6 +79,7 @@ def markdown(rows: Sequence[Row], findings: Sequence[Finding], title: str) -> st
 
 
 def _table(columns: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
+    columns = [name for name in columns if name != SHOTS or any(row.clips_per_class for row in rows)]
     yield f"| {' | '.join(words.HEADINGS.get(name, name) for name in columns)} |"
     yield "|---" * len(columns) + "|"
     for row in rows:

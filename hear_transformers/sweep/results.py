@@ -29,12 +29,14 @@ class Row:
     framing : "scene", "windowed" or "native"
     window_ms : receptive field
     hop_ms : distance of two embeddings; None for scenes of the model's own hop
-    probe : a key of `fitting.PROBES`
+    probe : a key of `fitting.PROBES`, or of `transfer.WAYS` where the network is trained itself
+    clips_per_class : that are trained on; None for all there are
     metric : of `metrics`; that which settings are chosen by has `is_main`
     value, low, high : score and its interval
     size : numbers per embedding
     clips : that were scored
-    seconds_per_hour : of compute for an hour of audio, that of all layers and poolings that share the forward pass
+    seconds_per_hour : of compute for an hour of audio, that of all layers and poolings that share the forward pass: on
+        a CPU its time on all cores together, which does not depend on what else runs, on a card elapsed time
     command : that embeds with this setting
     """
 
@@ -46,6 +48,7 @@ class Row:
     window_ms: float
     hop_ms: float | None
     probe: str
+    clips_per_class: int | None
     metric: str
     is_main: bool
     value: float
@@ -60,7 +63,7 @@ class Row:
 COLUMNS: Mapping[str, str] = {field.name: str(field.type) for field in fields(Row)}
 """Name -> type, as `Row` writes it."""
 
-KEY = ("task", "model", "layer", "pool", "framing", "window_ms", "hop_ms", "probe", "metric")
+KEY = ("task", "model", "layer", "pool", "framing", "window_ms", "hop_ms", "probe", "clips_per_class", "metric")
 """What a row is of; the other columns are what was found."""
 
 PARSERS: Mapping[str, Callable[[str], Any]] = {
@@ -68,6 +71,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
     "float | None": lambda text: float(text) if text else None,
+    "int | None": lambda text: int(text) if text else None,
     "bool": {"True": True, "False": False}.__getitem__,
 }
 

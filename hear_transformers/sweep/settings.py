@@ -140,7 +140,8 @@ def _pass(
     along: Mapping[str, Any] = {} if framing == SCENE else {"framing": framing, **times}
     variant = choose(model.variant, model.trunk, layer=layers, pool=pools, **along)
     if framing != SCENE:
-        variant = replace(variant, timestamps=variant.timestamps[:1])  # of presets with several windows the first
+        # Of presets with several windows the first.
+        variant = replace(variant, timestamps=variant.timestamps[:1], mean_over_time=True)
     built = Embedder(model.trunk, variant, name=model.name, precision=model.precision, device=model.device)
     built = built.to(model.device)
     built.weights_sha256, built.read_with = model.weights_sha256, model.read_with

@@ -29,12 +29,14 @@ class Study:
     ----------
     models : where the user names none
     grid : layers, poolings, framings, windows and hops
-    probe : that scores
+    probes : that score
+    trains : whether the networks themselves are trained as well, see `transfer`
     """
 
     models: tuple[str, ...]
     grid: Grid
-    probe: str = "logistic"
+    probes: tuple[str, ...] = ("logistic",)
+    trains: bool = False
 
 
 STUDIES: Mapping[str, Study] = {
@@ -51,8 +53,13 @@ STUDIES: Mapping[str, Study] = {
             ),
         ),
     ),
-    "mast-clusters": Study(("mast", "ast"), Grid(layers=("all",), pools=("mean",)), CLUSTERS),
+    "mast-clusters": Study(("mast", "ast"), Grid(layers=("all",), pools=("mean",)), (CLUSTERS,)),
+    "panns-transfer": Study(
+        ("panns/cnn14",), Grid(layers=("features",), pools=("mean",)), ("logistic", "mlp"), trains=True
+    ),
 }
 """By name: ``passt-hear``, time resolution, level of the layer and receptive field, each with the others as usual
 (Koutini et al., 2211.13956; its embedding is "features+logits"); ``mast-clusters``, how well the classes are clusters
-stage by stage (Zhu and Omar, 2303.10757)."""
+stage by stage (Zhu and Omar, 2303.10757); ``panns-transfer``, a network trained from scratch,
+one trained on, and one and three layers on its embedding, where HEAR's MLP stands for the three (Kong et al.,
+1912.10211)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from ..probes import evaluation, event_evaluation
 from ..probes.data import Clips, Labelled, read_clips, taken_rows
 from ..probes.event_data import Annotated, Frames, is_of_events, read_annotated
 from ..probes.metrics import Score
-from ..probes.tasks import make_task
+from ..probes.tasks import make_task, of_few
 from ..training.manifest import Layout
 
 Floats = NDArray[np.float32]
@@ -91,6 +92,12 @@ class Scenes:
         """Return some of the clips."""
         return Scenes(taken_rows(self.labelled, rows), self.n_folds, self.seed)
 
+    def of_few(self, n: int) -> Scenes:
+        """Return the same with few clips of each class to train on, see `tasks.of_few`."""
+        few = copy.copy(self)
+        few.task = of_few(self.task, n, self.seed)
+        return few
+
     def check(self, probe: str) -> None:
         """Raise OptionError if a probe does not go with the labels."""
         if probe == CLUSTERS and self.task.multi_label:
@@ -107,7 +114,7 @@ class Scenes:
         """
         rows = np.concatenate(embeddings)
         if probe != CLUSTERS:
-            return _told(evaluation.evaluate(rows, self.task, probe, seed=self.seed).scores)
+            return told(evaluation.evaluate(rows, self.task, probe, seed=self.seed).scores)
         evaluation.check(rows, self.task)
         vectors = rows.astype(np.float64)
         found = measures.measure(vectors, self.task.targets.argmax(1), seed=self.seed)
@@ -132,6 +139,10 @@ class Annotations:
         """Return some of the files."""
         return Annotations(self.files.taken(rows), self.n_folds, self.seed)
 
+    def of_few(self, n: int) -> Annotations:
+        """Raise OptionError: of files with many events there is no number of each."""
+        raise OptionError(f"{self.files.source}: clips per class={n} is of clips, and these are events; leave it out")
+
     def check(self, probe: str) -> None:
         """Raise OptionError if a probe does not go with events."""
         if probe == CLUSTERS:
@@ -140,7 +151,7 @@ class Annotations:
     def score(self, embeddings: Sequence[Floats], times_ms: Sequence[Any], probe: str) -> Scores:
         """Score a probe: embeddings (times, size) and times (times,) of each file."""
         frames = Frames(np.arange(len(embeddings)), embeddings, times_ms, {})
-        return _told(event_evaluation.evaluate(frames, self.task, probe, seed=self.seed).scores)
+        return told(event_evaluation.evaluate(frames, self.task, probe, seed=self.seed).scores)
 
     def digest(self) -> str:
         """Return a hash of events and splits."""
@@ -151,7 +162,8 @@ class Annotations:
 Subject = Scenes | Annotations
 
 
-def _told(scores: Mapping[str, Score]) -> Scores:
+def told(scores: Mapping[str, Score]) -> Scores:
+    """Return scores as the tables have them."""
     return {name: (score.value, score.low, score.high) for name, score in scores.items()}
 
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator
 
 from ..probes.metrics import LEVEL
-from .findings import AXES, Change, Finding, goodness, is_lower_better, overlap
+from .findings import AXES, SHOTS, Change, Finding, goodness, is_lower_better, overlap
 from .results import Row
 
-NAMES = {"window_ms": "window", "hop_ms": "hop"}
+NAMES = {"window_ms": "window", "hop_ms": "hop", SHOTS: "clips per class"}
 """Axes whose name for people is another."""
 
-HEADINGS = {"window_ms": "window", "hop_ms": "hop", "seconds_per_hour": "s per hour"}
+HEADINGS = {**NAMES, "seconds_per_hour": "s per hour"}
 """Headings of the columns whose names are others."""
 
 CAVEATS = (
@@ -22,7 +22,7 @@ CAVEATS = (
     "differences, which needs the predictions of each clip, would be sharper.",
     "The best of many settings is also the luckiest of them: on new clips expect a little less of it.",
     "Seconds of compute are those of the forward pass, which all layers and poolings of a model, framing, window and "
-    "hop share. A shallow layer alone costs less.",
+    "hop share: on a CPU those of all its cores together, on a card elapsed ones. A shallow layer alone costs less.",
 )
 """What a reader should know of all numbers; the first above all."""
 
@@ -30,6 +30,8 @@ CAVEATS = (
 def value_of(row: Row, axis: str) -> str:
     """Return the value of an axis for people, with its unit."""
     value = getattr(row, axis)
+    if axis == SHOTS:
+        return "all" if value is None else f"{value}"
     if value is None:
         return "own"
     return f"{value:g} ms" if axis in NAMES else value or "none"
@@ -46,7 +48,8 @@ def text_of(row: Row, column: str) -> str:
 
 def setting_of(row: Row) -> str:
     """Return a setting as words: "tiny, layer 9, pool mean, ..."."""
-    return ", ".join([row.model, *(f"{NAMES.get(axis, axis)} {value_of(row, axis)}" for axis in AXES)])
+    axes = [axis for axis in AXES if axis != SHOTS or row.clips_per_class is not None]
+    return ", ".join([row.model, *(f"{NAMES.get(axis, axis)} {value_of(row, axis)}" for axis in axes)])
 
 
 def score_of(row: Row) -> str:

@@ -201,18 +201,24 @@ class Training:
             lines.append(f"reinitialised: {', '.join(self.fresh)}")
         return lines
 
-    def _advice(self) -> list[str]:
-        """Return a line if the network would mostly train on the silence behind short clips."""
+    def enough_seconds(self) -> tuple[float, float] | None:
+        """Return a length of clips in s that leaves out the silence behind short ones, and the share of work it spares.
+
+        None if that would be little: nearly as long as the clips of this run.
+        """
         shortest, _ = clip_length.clip_limits(self.variant, self.objective.trunk)
         longest = data.longest_of_some(self.train)
         n_samples = max(shortest, round(longest * self.sample_rate))
         share = clip_length.frames_of(self.variant, n_samples) / clip_length.frames_of(self.variant, self.n_samples)
-        if not longest or share > ENOUGH:
+        return (math.ceil(10 * n_samples / self.sample_rate) / 10, 1 - share) if longest and share <= ENOUGH else None
+
+    def _advice(self) -> list[str]:
+        """Return a line if the network would mostly train on the silence behind short clips."""
+        if (enough := self.enough_seconds()) is None:
             return []
-        enough = math.ceil(10 * n_samples / self.sample_rate) / 10
         return [
-            f"the longest of {data.N_LOOKED_AT} clips looked at lasts {longest:.3g} s, what follows is silence: "
-            f"--seconds {enough:g} would spare {100 * (1 - share):.0f} % of the work"
+            f"{data.N_LOOKED_AT} clips that were looked at are shorter, what follows is silence: --seconds "
+            f"{enough[0]:g} would spare {100 * enough[1]:.0f} % of the work"
         ]
 
     def settings(self) -> dict[str, Any]:

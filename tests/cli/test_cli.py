@@ -83,11 +83,23 @@ def test_options_say_what_is_embedded(embed_audio, audio_file, tmp_path, argumen
         assert ("timestamps" in archive) == (len(shape) == 2)
 
 
-@pytest.mark.parametrize("option", ["--hop-ms=50", "--window-ms=160", "--framing=windowed"])
-def test_scene_with_an_option_about_time_is_refused(embed_audio, audio_file, option):
-    result = embed_audio(audio_file(), "--scene", option)
+@pytest.mark.parametrize("options", [["--hop-ms=50"], ["--window-ms=160,400"], ["--framing=native", "--layer=2"]])
+def test_a_scene_with_an_option_about_time_is_the_mean_along_time(embed_audio, audio_file, tmp_path, options):
+    audio_file(seconds=1.3)
+    for kind in ("scene", "timestamps"):
+        result = embed_audio("tone.wav", f"--{kind}", *options, "--out", kind)
+        assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "scene/tone.npz") as mean, np.load(tmp_path / "timestamps/tone.npz") as along:
+        np.testing.assert_allclose(mean["embedding"], along["embedding"].mean(0), rtol=1e-5, atol=1e-6)
+        assert "timestamps" not in mean
+    refused = embed_audio("tone.wav", "--scene", *options, "--out", "timestamps")
+    assert "kind timestamps -> scene" in refused.output
+
+
+def test_a_scene_of_segments_is_refused(embed_audio, audio_file):
+    result = embed_audio(audio_file(), "--scene", "--segment=1")
     assert result.exit_code == 2
-    assert f"{option.partition('=')[0]} would do nothing" in result.stderr
+    assert "--segment one per segment" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,16 @@ def test_a_table_of_embeddings_is_probed_by_folders_and_by_labels(table, probe):
     assert json.loads(result.stdout)["split"] == "given: 0 (4), 1 (4), 2 (4)"
 
 
+def test_the_probe_of_a_table_of_means_along_time_embeds_alike(labelled, probe, installed_command):
+    pytest.importorskip("h5py")
+    embed = installed_command("embed-audio")
+    how = ["--model", "tiny", "--layer", "8", "--window-ms", 300, "--hop-ms", 100, "--scene", "--num-workers", 0]
+    assert embed("clips", *how, "--out", "means.hdf5").exit_code == 0
+    assert probe("means.hdf5", "--out", "mine", "--folds", 3, model=False).exit_code == 0
+    assert embed("clips", "--probe", "mine", "--out", "found.csv", "--num-workers", 0).exit_code == 0
+    assert (labelled / "found.csv").read_text().count("low/low") == 6
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

@@ -61,6 +61,20 @@ def test_blocks_give_the_same_scene(windowed, n_samples):
     torch.testing.assert_close(windowed.stream_scene(clips.split(33_333, 1)), windowed.embed_scenes(clips))
 
 
+@pytest.mark.parametrize("options", [{"layer": [1, "mel"], "framing": "native"}, {"layer": 2, "window_ms": [160, 400]}])
+def test_a_scene_may_be_the_mean_over_time(options):
+    model = load_model(pretrained=False, hop_ms=100, mean_over_time=True, **options)
+    clips = noise(2, 33_000)
+    expected = model.embed_timestamps(clips)[0].mean(1)
+    torch.testing.assert_close(model.embed_scenes(clips), expected)
+    torch.testing.assert_close(model.stream_scene(clips.split(7_000, 1)), expected)
+    torch.testing.assert_close(model(clips), expected)
+    assert model.scene_embedding_size == expected.shape[1] == sum(map(len, model.columns().values()))
+    np.testing.assert_allclose(
+        model.encode([clips[0].numpy()], sampling_rate=32_000)[0], expected[0], rtol=1e-5, atol=1e-6
+    )
+
+
 @pytest.mark.slow
 def test_a_long_scene_is_the_mean_over_its_windows(windowed):
     clips = noise(1, 400_000)

@@ -110,6 +110,7 @@ def test_audio_is_embedded_as_the_table_was(audio_file, tmp_path, search, instal
     embed = installed_command("embed-audio")
     for out, more in (
         ("scenes.parquet", ["--layer", "4,8", "--pool", "meanmax"]),
+        ("means.parquet", ["--layer", "8", "--hop-ms", "100", "--scene"]),
         ("segments.hdf5", ["--segment", "1"]),
     ):
         assert embed("clips", "--out", out, *more, "--quiet", "--num-workers", 0).exit_code == 0

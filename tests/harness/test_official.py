@@ -1,6 +1,7 @@
 """HEAR's official programs, embeddings to scores, on small tasks; and the command that runs them."""
 
 import json
+import math
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from hear_transformers.cli import hear
 from hear_transformers import tiny
 from hear_transformers.errors import HearTransformersError
 from hear_transformers.harness import official, scores
-from hear_transformers.probes import data, evaluation
+from hear_transformers.probes import data, evaluation, event_data, event_evaluation
 from hear_transformers.probes.tasks import make_task
 from tests.helpers import hear_tasks
 from tests.helpers.hear_tasks import EVENT_SECONDS, EVENTS, SCENE_SECONDS, SCENES, needs_harness
@@ -144,6 +145,26 @@ def test_the_mlp_of_probes_scores_what_heareval_does(
         for seed in range(N_SEEDS)
     ]
     official = run.score(TINY, SCENES, "top1_acc")
+    assert abs(np.mean(found) - official) <= MLP_TOLERANCE + np.std(found, ddof=1)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_events_of_probes_are_scored_as_heareval_does(
+    source: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run = request.getfixturevalue(source)
+    model = tiny.load_model()
+    files = event_data.read_annotated(run.tasks_dir / EVENTS, sample_rate=model.sample_rate)
+    clips = [(path, (0.0, math.inf)) for path in files.paths]
+    frames = event_data.embed_frames(files.source, clips, model, tmp_path)
+    settings = {**{name: values[0] for name, values in EVENT_GRID.items()}, "grid_points": 1}
+    task = event_evaluation.make_task(files)
+    found = [
+        event_evaluation.evaluate(frames, task, "mlp", seed=seed, settings=settings).scores["onset_f1_200ms"].value
+        for seed in range(N_SEEDS)
+    ]
+    official = run.score(TINY, EVENTS, "event_onset_200ms_fms")
+    print(f"{source}: heareval {official:.4f}, ours {np.round(found, 4)}")
     assert abs(np.mean(found) - official) <= MLP_TOLERANCE + np.std(found, ddof=1)
 
 

@@ -1,6 +1,7 @@
 """Rows of sweeps that never ran, as like real ones as a few formulas make them."""
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -24,7 +25,8 @@ MODELS = {
 
 
 def rows(tasks: Sequence[str] = tuple(TASKS), models: Sequence[str] = tuple(MODELS), **axes: Sequence) -> list[Row]:
-    """Make the rows of a full grid; `axes` may have fewer windows, hops, pools, layers or probes."""
+    """Make the rows of a full grid; `axes` may have fewer windows, hops, pools, layers or probes, or
+    clips per class, "shots"."""
     rng = np.random.default_rng(0)
     return [row for task in tasks for model in models for row in _of(task, model, axes, rng)]
 
@@ -42,10 +44,19 @@ def _of(task: str, model: str, axes: dict, rng: np.random.Generator) -> Iterator
                     quality = 1 - 0.5 * abs(level - 0.75) ** 1.5 - 0.05 * abs(np.log2(window / fitting)) ** 1.3
                     quality += {"meanstd": 0.02, "cls": -0.03, "flat": 0.01}.get(pool, 0) - 0.01 * np.log2(hop / 25)
                     size = features * {"meanstd": 2, "flat": 8}.get(pool, 1)
-                    for probe in axes.get("probes", ("logistic",)):
-                        score = chance + (top - chance) * quality + rng.normal(0, 0.006)
+                    for probe, shots in product(axes.get("probes", ("logistic",)), axes.get("shots", (None,))):
+                        few = 0.3 / shots if shots else 0
+                        score = chance + (top - chance) * (quality - few) + rng.normal(0, 0.006)
                         yield from _metrics(
-                            dict(task=task, model=model, layer=layer, pool=pool, framing="windowed", probe=probe),
+                            dict(
+                                task=task,
+                                model=model,
+                                layer=layer,
+                                pool=pool,
+                                framing="windowed",
+                                probe=probe,
+                                clips_per_class=shots,
+                            ),
                             dict(
                                 window_ms=float(window), hop_ms=float(hop), size=size, clips=n, seconds_per_hour=seconds
                             ),

@@ -25,6 +25,7 @@ BASE = Row(
     window_ms=640.0,
     hop_ms=50.0,
     probe="logistic",
+    clips_per_class=None,
     metric="accuracy",
     is_main=True,
     value=0.9,
@@ -81,6 +82,7 @@ ROWS = st.builds(
     **dict.fromkeys(("window_ms", "value", "low", "high", "seconds_per_hour"), FLOATS),
     **dict.fromkeys(("size", "clips"), st.integers()),
     hop_ms=st.none() | FLOATS,
+    clips_per_class=st.none() | st.integers(),
     is_main=st.booleans(),
 )
 
@@ -116,7 +118,7 @@ def test_columns_may_stand_in_another_order(tmp_path):
         (lambda text: text.replace("window_ms", "window"), r"missing or unknown: window, window_ms"),
         (lambda text: text.replace("640.0", "wide"), r"line 2: window_ms='wide' is no float"),
         (lambda text: text.replace("True", "yes"), r"line 2: is_main='yes' is no bool"),
-        (lambda text: text[: len(text) // 2 + 60], r"line 2: has \d+ cells, the header 17"),
+        (lambda text: text[: len(text) // 2 + 60], r"line 2: has \d+ cells, the header 18"),
         (lambda text: "", r"is no table of a sweep"),
     ],
 )
@@ -215,6 +217,21 @@ def test_an_axis_is_changed_alone_and_vectors_stand_beside_every_pooling():
     assert [each.layer for each in changes["layer"].rows] == ["1", "9", "features"]
     assert words.change_in_words(changes["layer"]) == "0.900 (9) to 0.600 (1); not told apart from the best: no other"
     assert "pool" not in changes
+
+
+def test_clips_per_class_are_an_axis_with_a_line_for_each_probe(tmp_path):
+    axes = {"windows": (640,), "hops": (50,), "pools": ("mean",), "layers": ("4",)}
+    some = synthetic(("ESC-10",), ("tiny",), **axes, probes=("logistic", "mlp"), shots=(1, 16, None))
+    (found, _) = findings.findings_of(some)
+    lines = findings.by_shots(found)
+    assert list(lines) == ["tiny, logistic", "tiny, mlp"]
+    assert all([row.clips_per_class for row in line] == [1, 16, None] for line in lines.values())
+    report.write(tmp_path, some, title="few")
+    assert {path.name for path in (tmp_path / "plots").glob("*-shots.*")} == {"ESC-10-shots.png", "ESC-10-shots.svg"}
+    assert "| probe | clips per class | clips |" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    (alone, _) = findings.findings_of([row for row in some if row.clips_per_class is None])
+    assert findings.by_shots(alone) == {}
+    assert "clips per class" not in report.markdown(alone.rows, [alone], "all")
 
 
 def test_differences_within_the_intervals_are_called_none():

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 
 import numpy as np
 import pytest
@@ -70,6 +71,21 @@ def test_the_command_of_a_row_embeds_with_its_setting(labelled, sweep, installed
     assert installed_command(program)(*arguments).exit_code == 0
     with np.load(next(labelled.glob("embeddings/**/*.npz"))) as archive:
         assert archive["embedding"].shape == (rows[0]["size"],)
+
+
+@pytest.mark.parametrize("framing", ["scene", "windowed", "native"])
+@pytest.mark.parametrize(("layer", "pool"), [("5", "max"), ("mel+2", "mean")])
+def test_the_command_of_a_row_embeds_what_was_scored(labelled, sweep, installed_command, framing, layer, pool):
+    how = ["--layers", layer, "--pool", pool, "--framing", framing, "--num-workers", 0]
+    rows = rows_of(sweep("--json", *how, *([] if framing == "scene" else ["--window-ms", 700.5, "--hop-ms", 100.25])))
+    program, *arguments = shlex.split(rows[0]["command"])
+    assert installed_command(program)(*arguments, "--num-workers", 0).exit_code == 0
+    scored, again = (sorted(labelled.glob(f"{folder}/**/*.npz")) for folder in ("sweep/embeddings", "embeddings"))
+    assert [path.name for path in scored] == [path.name for path in again]
+    for one, other in zip(scored, again, strict=True):
+        with np.load(one) as expected, np.load(other) as found:
+            assert found["embedding"].shape == (rows[0]["size"],)
+            np.testing.assert_allclose(found["embedding"], expected["embedding"], rtol=1e-6, atol=1e-6)
 
 
 def test_one_pass_serves_all_layers_and_poolings(labelled, sweep, monkeypatch):
@@ -278,3 +294,27 @@ def test_the_best_settings_are_printed(labelled, sweep):
     assert done.exit_code == 0, done.stderr
     assert "ACCURACY" in done.stdout
     assert "best: embed-audio clips --model mn01_as" in done.stdout
+
+
+def test_the_cost_does_not_count_what_others_compute(small_weights, monkeypatch):
+    chosen = settings.Chosen("mn01_as", str(small_weights))
+    ((found,), _) = settings.passes_of(
+        chosen, settings.load(chosen, "cpu"), settings.Grid(layers=("2",), pools=("mean",))
+    )
+    now = [100.0]
+    monkeypatch.setattr(time, "process_time", lambda: now[0])
+
+    def blocks():
+        for _ in range(3):
+            now[0] += 50.0  # until it has arrived
+            yield torch.zeros(1, RATE)
+
+    stream_scene = found.model.stream_scene
+
+    def stream(arriving, batch_size=None):
+        now[0] += 2.0
+        return stream_scene(arriving, batch_size=batch_size)
+
+    monkeypatch.setattr(found.model, "stream_scene", stream)
+    found.stream_scene(blocks())
+    assert (found.cost.seconds, found.cost.audio) == (2.0, 3.0)
