@@ -93,21 +93,23 @@ def search_command(
     if near_duplicates:
         show_pairs(index, THRESHOLD if threshold is None else threshold, as_json=as_json)
         return
-    answers = answers_to_words if any(in_words) else answers_to_sounds
-    for query, found in answers(index, queries, k, weights=weights, device=device, ann=ann):
+    if any(in_words):
+        answers = answers_to_words(index, queries, k, weights=weights, ann=ann)
+    else:
+        trusted = bool(trust_remote_code)
+        answers = answers_to_sounds(index, queries, k, weights=weights, device=device, trusted=trusted, ann=ann)
+    for query, found in answers:
         show_matches(query, [each for each in found if threshold is None or each.cosine >= threshold], as_json=as_json)
 
 
 def answers_to_sounds(
-    index: Index, queries: Sequence[str], k: int, *, weights: str, device: str, ann: bool | None
+    index: Index, queries: Sequence[str], k: int, *, weights: str, device: str, trusted: bool, ann: bool | None
 ) -> Iterator[tuple[str, list[Match]]]:
     """Yield each query, an audio file or the number of a row, with its matches."""
     from hear_transformers.explore import queries as asking
 
     by_row = [asking.row_of(query, index.rows) for query in queries]
-    model = (
-        None if None not in by_row else asking.load_model(index.rows, weights, device, trusted=bool(trust_remote_code))
-    )
+    model = None if None not in by_row else asking.load_model(index.rows, weights, device, trusted=trusted)
     search = searcher(index, ann)
     for query, row in zip(queries, by_row, strict=True):
         if row is None:
@@ -118,7 +120,7 @@ def answers_to_sounds(
 
 
 def answers_to_words(
-    index: Index, queries: Sequence[str], k: int, *, weights: str, device: str, ann: bool | None
+    index: Index, queries: Sequence[str], k: int, *, weights: str, ann: bool | None
 ) -> Iterator[tuple[str, list[Match]]]:
     """Yield each query, what is to be heard in words, with its matches; words are embedded on the CPU."""
     from hear_transformers.explore import queries as asking

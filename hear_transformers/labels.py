@@ -121,6 +121,11 @@ def check_logits(model: object, *, timestamps: bool) -> None:
             f"labels are names of logits, and {name} gives layer {','.join(layers)}; give layer='logits', or, for the "
             "classes of the likeliest frame, layer='framewise' and pool='max' where a network has those"
         )
+    if layers == ("logits",) and model.labels == audioset_strong_labels():
+        raise OptionError(
+            f"{name} was trained to name the classes of frames; its classifier of clips was not (PretrainedSED, "
+            "ex_audioset_strong.py, has no loss for it); give layer='framewise' and pool='max'"
+        )
     n_labels, n_classes = len(model.labels or audioset_labels()), model.scene_embedding_size
     if n_classes != n_labels:
         raise OptionError(

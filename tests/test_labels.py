@@ -109,6 +109,15 @@ def test_the_likeliest_frame_of_each_class_is_accepted():
     assert best.probability == pytest.approx(frames.max().sigmoid().item(), abs=1e-6)
 
 
+def test_a_classifier_of_clips_that_was_not_trained_is_refused():
+    model = efficientat.load_model(
+        variant="frame_mn06_strong", network={"width": 0.1}, layer="logits", pretrained=False
+    )
+    model.labels = audioset_strong_labels()
+    with pytest.raises(OptionError, match=r"its classifier of clips was not .*; give layer='framewise' and pool='max'"):
+        check_logits(model, timestamps=False)
+
+
 def test_embeddings_along_time_are_refused():
     with pytest.raises(OptionError, match="leave out timestamps"):
         check_logits(small(layer="logits"), timestamps=True)

@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 
-TASKS = ("sound events", "events in time", "speech", "music", "bioacoustics", "small", "fast", "exact")
+TASKS = ("sound events", "events in time", "speech", "music", "bioacoustics", "words", "small", "fast", "exact")
 """What checkpoints are recommended for, in the order that people read: what is heard, then what counts."""
 
 
