@@ -339,6 +339,7 @@ def load_model(
     framing: str | None = None,
     segment: float | None = None,
     overlap: float | None = None,
+    mean_over_time: bool = False,
     precision: str = "float32",
     device: str | torch.device = "cpu",
     pretrained: bool = True,
@@ -372,7 +373,7 @@ def load_model(
     network, extractor = read(library, found.folder, pretrained=pretrained, trusted=trust_remote_code)
     trunk = Encoder(network, extractor, rate_of(found, network, extractor))
     times: dict[str, Any] = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
-    times |= {"segment": segment, "overlap": overlap}
+    times |= {"segment": segment, "overlap": overlap, "mean_over_time": mean_over_time}
     chosen = choose(readouts_of(trunk), trunk, layer=layer, pool=pool, **times)
     trunk.cut(chosen.scene.layers)  # those of timestamps too
     model = Embedder(trunk, chosen, name=(NAME, found.name), precision=precision, device=place)

@@ -204,6 +204,13 @@ def test_windows_and_segments_are_those_of_every_model():
     assert load("wavlm", segment=0.5).embed_timestamps(samples)[0].shape == (1, 2, 32)
 
 
+def test_a_scene_may_be_the_mean_over_time():
+    clip = torch.rand(1, 20_000, generator=torch.Generator().manual_seed(0)) - 0.5
+    model = hf.load_model(encoder("hubert"), hop_ms=50.0, mean_over_time=True)
+    expected = model.embed_timestamps(clip)[0].mean(1)
+    torch.testing.assert_close(model.embed_scenes(clip), expected, rtol=0, atol=1e-6)
+
+
 def test_lower_precision_is_near():
     samples = torch.from_numpy(clip(1.0))[None]
     exact, rounded = (load("hubert", precision=name).embed_scenes(samples) for name in ("float32", "bfloat16"))
