@@ -40,13 +40,22 @@ class Wrong(Ours):
 
 @pytest.fixture
 def _measured(monkeypatch):
-    monkeypatch.setattr(peers, "time_in_turns", lambda functions, repeats: SECONDS)
+    monkeypatch.setattr(peers, "time_in_turns", lambda functions, repeats: {name: SECONDS[name] for name in functions})
     monkeypatch.setattr(peers, "measure_gemm", lambda precision, device: 1e12)
 
 
 @pytest.mark.usefixtures("_measured")
+def test_bfloat16_is_left_out_where_the_device_has_no_instructions_for_it(monkeypatch):
+    monkeypatch.setattr(peers, "has_instructions", lambda precision, device: precision == "float32")
+    row = dict(zip(peers.COLUMNS, peers.compare(Ours.workloads[0], "other", Ours("cpu"), 1, "cpu"), strict=True))
+    assert (row["float32"], row["bfloat16 ms"], row["bfloat16"]) == ("2.00x", "", "")
+    assert row["of GEMM peak"].count("%") == 1
+
+
+@pytest.mark.usefixtures("_measured")
 @pytest.mark.parametrize("work", Ours.workloads, ids=lambda work: work.kind)
-def test_a_row_has_times_in_ms_and_ratios(work):
+def test_a_row_has_times_in_ms_and_ratios(work, monkeypatch):
+    monkeypatch.setattr(peers, "has_instructions", lambda precision, device: True)
     row = dict(zip(peers.COLUMNS, peers.compare(work, "other", Ours("cpu"), 1, "cpu"), strict=True))
     assert row.pop("of GEMM peak").count("%") == 2
     assert row == {

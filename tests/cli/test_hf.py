@@ -10,6 +10,7 @@ from hear_transformers import OPEN_FAMILIES, hf
 from tests.helpers.encoders import encoder, own_code
 
 pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
+pytestmark = pytest.mark.slow  # a package beside which ours is tested
 
 
 @pytest.fixture

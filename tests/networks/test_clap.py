@@ -118,6 +118,7 @@ def peer(request):
     return request.param, model, extractor
 
 
+@pytest.mark.slow
 def test_a_file_of_the_other_kind_is_refused(peer, tmp_path):
     variant, theirs, _ = peer
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
@@ -126,6 +127,7 @@ def test_a_file_of_the_other_kind_is_refused(peer, tmp_path):
         clap.load_model(tmp_path / "pytorch_model.bin", others[variant])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("n_samples", [1, 14_400, 235_200, 480_000])
 def test_embeddings_are_those_of_transformers(peer, n_samples, tmp_path):

@@ -15,6 +15,7 @@ from hear_transformers.harness import contract
 from tests.helpers.encoders import ENCODERS, encoder, own_code
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
+pytestmark = pytest.mark.slow  # a package beside which ours is tested
 
 SECONDS = (0.6, 1.0, 1.37)
 TOLERANCE = 1e-5
@@ -257,7 +258,6 @@ def test_evar_is_told_of_it():
         evar.config("hf")
 
 
-@pytest.mark.slow
 def test_mteb_runs_it():
     pytest.importorskip("mteb", reason="needs mteb, of the extra of that name")
     model = mteb.AudioEncoder(f"hf/{encoder('hubert')}", device="cpu", layer=1)
