@@ -13,8 +13,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="signals")]
 
 ENDING = """
-import os, signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, by tests too
+import os, sys
 from hear_transformers.cli import embed_audio
 show, told = embed_audio.Progress.show, []
 def show_then_end(self, outcome):
@@ -25,6 +24,12 @@ def show_then_end(self, outcome):
             os.kill(os.getpid(), number)
 embed_audio.Progress.show = show_then_end
 embed_audio.main()
+"""
+
+
+HEED_HANGUPS = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which tests under nohup ignore, and hand on
 """
 
 
@@ -71,7 +76,7 @@ def outputs(folder: Path) -> list[Path]:
 )
 def test_a_signal_ends_the_run_like_an_interruption(command, tmp_path, signals, code, cause):
     numbers = ",".join(str(int(number)) for number in signals)
-    done = command("--out=out", "--num-workers=2", code=ENDING, SIGNALS=numbers)
+    done = command("--out=out", "--num-workers=2", code=HEED_HANGUPS + ENDING, SIGNALS=numbers)
     assert done.returncode == code, done.stderr
     assert done.stderr == f"Error: {cause}; finished outputs are kept, run the same command again to resume\n"
     assert 3 <= len(outputs(tmp_path / "out")) < 6

@@ -258,6 +258,7 @@ def test_evar_is_told_of_it():
         evar.config("hf")
 
 
+@pytest.mark.filterwarnings("ignore:Precision is ill-defined")  # as in test_mteb
 def test_mteb_runs_it():
     pytest.importorskip("mteb", reason="needs mteb, of the extra of that name")
     model = mteb.AudioEncoder(f"hf/{encoder('hubert')}", device="cpu", layer=1)
