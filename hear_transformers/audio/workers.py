@@ -345,8 +345,8 @@ class _Pins:
     one slot after the other, which takes 3 ms each; more of one when a clip needs it.
     """
 
-    def __init__(self, slots: Tensor) -> None:
-        self.slots = slots  # (slots, samples) float32
+    def __init__(self, slots: Sequence[Tensor]) -> None:
+        self.slots = slots  # (samples,) float32 each
         self.runtime = torch.cuda.cudart()
         self.n_bytes = [0] * len(slots)
         self.is_possible = True
@@ -450,7 +450,8 @@ class _Pool:
         self.layout = _Layout.for_clips(self.n_ahead + LENT, n_bytes, n_workers)
         self.memory = _shared(self.layout.n_bytes)
         slots, self.progress = self.layout.of(self.memory)
-        self.floats, self.integers = (torch.from_numpy(slots.view(dtype)) for dtype in (np.float32, np.int16))
+        # By slot: of a tensor of one dimension less, a part is taken in two thirds of the time.
+        self.floats, self.integers = (torch.from_numpy(slots.view(dtype)).unbind() for dtype in (np.float32, np.int16))
         self.pins: _Pins | None = None
         # A program may end with clips unread: before its modules and multiprocessing's workers are taken apart.
         atexit.register(self.close)
@@ -478,6 +479,11 @@ class _Pool:
             loaded = requests.popleft().loaded
             assert loaded is not None
             yield loaded
+
+    @property
+    def is_all_sent(self) -> bool:
+        """Whether there is nothing more to ask of workers."""
+        return self.is_end and not self.todo
 
     def close(self) -> None:
         """Kill the workers."""
@@ -566,7 +572,7 @@ class _Pool:
 
     def _listen(self, timeout: float) -> None:
         """Wait for answers, or the death of a worker."""
-        if timeout and _heard(self.workers, timeout):
+        if timeout and _heard(self.workers, timeout) and not self.is_all_sent:
             time.sleep(min(GATHER_SECONDS, self.chunk * self.reading / 2))
         while heard := _heard(self.workers, 0.0):
             for worker in heard:
@@ -623,9 +629,9 @@ class _Pool:
         self.spent.resampling += answer.resampling
         index, clip, notes = request.index, request.clip, list(answer.warnings)
         if answer.n_samples > 0:
-            slots = self.floats if answer.is_float else self.integers
-            first = start // slots.itemsize
-            samples = slots[slot, first : first + answer.n_samples]
+            memory = (self.floats if answer.is_float else self.integers)[slot]
+            first = start // memory.itemsize
+            samples = memory[first : first + answer.n_samples]
             return Loaded(index, samples, None, answer.sha256, None, clip.path, notes, answer.sample_rate, is_lent=True)
         blocks = None
         if answer.n_samples == LONG:

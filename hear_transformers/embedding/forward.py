@@ -215,17 +215,18 @@ class WindowEmbedder(nn.Module):
 
     def _compute(self, waveforms: Tensor, layers: Collection[str], fill_frames: int) -> dict[str, Tensor]:
         """Compute what `_taps` returns."""
+        taps = {}
+        # Both together, since most precisions want the same flags, and to change them takes longer than a small batch.
         with running("float32", waveforms.device):
             frames = self.frontend(waveforms)  # (batch, n_mels, frames), or (batch, samples) of a waveform
-        taps = {}
-        if self.variant.frontend.has_mel:
-            taps["mel"] = frames.transpose(1, 2).unsqueeze(2)  # (batch, time, 1, n_mels): a mel band is a feature
-        wanted = [layer for layer in layers if layer not in taps]
-        if wanted:
-            if (missing := fill_frames - frames.shape[-1]) > 0:
-                frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
-            with running(self.precision, frames.device):
-                taps.update(ready(self.trunk, self.precision, self._backend)(frames, wanted))
+            if self.variant.frontend.has_mel:
+                taps["mel"] = frames.transpose(1, 2).unsqueeze(2)  # (batch, time, 1, n_mels): a mel band is a feature
+            wanted = [layer for layer in layers if layer not in taps]
+            if wanted:
+                if (missing := fill_frames - frames.shape[-1]) > 0:
+                    frames = nn.functional.pad(frames, (0, missing), value=self.variant.frontend.padding)
+                with running(self.precision, frames.device):
+                    taps.update(ready(self.trunk, self.precision, self._backend)(frames, wanted))
         return {layer: taps[layer].float() for layer in layers}
 
     def read(self, waveforms: Tensor, readout: Readout) -> Tensor:

@@ -206,7 +206,7 @@ class Scenes(Framing):
     def join(self, rows: Sequence[Rows]) -> Result | None:
         """Return the mean over all windows when the clip has ended."""
         vectors = [of_set[VECTORS] for of_set in rows]  # (windows, ..., size) each
-        if self.n_samples is not None and not self.mean.count and len(vectors[0]) == 1:
+        if self.n_samples is not None and not self.mean.count and vectors[0].shape[0] == 1:
             return Result(vectors[0][0])
         for each in vectors:
             self.mean.add(each)

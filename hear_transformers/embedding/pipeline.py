@@ -478,7 +478,7 @@ def held_bytes(embedded: Embedded) -> int:
 
 def finite(embeddings: Tensor, precision: str = "float32") -> np.ndarray:
     """Move embeddings to a NumPy array of float32; refuse any that are not finite."""
-    array = embeddings.detach().float().cpu().numpy()
+    array = embeddings.float().numpy(force=True)
     if not np.isfinite(array).all():
         raise HearTransformersError(
             f"the model gave NaN or infinite numbers with precision {precision}{HINTS[precision]}"
