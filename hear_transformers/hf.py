@@ -241,14 +241,15 @@ def extracted(extractor: Any, waveforms: Tensor) -> dict[str, Tensor]:
     nothing but silence, which is repeated: the same numbers, as every frame after it is equal.
     """
     options: dict[str, Any] = {"sampling_rate": extractor.sampling_rate, "return_tensors": "pt"}
-    silence = 2 * getattr(extractor, "n_fft", 0)
-    is_short = waveforms.shape[1] + silence < getattr(extractor, "n_samples", 0)
-    if type(extractor).__name__ != "WhisperFeatureExtractor" or getattr(extractor, "dither", 0) or not is_short:
-        return dict(extractor(list(waveforms.numpy()), **options))
-    clips = list(nn.functional.pad(waveforms, (0, silence)).numpy())
-    spectra = extractor(clips, padding="do_not_pad", **options)["input_features"]  # (batch, n_mels, frames)
-    missing = extractor.nb_max_frames - spectra.shape[2]
-    return {"input_features": nn.functional.pad(spectra, (0, missing), mode="replicate")}
+    # With dither no silence is equal; older ones have none.
+    if type(extractor).__name__ == "WhisperFeatureExtractor" and not getattr(extractor, "dither", 0.0):
+        silence = 2 * extractor.n_fft
+        if waveforms.shape[1] + silence < extractor.n_samples:
+            clips = list(nn.functional.pad(waveforms, (0, silence)).numpy())
+            spectra = extractor(clips, padding="do_not_pad", **options)["input_features"]  # (batch, n_mels, frames)
+            missing = extractor.nb_max_frames - spectra.shape[2]
+            return {"input_features": nn.functional.pad(spectra, (0, missing), mode="replicate")}
+    return dict(extractor(list(waveforms.numpy()), **options))
 
 
 # Geometry
