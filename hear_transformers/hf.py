@@ -216,7 +216,7 @@ class Encoder(Trunk):
                 variance, mean = torch.var_mean(waveforms, 1, correction=0, keepdim=True)
                 waveforms = (waveforms - mean) / (variance + VARIANCE_FLOOR).sqrt()
             return {self.input_name: waveforms.to(weight.dtype)}
-        found = extracted(self.extractor, waveforms.detach().cpu())
+        found = extracted(self.extractor, waveforms.detach().cpu(), self.sample_rate)
         return {
             name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
             for name, value in found.items()
@@ -234,14 +234,14 @@ def takes_waveforms(extractor: Any) -> bool:
     return type(extractor).__name__ == "Wav2Vec2FeatureExtractor"
 
 
-def extracted(extractor: Any, waveforms: Tensor) -> dict[str, Tensor]:
+def extracted(extractor: Any, waveforms: Tensor, sample_rate: int) -> dict[str, Tensor]:
     """Return what a feature extractor makes of waveforms (batch, samples).
 
     That of Whisper fills them with silence up to 30 s, and computes spectra of it. Here it gets enough for a frame of
     nothing but silence, which is repeated: the same numbers, as every frame after it is equal.
     """
-    options: dict[str, Any] = {"sampling_rate": extractor.sampling_rate, "return_tensors": "pt"}
-    # With dither no silence is equal; older ones have none.
+    options: dict[str, Any] = {"sampling_rate": sample_rate, "return_tensors": "pt"}
+    # With dither no two frames of silence are equal; older extractors have none.
     if type(extractor).__name__ == "WhisperFeatureExtractor" and not getattr(extractor, "dither", 0.0):
         silence = 2 * extractor.n_fft
         if waveforms.shape[1] + silence < extractor.n_samples:

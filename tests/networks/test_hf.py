@@ -133,7 +133,9 @@ def test_spectra_of_whisper_are_those_of_transformers_whatever_silence_follows(n
     extractor = transformers.AutoFeatureExtractor.from_pretrained(encoder("whisper"))
     waveforms = torch.from_numpy(np.stack([clip(2.0)[:n_samples], 1e-4 * clip(2.0)[::-1][:n_samples]]))
     expected = extractor(list(waveforms.numpy()), sampling_rate=16_000, return_tensors="pt")["input_features"]
-    torch.testing.assert_close(hf.extracted(extractor, waveforms)["input_features"], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        hf.extracted(extractor, waveforms, 16_000)["input_features"], expected, rtol=0, atol=1e-6
+    )
 
 
 def test_a_batch_is_as_long_as_what_is_computed():
