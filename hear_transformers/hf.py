@@ -111,6 +111,22 @@ class Geometry:
     count: Callable[[int], int] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilledWaveform(Waveform):
+    """The front end of a network that fills every waveform up to one length, so that a short one takes as much.
+
+    Attributes
+    ----------
+    filled : that length, in samples
+    """
+
+    filled: int
+
+    def computed(self, n_samples: int) -> int:
+        """Return the filled length."""
+        return max(n_samples, self.filled)
+
+
 class Encoder(Trunk):
     """A network of transformers over waveforms, behind the feature extractor of its checkpoint.
 
@@ -200,8 +216,7 @@ class Encoder(Trunk):
                 variance, mean = torch.var_mean(waveforms, 1, correction=0, keepdim=True)
                 waveforms = (waveforms - mean) / (variance + VARIANCE_FLOOR).sqrt()
             return {self.input_name: waveforms.to(weight.dtype)}
-        clips = list(waveforms.detach().cpu().numpy())
-        found = self.extractor(clips, sampling_rate=self.sample_rate, return_tensors="pt")
+        found = extracted(self.extractor, waveforms.detach().cpu(), self.sample_rate)
         return {
             name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
             for name, value in found.items()
@@ -217,6 +232,24 @@ def is_foreign(part: object) -> bool:
 def takes_waveforms(extractor: Any) -> bool:
     """Return True for the feature extractor that normalises waveforms and no more."""
     return type(extractor).__name__ == "Wav2Vec2FeatureExtractor"
+
+
+def extracted(extractor: Any, waveforms: Tensor, sample_rate: int) -> dict[str, Tensor]:
+    """Return what a feature extractor makes of waveforms (batch, samples).
+
+    That of Whisper fills them with silence up to 30 s, and computes spectra of it. Here it gets enough for a frame of
+    nothing but silence, which is repeated: the same numbers, as every frame after it is equal.
+    """
+    options: dict[str, Any] = {"sampling_rate": sample_rate, "return_tensors": "pt"}
+    # With dither no two frames of silence are equal; older extractors have none.
+    if type(extractor).__name__ == "WhisperFeatureExtractor" and not getattr(extractor, "dither", 0.0):
+        silence = 2 * extractor.n_fft
+        if waveforms.shape[1] + silence < extractor.n_samples:
+            clips = list(nn.functional.pad(waveforms, (0, silence)).numpy())
+            spectra = extractor(clips, padding="do_not_pad", **options)["input_features"]  # (batch, n_mels, frames)
+            missing = extractor.nb_max_frames - spectra.shape[2]
+            return {"input_features": nn.functional.pad(spectra, (0, missing), mode="replicate")}
+    return dict(extractor(list(waveforms.numpy()), **options))
 
 
 # Geometry
@@ -496,10 +529,13 @@ def readouts_of(trunk: Encoder) -> Variant:
     rate, geometry = trunk.sample_rate, trunk.geometry
     last = geometry.layers[-1:]
     window_ms = min(WINDOW_MS, 1000.0 * (geometry.max_samples or math.inf) / rate)
+    # Every network that takes so much and no more fills up to it.
+    longest = geometry.max_samples
+    frontend = FilledWaveform(sample_rate=rate, filled=longest) if longest else Waveform(sample_rate=rate)
     return Variant(
         checkpoint="",
         network={},
-        frontend=Waveform(sample_rate=rate),
+        frontend=frontend,
         scene=Readout(window_ms, last),
         scene_hop_ms=window_ms / 2,
         timestamps=(Readout(1_000.0, last),),

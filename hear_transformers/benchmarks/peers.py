@@ -1,17 +1,23 @@
 """Our networks beside their authors' packages in one process: equal numbers first, then the ratio of times.
 
-PaSST beside hear21passt, AST and CLAP beside Hugging Face's transformers with its feature extractors, Cnn14 beside
-panns_inference, Dasheng beside dasheng, BEATs beside openbeats. Run ``make bench``, or
-``python -m hear_transformers.benchmarks.peers --help``.
+PaSST beside hear21passt; AST, CLAP, HuBERT and Whisper beside Hugging Face's transformers with its feature extractors;
+Cnn14 beside panns_inference, Dasheng beside dasheng, BEATs beside openbeats, S-SONDO beside ssondo, ATST-Frame beside
+avex. Run ``make bench``, or ``python -m hear_transformers.benchmarks.peers --help``.
 Both sides have the same random weights. On a shared machine seconds mean little; ratios within one run do.
+
+Other families have no peer that can be installed. Of EAT, CED and PretrainedSED's networks (fPaSST, frame-MobileNets)
+no package of the registry has the code: avex and transformers run EAT and CED only with code that is fetched beside the
+weights. Of ATST the authors' audiossl 0.1 is older than ATST-Frame, and wants PyTorch 1.10.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import sys
+import tempfile
 import time
 import types
 import warnings
@@ -19,14 +25,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import ast, beats, clap, dasheng, hear, panns, passt
+from .. import ast, atst, beats, clap, dasheng, efficientat, hear, hf, panns, passt
 from ..embedding import options
 from ..embedding.embedder import Embedder
 from ..embedding.external import silenced
@@ -169,6 +176,69 @@ class TransformersClap(Peer):
         return self.model(inputs["input_features"].to(self.model.device)).audio_embeds
 
 
+class TransformersEncoder(Peer):
+    """A network of Hugging Face that `hf` runs too, with its feature extractor; `sizes` are of its configuration."""
+
+    kind: str
+    sizes: Mapping[str, int]
+    extractor_kind: str
+
+    def __init__(self, device: str, **sizes: Any) -> None:
+        with silence_peers(), fix_seed():
+            transformers = importlib.import_module("transformers")
+            self.extractor = getattr(transformers, self.extractor_kind)()
+            config = getattr(transformers, f"{self.kind}Config")(**{**self.sizes, **sizes})
+            model = getattr(transformers, f"{self.kind}Model")(config)
+        self.model = (model.get_encoder() if config.is_encoder_decoder else model).eval().to(device)
+
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
+        """Extract features, run the network, and average over what was heard; see `Peer.embed`."""
+        inputs = self.extractor(list(audio.cpu().numpy()), sampling_rate=16_000, return_tensors="pt")
+        features = inputs[self.model.main_input_name].to(self.model.device)
+        states = self.model(features, output_hidden_states=True).last_hidden_state
+        return states[:, : self.count(audio.shape[1])].mean(1)
+
+    def count(self, n_samples: int) -> int | None:
+        """Count the positions within a clip, where the network has more."""
+        return None
+
+    def ours(self, variant: str, precision: str = "float32") -> Embedder:
+        """Build our model; see `Peer.ours`."""
+        trunk = hf.Encoder(copy.deepcopy(self.model).cpu(), self.extractor, self.extractor.sampling_rate)
+        return Embedder(trunk, hf.readouts_of(trunk), name=(hf.NAME, variant), precision=precision)
+
+
+class TransformersHubert(TransformersEncoder):
+    """HuBERT, in the size of ``facebook/hubert-base-ls960``."""
+
+    workloads = (Workload("scene", "hubert-base", 1, 10), Workload("scene", "hubert-base", 8, 10))
+    kind, extractor_kind = "Hubert", "Wav2Vec2FeatureExtractor"
+    sizes: Mapping[str, int] = {}  # the default
+
+
+class TransformersWhisper(TransformersEncoder):
+    """The encoder of Whisper, in the size of ``openai/whisper-base``; a clip is filled up to 30 s."""
+
+    workloads = (
+        Workload("scene", "whisper-base", 1, 10),
+        Workload("scene", "whisper-base", 8, 10),
+        Workload("scene", "whisper-base", 1, 30),
+    )
+    kind, extractor_kind = "Whisper", "WhisperFeatureExtractor"
+    sizes: Mapping[str, int] = {
+        "d_model": 512,
+        **{
+            f"{part}_{name}": size
+            for part in ("encoder", "decoder")
+            for name, size in (("layers", 6), ("attention_heads", 8), ("ffn_dim", 2048))
+        },
+    }
+
+    def count(self, n_samples: int) -> int:
+        """Count positions, 20 ms each, the first at the start."""
+        return -(-n_samples // 320)
+
+
 class PannsInference(Peer):
     """The PANNs authors' package; `network` is the name of a class there."""
 
@@ -225,6 +295,60 @@ class OpenBeats(Peer):
         return tokens.mean(1)
 
 
+class Ssondo(Peer):
+    """The package of S-SONDO's authors, without the download."""
+
+    family = efficientat.FAMILY
+    workloads = (Workload("scene", "matpac_mobilenetv3", 1, 10), Workload("scene", "matpac_mobilenetv3", 8, 10))
+    network = "MobileNetV3"
+
+    def __init__(self, device: str) -> None:
+        with silence_peers(), fix_seed():
+            parts, preprocess = (importlib.import_module(f"ssondo.{name}") for name in ("model", "preprocess"))
+            network = importlib.import_module(f"ssondo.models.{self.network}.model").get_model()
+            student = parts.ModelWrapper(network, nn.Identity())  # without the projection
+            slicer = preprocess.SliceAudio(sr=32_000, window_length=10, step_size=10)
+            mel = {"win_length": 0.032, "hop_length": 0.016, "f_min": 50, "f_max": 16_000}
+            logmel = preprocess.LogMelSpectrogram(sample_rate=32_000, **mel)
+            self.model = parts.SsondoWrapper(student, slicer, logmel)
+        self.model.eval().to(device)
+
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
+        """Run the network; see `Peer.embed`."""
+        return self.model.get_embeddings(audio)
+
+    def ours(self, variant: str, precision: str = "float32") -> Embedder:
+        """Build our model; see `Peer.ours`."""
+        weights = self.model.student_model.model.state_dict(prefix=efficientat.IN_SSONDO)
+        return build_ours(self.family, variant, weights, precision)
+
+
+class SsondoDymn(Ssondo):
+    """The same with a DyMN."""
+
+    workloads = (Workload("scene", "matpac_dymn", 1, 10), Workload("scene", "matpac_dymn", 8, 10))
+    network = "dymn"
+
+
+class Avex(Peer):
+    """The ATST-Frame of Earth Species Project's avex, in the one size that it builds."""
+
+    family = atst.FAMILY
+    workloads = (Workload("scene", "frame_small", 1, 10), Workload("scene", "frame_small", 8, 10))
+
+    def __init__(self, device: str) -> None:
+        with silence_peers(), fix_seed(), tempfile.TemporaryDirectory() as folder:
+            self.package = importlib.import_module("avex.models.atst_frame.atst_frame")
+            nothing = Path(folder) / "nothing.pt"
+            torch.save({}, nothing)  # it takes what a file has
+            self.model = self.package.load_model(str(nothing), device)
+        self.model.eval()
+
+    def embed(self, work: Workload, audio: Tensor) -> Tensor:
+        """Call its function; see `Peer.embed`."""
+        return self.package.get_scene_embedding(audio, self.model)
+
+
 def import_panns_inference() -> types.ModuleType:
     """Import the networks of panns_inference without its __init__, which downloads into the home folder."""
     name = "panns_inference"
@@ -247,10 +371,19 @@ PEERS = {
     "hear21passt": Hear21Passt,
     "transformers": Transformers,
     "transformers-clap": TransformersClap,
+    "transformers-hubert": TransformersHubert,
+    "transformers-whisper": TransformersWhisper,
     "panns_inference": PannsInference,
     "dasheng": DashengPackage,
     "openbeats": OpenBeats,
+    "ssondo": Ssondo,
+    "ssondo-dymn": SsondoDymn,
+    "avex": Avex,
 }
+
+ALONE = ("avex",)
+"""What is not in our extra "bench": avex installs forty packages for cloud storage and ONNX, and does not say that its
+ATST-Frame imports pytorch-lightning and einops."""
 
 
 def call_hear(module: Any, work: Workload, model: Any, audio: Tensor) -> Tensor:
@@ -311,7 +444,7 @@ def compare(work: Workload, name: str, peer: Peer, repeats: int, device: str) ->
     theirs, exact = seconds["theirs"], seconds["float32"]
     brain = seconds.get("bfloat16")
     return [
-        *(f"{work.kind}, {work.clips} x {work.seconds:g} s", f"`{peer.family.name}/{work.variant}`", name),
+        *(f"{work.kind}, {work.clips} x {work.seconds:g} s", f"`{'/'.join(ours['float32'].name)}`", name),
         *(milliseconds(theirs), milliseconds(exact), f"{theirs / exact:.2f}x", f"{error:.1e}"),
         *((milliseconds(brain), f"{theirs / brain:.2f}x") if brain else ("", "")),
         ", ".join(shares),
@@ -334,7 +467,11 @@ def gemm_share(embed: Callable[[], Any], seconds: float, precision: str, device:
 @click.option("--repeats", default=3, show_default=True, help="Runs of each side; the fastest counts.")
 @click.option("--device", default="cpu", show_default=True, help="Device of both sides.")
 @click.option(
-    "--peer", "names", type=click.Choice(list(PEERS)), multiple=True, help="Only this package.  [default: all]"
+    "--peer",
+    "names",
+    type=click.Choice(list(PEERS)),
+    multiple=True,
+    help=f"Only this package.  [default: all but {', '.join(ALONE)}]",
 )
 def main(repeats: int, device: str, names: tuple[str, ...]) -> None:
     """Time scene and timestamp embeddings (hop 50 ms) beside other packages; print tables for weights/benchmarks.md."""
@@ -344,7 +481,7 @@ def main(repeats: int, device: str, names: tuple[str, ...]) -> None:
     faults: list[str] = []
 
     def rows() -> Iterator[list[str]]:
-        for name in names or PEERS:
+        for name in names or [each for each in PEERS if each not in ALONE]:
             try:
                 peer = PEERS[name](device)
             except ModuleNotFoundError as error:

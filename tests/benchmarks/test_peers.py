@@ -102,6 +102,14 @@ def test_what_is_not_installed_or_differs_is_named_and_the_rest_is_compared(monk
     )
 
 
+def test_what_no_extra_installs_is_compared_if_it_is_named(monkeypatch):
+    monkeypatch.setattr(peers, "PEERS", {"avex": Ours, "same": Ours})
+    monkeypatch.setattr(peers, "compare", lambda work, name, peer, repeats, device: peer.row(name))
+    default, named = (CliRunner().invoke(peers.main, arguments).output for arguments in ([], ["--peer", "avex"]))
+    assert (default.count("| same |"), default.count("| avex |")) == (2, 0)
+    assert (named.count("| same |"), named.count("| avex |")) == (0, 2)
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_without_a_card_the_commands_say_so(monkeypatch, tmp_path, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hear_transformers import atst, catalogue
+from hear_transformers.benchmarks import peers
 from tests.helpers.golden import assert_equal, by_size, golden_audio, golden_state_dict, noise, small_build
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -25,7 +26,17 @@ def loaded(name, folder):
     return answers, atst.load_model(path, name)
 
 
-# The authors' numbers
+# The authors' numbers, and those of another package
+
+
+@pytest.mark.slow
+def test_avex_answers_the_same():
+    for module in ("avex", "einops", "pytorch_lightning"):
+        pytest.importorskip(module, reason="needs avex, which is in no extra, einops and pytorch-lightning")
+    peer = peers.Avex("cpu")
+    clips = golden_audio(16_000, 75_200)
+    with torch.no_grad(), peers.silence_peers():
+        assert_equal(peer.ours("frame_small").embed_scenes(clips), peer.embed(peer.workloads[0], clips))
 
 
 @pytest.fixture(scope="module", params=by_size(["frame_base", "frame_small"], {"frame_small"}))

@@ -16,6 +16,7 @@ import torch
 
 from hear_transformers import catalogue, efficientat
 from hear_transformers.audio import reading
+from hear_transformers.benchmarks import peers
 from hear_transformers.checkpoints import published, state_dicts
 from hear_transformers.errors import WeightsError
 from hear_transformers.labels import audioset_strong_labels
@@ -382,6 +383,19 @@ def test_a_backbone_alone_is_one_of_the_authors(tmp_path):
     trunk = efficientat.EfficientAT(n_classes=0)
     torch.save(trunk.state_dict(), tmp_path / "net.pt")
     assert efficientat.load_model(tmp_path / "net.pt").name == ("efficientat", "mn10_as")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [peers.Ssondo, peers.SsondoDymn])
+def test_the_package_of_ssondo_answers_the_same(kind):
+    pytest.importorskip("ssondo", reason="needs ssondo, of the extra bench")
+    peer = kind("cpu")
+    work = peer.workloads[0]
+    clips = golden_audio(32_000, 320_000)  # its authors' segment
+    with torch.no_grad(), peers.silence_peers():
+        expected = peer.embed(work, clips)
+    assert_equal(peer.ours(work.variant).embed_scenes(clips), expected)
+    assert (expected[0] - expected[1]).abs().max() > 0.1 * expected.abs().max()
 
 
 def test_windows_of_ssondo_fit_within_the_clip():

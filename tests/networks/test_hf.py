@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from hear_transformers import catalogue, evar, hf, mteb, xares
+from hear_transformers.benchmarks import peers
 from hear_transformers.checkpoints import hub
 from hear_transformers.errors import HearTransformersWarning, OptionError, WeightsError
 from hear_transformers.harness import contract
-from tests.helpers.encoders import ENCODERS, encoder, own_code
+from tests.helpers.encoders import CONVOLUTIONS, ENCODERS, POSITIONS, SMALL, WHISPER, encoder, own_code
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 pytestmark = pytest.mark.slow  # a package beside which ours is tested
@@ -125,6 +126,39 @@ def test_a_masked_batch_of_transformers_is_the_same():
         padded = network(**features).last_hidden_state[0, : times_of("wav2vec2-layer", len(clips[0]))].mean(0)
     (found, _) = load("wav2vec2-layer").encode(clips, sampling_rate=16_000)
     np.testing.assert_allclose(found, padded.numpy(), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("n_samples", [1, 159, 16_000, 31_199, 31_200, 31_360, 32_000])
+def test_spectra_of_whisper_are_those_of_transformers_whatever_silence_follows(n_samples):
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(encoder("whisper"))
+    waveforms = torch.from_numpy(np.stack([clip(2.0)[:n_samples], 1e-4 * clip(2.0)[::-1][:n_samples]]))
+    expected = extractor(list(waveforms.numpy()), sampling_rate=16_000, return_tensors="pt")["input_features"]
+    torch.testing.assert_close(
+        hf.extracted(extractor, waveforms, 16_000)["input_features"], expected, rtol=0, atol=1e-6
+    )
+
+
+def test_a_batch_is_as_long_as_what_is_computed():
+    second = {name: load(name).batch_size_for(16_000, load(name).variant.scene) for name in ("hubert", "whisper")}
+    assert second == {"hubert": 20, "whisper": 10}  # each clip of this Whisper is filled up to 2 s
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (peers.TransformersHubert, {**SMALL, **CONVOLUTIONS, **POSITIONS}),
+        (peers.TransformersWhisper, {**WHISPER, "max_source_positions": 1500}),
+    ],
+    ids=["hubert", "whisper"],
+)
+def test_the_benchmark_compares_equal_numbers(kind, sizes):
+    peer = kind("cpu", **sizes)
+    work = peer.workloads[0]
+    clips = torch.from_numpy(np.stack([clip(1.37), clip(1.37)[::-1] ** 3]))
+    with torch.no_grad():
+        expected = peer.embed(work, clips)
+    torch.testing.assert_close(peer.ours(work.variant).embed_scenes(clips), expected, rtol=0, atol=TOLERANCE)
+    assert (expected[0] - expected[1]).abs().max() > 100 * TOLERANCE
 
 
 # Time
