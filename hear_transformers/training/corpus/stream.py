@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from ...errors import OptionError
-from . import notes, speech, synthesis
+from . import notes, scenes, speech
 from .mels import FRAMES, N_MELS, compute_log_mels, frontend
 from .processes import Bytes, computed
 from .signals import LENGTH, Signal
@@ -23,7 +23,7 @@ from .speech import PHONES
 
 __all__ = ["FAMILIES", "PHONES", "Batch", "CorpusOptions", "Part", "stream"]
 
-FAMILIES = tuple(family.__name__ for family in synthesis.FAMILIES)
+FAMILIES = tuple(family.__name__ for family in scenes.FAMILIES)
 """Names of the families of sounds, in the order of the labels."""
 
 ALIGNMENT = 64  # bytes at which an array may begin
@@ -149,7 +149,7 @@ def fill(options: CorpusOptions, memory: Bytes, step: int, attempt: int) -> None
     attempt : how often eSpeak NG crashed in it
     """
     makers: dict[str, Callable[[int], tuple[Signal, NDArray[np.uint8]]]] = {
-        "scenes": lambda i: synthesis.scene(options.seed, step, i),
+        "scenes": lambda i: scenes.scene(options.seed, step, i),
         "speech": lambda i: speech.utterance(options.seed, step, i, attempt),
         "notes": lambda i: notes.clip_of_notes(options.seed, step, i),
     }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...errors import HearTransformersError
-from ..corpus import speech, synthesis
+from ..corpus import scenes, speech
 from ..corpus.mels import compute_log_mels
 from . import shards
 from .recipe import TinyRecipe
@@ -23,7 +23,7 @@ ATTEMPTS = 5  # per shard of speech, see `speech.utterance`
 def scene_shard(recipe: TinyRecipe, number: int, attempt: int) -> Arrays:
     """Synthesise scenes; this cannot fail, so there is only one attempt."""
     del attempt
-    clips = [synthesis.scene(recipe.seed, number, i)[0] for i in range(recipe.clips_per_shard)]
+    clips = [scenes.scene(recipe.seed, number, i)[0] for i in range(recipe.clips_per_shard)]
     return {"mel": compute_log_mels(np.stack(clips))}
 
 

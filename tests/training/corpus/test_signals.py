@@ -19,9 +19,34 @@ def test_noise_falls_as_its_exponent_says():
     assert drop == pytest.approx(16, rel=0.2)
 
 
-def test_partials_beyond_the_band_are_dropped():
-    wave = signals.partials(Dice(0), np.full(LENGTH, 1000.0), np.array([1.0, 20.0]), np.array([1.0, 1.0]))
+def test_harmonics_beyond_the_band_are_left_out():
+    amplitudes = np.zeros(20)
+    amplitudes[[0, 19]] = 1.0
+    wave = signals.harmonics(np.full(LENGTH, 1000.0), amplitudes)
     assert power_at(wave, 900, 1100) > 1e6 * power_at(wave, 2000, 16_000)
+
+
+def test_harmonics_are_sines_of_their_numbers():
+    wave = signals.harmonics(np.full(LENGTH, 100.0), np.array([0.5, 0.0, 0.25]))
+    angles = 2 * np.pi * 100 * np.arange(1, LENGTH + 1) / RATE
+    np.testing.assert_allclose(wave, 0.5 * np.sin(angles) + 0.25 * np.sin(3 * angles), atol=1e-4)
+
+
+def test_modes_decay_as_they_should():
+    wave = signals.modes(Dice(0), np.array([1000.0]), 0.1, np.array([1.0]), RATE)
+    early, late = (np.abs(wave[start : start + 320]).max() for start in (0, 6400))
+    assert early == pytest.approx(1, abs=0.1)
+    assert late / early == pytest.approx(np.exp(-2), rel=0.02)
+
+
+def test_shaped_noise_has_unit_level_and_its_shape():
+    noise = signals.shaped_noise(Dice(0), signals.low_pass(1000.0, order=8))
+    assert noise.std() == pytest.approx(1, rel=0.05)
+    assert power_at(noise, 100, 900) > 1e4 * power_at(noise, 3000, 16_000)
+
+
+def test_curve_goes_through_its_points():
+    np.testing.assert_allclose(signals.stretch(np.array([0.0, 1.0, 0.0]), 8), [0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25])
 
 
 def test_envelope_begins_and_ends_in_silence():
@@ -42,7 +67,31 @@ def test_narrow_band_holds_nothing_above_it():
     assert power_at(clip, 12_000, 16_000) < 1e-3 * power_at(clip, 500, 3000)
 
 
-def test_room_begins_with_the_direct_sound():
-    response = effects.room(Dice(1))
-    assert response[0] == pytest.approx(1, abs=0.3)
-    assert np.abs(response[LENGTH // 2 :]).max() < 0.1
+def test_room_begins_with_the_direct_sound_and_dies_away():
+    for seed in range(5):
+        response = effects.room(Dice(seed))
+        assert response[0] == pytest.approx(1, abs=0.3)
+        early, late = (np.square(response[part]).mean() for part in (slice(1, 6400), slice(LENGTH - 6400, None)))
+        assert late < 0.1 * early
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_codec_keeps_time_and_level(seed):
+    clip = signals.filter_clip(Dice(0).noise(), signals.low_pass(3000.0, order=4))
+    coded = effects.coded(Dice(seed), clip)
+    assert coded.shape == clip.shape
+    assert np.corrcoef(coded, clip)[0, 1] > 0.9
+    assert coded.std() == pytest.approx(clip.std(), rel=0.2)
+
+
+def test_automatic_gain_evens_out_levels():
+    clip = Dice(0).noise() * np.repeat([1.0, 0.1], LENGTH // 2).astype(np.float32)
+    even = effects.automatic_gain(Dice(0), clip)
+    assert even[-6400:].std() / even[:6400].std() > 2 * 0.1
+
+
+def test_hum_is_of_the_mains():
+    for seed in range(4):
+        power = np.abs(np.fft.rfft(effects.mains_hum(Dice(seed)))) ** 2
+        loudest_hz = signals.FREQS[power.argmax()]
+        assert min(loudest_hz % 50, loudest_hz % 60) == 0
