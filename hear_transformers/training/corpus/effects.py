@@ -10,7 +10,7 @@ import io
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import signal
 
 from .mels import FRAMES, HOP
 from .signals import (
@@ -22,6 +22,7 @@ from .signals import (
     Signal,
     coloured_noise,
     db_to_gain,
+    filter_clip,
     harmonics,
     low_pass,
     normalise_level,
@@ -57,10 +58,10 @@ def record(dice: Dice, clip: Signal, band_limited: float, noise_db: tuple[float,
     band_limited : probability of a narrow band
     noise_db : lowest and highest level of the noise in half of the clips, relative to the clip
     """
-    spectrum = fft.rfft(clip) * equaliser(dice, band_limited)
+    clip = filter_clip(clip, equaliser(dice, band_limited))
     if dice.chance(0.4):
-        spectrum *= fft.rfft(room(dice))
-    clip = normalise_level(fft.irfft(spectrum, LENGTH))
+        clip = signal.fftconvolve(clip, np.trim_zeros(room(dice), "b"))[:LENGTH]
+    clip = normalise_level(clip)
     if dice.chance(0.1):
         clip = saturated(dice, clip)
     if dice.chance(0.5):

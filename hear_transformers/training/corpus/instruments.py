@@ -127,7 +127,7 @@ def timbre(dice: Dice) -> Timbre:
 
 
 def music(dice: Dice) -> Signal:
-    """Music: one or two instruments that play melodies or chords of a scale, and sometimes a beat."""
+    """Music: one or two instruments that play melodies or chords of a scale."""
     tempo = dice.uniform(1.5, 8)  # notes per second
     base = dice.log_uniform(60, 700)
     clip = np.zeros(LENGTH, np.float32)
@@ -136,7 +136,6 @@ def music(dice: Dice) -> Signal:
         chord = dice.integer(1, 3)
         n = int(dice.uniform(0.5, 2.5) / tempo * RATE)
         onsets = [time for time in np.arange(dice.uniform(0, 0.3), 2, 1 / tempo) if dice.chance(0.85)] or [0.1]
-
         press = cache(partial(_press, play, base, min(n, LENGTH)))
         pitches = dice.rng.choice(SCALE, (len(onsets), chord))
         clip += normalise_level(place(partial(_chord, press, pitches), onsets))

@@ -18,6 +18,7 @@ LENGTH = 2 * RATE  # samples of a clip
 TOP_HZ = 15_500.0  # highest partial: just below half the sampling rate
 TIMES: Signal = (np.arange(LENGTH) / RATE).astype(np.float32)  # s
 FREQS: Signal = fft.rfftfreq(LENGTH, 1 / RATE).astype(np.float32)  # Hz
+LOG_FREQS: Signal = np.log(np.maximum(FREQS, 20.0))
 TINY = 1e-6  # keeps a division by the level of digital silence finite
 
 
@@ -82,7 +83,7 @@ def shaped_noise(dice: Dice, response: NDArray[np.floating]) -> Signal:
 
 def colour(exponent: float) -> Signal:
     """Compute the magnitude response of a power that falls with frequency to an exponent; flat below 20 Hz."""
-    return np.maximum(FREQS, 20.0) ** np.float32(-exponent / 2)
+    return np.exp(LOG_FREQS * np.float32(-exponent / 2))
 
 
 def coloured_noise(dice: Dice, exponent: float) -> Signal:

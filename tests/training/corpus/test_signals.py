@@ -75,6 +75,15 @@ def test_room_begins_with_the_direct_sound_and_dies_away():
         assert late < 0.1 * early
 
 
+def test_nothing_is_heard_before_a_sound():
+    clip = np.zeros(LENGTH, np.float32)
+    clip[LENGTH // 2 :] = Dice(0).noise(LENGTH // 2)
+    for seed in range(20):
+        recorded = effects.record(Dice(seed), clip, band_limited=0.0, noise_db=(-200.0, -200.0))
+        # An equaliser without delay rings for some milliseconds on both sides of the end.
+        assert recorded[RATE // 10 : LENGTH // 4].std() < 0.25
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_codec_keeps_time_and_level(seed):
     clip = signals.filter_clip(Dice(0).noise(), signals.low_pass(3000.0, order=4))
