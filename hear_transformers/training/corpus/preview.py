@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ...files import atomic
-from .mels import FRAMES, N_MELS
+from .mels import FRAMES, N_MELS, compute_log_mels
+from .notes import LOWEST_PITCH
 from .scenes import FAMILIES, audible
-from .signals import LENGTH, RATE, TINY, Dice, Signal
+from .signals import RATE, TINY, Dice, Signal
 from .stream import PHONES, CorpusOptions, Part, stream
 
 COLUMNS = 4
@@ -45,11 +46,11 @@ def runs(active: NDArray[np.generic], name: Callable[[int], str]) -> list[tuple[
 
 
 def examples(kind: str, part: Part) -> Iterator[tuple[str, Signal, Example]]:
-    """Return file name, waveform and drawing of every clip."""
+    """Yield file name, waveform and drawing of every clip."""
     naming = {
         "scenes": lambda i: list(FAMILIES)[i].__name__,
         "speech": lambda i: PHONES[i],
-        "notes": lambda i: f"{21 + i}",
+        "notes": lambda i: str(LOWEST_PITCH + i),
     }[kind]
     ((_, labels),) = part.labels.items()
     assert part.waveforms is not None
@@ -87,8 +88,6 @@ def write(folder: Path, seed: int, clips: int, speech: bool) -> Iterator[Path]:
     clips : of each kind
     speech : whether there is speech
     """
-    from .mels import compute_log_mels
-
     folder.mkdir(parents=True, exist_ok=True)
     options = CorpusOptions(seed=seed, scenes=clips, speech=clips * speech, notes=clips, waveforms=True)
     (batch,) = stream(options, [0], 0)
@@ -101,7 +100,6 @@ def write(folder: Path, seed: int, clips: int, speech: bool) -> Iterator[Path]:
     for kind in ("scenes", "speech", "notes"):
         every += examples(kind, getattr(batch, kind))
     for name, clip, _ in every:
-        assert len(clip) == LENGTH
         path = folder / f"{name}.wav"
         soundfile.write(path, clip, RATE)
         yield path
