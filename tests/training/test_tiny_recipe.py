@@ -1,6 +1,5 @@
 """The recipe of the embedded model: sounds and shards that repeat, runs that survive, scores that mean something."""
 
-import ctypes
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,31 +13,9 @@ from click.testing import CliRunner
 from hear_transformers import tiny
 from hear_transformers.errors import HearTransformersError
 from hear_transformers.training.loop import TrainingRun
-from hear_transformers.training.tiny import (
-    batches,
-    distill,
-    effects,
-    generation,
-    measure,
-    shards,
-    signals,
-    speech,
-    synthesis,
-)
+from hear_transformers.training.tiny import batches, distill, generation, measure, shards
 from hear_transformers.training.tiny.__main__ import cli
 from hear_transformers.training.tiny.recipe import TinyRecipe
-from hear_transformers.training.tiny.signals import LENGTH, RATE, Dice
-
-
-def has_espeak() -> bool:
-    try:
-        ctypes.CDLL(speech.LIBRARY)
-    except OSError:
-        return False
-    return True
-
-
-needs_espeak = pytest.mark.skipif(not has_espeak(), reason="eSpeak NG is not installed")
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -53,114 +30,6 @@ SMALL = TinyRecipe(
     speech_crops=(16, 32),
     warm_up=2,
 )
-
-
-def power_at(signal: np.ndarray, low: float, high: float) -> float:
-    """Return the mean power of a clip between two frequencies in Hz."""
-    power = np.abs(np.fft.rfft(signal)) ** 2
-    return float(power[np.searchsorted(signals.FREQS, low) : np.searchsorted(signals.FREQS, high)].mean())
-
-
-# Signals and effects
-
-
-def test_noise_falls_as_its_exponent_says():
-    noise = signals.coloured_noise(Dice(0), exponent=2.0)
-    drop = power_at(noise, 1000, 1100) / power_at(noise, 4000, 4400)
-    assert drop == pytest.approx(16, rel=0.2)
-
-
-def test_partials_beyond_the_band_are_dropped():
-    wave = signals.partials(Dice(0), np.full(LENGTH, 1000.0), np.array([1.0, 20.0]), np.array([1.0, 1.0]))
-    assert power_at(wave, 900, 1100) > 1e6 * power_at(wave, 2000, 16_000)
-
-
-def test_envelope_begins_and_ends_in_silence():
-    shape = signals.envelope(RATE, attack=0.1, decay=0.1, sustain=0.5, release=0.1)
-    assert shape[0] == 0
-    assert shape[-1] < 0.001
-    assert shape.max() == pytest.approx(1, abs=0.01)
-
-
-def test_event_is_cut_at_the_end_of_the_clip():
-    clip = signals.place(lambda _: np.ones(RATE, np.float32), [0.5, 1.5])
-    assert clip.sum() == 1.5 * RATE
-    assert len(clip) == LENGTH
-
-
-def test_narrow_band_holds_nothing_above_it():
-    clip = effects.record(Dice(3), Dice(0).noise(), band_limited=1.0, noise_db=(-200.0, -200.0))
-    assert power_at(clip, 12_000, 16_000) < 1e-3 * power_at(clip, 500, 3000)
-
-
-def test_room_begins_with_the_direct_sound():
-    response = effects.room(Dice(1))
-    assert response[0] == pytest.approx(1, abs=0.3)
-    assert np.abs(response[LENGTH // 2 :]).max() < 0.1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", synthesis.FAMILIES)
-def test_family_makes_a_clip_that_sounds(family):
-    for seed in range(5):
-        clip = family(Dice(seed))
-        assert clip.shape == (LENGTH,)
-        assert clip.dtype == np.float32
-        assert np.isfinite(clip).all()
-        assert clip.std() > 1e-6
-
-
-def test_scene_repeats():
-    np.testing.assert_array_equal(synthesis.scene(0, 1, 2), synthesis.scene(0, 1, 2))
-
-
-@pytest.mark.parametrize("other", [(1, 1, 2), (0, 2, 1), (0, 1, 3)])
-def test_scene_changes_with_seed_shard_and_index(other):
-    assert not np.array_equal(synthesis.scene(0, 1, 2), synthesis.scene(*other))
-
-
-def test_scene_peaks_between_25_db_below_full_scale_and_full_scale():
-    peaks = [np.abs(synthesis.scene(0, 0, i)).max() for i in range(10)]
-    assert min(peaks) > 10 ** (-25.1 / 20)
-    assert max(peaks) < 1.001
-
-
-# Speech
-
-
-def test_phone_is_named_at_every_time_and_silence_around_it():
-    spoken = speech.Spoken(np.zeros(RATE, np.float32), np.array([0.1, 0.4]), ["n", "oU"])
-    names = speech.labels(spoken, np.array([-0.5, 0.05, 0.1, 0.3, 0.4, 0.9, 1.1]))
-    assert names.tolist() == ["_", "_", "n", "n", "oU", "oU", "_"]
-
-
-def test_missing_espeak_is_answered_with_what_to_install(monkeypatch):
-    monkeypatch.setattr(speech, "LIBRARY", "libabsent.so")
-    with pytest.raises(HearTransformersError, match=r"libabsent\.so.*apt install libespeak-ng1.*--kind scenes"):
-        speech.Espeak()
-
-
-@needs_espeak
-def test_utterance_has_a_phone_for_every_frame():
-    clip, phones = speech.utterance(0, 0, 0)
-    assert clip.shape == (LENGTH,)
-    assert phones.shape == (200,)
-    assert len(set(phones.tolist())) > 3
-
-
-@needs_espeak
-def test_phones_are_where_the_sound_is():
-    spoken = speech.espeak().speak("six", "en+m3", 150, 50, 50, rate=1.25)
-    times = np.arange(0, len(spoken.waveform), RATE // 1000) / RATE
-    names = speech.labels(spoken, times)
-    hiss = [power_at(np.resize(spoken.waveform[int(t * RATE) :][:800], LENGTH), 5000, 12_000) for t in times]
-    assert np.mean(np.array(hiss)[names == "s"]) > 10 * np.mean(np.array(hiss)[names == "I"])
-
-
-@needs_espeak
-def test_unknown_voice_is_named():
-    with pytest.raises(HearTransformersError, match="xx-klingon"):
-        speech.espeak().speak("six", "xx-klingon", 150, 50, 50, rate=1.0)
 
 
 # Shards

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from ...errors import HearTransformersError
-from . import shards, speech, synthesis
+from ..corpus import scenes, speech
+from ..corpus.mels import compute_log_mels
+from . import shards
 from .recipe import TinyRecipe
 from .shards import Arrays
 
@@ -21,16 +23,16 @@ ATTEMPTS = 5  # per shard of speech, see `speech.utterance`
 def scene_shard(recipe: TinyRecipe, number: int, attempt: int) -> Arrays:
     """Synthesise scenes; this cannot fail, so there is only one attempt."""
     del attempt
-    clips = (synthesis.scene(recipe.seed, number, i) for i in range(recipe.clips_per_shard))
-    return {"mel": shards.compute_log_mels(clips)}
+    clips = [scenes.scene(recipe.seed, number, i)[0] for i in range(recipe.clips_per_shard)]
+    return {"mel": compute_log_mels(np.stack(clips))}
 
 
 def speech_shard(recipe: TinyRecipe, number: int, attempt: int) -> Arrays:
     """Synthesise speech and its phones."""
     clips = [speech.utterance(recipe.seed, number, i, attempt) for i in range(recipe.clips_per_shard)]
     return {
-        "mel": shards.compute_log_mels(clip for clip, _ in clips),
-        "phones": np.stack([phones for _, phones in clips]),
+        "mel": compute_log_mels(np.stack([clip for clip, _ in clips])),
+        "phones": np.array(speech.PHONES)[np.stack([phones for _, phones in clips])],
     }
 
 

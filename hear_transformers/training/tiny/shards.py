@@ -6,15 +6,12 @@ atomically, and existing ones are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ...files import atomic
-from ...networks.frontend import CPJKU_MEL
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -36,12 +33,3 @@ def read_shard(path: Path) -> Arrays:
     """Read the arrays of a shard."""
     with np.load(path) as file:
         return {name: file[name] for name in file.files}
-
-
-@torch.no_grad()
-def compute_log_mels(waveforms: Iterable[NDArray[np.float32]]) -> NDArray[np.float16]:
-    """Compute log-mel spectrograms: waveforms of one length -> (clips, n_mels, frames)."""
-    frontend = CPJKU_MEL.build()
-    waveforms = list(waveforms)
-    batches = [np.stack(waveforms[i : i + MEL_BATCH]) for i in range(0, len(waveforms), MEL_BATCH)]
-    return np.concatenate([frontend(torch.from_numpy(batch)).half().numpy() for batch in batches])

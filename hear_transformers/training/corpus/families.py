@@ -1,7 +1,7 @@
-"""Synthetic sound scenes: twelve families of sounds, one to three of them in a clip, then a recording chain.
+"""Families of synthetic sounds that say how everyday sounds arise: plucked, struck, blown, boiled, spoken, beeped.
 
-The families cover the ways in which everyday sounds arise (plucked, struck, blown, rubbed, boiled, spoken, beeped) with
-wide ranges, rather than model single sounds. The ranges are in the code of each family, where they have a meaning.
+They have wide ranges, rather than model single sounds. The ranges are in the code of each family, where they have a
+meaning.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 from scipy import fft
 
-from . import effects
 from .signals import (
     LENGTH,
     RATE,
@@ -20,18 +19,22 @@ from .signals import (
     Dice,
     Signal,
     bends,
+    colour,
     coloured_noise,
-    db_to_gain,
     envelope,
     filter_clip,
+    harmonics,
     low_pass,
+    modes,
     normalise_level,
-    partials,
+    phasor,
     place,
     poisson_onsets,
     regular_onsets,
     resonance,
     resonances,
+    shaped_noise,
+    stretch,
     wander,
 )
 
@@ -64,10 +67,11 @@ def harmonic(dice: Dice) -> Signal:
     base = dice.log_uniform(50, 2500)
     n_notes = dice.integer(1, 6)
     numbers = np.arange(1, min(24, int(TOP_HZ / base)) + 1, dtype=float)
-    if dice.chance(0.25):
-        numbers = numbers[::2]
-    ratios = numbers * np.sqrt(1 + dice.log_uniform(1e-6, 1e-3) * dice.chance(0.4) * numbers**2)
     amplitudes = numbers ** -dice.uniform(0.3, 2.5)
+    if dice.chance(0.25):
+        amplitudes[1::2] = 0.0  # as of a closed pipe
+    stretched = dice.chance(0.4)
+    ratios = numbers * np.sqrt(1 + dice.log_uniform(1e-6, 1e-3) * numbers**2)
     vibrato, vibrato_hz = dice.uniform(0, 0.02) * dice.chance(0.5), dice.uniform(3, 9)
     shape = dice.log_uniform(0.002, 0.3), dice.log_uniform(0.05, 1), dice.uniform(0, 1), dice.log_uniform(0.01, 0.3)
     breath, overlap = np.float32(dice.uniform(0, 0.15)), dice.uniform(0.6, 1.3)
@@ -75,8 +79,12 @@ def harmonic(dice: Dice) -> Signal:
 
     def note(i: int) -> Signal:
         n = min(LENGTH, int(LENGTH / n_notes * overlap))
-        frequency = base * 2 ** (scale[i] / 12) * (1 + vibrato * np.sin(TAU * vibrato_hz * TIMES[:n]))
-        return (partials(dice, frequency, ratios, amplitudes) + breath * dice.noise(n)) * envelope(n, *shape)
+        hz = base * 2 ** (scale[i] / 12)
+        if stretched:
+            tone = modes(dice, hz * ratios, 1e3, amplitudes, n)
+        else:
+            tone = harmonics(hz * (1 + vibrato * np.sin(TAU * np.float32(vibrato_hz) * TIMES[:n])), amplitudes)
+        return (tone + breath * dice.noise(n)) * envelope(n, *shape)
 
     clip = place(note, np.arange(n_notes) * LENGTH / RATE / n_notes)
     if dice.chance(0.5):
@@ -105,13 +113,14 @@ def modal(dice: Dice) -> Signal:
     amplitudes = dice.uniforms(0.1, 1, len(ratios))
     click, click_decay = np.float32(dice.uniform(0, 0.8)), dice.log_uniform(0.001, 0.02)
     n = int(np.clip(decay * 5, 0.08, 2.0) * RATE)
-    points = np.exp(-np.linspace(0, n / RATE, 64) / decays[:, None])  # (modes, points)
-    click_shape = click * np.exp(-TIMES[:n] / np.float32(click_decay))
+    n_click = min(n, int(6 * click_decay * RATE))
+    click_shape = click * np.exp(-TIMES[:n_click] / np.float32(click_decay))
 
     def hit(_: int) -> Signal:
-        strength = dice.uniform(0.4, 1) * amplitudes * dice.uniforms(0.7, 1.3, len(ratios))
-        modes = partials(dice, np.full(n, base), ratios, strength[:, None] * points)
-        return modes + click_shape * dice.noise(n)
+        strengths = dice.uniform(0.4, 1) * amplitudes * dice.uniforms(0.7, 1.3, len(ratios))
+        sound = modes(dice, base * ratios, decays, strengths, n)
+        sound[:n_click] += click_shape * dice.noise(n_click)
+        return sound
 
     if dice.chance(0.6):
         return place(hit, regular_onsets(dice, dice.log_uniform(0.5, 9), dice.uniform(0, 0.5) ** 2))
@@ -120,14 +129,17 @@ def modal(dice: Dice) -> Signal:
 
 def texture(dice: Dice) -> Signal:
     """Wind, sea, rain, hiss, rumble: coloured noise, resonant or not, steady or swelling."""
-    clip = coloured_noise(dice, dice.uniform(-1, 3))
+    response = colour(dice.uniform(-1, 3))
     if n := dice.integer(0, 3):
-        clip = filter_clip(clip, dice.log_uniform(0.01, 0.3) + resonances(dice, n, 60, 12_000, (0.5, 10)))
+        response = response * (dice.log_uniform(0.01, 0.3) + resonances(dice, n, 60, 12_000, (0.5, 10)))
+    clip = shaped_noise(dice, response)
     movement = dice.integer(0, 3)
     if movement == 1:
-        clip = clip * np.maximum(0, 1 + dice.uniform(0.2, 1) * np.sin(TAU * (dice.log_uniform(0.2, 30) * TIMES)))
+        clip = clip * np.maximum(
+            0, 1 + dice.uniform(0.2, 1) * np.sin(TAU * np.float32(dice.log_uniform(0.2, 30)) * TIMES)
+        )
     elif movement == 2:
-        clip = clip * np.exp(dice.uniform(0.3, 1.5) * wander(dice, dice.log_uniform(0.5, 40)))
+        clip = clip * np.exp(np.float32(dice.uniform(0.3, 1.5)) * wander(dice, dice.log_uniform(0.5, 40)))
     elif movement == 3:
         clip = swell(dice, clip)
     return normalise_level(clip.astype(np.float32))
@@ -166,14 +178,13 @@ def whistle(dice: Dice) -> Signal:
     trill = dice.uniform(0, 0.3) * dice.chance(0.4) * np.sin(TAU * dice.log_uniform(5, 80) * TIMES[:n])
     frequency = np.clip(glide * 2**trill, 60, 15_000)
     amplitudes = np.concatenate([[1.0], dice.uniforms(0.02, 0.6, dice.integer(0, 4))])
-    ratios = np.arange(1.0, len(amplitudes) + 1)
     shape = envelope(n, dice.log_uniform(0.003, 0.2), 0.5, 0.7, dice.log_uniform(0.01, 0.3))
     if dice.chance(0.3):
         shape = shape * (1 + dice.uniform(0, 1) * np.sin(TAU * dice.log_uniform(10, 120) * TIMES[:n]))
 
     def syllable(_: int) -> Signal:
         detuned = frequency * 2 ** (0.03 * dice.rng.standard_normal())
-        return (partials(dice, detuned, ratios, amplitudes) * shape).astype(np.float32)
+        return (harmonics(detuned, amplitudes) * shape).astype(np.float32)
 
     if dice.chance(0.7):
         return place(syllable, regular_onsets(dice, min(dice.log_uniform(0.6, 12), 0.9 / duration), 0.05))
@@ -222,33 +233,37 @@ def voice(dice: Dice) -> Signal:
         formants = vowels[i % 6] + (vowels[(i + 1) % 6] - vowels[i % 6]) * progress[:, None]  # (points, 3)
         numbers = np.arange(1, min(30, int(11_000 / points_hz.max())) + 2, dtype=float)
         gains = formant_gains(numbers[:, None] * points_hz, formants, 60, 0.08) + 0.02  # (partials, points)
-        frequency = np.interp(np.linspace(0, 1, n), progress, points_hz)
-        source = partials(dice, frequency, numbers, gains * numbers[:, None] ** -tilt)
-        source = normalise_level(source * (1 + roughness * np.sin(TAU * rough_hz * TIMES[:n])).astype(np.float32))
+        source = harmonics(stretch(points_hz, n), gains * numbers[:, None] ** -tilt)
+        rough = 1 + np.float32(roughness) * np.sin(TAU * np.float32(rough_hz) * TIMES[:n])
+        source = normalise_level(source * rough)
         call = source + np.float32(breath_level) * breath_noise(dice, n, formants.mean(0))
         shape = envelope(n, dice.uniform(0.01, 0.08), 0.3, 0.6, dice.uniform(0.02, 0.15))
         return call * shape
 
-    return place(call, regular_onsets(dice, dice.uniform(*rate), 0.1, most=8))
+    return place(call, regular_onsets(dice, min(dice.uniform(*rate), 0.9 / seconds), 0.1, most=8))
 
 
 def breath_noise(dice: Dice, n: int, formants: np.ndarray) -> Signal:
     """Make noise of unit level through three fixed formants."""
-    gains = formant_gains(fft.rfftfreq(n, 1 / RATE), formants, 150, 0.1) + 0.03 * dice.chance(0.5)
-    return normalise_level(fft.irfft(fft.rfft(dice.noise(n)) * gains.astype(np.float32), n))
+    n_fft = fft.next_fast_len(n, real=True)
+    gains = formant_gains(fft.rfftfreq(n_fft, 1 / RATE), formants, 150, 0.1) + 0.03 * dice.chance(0.5)
+    return normalise_level(
+        fft.irfft(dice.noise(2 * len(gains)).view(np.complex64) * gains.astype(np.float32), n_fft)[:n]
+    )
 
 
 def engine(dice: Dice) -> Signal:
     """Engines, rotors, saws, fans: a drifting train of pulses that gate noise, and its harmonics."""
-    drift = dice.uniform(0, 0.06) * wander(dice, 3) + dice.uniform(-0.2, 0.2) * dice.chance(0.3) * TIMES
-    frequency = dice.log_uniform(8, 220) * np.maximum(0.2, 1 + drift)
+    drift = np.float32(dice.uniform(0, 0.06)) * wander(dice, 3)
+    drift += np.float32(dice.uniform(-0.2, 0.2) * dice.chance(0.3)) * TIMES
+    frequency = np.float32(dice.log_uniform(8, 220)) * np.maximum(np.float32(0.2), 1 + drift)
     cycles = np.cumsum(frequency / RATE, dtype=np.float64)
-    pulses = np.exp(-(cycles - np.floor(cycles)) / dice.log_uniform(0.02, 0.5)).astype(np.float32)
+    pulses = np.exp((cycles - np.floor(cycles)).astype(np.float32) * np.float32(-1 / dice.log_uniform(0.02, 0.5)))
     clip = pulses * coloured_noise(dice, dice.uniform(0, 2.5)) * np.float32(dice.uniform(0, 1))
     clip += (pulses - pulses.mean()) * np.float32(dice.uniform(0, 2))
     if n := dice.integer(0, 11):
         numbers = np.arange(1.0, n + 1)
-        clip += partials(dice, frequency, numbers * dice.integer(1, 3), dice.uniforms(0, 0.5, n) * numbers**-0.7)
+        clip += harmonics(frequency * dice.integer(1, 3), dice.uniforms(0, 0.5, n) * numbers**-0.7)
     clip = filter_clip(clip, dice.log_uniform(0.01, 0.3) + resonances(dice, dice.integer(1, 4), 50, 8000, (0.7, 8)))
     return normalise_level(clip) + np.float32(0.5 * dice.log_uniform(0.005, 0.5)) * texture(dice)
 
@@ -264,8 +279,9 @@ def ticks(dice: Dice) -> Signal:
 
     def tick(i: int) -> Signal:
         pitch = alternation if i % 2 else 1.0
-        fade = np.exp(-TIMES[:n] / np.float32(decay * dice.uniform(0.8, 1.2)))
-        click = partials(dice, np.full(n, pitch), modes_hz, np.ones(n_modes)) * fade + dice.noise(n) * fade**3
+        fade = decay * dice.uniform(0.8, 1.2)
+        click = modes(dice, pitch * modes_hz, fade, np.ones(n_modes), n)
+        click += dice.noise(n) * np.exp(TIMES[:n] * np.float32(-3 / fade))
         if gap:
             click[gap:] += np.float32(0.5) * click[:-gap].copy()
         return click
@@ -286,10 +302,10 @@ def burst(dice: Dice) -> Signal:
     voiced_gains = (np.exp(-(((numbers * pitch_hz - vowel[0]) / 600) ** 2)) + 0.05) / numbers
 
     def event(_: int) -> Signal:
-        sound = normalise_level(filter_clip(dice.noise(), body))[:n]
+        sound = shaped_noise(dice, body)[:n]
         if voicing:
             falling = pitch_hz * (1 - 0.2 * TIMES[:n])
-            sound = sound + np.float32(voicing) * partials(dice, falling, numbers, voiced_gains)
+            sound = sound + np.float32(voicing) * harmonics(falling, voiced_gains)
         return (sound * shape * dice.uniform(0.4, 1)).astype(np.float32)
 
     return place(event, np.sort(dice.uniforms(0, 1.7, dice.integer(1, 4))))
@@ -333,57 +349,10 @@ def alarm(dice: Dice) -> Signal:
     """Beeps, horns, telephones: one to three saturated tones, together or in turn, gated."""
     tones_hz = dice.log_uniforms(300, 4000, dice.integer(1, 3))
     drive, duty = dice.uniform(1, 8), dice.uniform(0.2, 0.9)
-    phase = (TIMES * dice.log_uniform(0.7, 25) + dice.rng.random()) % 1
+    phase = (TIMES * np.float32(dice.log_uniform(0.7, 25)) + np.float32(dice.rng.random())) % 1
     in_turn = dice.chance(0.5)
-    clip = np.zeros(LENGTH)
+    clip = np.zeros(LENGTH, np.float32)
     for i, tone_hz in enumerate(tones_hz):
-        wave = np.tanh(drive * np.sin(2 * np.pi * (tone_hz * TIMES.astype(float) + dice.rng.random())))
+        wave = np.tanh(np.float32(drive) * phasor(np.full(LENGTH, tone_hz)).imag)
         clip += wave * (np.floor(phase * len(tones_hz)) == i) if in_turn else wave
     return (clip * (phase < duty)).astype(np.float32)
-
-
-FAMILIES: dict[Callable[[Dice], Signal], float] = {
-    harmonic: 0.9,
-    modal: 0.9,
-    texture: 1.1,
-    granular: 1.2,
-    whistle: 0.9,
-    voice: 2.0,
-    engine: 1.2,
-    ticks: 0.7,
-    burst: 0.9,
-    bubbles: 0.6,
-    fm: 0.7,
-    alarm: 0.5,
-}
-"""Relative frequency of each family."""
-
-SCENE_STREAM = 0  # separates the draws of scenes from those of speech
-LAYERS = (1, 1, 1, 2, 2, 3)  # sounds in a scene, each entry equally likely
-SCENE_BAND_LIMITED = 0.2
-SCENE_NOISE_DB = (-50.0, -12.0)
-
-
-def scene(seed: int, shard: int, index: int) -> Signal:
-    """Synthesise one scene of two seconds; the same arguments give the same samples.
-
-    Parameters
-    ----------
-    seed : of the data set
-    shard, index : which clip of it
-
-    Returns
-    -------
-    waveform : (LENGTH,) in [-1, 1] at `RATE`
-    """
-    dice = Dice(seed, SCENE_STREAM, shard, index)
-    families, weights = list(FAMILIES), np.array(list(FAMILIES.values()))
-    clip = np.zeros(LENGTH, np.float32)
-    for i in range(LAYERS[dice.integer(0, len(LAYERS) - 1)]):
-        family = families[int(dice.rng.choice(len(families), p=weights / weights.sum()))]
-        gain_db = 0.0 if i == 0 else dice.uniform(-18, 0)
-        clip += db_to_gain(gain_db) * normalise_level(family(dice))
-    clip = effects.record(dice, clip, SCENE_BAND_LIMITED, SCENE_NOISE_DB)
-    if dice.chance(0.12):
-        clip = effects.cut_short(dice, clip)
-    return effects.randomise_level(dice, clip)

@@ -18,6 +18,7 @@ LENGTH = 2 * RATE  # samples of a clip
 TOP_HZ = 15_500.0  # highest partial: just below half the sampling rate
 TIMES: Signal = (np.arange(LENGTH) / RATE).astype(np.float32)  # s
 FREQS: Signal = fft.rfftfreq(LENGTH, 1 / RATE).astype(np.float32)  # Hz
+LOG_FREQS: Signal = np.log(np.maximum(FREQS, 20.0))
 TINY = 1e-6  # keeps a division by the level of digital silence finite
 
 
@@ -71,10 +72,23 @@ def filter_clip(signal: Signal, response: NDArray[np.floating]) -> Signal:
     return fft.irfft(fft.rfft(signal) * response.astype(np.float32), LENGTH)
 
 
+def shaped_noise(dice: Dice, response: NDArray[np.floating]) -> Signal:
+    """Make noise of unit level with a magnitude response at `FREQS`: drawn as a spectrum, which saves a transform."""
+    response = response.astype(np.float32)
+    spectrum = dice.noise(2 * len(FREQS)).view(np.complex64) * response
+    # irfft divides by LENGTH; every bin but the outer two counts twice, and has a power of 2 * response**2.
+    level = np.sqrt(np.square(response).sum()) * np.float32(2 / LENGTH)
+    return fft.irfft(spectrum, LENGTH) / (level + np.float32(TINY))
+
+
+def colour(exponent: float) -> Signal:
+    """Compute the magnitude response of a power that falls with frequency to an exponent; flat below 20 Hz."""
+    return np.exp(LOG_FREQS * np.float32(-exponent / 2))
+
+
 def coloured_noise(dice: Dice, exponent: float) -> Signal:
     """Make noise of unit level whose power falls with frequency to the power of `exponent`; flat below 20 Hz."""
-    response = np.maximum(FREQS, 20.0) ** np.float32(-exponent / 2)
-    return normalise_level(filter_clip(dice.noise(), response))
+    return shaped_noise(dice, colour(exponent))
 
 
 def resonance(centre: float, bandwidth: float, freqs: Signal = FREQS) -> Signal:
@@ -96,17 +110,22 @@ def low_pass(cutoff: float, order: int) -> Signal:
     return (1.0 / np.sqrt(1.0 + (FREQS / cutoff) ** (2 * order))).astype(np.float32)
 
 
+def stretch(points: NDArray[np.floating], n: int) -> Signal:
+    """Interpolate evenly spaced points linearly: (points,) -> (n,); the last one lies behind the end."""
+    n_segment = -(-n // (len(points) - 1))
+    rise = np.arange(n_segment, dtype=np.float32) / np.float32(n_segment)
+    heights = points.astype(np.float32)
+    return (heights[:-1, None] + np.diff(heights)[:, None] * rise).reshape(-1)[:n]
+
+
 def wander(dice: Dice, rate: float, n: int = LENGTH) -> Signal:
-    """Make a slow random curve: `rate` standard normal points per second, interpolated linearly."""
-    times = TIMES[:n] * rate
-    points = dice.rng.standard_normal(int(times[-1]) + 2)
-    return np.interp(times, np.arange(len(points)), points).astype(np.float32)
+    """Make a slow random curve: about `rate` standard normal points per second, interpolated linearly."""
+    return stretch(dice.rng.standard_normal(int(rate * n / RATE) + 2), n)
 
 
 def bends(dice: Dice, n_points: int, low: float, high: float, n: int = LENGTH) -> Signal:
     """Make a piecewise linear curve through `n_points` random heights."""
-    heights = dice.uniforms(low, high, n_points)
-    return np.interp(np.linspace(0, n_points - 1, n), np.arange(n_points), heights).astype(np.float32)
+    return stretch(dice.uniforms(low, high, n_points), n)
 
 
 def envelope(n: int, attack: float, decay: float, sustain: float, release: float) -> Signal:
@@ -118,29 +137,67 @@ def envelope(n: int, attack: float, decay: float, sustain: float, release: float
     return (rise * fall * body).astype(np.float32)
 
 
-def partials(
-    dice: Dice, frequency: NDArray[np.floating], ratios: NDArray[np.floating], amplitudes: NDArray[np.floating]
-) -> Signal:
-    """Sum sines at multiples of a gliding frequency, each with a random phase.
+def phasor(frequency: NDArray[np.floating]) -> NDArray[np.complex64]:
+    """Turn at a gliding frequency in Hz: (samples,) -> (samples,)."""
+    turns = np.cumsum(frequency, dtype=np.float64) / RATE
+    # Whole turns are removed in 64 bits, as sines in 32 bits are three times as fast.
+    angles = np.float32(2 * np.pi) * (turns - np.floor(turns)).astype(np.float32)
+    wave = np.empty(len(angles), np.complex64)
+    wave.real, wave.imag = np.cos(angles), np.sin(angles)
+    return wave
+
+
+def harmonics(frequency: NDArray[np.floating], amplitudes: NDArray[np.floating]) -> Signal:
+    """Sum the harmonics of a gliding frequency, as powers of one phasor.
 
     Parameters
     ----------
     frequency : (samples,) in Hz
-    ratios : (partials,) multiples of the frequency; those above `TOP_HZ` are dropped
-    amplitudes : (partials,), or (partials, points) evenly over the signal
+    amplitudes : of the harmonics from the first one: (harmonics,), or (harmonics, points) evenly over the signal; those
+        that reach `TOP_HZ` are left out
     """
     n = len(frequency)
-    cycles = np.cumsum(frequency / RATE, dtype=np.float64)
+    first = phasor(frequency)
+    power = first.copy()
     total = np.zeros(n, np.float32)
-    audible = ratios * float(frequency.max()) < TOP_HZ
-    for ratio, amplitude in zip(ratios[audible], amplitudes[audible], strict=True):
-        phase = cycles * ratio + dice.rng.random()
-        # Whole cycles are removed in 64 bits, as sines in 32 bits are three times as fast.
-        wave = np.sin(np.float32(2 * np.pi) * (phase - np.floor(phase)).astype(np.float32))
-        if np.ndim(amplitude):
-            amplitude = np.interp(np.linspace(0, len(amplitude) - 1, n), np.arange(len(amplitude)), amplitude)
-        total += (amplitude * wave).astype(np.float32)
+    for amplitude in amplitudes[: int(TOP_HZ / float(frequency.max()))]:
+        if np.any(amplitude):
+            total += (stretch(amplitude, n) if np.ndim(amplitude) else np.float32(amplitude)) * power.imag
+        power *= first
     return total
+
+
+MODE_BLOCK = 256  # samples in which modes are computed
+
+
+def modes(
+    dice: Dice,
+    frequencies: NDArray[np.floating],
+    decays: NDArray[np.floating] | float,
+    amplitudes: NDArray[np.floating],
+    n: int,
+) -> Signal:
+    """Sum decaying sines of constant frequency with random phases, the response of a body to an impact.
+
+    A decaying sine is the product of what it is at the start of a block and what it does within any block, so that the
+    sum is one product of matrices.
+
+    Parameters
+    ----------
+    frequencies : (modes,) in Hz; those above `TOP_HZ` are left out
+    decays : (modes,) or of all, s to 1/e
+    amplitudes : (modes,)
+    n : samples
+    """
+    audible = frequencies < TOP_HZ
+    rates = (2j * np.pi * frequencies - 1 / (np.zeros_like(frequencies) + decays))[audible] / RATE  # per sample
+    phases = 2 * np.pi * dice.rng.random(len(rates))
+    blocks = np.arange(0, n, MODE_BLOCK)
+    starts = np.exp(rates * blocks[:, None] + 1j * phases) * amplitudes[audible]  # (blocks, modes)
+    within = np.exp(rates[:, None] * np.arange(MODE_BLOCK))  # (modes, samples of a block)
+    left = np.concatenate([starts.real, -starts.imag], 1).astype(np.float32)
+    right = np.concatenate([within.real, within.imag]).astype(np.float32)
+    return (left @ right).reshape(-1)[:n]
 
 
 def place(events: Callable[[int], Signal], onsets: Sequence[float] | NDArray[np.floating]) -> Signal:
