@@ -31,7 +31,7 @@ from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
 from .networks.family import Readout, Variant, count_members
-from .networks.frontend import AST_MEL
+from .networks.frontend import AST_MEL, CPJKU_MEL
 from .networks.fused import LayerNorm, kernels_for
 from .networks.transformer import DropPath, Mlp, Pair, PatchEmbed, init_matrices
 from .networks.trunk import TimeAxis, Trunk, depth_of
@@ -476,10 +476,31 @@ def row(checkpoint: str, imagenet: str, **network: Any) -> Variant:
     )
 
 
+MINI = Variant(
+    # Size T of half the width, with patches and pooling that keep a position every 80 ms to the end; for clips of 2 s.
+    checkpoint="",
+    network={
+        "depths": (1, 2, 5, 2),
+        "dim": 48,
+        "kernel": (15, 7),
+        "stride": (8, 4),
+        "q_strides": ((1, 2), (2, 1), (2, 1)),
+        "kv_stride": (4, 8),
+        "frames": 200,
+        "drop_path": 0.0,
+    },
+    frontend=CPJKU_MEL,
+    scene=Readout(2_000.0, ("norm",), "meanstd"),
+    scene_hop_ms=1_000.0,
+    timestamps=(Readout(2_000.0, ("norm",)),),
+    framing="native",
+)
+
 FILES = {name: f"mvitv2_{name[0]}_in1k" for name in SIZES}
 
 VARIANTS = {
     **{name: row("", FILES[name], **size, **AUDIO) for name, size in SIZES.items()},
+    "mini": MINI,
     # Without the classifier for ImageNet's 1000 classes.
     **{f"mvit_{name}": row(FILES[name], FILES[name], **size, **IMAGES, n_classes=0) for name, size in SIZES.items()},
 }

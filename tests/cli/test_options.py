@@ -31,7 +31,7 @@ def commands() -> dict[str, click.Command]:
         module = importlib.import_module(f"hear_transformers.benchmarks.{name}")
         found = [value for value in vars(module).values() if isinstance(value, click.Command)]
         roots[name] = next((group for group in found if isinstance(group, click.Group)), found[0])
-    roots["training.tiny"] = importlib.import_module("hear_transformers.training.tiny.__main__").cli
+    roots["training.distil"] = importlib.import_module("hear_transformers.training.distil.__main__").cli
     return dict(pair for name, root in roots.items() for pair in walk(root, name))
 
 
