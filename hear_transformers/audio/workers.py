@@ -448,7 +448,7 @@ class _Pool:
         self.heard = self.patrolled = time.monotonic()
         n_bytes = sum(_padded(4 * options.at(rate).max_samples) for rate in (options.sample_rate, *options.other_rates))
         self.layout = _Layout.for_clips(self.n_ahead + LENT, n_bytes, n_workers)
-        self.memory = _shared(self.layout.n_bytes)
+        self.memory = shared(self.layout.n_bytes)
         slots, self.progress = self.layout.of(self.memory)
         self.floats, self.integers = (torch.from_numpy(slots.view(dtype)) for dtype in (np.float32, np.int16))
         self.pins: _Pins | None = None
@@ -695,8 +695,15 @@ def _heard(workers: Sequence[_Worker], timeout: float) -> list[_Worker]:
     return [by_number[number] for number, _ in poll.poll(1000.0 * timeout)]
 
 
-def start_process(target: Callable[..., None], *arguments: Any) -> tuple[Any, connection.Connection]:
+def start_process(
+    target: Callable[..., None], *arguments: Any, daemon: bool = True
+) -> tuple[Any, connection.Connection]:
     """Start a process that runs a function with the other end of a pipe and some arguments; return it and our end.
+
+    Parameters
+    ----------
+    target, arguments : what the process runs, behind its end of the pipe
+    daemon : it may have no children, and ends with this process
 
     Raises
     ------
@@ -704,7 +711,7 @@ def start_process(target: Callable[..., None], *arguments: Any) -> tuple[Any, co
     """
     context: Any = multiprocessing.get_context(START_METHOD)
     ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=daemon)
     with warnings.catch_warnings(), without_signals():
         # Python >= 3.12 warns of every fork beside threads, see `START_METHOD`.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -713,7 +720,7 @@ def start_process(target: Callable[..., None], *arguments: Any) -> tuple[Any, co
     return process, ours
 
 
-def _shared(n_bytes: int) -> Any:
+def shared(n_bytes: int) -> Any:
     """Allocate memory that workers share."""
     if START_METHOD == "fork":
         return mmap.mmap(-1, n_bytes)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft
 
 from . import effects
+from .mels import FRAMES, HOP
 from .signals import (
     LENGTH,
     RATE,
@@ -34,6 +36,8 @@ from .signals import (
     resonances,
     wander,
 )
+
+Events = NDArray[np.uint8]
 
 TAU = np.float32(2 * np.pi)
 SEMITONES = (0, 2, 3, 5, 7, 8, 10, 12)  # of a scale for melodies
@@ -362,28 +366,41 @@ SCENE_STREAM = 0  # separates the draws of scenes from those of speech
 LAYERS = (1, 1, 1, 2, 2, 3)  # sounds in a scene, each entry equally likely
 SCENE_BAND_LIMITED = 0.2
 SCENE_NOISE_DB = (-50.0, -12.0)
+AUDIBLE_DB = -40.0  # a layer sounds in frames that are at most so far below its loudest one
 
 
-def scene(seed: int, shard: int, index: int) -> Signal:
+def scene(seed: int, step: int, index: int) -> tuple[Signal, Events]:
     """Synthesise one scene of two seconds; the same arguments give the same samples.
 
     Parameters
     ----------
-    seed : of the data set
-    shard, index : which clip of it
+    seed : of the corpus
+    step, index : which batch, which clip of it
 
     Returns
     -------
     waveform : (LENGTH,) in [-1, 1] at `RATE`
+    events : (FRAMES, families) 1 where a family sounds
     """
-    dice = Dice(seed, SCENE_STREAM, shard, index)
+    dice = Dice(seed, SCENE_STREAM, step, index)
     families, weights = list(FAMILIES), np.array(list(FAMILIES.values()))
     clip = np.zeros(LENGTH, np.float32)
+    events = np.zeros((FRAMES, len(families)), np.uint8)
     for i in range(LAYERS[dice.integer(0, len(LAYERS) - 1)]):
-        family = families[int(dice.rng.choice(len(families), p=weights / weights.sum()))]
-        gain_db = 0.0 if i == 0 else dice.uniform(-18, 0)
-        clip += db_to_gain(gain_db) * normalise_level(family(dice))
+        number = int(dice.rng.choice(len(families), p=weights / weights.sum()))
+        layer = normalise_level(families[number](dice))
+        events[:, number] |= audible(layer)
+        clip += db_to_gain(0.0 if i == 0 else dice.uniform(-18, 0)) * layer
     clip = effects.record(dice, clip, SCENE_BAND_LIMITED, SCENE_NOISE_DB)
     if dice.chance(0.12):
-        clip = effects.cut_short(dice, clip)
-    return effects.randomise_level(dice, clip)
+        start = dice.integer(int(0.3 * FRAMES), int(0.9 * FRAMES))
+        clip[start * HOP :] = 0.0  # digital silence, like a padded recording
+        events[start:] = 0
+    return effects.randomise_level(dice, clip), events
+
+
+def audible(layer: Signal) -> NDArray[np.bool_]:
+    """Find the mel frames in which a layer sounds: (LENGTH,) -> (FRAMES,)."""
+    power = np.square(layer).reshape(FRAMES, HOP).mean(1)  # of the hop behind the centre of the frame
+    around = np.maximum(power, np.concatenate([power[:1], power[:-1]]))
+    return around > power.max() * 10 ** (AUDIBLE_DB / 10)

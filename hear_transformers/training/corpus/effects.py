@@ -65,13 +65,6 @@ def room(dice: Dice) -> Signal:
     return response
 
 
-def cut_short(dice: Dice, signal: Signal) -> Signal:
-    """End a clip in digital silence, like a padded recording."""
-    ended = signal.copy()
-    ended[int(dice.uniform(0.3, 0.9) * LENGTH) :] = 0.0
-    return ended
-
-
 def randomise_level(dice: Dice, signal: Signal) -> Signal:
     """Scale a clip to a random peak of -25 to 0 dB."""
     return signal / np.float32(np.abs(signal).max() + TINY) * db_to_gain(dice.uniform(-25.0, 0.0))

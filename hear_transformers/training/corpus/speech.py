@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from ...errors import HearTransformersError
-from ...networks.frontend import CPJKU_MEL
 from . import effects
+from .mels import FRAME_TIMES, FRAMES
 from .signals import LENGTH, RATE, Dice, Signal, normalise_level
+
+Phones = NDArray[np.uint8]
 
 LIBRARY = "libespeak-ng.so.1"
 
 # Of speak_lib.h of eSpeak NG 1.51.
 RETRIEVE_SYNCHRONOUSLY = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples go to the callback
-PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
+PHONEME_EVENTS = 1 | 2  # espeakINITIALIZE_PHONEME_EVENTS and _PHONEME_IPA
 UTF8 = 1  # espeakCHARS_UTF8
 WORDS_PER_MINUTE, PITCH, PITCH_RANGE = 1, 3, 4  # espeak_PARAMETER
 LAST_EVENT, PHONEME_EVENT = 0, 7  # espeak_EVENT_TYPE
@@ -38,9 +40,32 @@ def _listed(words: str) -> tuple[str, ...]:
     return tuple(words.split())
 
 
-ENGLISH = ("en", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-x-rp", "en-029", "en-us-nyc")
-OTHERS = ("es", "fr", "de", "it", "pt-br", "nl", "pl", "sv", "fi", "cs", "tr", "id")
-ENGLISH_SHARE = 0.75
+LENGTH_MARKS = str.maketrans("", "", "ːˑ:")
+
+PHONES = (
+    "other",
+    SILENCE,
+    *_listed("i y ɨ ʉ u ɪ ʊ e o ə ɚ ɛ ɜ ʌ ɔ æ ɐ a ɑ ɒ"),
+    *_listed("eɪ aɪ ɔɪ aʊ əʊ oʊ iə eə aɪə ɑɹ əl"),
+    *_listed("p b t d k ɡ m n ŋ f v θ ð s z ʃ ʒ x h ts tʃ dʒ r ɾ ʁ ɹ l ʋ j w"),
+)
+"""Classes of sounds in the International Phonetic Alphabet, without length: those that take at least a thousandth of
+the time in `ENGLISH` and `OTHERS`; the others are "other"."""
+
+SPELLINGS = {"ei": "eɪ", "əɪ": "eɪ", "oɪ": "ɔɪ", "æʊ": "aʊ", "əu": "əʊ", "ʌʊ": "əʊ", "ʌʉ": "əʊ", "ɛə": "eə"}
+"""What one accent has in place of a diphthong of the others."""
+
+NUMBERS = {name: i for i, name in enumerate(PHONES)}
+
+ENGLISH = _listed("en en-us en-us-nyc en-029 en-gb-scotland en-gb-x-gbclan en-gb-x-gbcwmd en-gb-x-rp")
+OTHERS = _listed(
+    """
+    af ca cs cy da de es es-419 et eu fi fr-be fr-ch ga hr hu id is it la lt lv ms nb nl pl pt pt-br ro sk sl sq sv sw
+    tr
+    """
+)
+"""Languages in Latin script, whose rules of spelling make their own sounds of any word; of others eSpeak spells it."""
+ENGLISH_SHARE = 0.6
 
 VARIANTS = _listed(
     """
@@ -89,17 +114,14 @@ BAND_LIMITED = 0.5
 NOISE_DB = (-45.0, -8.0)
 SPEECH_STREAM = 1  # separates the draws of speech from those of scenes
 
-FRAMES = CPJKU_MEL.n_frames(LENGTH)
-FRAME_TIMES = np.arange(FRAMES) * CPJKU_MEL.hop_length / RATE  # s, centre of each mel frame
-
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """An utterance: samples at `RATE`, and the onset (s) and name of every phone in eSpeak's notation."""
+    """An utterance: samples at `RATE`, and the onset (s) and number in `PHONES` of every phone."""
 
     waveform: Signal
     onsets: NDArray[np.float64]
-    phones: list[str]
+    phones: list[int]
 
 
 class _Event(ctypes.Structure):
@@ -121,6 +143,25 @@ class _Event(ctypes.Structure):
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
+def check() -> None:
+    """Raise HearTransformersError if eSpeak NG is not installed, or has spoken in this process already."""
+    _load()
+    if espeak.cache_info().currsize and espeak().has_spoken:
+        raise HearTransformersError(
+            "eSpeak NG has spoken in this process, and would remember it in those that make speech; start a new one"
+        )
+
+
+def _load() -> Any:
+    try:
+        return ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise HearTransformersError(
+            f"{LIBRARY} was not found; install eSpeak NG (Debian and Ubuntu: apt install libespeak-ng1) or make "
+            "no speech"
+        ) from error
+
+
 class Espeak:
     """The synthesiser, one per process.
 
@@ -133,14 +174,9 @@ class Espeak:
     """
 
     def __init__(self) -> None:
-        try:
-            self._library: Any = ctypes.CDLL(LIBRARY)
-        except OSError as error:
-            raise HearTransformersError(
-                f"{LIBRARY} was not found; install eSpeak NG (Debian and Ubuntu: apt install libespeak-ng1) or leave "
-                "speech out with --kind scenes"
-            ) from error
+        self._library = _load()
         self.rate = int(self._library.espeak_Initialize(RETRIEVE_SYNCHRONOUSLY, 0, None, PHONEME_EVENTS))
+        self.has_spoken = False
         self._samples: list[NDArray[np.int16]] = []
         self._events: list[tuple[float, str]] = []
         self._callback = _CALLBACK(self._collect)  # must live as long as the library may call it
@@ -170,6 +206,7 @@ class Espeak:
         """
         library = self._library
         self._samples, self._events = [], []
+        self.has_spoken = True
         if library.espeak_SetVoiceByName(voice.encode()):
             raise HearTransformersError(f"this eSpeak NG has no voice {voice!r}; install its data (espeak-ng-data)")
         library.espeak_SetParameter(WORDS_PER_MINUTE, words_per_minute, 0)
@@ -184,8 +221,16 @@ class Espeak:
         return Spoken(
             signal.resample(samples, n).astype(np.float32),
             np.array([time for time, _ in phones]) / rate,
-            [SILENCE if name.startswith(SILENCE) or not name else name for _, name in phones],
+            [phone_number(name) for _, name in phones],
         )
+
+
+def phone_number(name: str) -> int:
+    """Return the number in `PHONES` of a phone by eSpeak's name of it."""
+    if not name or name.startswith(SILENCE):
+        return NUMBERS[SILENCE]
+    name = name.translate(LENGTH_MARKS)
+    return NUMBERS.get(SPELLINGS.get(name, name), 0)
 
 
 @cache
@@ -202,11 +247,11 @@ def item(dice: Dice) -> str:
     return "".join(syllables) + str(dice.rng.choice(CODAS))
 
 
-def labels(spoken: Spoken, times: NDArray[np.float64]) -> NDArray[np.str_]:
-    """Return the name of the phone at each time (s): silence before the first and after the waveform."""
-    names = np.array([SILENCE, *spoken.phones], "U8")
-    names_at = names[np.searchsorted(spoken.onsets, times, side="right")]
-    return np.where(times < len(spoken.waveform) / RATE, names_at, SILENCE)
+def labels(spoken: Spoken, times: NDArray[np.float64]) -> Phones:
+    """Return the number of the phone at each time (s): silence before the first and after the waveform."""
+    numbers = np.array([NUMBERS[SILENCE], *spoken.phones], np.uint8)
+    numbers_at = numbers[np.searchsorted(spoken.onsets, times, side="right")]
+    return np.where(times < len(spoken.waveform) / RATE, numbers_at, np.uint8(NUMBERS[SILENCE]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +276,7 @@ class Speaker:
         return espeak().speak(text, self.voice, dice.integer(100, 250), self.pitch, self.pitch_range, self.rate)
 
 
-def running(dice: Dice, speaker: Speaker) -> tuple[Signal, NDArray[np.str_]]:
+def running(dice: Dice, speaker: Speaker) -> tuple[Signal, Phones]:
     """Cut two seconds out of an utterance of four to seven items."""
     spoken = speaker.say(dice, " ".join(item(dice) for _ in range(dice.integer(4, 7))))
     start = dice.integer(0, max(0, len(spoken.waveform) - LENGTH))
@@ -241,36 +286,35 @@ def running(dice: Dice, speaker: Speaker) -> tuple[Signal, NDArray[np.str_]]:
     return clip, labels(spoken, FRAME_TIMES + start / RATE)
 
 
-def isolated(dice: Dice, speaker: Speaker) -> tuple[Signal, NDArray[np.str_]]:
+def isolated(dice: Dice, speaker: Speaker) -> tuple[Signal, Phones]:
     """Fill two seconds with single items, each with silence before it."""
     clip = np.zeros(LENGTH, np.float32)
-    names = np.full(FRAMES, SILENCE, "U8")
+    phones = np.full(FRAMES, NUMBERS[SILENCE], np.uint8)
     start = 0
     while (start := start + int(dice.uniform(0.0, 0.4) * RATE)) < LENGTH:
         spoken = speaker.say(dice, item(dice))
         part = spoken.waveform[: LENGTH - start]
         clip[start : start + len(part)] = part
-        names_now = labels(spoken, FRAME_TIMES - start / RATE)
-        names = np.where((start / RATE <= FRAME_TIMES), names_now, names)
+        phones = np.where(start / RATE <= FRAME_TIMES, labels(spoken, FRAME_TIMES - start / RATE), phones)
         start += len(part)
-    return clip, names
+    return clip, phones
 
 
-def utterance(seed: int, shard: int, index: int, attempt: int = 0) -> tuple[Signal, NDArray[np.str_]]:
+def utterance(seed: int, step: int, index: int, attempt: int = 0) -> tuple[Signal, Phones]:
     """Synthesise one clip of speech of two seconds; in a fresh process the same arguments give the same samples.
 
     Parameters
     ----------
-    seed : of the data set
-    shard, index : which clip of it
-    attempt : number of crashes of eSpeak NG 1.51 in this shard so far (about one in 10,000 utterances)
+    seed : of the corpus
+    step, index : which batch, which clip of it
+    attempt : number of crashes of eSpeak NG 1.51 in this batch so far (about one in 10,000 utterances)
 
     Returns
     -------
     waveform : (LENGTH,) in [-1, 1] at `RATE`
-    phones : (FRAMES,) name of the phone at the centre of every mel frame
+    phones : (FRAMES,) index into `PHONES` at the centre of every mel frame
     """
-    dice = Dice(seed, SPEECH_STREAM, shard, index, attempt)
+    dice = Dice(seed, SPEECH_STREAM, step, index, attempt)
     make = isolated if dice.chance(ISOLATED_SHARE) else running
     clip, phones = make(dice, Speaker.draw(dice))
     clip = effects.record(dice, normalise_level(clip), BAND_LIMITED, NOISE_DB)
