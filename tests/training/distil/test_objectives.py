@@ -67,7 +67,7 @@ def new_run(student: str):
 
 @pytest.mark.parametrize("student", SIZES)
 def test_every_step_moves_network_and_heads(student):
-    training, held_out = new_run(student)
+    training, _ = new_run(student)
     before = {name: tensor.clone() for name, tensor in training.objective.state_dict().items()}
     (batch,) = clips.batches(SMALL, corpus, [Loudness()], CPU, range(1))
     losses = training.advance(batch)
