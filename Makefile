@@ -170,10 +170,9 @@ RUN ?= ../$(STUDENT)-run
 SLICE_MINUTES ?=
 DEVICE ?= cpu
 
-# Threads of PyTorch beside the processes that synthesise: on two cores one of each. A machine with a card has more cores.
 train: $(VENV)/.stamp-test  ## train tiny, mast_mini or atgnn_mini without real audio: hours on a CPU, resumable; needs espeak-ng (STUDENT=name RUN=folder TEACHER=checkpoint SLICE_MINUTES=8)
 	$(BIN)/python -m hear_transformers.training.distil train --student $(STUDENT) --out $(RUN) --device $(DEVICE) \
-		--num-workers $(WORKERS) $(if $(wildcard $(TEACHER)),--teacher $(TEACHER)) \
+		--num-workers $(WORKERS) --threads $(WORKERS) $(if $(wildcard $(TEACHER)),--teacher $(TEACHER)) \
 		$(if $(SLICE_MINUTES),--slice-minutes $(SLICE_MINUTES))
 
 TASKS ?= ../tasks

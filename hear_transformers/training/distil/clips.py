@@ -88,13 +88,13 @@ def with_targets(batch: Batch, teachers: Sequence[Teacher], device: torch.device
 
 
 def _with_targets(kind: str, part: Part, teachers: Sequence[Teacher], device: torch.device) -> Clips:
-    mels = torch.as_tensor(part.mels).to(device)
-    labels = {name: torch.as_tensor(label).to(device) for name, label in part.labels.items()}
-    by_clip: dict[str, Tensor] = {name: label for name, label in labels.items() if label.ndim == 1}
+    mels = torch.from_numpy(part.mels).to(device)
+    by_frame = {name: torch.from_numpy(label).to(device) for name, label in part.labels.items()}
+    by_clip: dict[str, Tensor] = {}
     for teacher in teachers:
         if kind in teacher.hears:
             by_clip |= teacher.targets(mels)
-    return Clips(mels, {name: label for name, label in labels.items() if label.ndim > 1}, by_clip)
+    return Clips(mels, by_frame, by_clip)
 
 
 def held_out(

@@ -60,6 +60,8 @@ def train(
     ------
     TrainingError : see `loop.fit`
     """
+    if log is not None:
+        log("; ".join(f"{each.name} ({each.licence}) hears {', '.join(each.hears)}" for each in teachers))
     held_out = clips.held_out(recipe, source, teachers, device)
     run = new_run(recipe, held_out, device)
     if not Pieces(folder).exists():
