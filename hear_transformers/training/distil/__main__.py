@@ -63,7 +63,7 @@ def train(
     num_workers: int,
     teacher: Path | None,
     threads: int,
-    **numbers: int | None,
+    **numbers: Any,
 ) -> None:
     """Train a network on the streamed corpus (needs eSpeak NG), or go on with the run in OUT."""
     from ...embedding.devices import pick_device

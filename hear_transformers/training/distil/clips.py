@@ -78,8 +78,10 @@ def joined(parts: Sequence[Clips]) -> Clips:
 
 def corpus(recipe: DistilRecipe, workers: int) -> Source:
     """Return the source of a recipe's clips, synthesised in worker processes."""
-    numbers = {kind: recipe.fresh(kind) for kind in KINDS}
-    return lambda seed, steps: stream(CorpusOptions(seed=seed, **numbers), steps, workers)
+    scenes, speech, notes = (recipe.fresh(kind) for kind in KINDS)
+    return lambda seed, steps: stream(
+        CorpusOptions(seed=seed, scenes=scenes, speech=speech, notes=notes), steps, workers
+    )
 
 
 def with_targets(batch: Batch, teachers: Sequence[Teacher], device: torch.device) -> dict[str, Clips]:

@@ -45,7 +45,7 @@ class AudioSetTagger:
 
     name = "mn04_as"
     licence = "MIT"
-    hears = ("scenes",)
+    hears: tuple[str, ...] = ("scenes",)
 
     def __init__(self, path: str | os.PathLike[str], device: torch.device) -> None:
         self._precision = resolve("auto", device)
