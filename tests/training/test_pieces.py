@@ -37,11 +37,19 @@ def points(steps):
         yield torch.full((1, 3), float(step))
 
 
-def state(run: TrainingRun) -> bytes:
-    run.seconds = 0.0
+def state(run: TrainingRun) -> dict:
     file = io.BytesIO()
     run.write(file)
-    return file.getvalue()
+    file.seek(0)
+    return torch.load(file, weights_only=True) | {"seconds": 0.0}
+
+
+def is_same(ours: dict, theirs: dict) -> bool:
+    try:
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    except AssertionError:
+        return False
+    return True
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +63,7 @@ def test_a_state_comes_back_from_pieces_of_limited_size(tmp_path: Path):
     assert len(sizes) > 2
     assert max(sizes) <= 1000
     Pieces(tmp_path).restore(again := new_run())
-    assert state(again) == state(run)
+    assert is_same(state(again), state(run))
 
 
 def test_the_index_says_how_far_a_run_is_without_its_pieces(tmp_path: Path):
@@ -72,7 +80,7 @@ def test_slices_end_like_a_run_without_them(tmp_path: Path):
         fit(run := new_run(), points, tmp_path / "slices", checkpoint=Pieces, stop_seconds=0)
         done.append(run.step)
     assert done == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert state(run) == state(whole)
+    assert is_same(state(run), state(whole))
     assert (tmp_path / "slices" / "steps.csv").read_text() == (tmp_path / "whole" / "steps.csv").read_text()
 
 
@@ -108,7 +116,7 @@ def test_a_run_killed_at_any_file_keeps_its_last_state(tmp_path: Path, monkeypat
                 Pieces(tmp_path).save(run)
             except KilledError:
                 Pieces(tmp_path).restore(again := new_run())
-                assert state(again) in (before, state(run))
+                assert is_same(state(again), before) or is_same(state(again), state(run))
             else:
                 break
     assert survived >= 4

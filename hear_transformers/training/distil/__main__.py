@@ -50,7 +50,9 @@ def cli() -> None:
 @out_option
 @click.option("--slice-minutes", type=click.FloatRange(0, min_open=True), help="Stop after this time, to be resumed.")
 @click.option("--device", default="cpu", show_default=True, help='PyTorch device; "auto" for the fastest there is.')
-@click.option("--num-workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that synthesise.")
+@click.option(
+    "--num-workers", type=click.IntRange(1), default=1, show_default=True, help="Concurrent processes that synthesise."
+)
 @click.option("--teacher", type=FILE, help="The authors' mn04_as_mAP_432.pt.  [default: download it]")
 @threads_option
 @recipe_options

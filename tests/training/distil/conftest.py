@@ -2,6 +2,7 @@
 
 import pytest
 
+from hear_transformers.training.curves import Curves
 from hear_transformers.training.distil import objectives, students
 from tests.helpers.distilling import SIZES, small
 
@@ -12,3 +13,9 @@ def small_students(monkeypatch):
     shrunk = {name: small(student, SIZES[name]) for name, student in students.STUDENTS.items()}
     monkeypatch.setattr(objectives, "STUDENTS", shrunk)
     return shrunk
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Draw no curves, which takes longer than the training of such networks."""
+    monkeypatch.setattr(Curves, "plot", lambda *_: None)
