@@ -134,7 +134,7 @@ sizes: $(VENV)/.stamp-run  ## measure layers, parameters and operations of every
 	$(BIN)/python -m hear_transformers.benchmarks.sizes
 
 measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
-	$(BIN)/python -m hear_transformers.training.tiny measure --data $(SHARED)/data
+	$(BIN)/python -m hear_transformers.training.distil measure --data $(SHARED)/data
 
 STUDY ?= ../study-run
 TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
@@ -165,13 +165,15 @@ sweep: $(VENV)/.stamp-test  ## layers, windows and hops of three networks on ESC
 	mkdir -p weights/study
 	cp -r $(SWEEP)/report.html $(SWEEP)/results.md $(SWEEP)/results.csv $(SWEEP)/plots weights/study
 
-RUN ?= ../tiny-run
-TRAINING = $(BIN)/python -m hear_transformers.training.tiny
+STUDENT ?= tiny
+RUN ?= ../$(STUDENT)-run
+SLICE_MINUTES ?=
+DEVICE ?= cpu
 
-train: $(VENV)/.stamp-test  ## make the embedded model again, hours on a CPU; needs espeak-ng, RUN=folder TEACHER=checkpoint
-	$(TRAINING) synthesise --shards $(RUN)/shards --num-workers 2
-	$(TRAINING) targets --shards $(RUN)/shards --teacher $(TEACHER)
-	$(TRAINING) train --shards $(RUN)/shards --out $(RUN)
+train: $(VENV)/.stamp-test  ## train tiny, mast_mini or atgnn_mini without real audio: hours on a CPU, resumable; needs espeak-ng (STUDENT=name RUN=folder TEACHER=checkpoint SLICE_MINUTES=8)
+	$(BIN)/python -m hear_transformers.training.distil train --student $(STUDENT) --out $(RUN) --device $(DEVICE) \
+		--num-workers $(WORKERS) --threads $(WORKERS) $(if $(wildcard $(TEACHER)),--teacher $(TEACHER)) \
+		$(if $(SLICE_MINUTES),--slice-minutes $(SLICE_MINUTES))
 
 TASKS ?= ../tasks
 SYSTEMS ?= hear_transformers.tiny

@@ -33,7 +33,7 @@ from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
 from .networks.conv_norm import is_pointwise
 from .networks.family import Readout, Variant, count_members
-from .networks.frontend import AST_MEL
+from .networks.frontend import AST_MEL, CPJKU_MEL
 from .networks.graph import joined, nearest, strongest
 from .networks.transformer import DropPath, Pair, linear_gelu
 from .networks.trunk import Exact, TimeAxis, Trunk, depth_of
@@ -660,6 +660,24 @@ def row(checkpoint: str = "", imagenet: str = "", **network: Any) -> Variant:
     )
 
 
+MINI = Variant(
+    # Size T of half the width, with AudioSet's 527 labels; for clips of 2 s.
+    checkpoint="",
+    network={
+        "channels": (24, 48, 120, 192),
+        "depths": (2, 2, 6, 2),
+        "label_depths": LABEL_DEPTHS["t"],
+        "n_classes": 527,
+        "frames": 200,
+        "drop_path": 0.0,
+    },
+    frontend=CPJKU_MEL,
+    scene=Readout(2_000.0, ("stage4",), "meanstd"),
+    scene_hop_ms=1_000.0,
+    timestamps=(Readout(2_000.0, ("stage3",)),),
+    framing="native",
+)
+
 IMAGENET = {"s": "pvig_s"}
 """Files of Pyramid ViG; the addresses of the other sizes are unknown."""
 
@@ -669,6 +687,7 @@ VARIANTS = {
         f"pyr_{name}": row("", IMAGENET.get(name, ""), **SIZES[name], label_depths=LABEL_DEPTHS[name]) for name in SIZES
     },
     **{f"pyr_{name}_encoder": row("", IMAGENET.get(name, ""), **SIZES[name]) for name in SIZES},
+    "mini": MINI,
     # Pyramid ViG from ImageNet, without its 1000 classes.
     "pvig_ti": row(**SIZES["t"], n_classes=0),
     "pvig_s": row("pvig_s", "pvig_s", **SIZES["s"], n_classes=0),

@@ -31,7 +31,7 @@ from . import hear
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
 from .networks.family import Readout, Variant, count_members
-from .networks.frontend import AST_MEL
+from .networks.frontend import AST_MEL, CPJKU_MEL
 from .networks.fused import LayerNorm, kernels_for
 from .networks.transformer import DropPath, Mlp, Pair, PatchEmbed, init_matrices
 from .networks.trunk import TimeAxis, Trunk, depth_of
@@ -289,6 +289,7 @@ class MAST(Trunk):
     frames : mel frames that the tables of relative positions are sized for; see `relative_positions` for other numbers
     n_classes : logits; 0 for a network without a classifier
     drop_path : rate of stochastic depth in the last block, growing linearly from 0 in the first
+    absolute : True to add an embedding of its frequency to every patch: distances alone say little of pitch
     """
 
     min_frames = 1
@@ -308,15 +309,19 @@ class MAST(Trunk):
         frames: int = 1024,
         n_classes: int = 527,
         drop_path: float = 0.3,
+        absolute: bool = False,
     ) -> None:
         super().__init__()
-        shapes = plan(depths, dim, heads, q_strides, kv_stride, pooled_size((n_mels, frames), stride))
+        grid = pooled_size((n_mels, frames), stride)
+        shapes = plan(depths, dim, heads, q_strides, kv_stride, grid)
         hops = accumulate((shape.query_stride[1] for shape in shapes), lambda hop, step: hop * step, initial=stride[1])
         # Kernels are odd and padded equally on both sides, so position 0 lies on frame 0 everywhere.
         grids = {str(i): TimeAxis(hop, 0.0, kernel[1] if i == 0 else None) for i, hop in enumerate(hops)}
         vectors = {"features": None, **({"logits": None} if n_classes else {})}
         self.layers = {**grids, "norm": grids[str(len(shapes))], **vectors}
         self.patch_embed = PatchEmbed(dim, kernel, stride, (kernel[0] // 2, kernel[1] // 2))
+        table = nn.init.trunc_normal_(torch.empty(grid[0], 1, dim), std=DEVIATION) if absolute else None
+        self.freq_embed = None if table is None else nn.Parameter(table)  # (freq, 1, dim)
         step = drop_path / max(1, len(shapes) - 1)
         self.blocks = nn.ModuleList(PoolingBlock(shape, i * step) for i, shape in enumerate(shapes))
         self.norm = LayerNorm(shapes[-1].outputs, eps=EPSILON)
@@ -329,6 +334,8 @@ class MAST(Trunk):
         "norm" is the last block after the final LayerNorm, "features" its mean.
         """
         grid = self.patch_embed(frames)
+        if self.freq_embed is not None:
+            grid = grid + self.freq_embed.to(grid.dtype)
         taps: dict[str, Tensor] = {}
         for i in range(depth_of(wanted, len(self.blocks)) + 1):
             if i > 0:
@@ -438,7 +445,8 @@ def sizes(tensors: Mapping[str, Tensor], variant: Variant, given: Mapping[str, A
         lengths[argument] = usual[argument] if -(-usual[argument] // step) == positions else positions * step
     heads = dim // tensors["blocks.0.attn.pool_q.weight"].shape[0]
     depths = tuple(end - start for start, end in pairwise(starts))
-    return {"dim": dim, "kernel": tuple(kernel), "depths": depths, "heads": heads, **lengths}
+    is_absolute = "freq_embed" in tensors
+    return {"dim": dim, "kernel": tuple(kernel), "depths": depths, "heads": heads, "absolute": is_absolute, **lengths}
 
 
 def _renamed(key: str, depths: Sequence[int]) -> str:
@@ -476,10 +484,33 @@ def row(checkpoint: str, imagenet: str, **network: Any) -> Variant:
     )
 
 
+MINI = Variant(
+    # Size T of half the width, a block fewer in the last stage, where most parameters are, and one more in the third.
+    # Patches and pooling keep a position every 80 ms to the end. For clips of 2 s.
+    checkpoint="",
+    network={
+        "depths": (1, 2, 6, 1),
+        "dim": 48,
+        "kernel": (15, 7),
+        "stride": (8, 4),
+        "q_strides": ((2, 1), (2, 2), (2, 1)),
+        "kv_stride": (4, 8),
+        "frames": 200,
+        "drop_path": 0.0,
+        "absolute": True,
+    },
+    frontend=CPJKU_MEL,
+    scene=Readout(2_000.0, ("norm",), "meanstd"),
+    scene_hop_ms=1_000.0,
+    timestamps=(Readout(2_000.0, ("norm",)),),
+    framing="native",
+)
+
 FILES = {name: f"mvitv2_{name[0]}_in1k" for name in SIZES}
 
 VARIANTS = {
     **{name: row("", FILES[name], **size, **AUDIO) for name, size in SIZES.items()},
+    "mini": MINI,
     # Without the classifier for ImageNet's 1000 classes.
     **{f"mvit_{name}": row(FILES[name], FILES[name], **size, **IMAGES, n_classes=0) for name, size in SIZES.items()},
 }

@@ -2,7 +2,7 @@
 
 A convolutional stem over the log-mel spectrogram (early convolutions: Xiao et al., 2106.14881) computes one token of
 192 features every 40 ms; twelve Vision Transformer blocks refine them (the width and heads of DeiT-Ti, Touvron et al.,
-2012.12877). `hear_transformers.training.tiny` trained it on synthetic sounds alone; its model card is
+2012.12877). `hear_transformers.training.distil` trained it on synthetic sounds alone; its model card is
 weights/tiny.md.
 
 Examples

@@ -25,11 +25,11 @@ FLOORS = (
     {"training", "probes"},
     {"explain", "comparison"},
     {"sweep", "training.corpus"},
-    {"cli", "benchmarks", "training.tiny", "__main__"},
+    {"cli", "benchmarks", "training.distil", "__main__"},
 )
 """Rooms from the lowest floor up: a room imports what is below it or beside it, never what is above."""
 
-USERS_OF_CLI = {"cli", "benchmarks", "training.tiny", "__main__"}
+USERS_OF_CLI = {"cli", "benchmarks", "training.distil", "__main__"}
 MAX_FILES_AT_ROOT = 12  # beside the families, whose modules users import
 FIRST_WORDS_TO_AVOID = {"Give", "Gives", "Say", "Says", "Tell", "Tells", "Let", "Lets", "See", "Have"}
 
@@ -74,10 +74,10 @@ def graph() -> dict[str, set[str]]:
 def room(module: str) -> str:
     """Name the room of a module: a file at the root of the package, or a folder."""
     parts = module.split(".")[1:]
-    if parts[-1:] == ["__main__"] and parts[:2] != ["training", "tiny"]:
+    if parts[-1:] == ["__main__"] and parts[:2] != ["training", "distil"]:
         return "__main__"
     inner = ".".join(parts[:2])
-    return inner if inner in {"training.tiny", "training.corpus"} else (parts or [PACKAGE])[0]
+    return inner if inner in {"training.distil", "training.corpus"} else (parts or [PACKAGE])[0]
 
 
 def test_every_room_has_a_floor():

@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-DEVELOPERS = {"hear_transformers.benchmarks", "hear_transformers.training.corpus", "hear_transformers.training.tiny"}
+DEVELOPERS = {"hear_transformers.benchmarks", "hear_transformers.training.corpus", "hear_transformers.training.distil"}
 """Packages of developers' tools, which no user command needs."""
 
 DATA = (

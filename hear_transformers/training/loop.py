@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -157,6 +157,7 @@ class TrainingRun:
         self.average = Average(objective.trunk, recipe)
         self.model = processes.wrap(objective)
         self.step = 0
+        self.seconds = 0.0
         self.best: dict[str, float] = {}
 
     @property
@@ -171,24 +172,34 @@ class TrainingRun:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, atomically."""
+        with atomic(path) as file:
+            self.write(file)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the state of the run into an open file."""
         states = {name: part.state_dict() for name, part in self._parts().items()}
+        progress = {"step": self.step, "seconds": self.seconds, "best": self.best}
         try:
-            with atomic(path) as file:
-                torch.save({"settings": self.settings, "step": self.step, "best": self.best, **states}, file)
+            torch.save({"settings": self.settings, **progress, **states}, file)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # PyTorch's writer hides why it could not write
                 raise error.__context__ from error
             raise
 
     def restore(self, path: Path) -> None:
-        """Load the state of a checkpoint.
+        """Load the state of a checkpoint, see `read`."""
+        with path.open("rb") as file:
+            self.read(file, path)
+
+    def read(self, file: BinaryIO, path: Path) -> None:
+        """Load the state of a run from an open file; `path` names it in errors.
 
         Raises
         ------
         TrainingError : the checkpoint is damaged or was made with other settings
         """
         try:
-            states = torch.load(path, map_location=self.processes.device, weights_only=True)
+            states = torch.load(file, map_location=self.processes.device, weights_only=True)
             settings = states["settings"]
         except Exception as error:  # damaged bytes raise about every type there is
             reason = "not a checkpoint of a training run, or damaged; delete it to start over"
@@ -200,7 +211,7 @@ class TrainingRun:
             )
         for name, part in self._parts().items():
             part.load_state_dict(states[name])
-        self.step, self.best = states["step"], states["best"]
+        self.step, self.seconds, self.best = states["step"], states["seconds"], states["best"]
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"objective": self.objective, "optimiser": self.optimiser}
@@ -232,6 +243,43 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+class Checkpoint(Protocol):
+    """Where the state of a run is kept."""
+
+    def exists(self) -> bool:
+        """Return True if there is a state to resume from."""
+
+    def save(self, run: TrainingRun) -> None:
+        """Write the state of a run; the one before stays whole until this one is."""
+
+    def restore(self, run: TrainingRun) -> None:
+        """Load the state of a run."""
+
+
+class WholeFile:
+    """A checkpoint in one file.
+
+    Parameters
+    ----------
+    folder : of the run
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / CHECKPOINT
+
+    def exists(self) -> bool:
+        """Return True if there is a state to resume from."""
+        return self._path.exists()
+
+    def save(self, run: TrainingRun) -> None:
+        """Write the state of a run, see `TrainingRun.save`."""
+        run.save(self._path)
+
+    def restore(self, run: TrainingRun) -> None:
+        """Load the state of a run, see `TrainingRun.restore`."""
+        run.restore(self._path)
+
+
 def fit(
     run: TrainingRun,
     batches: Callable[[range], Iterable[Any]],
@@ -239,21 +287,27 @@ def fit(
     *,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     keep: Callable[[nn.Module, Path], None] | None = None,
+    checkpoint: Callable[[Path], Checkpoint] = WholeFile,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    stop_seconds: float = math.inf,
     progress: bool = False,
     log: Callable[[str], None] | None = None,
     title: str = "",
 ) -> None:
     """Take the remaining steps, resuming from the checkpoint in the folder if there is one.
 
+    A run that stopped after `stop_seconds` goes on at the next call, and ends as if it had never stopped.
+
     Parameters
     ----------
     run : to train
     batches : range of steps -> this process's part of the batch of each
-    folder : for the checkpoint ``last.pt``, the curves, and with `keep` ``best.safetensors`` and ``model.safetensors``
+    folder : for the checkpoint, the curves, and with `keep` ``best.safetensors`` and ``model.safetensors``
     validate : scores a network after each epoch, called in every process; the first score decides on the best epoch
     keep : writes a network to a file
+    checkpoint : keeps the state of the run in the folder
     checkpoint_seconds : work that a killed run may lose, in s
+    stop_seconds : time after which no further step is taken, in s; for a process that trains alone
     progress : True to show a bar
     log : called with a line after each epoch; without a bar also every `LOG_SECONDS` within one
     title : of the picture of the curves
@@ -262,13 +316,16 @@ def fit(
     ------
     TrainingError : a loss is not finite, or the folder holds a run with other settings
     """
+    began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / CHECKPOINT).exists():
-        run.restore(folder / CHECKPOINT)
+    state = checkpoint(folder)
+    if state.exists():
+        state.restore(run)
+    seconds_before = run.seconds
     writer = None
     if run.processes.rank == 0:
         remove_unfinished(folder)
-        writer = Writer(run, folder, keep, checkpoint_seconds)
+        writer = Writer(run, folder, keep, state, checkpoint_seconds)
     lines = Lines(run, log if writer else None, within_epochs=not progress)
     losses: list[dict[str, Tensor]] = []
     devices = [run.processes.device] if run.processes.device.type == "cuda" else []
@@ -276,17 +333,21 @@ def fit(
     with torch.random.fork_rng(devices), bar:
         for batch in batches(range(run.step, run.n_steps)):
             losses.append(run.advance(batch))
+            run.seconds = seconds_before + time.monotonic() - began
             ends_epoch = run.step % run.steps_per_epoch == 0
-            if not ends_epoch and run.step % REPORT_STEPS and not lines.is_due():
+            stops = run.processes.count == 1 and time.monotonic() - began >= stop_seconds
+            if not (ends_epoch or stops) and run.step % REPORT_STEPS and not lines.is_due():
                 continue
             rows = fetch_losses(run, losses)
             scores = validate(run.network) if validate and ends_epoch else {}
             if writer:
-                writer.report(rows, scores)
+                writer.report(rows, scores, stops)
             lines.report(rows, scores)
             bar.set_postfix({name: f"{loss:.3f}" for name, loss in rows[-1].items()} | {"best": run.best})
             bar.update(len(rows))
             losses.clear()
+            if stops:
+                break
     if writer:
         writer.finish(title)
 
@@ -370,17 +431,23 @@ class Writer:
     """Writes curves, checkpoints and networks, in the first process only; its parameters are those of `fit`."""
 
     def __init__(
-        self, run: TrainingRun, folder: Path, keep: Callable[[nn.Module, Path], None] | None, checkpoint_seconds: float
+        self,
+        run: TrainingRun,
+        folder: Path,
+        keep: Callable[[nn.Module, Path], None] | None,
+        checkpoint: Checkpoint,
+        checkpoint_seconds: float,
     ) -> None:
         self.run = run
         self.folder = folder
         self.keep = keep
+        self.checkpoint = checkpoint
         self.curves = Curves(folder, run.step)
         self.checkpoint_seconds = checkpoint_seconds
         self.saved = time.monotonic()
 
-    def report(self, rows: list[dict[str, float]], scores: dict[str, float]) -> None:
-        """Write the losses of the last steps, and the scores of the epoch that they complete, if any."""
+    def report(self, rows: list[dict[str, float]], scores: dict[str, float], is_last: bool) -> None:
+        """Write the losses of the last steps, the scores of the epoch that they complete, and if due the state."""
         run = self.run
         for step, losses in enumerate(rows, run.step - len(rows) + 1):
             rate = learning_rate_at(run.recipe, step - 1, run.steps_per_epoch)
@@ -391,12 +458,13 @@ class Writer:
             if score > run.best.get(main, -math.inf):
                 run.best = {main: score, "epoch": run.epoch}
                 self._keep("best")
-        if run.step == run.n_steps or time.monotonic() - self.saved >= self.checkpoint_seconds:
-            run.save(self.folder / CHECKPOINT)
+        is_last = is_last or run.step == run.n_steps
+        if is_last or time.monotonic() - self.saved >= self.checkpoint_seconds:
+            self.checkpoint.save(run)
             self.saved = time.monotonic()
 
     def finish(self, title: str) -> None:
-        """Write the final network, and draw the curves."""
+        """Write the network as it is, and draw the curves."""
         self._keep("model")
         mixed = " and ".join(mixup.of for mixup in self.run.recipe.mixups)
         self.curves.plot(title, f"training, mixup of {mixed}" if mixed else "training")

@@ -32,7 +32,7 @@ def commands() -> dict[str, click.Command]:
         found = [value for value in vars(module).values() if isinstance(value, click.Command)]
         roots[name] = next((group for group in found if isinstance(group, click.Group)), found[0])
     roots["training.corpus"] = importlib.import_module("hear_transformers.training.corpus.__main__").cli
-    roots["training.tiny"] = importlib.import_module("hear_transformers.training.tiny.__main__").cli
+    roots["training.distil"] = importlib.import_module("hear_transformers.training.distil.__main__").cli
     return dict(pair for name, root in roots.items() for pair in walk(root, name))
 
 

@@ -20,11 +20,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ... import tiny
+from ... import hear
 from ...audio import reading
 from ...embedding.embedder import Embedder
 from ...embedding.pooling import POOLS
 from ...networks.frontend import CPJKU_MEL
+from .students import Student
 
 DIGIT_TAKES = 15  # takes 0 to 14 of every digit and speaker
 INVERSE_REGULARISATION = 0.1
@@ -70,7 +71,7 @@ def summarise_mels(waveforms: list[Tensor]) -> NDArray[np.float32]:
 
 def embed_scenes(model: Embedder, waveforms: list[Tensor]) -> NDArray[np.float32]:
     """Embed clips of any length, one by one: -> (clips, scene_embedding_size)."""
-    return torch.cat([tiny.get_scene_embeddings(waveform[None], model) for waveform in waveforms]).numpy()
+    return torch.cat([hear.get_scene_embeddings(waveform[None], model) for waveform in waveforms]).numpy()
 
 
 def cross_validate(embeddings: NDArray[np.float32], task: Recordings) -> float:
@@ -83,19 +84,22 @@ def cross_validate(embeddings: NDArray[np.float32], task: Recordings) -> float:
     return float(np.average(correct, weights=sizes))
 
 
-def measure(data: Path, weights: str = "") -> Iterator[tuple[str, dict[str, float]]]:
-    """Score the model and its baselines, and yield the name and the accuracies by task of each.
+def measure(data: Path, student: Student, weights: str = "") -> Iterator[tuple[str, dict[str, float]]]:
+    """Score a network and its baselines, and yield the name and the accuracies by task of each.
 
     Parameters
     ----------
     data : folder of the recordings, see `load_tasks`
+    student : the network
     weights : file to score; empty for the weights of the package
     """
+    load = hear.Loader(student.family)
+    model = load(weights, student.name)
     embedders: dict[str, Callable[[list[Tensor]], NDArray[np.float32]]] = {
         "log-mel": summarise_mels,
-        "untrained network": partial(embed_scenes, tiny.load_model(pretrained=False)),
-        "model": partial(embed_scenes, tiny.load_model(weights)),
+        "untrained network": partial(embed_scenes, load(variant=student.name, pretrained=False)),
+        "model": partial(embed_scenes, model),
     }
-    tasks = load_tasks(data, CPJKU_MEL.sample_rate)
+    tasks = load_tasks(data, model.sample_rate)
     for name, embed in embedders.items():
         yield name, {task.name: cross_validate(embed(task.waveforms), task) for task in tasks}

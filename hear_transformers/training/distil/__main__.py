@@ -1,0 +1,142 @@
+"""How small networks are made without real audio, step by step, and measured.
+
+    python -m hear_transformers.training.distil train --student tiny --out RUN --slice-minutes 8
+    python -m hear_transformers.training.distil status --out RUN --data DIR
+    python -m hear_transformers.training.distil export --out RUN
+    python -m hear_transformers.training.distil measure --data DIR --student tiny --weights RUN/tiny.safetensors
+
+Training takes hours on a CPU; running it again resumes it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from ...cli.failures import guarded
+from . import recipe as recipes
+from .students import STUDENTS
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
+
+threads_option = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of PyTorch.")
+out_option = click.option("--out", type=FOLDER, required=True, help="Folder of the run.")
+student_option = click.option("--student", type=click.Choice(list(STUDENTS)), default="tiny", show_default=True)
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that change the recipe for a trial run."""
+    for name in ("steps", "reuse", "seed"):
+        least = 0 if name == "seed" else 1
+        command = click.option(f"--{name}", type=click.IntRange(least), help="[default: the recipe's]")(command)
+    return command
+
+
+@click.group(help=__doc__.partition("\n")[0])
+def cli() -> None:
+    """Group the steps."""
+
+
+@cli.command()
+@student_option
+@out_option
+@click.option("--slice-minutes", type=click.FloatRange(0, min_open=True), help="Stop after this time, to be resumed.")
+@click.option("--device", default="cpu", show_default=True, help='PyTorch device; "auto" for the fastest there is.')
+@click.option(
+    "--num-workers", type=click.IntRange(1), default=1, show_default=True, help="Concurrent processes that synthesise."
+)
+@click.option("--teacher", type=FILE, help="The authors' mn04_as_mAP_432.pt.  [default: download it]")
+@threads_option
+@recipe_options
+@guarded
+def train(
+    student: str,
+    out: Path,
+    slice_minutes: float | None,
+    device: str,
+    num_workers: int,
+    teacher: Path | None,
+    threads: int,
+    **numbers: Any,
+) -> None:
+    """Train a network on the streamed corpus (needs eSpeak NG), or go on with the run in OUT."""
+    from ...embedding.devices import pick_device
+    from . import clips, run
+    from .teachers import AudioSetTagger
+
+    torch.set_num_threads(threads)
+    changes = {name: number for name, number in numbers.items() if number is not None}
+    recipe = replace(recipes.RECIPES[student], **changes)
+    place = pick_device(device)
+    teachers = [AudioSetTagger(teacher or "", place)]
+    done = run.train(
+        recipe,
+        out,
+        clips.corpus(recipe, num_workers),
+        teachers,
+        place,
+        stop_seconds=math.inf if slice_minutes is None else 60 * slice_minutes,
+        progress=sys.stderr.isatty(),
+        log=click.echo,
+    )
+    click.echo(f"{out}: step {done.step} of {done.n_steps}" + ("; run it again to go on" * (done.step < done.n_steps)))
+
+
+@cli.command()
+@out_option
+@click.option("--data", type=FOLDER, help="Score it too: folder with esc10/ and fsdd/, each labels.csv and audio/.")
+@threads_option
+@guarded
+def status(out: Path, data: Path | None, threads: int) -> None:
+    """Show how far a run is, its losses on held-out synthetic clips, and what it scores on real audio."""
+    from . import progress, run
+
+    torch.set_num_threads(threads)
+    for line in progress.describe(out):
+        click.echo(line)
+    if data is not None:
+        show_scores(data, progress.student_of(out), str(run.export(out)))
+
+
+@cli.command()
+@out_option
+@guarded
+def export(out: Path) -> None:
+    """Write the network of a run in 16 bits, and show its row of the manifest."""
+    from . import progress, run
+
+    path = run.export(out)
+    click.echo(path)
+    click.echo(run.manifest_row(STUDENTS[progress.student_of(out)], path))
+
+
+@cli.command()
+@click.option("--data", type=FOLDER, required=True, help="Folder with esc10/ and fsdd/, each labels.csv and audio/.")
+@student_option
+@click.option("--weights", type=FILE, help="Weights to score.  [default: those of the package]")
+@threads_option
+@guarded
+def measure(data: Path, student: str, weights: Path | None, threads: int) -> None:
+    """Score a network and its baselines on ESC-10 and spoken digits."""
+    torch.set_num_threads(threads)
+    show_scores(data, student, str(weights or ""))
+
+
+def show_scores(data: Path, student: str, weights: str) -> None:
+    """Print the accuracies of a network and of its baselines."""
+    from . import measure as measuring
+
+    for name, scores in measuring.measure(data, STUDENTS[student], weights):
+        click.echo(f"{name:24}" + "  ".join(f"{task} {score:.3f}" for task, score in scores.items()))
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m hear_transformers.training.distil")

@@ -1,0 +1,114 @@
+"""A training run of a student: its assembly, its slices, its state, and the weights that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from ...files import atomic, sha256_of
+from .. import loop
+from ..loop import Processes, TrainingRun
+from ..pieces import Pieces
+from . import clips, objectives
+from .clips import Clips, Source
+from .recipe import DistilRecipe
+from .students import Student
+from .teachers import Teacher
+
+TRUNK = "trunk."  # of the names of the network's tensors in the state of an objective
+
+
+def new_run(recipe: DistilRecipe, held_out: dict[str, Clips], device: torch.device) -> TrainingRun:
+    """Start a run, with weights drawn from the recipe's seed; of held-out clips only the kinds of targets are read."""
+    return TrainingRun(
+        objectives.distillation(recipe, held_out),
+        recipe.training(),
+        steps_per_epoch=recipe.steps_per_score,
+        seed=recipe.seed,
+        processes=Processes(0, 1, device),
+        settings=recipe.settings(),
+    )
+
+
+def train(
+    recipe: DistilRecipe,
+    folder: Path,
+    source: Source,
+    teachers: Sequence[Teacher],
+    device: torch.device,
+    *,
+    stop_seconds: float = float("inf"),
+    progress: bool = False,
+    log: Callable[[str], None] | None = None,
+) -> TrainingRun:
+    """Train until the time is over or all steps are taken, resuming from the state in the folder if there is one.
+
+    Parameters
+    ----------
+    recipe : of the run
+    folder : of its state and curves
+    source : of clips, see `clips.corpus`
+    teachers : that are asked about them
+    device : to train on
+    stop_seconds, progress, log : see `loop.fit`
+
+    Raises
+    ------
+    TrainingError : see `loop.fit`
+    """
+    if log is not None:
+        log("; ".join(f"{each.name} ({each.licence}) hears {', '.join(each.hears)}" for each in teachers))
+    held_out = clips.held_out(recipe, source, teachers, device)
+    run = new_run(recipe, held_out, device)
+    if not Pieces(folder).exists():
+        objective = run.objective
+        assert isinstance(objective, objectives.Distillation)
+        objective.observe(clips.first_clips(recipe, source, teachers, device))
+    loop.fit(
+        run,
+        partial(clips.batches, recipe, source, teachers, device),
+        folder,
+        validate=lambda _: objectives.score(run, held_out),
+        checkpoint=Pieces,
+        stop_seconds=stop_seconds,
+        progress=progress,
+        log=log,
+        title=f"{recipe.student}, seed {recipe.seed}",
+    )
+    return run
+
+
+def export(folder: Path) -> Path:
+    """Write the network of the run in a folder alone, in 16 bits, and return the file.
+
+    Raises
+    ------
+    TrainingError : the folder holds no run, or a damaged one
+    """
+    pieces = Pieces(folder)
+    name = f"{pieces.read_index()['settings']['student']}.safetensors".replace("_", "-")
+    state = torch.load(pieces.open(), map_location="cpu", weights_only=True)["objective"]
+    tensors = {key.removeprefix(TRUNK): tensor for key, tensor in state.items() if key.startswith(TRUNK)}
+    halved = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    with atomic(folder / name) as file:
+        file.write(safetensors.torch.save({key: tensor.contiguous() for key, tensor in halved.items()}))
+    return folder / name
+
+
+def manifest_row(student: Student, path: Path) -> str:
+    """Return the row of weights/manifest.toml for exported weights."""
+    return "\n".join(
+        [
+            f"[{student.family.name}.{student.name}]",
+            f'file = "{path.name}"',
+            f"bytes = {path.stat().st_size:_}",
+            f'sha256 = "{sha256_of(path)}"',
+            'licence = "Apache-2.0"',
+            'trained_on = "synthesised audio"',
+            "embedded = true",
+        ]
+    )

@@ -1,0 +1,116 @@
+"""What is learnt: which frame a token answers for, losses in units of a guess, networks and heads that move."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hear_transformers.networks.trunk import TimeAxis
+from hear_transformers.training.distil import clips, objectives, run
+from hear_transformers.training.distil.objectives import Head, Target, predicted_frames
+from tests.helpers.distilling import CPU, SIZES, SMALL, Loudness, corpus
+
+
+@pytest.mark.parametrize(
+    ("hop", "offset", "predictions", "expected"),
+    [
+        (4, 0.0, 1, [0, 4, 8]),
+        (8, 0.0, 2, [-2, 2, 6, 10, 14, 18]),
+        (4, 1.5, 1, [2, 6, 10]),
+    ],
+)
+def test_tokens_answer_for_the_frames_around_their_centres(hop, offset, predictions, expected):
+    assert predicted_frames(TimeAxis(hop, offset, None), 3, predictions).tolist() == expected
+
+
+def test_frames_before_and_after_a_clip_are_not_compared():
+    head = Head(Target("x", "classes", 10, True), 1, predictions=2)
+    torch.nn.init.zeros_(head.linear.weight)
+    with torch.no_grad():
+        head.linear.bias.copy_(torch.tensor([9.0] + [0.0] * 9 + [0.0] * 9 + [9.0]))
+    values = torch.tensor([[9, 9, 9, 9, 0, 0, 0, 0]])  # frames 2 and 6 are compared, but not -2 and 10
+    tokens = torch.zeros(1, 1, 1)
+    assert head.loss_of_frames(tokens, values, TimeAxis(8, 0.0, None)) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("target", "values"),
+    [
+        (Target("numbers", "numbers", 3, False), torch.randn(500, 3) * torch.tensor([1.0, 5.0, 9.0]) + 4),
+        (Target("truths", "truths", 4, True), torch.rand(50, 10, 4) < torch.tensor([0.5, 0.1, 0.02, 0.0])),
+        (Target("classes", "classes", 4, True), torch.randint(0, 3, (50, 10))),
+    ],
+    ids=lambda each: each.name if isinstance(each, Target) else "",
+)
+def test_a_head_that_has_only_observed_guesses_and_a_guess_has_loss_one(target, values):
+    head = Head(target, 2)
+    head.observe(values)
+    torch.nn.init.zeros_(head.linear.weight)
+    rows = values.flatten(0, -2) if target.values != "classes" else values.flatten()
+    outputs = head.linear(torch.zeros(len(rows), 2))
+    assert head.loss(outputs, rows).item() == pytest.approx(1, abs=0.01)
+
+
+def test_rare_outliers_of_a_teacher_are_clipped():
+    head = Head(Target("x", "numbers", 1, False), 1)
+    head.observe(torch.tensor([[0.0], [1.0]] * 500))
+    assert head.loss(torch.zeros(1, 1), torch.tensor([[1e6]])) <= objectives.LARGEST_NUMBER**2 * 1.01
+
+
+def new_run(student: str):
+    recipe = replace(SMALL, student=student, steps=40, warm_up=5)
+    held_out = clips.held_out(recipe, corpus, [Loudness()], CPU)
+    training = run.new_run(recipe, held_out, CPU)
+    training.objective.observe(held_out)
+    return training, held_out
+
+
+@pytest.mark.parametrize("student", SIZES)
+def test_every_step_moves_network_and_heads(student):
+    training, _ = new_run(student)
+    before = {name: tensor.clone() for name, tensor in training.objective.state_dict().items()}
+    (batch,) = clips.batches(SMALL, corpus, [Loudness()], CPU, range(1))
+    losses = training.advance(batch)
+    after = training.objective.state_dict()
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert set(losses) == {"logits", "penultimate", "events", "phones", "pitches"}
+    assert {name.partition(".")[0] for name in moved} == {"trunk", "heads"}
+    assert {f"heads.{name}.linear.weight" for name in losses if f"heads.{name}.linear.weight" in after} <= moved
+
+
+@pytest.mark.parametrize("student", SIZES)
+def test_a_batch_is_learnt_by_heart(student):
+    training, _ = new_run(student)
+    (batch,) = clips.batches(SMALL, corpus, [Loudness()], CPU, range(1))
+    losses = [training.advance(batch) for _ in range(15)]
+    first, last = (sum(losses[i].values()) for i in (0, -1))
+    assert last < 0.9 * first
+
+
+def test_a_network_with_logits_learns_the_teachers_as_they_are():
+    training, held_out = new_run("mast_mini")
+    assert training.objective.heads["logits"].linear is None
+    assert torch.equal(training.network.head.bias, held_out["scenes"].by_clip["logits"].mean(0))
+
+
+def test_a_weight_multiplies_its_loss():
+    recipe = replace(SMALL, weights=(("phones", 3.0),))
+    held_out = clips.held_out(recipe, corpus, [Loudness()], CPU)
+    plain, weighted = (run.new_run(each, held_out, CPU).objective.eval() for each in (SMALL, recipe))
+    batch = {kind: part.part(slice(0, 2)) for kind, part in held_out.items()}
+    torch.testing.assert_close(weighted(batch)["phones"], 3 * plain(batch)["phones"])
+    torch.testing.assert_close(weighted(batch)["logits"], plain(batch)["logits"])
+
+
+def test_score_is_the_share_of_the_targets_that_is_explained():
+    training, held_out = new_run("tiny")
+    scores = objectives.score(training, held_out)
+    losses = [loss for name, loss in scores.items() if name.startswith("valid_")]
+    assert scores["explained"] == pytest.approx(1 - sum(losses) / 5)
+    assert next(iter(scores)) == "explained"
+
+
+def test_initial_weights_leave_the_global_seed_alone():
+    before = torch.get_rng_state()
+    new_run("tiny")
+    assert torch.equal(torch.get_rng_state(), before)
