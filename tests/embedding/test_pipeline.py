@@ -414,7 +414,7 @@ def test_memory_that_cannot_be_had_is_done_without(small_model, audio_file, monk
     def refuse(n_bytes):
         raise OSError("not enough memory")
 
-    monkeypatch.setattr(workers, "_shared", refuse)
+    monkeypatch.setattr(workers, "shared", refuse)
     with pytest.warns(HearTransformersWarning, match="no memory could be shared with processes .*this one decodes"):
         (embedded,) = embed(small_model, [Clip(audio_file())], workers=1)
     assert embedded.embedding is not None
