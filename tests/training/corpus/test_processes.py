@@ -124,14 +124,14 @@ def test_nobody_is_left_over_when_the_rest_is_not_wanted():
 
 
 MAIN = """
-import sys, time
-import numpy as np
+import signal, time
 from hear_transformers.training.corpus.processes import computed
 
 def compute(memory, number, attempt):
     time.sleep(60 if number else 0)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores, and hands on
     for _ in computed(compute, lambda: None, range(9), 8, 2):
         print("ready", flush=True)
 """
