@@ -17,6 +17,7 @@ from .signals import (
     FREQS,
     LENGTH,
     RATE,
+    SOUND_SPEED,
     TINY,
     Dice,
     Signal,
@@ -34,7 +35,6 @@ EQ_OCTAVES = np.linspace(5, 14, 8)  # of 1 Hz: 32 Hz to 16 kHz
 EQ_SPREAD_DB = 5.0
 LOG_FREQS = np.log2(np.maximum(FREQS, 30.0))
 
-SOUND_SPEED = 343.0  # m/s
 SABINE = 0.161  # s/m, reverberation time * absorbing area / volume (Kuttruff, Room Acoustics, section 5.1)
 CROSSOVER = 2_000.0  # Hz above which a room's reverberation is shorter
 
@@ -80,18 +80,13 @@ def equaliser(dice: Dice, band_limited: float) -> Signal:
     response: NDArray[np.floating] = np.ones_like(FREQS)
     if dice.chance(0.6):
         gains_db = dice.rng.normal(0.0, EQ_SPREAD_DB, len(EQ_OCTAVES))
-        response = db_to_gains(np.interp(LOG_FREQS, EQ_OCTAVES, gains_db))
+        response = db_to_gain(np.interp(LOG_FREQS, EQ_OCTAVES, gains_db))
     if dice.chance(band_limited):
         response = response * low_pass(float(dice.rng.choice(BAND_LIMITS)), order=24)
     if dice.chance(0.15):
         cutoff = dice.uniform(60.0, 400.0)
         response = response / np.sqrt(1.0 + (cutoff / np.maximum(FREQS, 1.0)) ** 4)
     return response.astype(np.float32)
-
-
-def db_to_gains(gains_db: NDArray[np.floating]) -> Signal:
-    """Convert gains in dB to factors."""
-    return np.exp(gains_db.astype(np.float32) * np.float32(np.log(10) / 20))
 
 
 def room(dice: Dice) -> Signal:

@@ -16,6 +16,7 @@ MEL_BATCH = 16  # clips per call of the front end: their spectra stay in the pro
 N_MELS = CPJKU_MEL.n_mels
 FRAMES = CPJKU_MEL.n_frames(LENGTH)
 HOP = CPJKU_MEL.hop_length
+SILENCE = float(CPJKU_MEL.normalised(np.log(CPJKU_MEL.floor)))  # log-mel of digital silence
 FRAME_TIMES = np.arange(FRAMES) * HOP / RATE  # s, centre of each mel frame
 
 

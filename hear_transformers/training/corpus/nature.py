@@ -12,6 +12,7 @@ from .signals import (
     FREQS,
     LENGTH,
     RATE,
+    SOUND_SPEED,
     TIMES,
     Dice,
     Signal,
@@ -33,7 +34,6 @@ from .signals import (
     wander,
 )
 
-SOUND_SPEED = 343.0  # m/s in air of 20 degrees Celsius
 STROUHAL = 0.2  # of a cylinder in wind: frequency * diameter / speed (Strouhal 1878)
 MINNAERT = 3.26  # m/s, frequency * radius of a bubble in water at the surface (Minnaert 1933)
 

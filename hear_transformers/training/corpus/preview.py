@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ...files import atomic
-from .mels import FRAMES, N_MELS, compute_log_mels
+from .mels import FRAMES, N_MELS, SILENCE, compute_log_mels
 from .notes import LOWEST_PITCH
 from .scenes import FAMILIES, audible
 from .signals import RATE, TINY, Dice, Signal
 from .stream import PHONES, CorpusOptions, Part, stream
 
 COLUMNS = 4
-DARKEST, BRIGHTEST = -1.4, 1.2  # log-mel of digital silence, and of a loud sound
+BRIGHTEST = 1.2  # log-mel of a loud sound
 STREAM = 3  # separates the draws of single families from those of the corpus
 
 Example = tuple[str, NDArray[np.float16], list[tuple[int, int, str]]]
@@ -66,7 +66,7 @@ def draw(drawn: list[Example], path: Path) -> None:
     for place in axes.flat:
         place.set_axis_off()
     for place, (title, mel, labels) in zip(axes.flat, drawn, strict=False):
-        place.imshow(mel.astype(np.float32), aspect="auto", origin="lower", vmin=DARKEST, vmax=BRIGHTEST, cmap="magma")
+        place.imshow(mel.astype(np.float32), aspect="auto", origin="lower", vmin=SILENCE, vmax=BRIGHTEST, cmap="magma")
         place.set_title(title, fontsize=9)
         names = sorted({name for *_, name in labels})
         for start, stop, name in labels:

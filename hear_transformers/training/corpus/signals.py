@@ -6,6 +6,7 @@ Every signal is float32 at 32 kHz. A clip has two seconds; all random draws come
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ TOP_HZ = 15_500.0  # highest partial: just below half the sampling rate
 TIMES: Signal = (np.arange(LENGTH) / RATE).astype(np.float32)  # s
 FREQS: Signal = fft.rfftfreq(LENGTH, 1 / RATE).astype(np.float32)  # Hz
 LOG_FREQS: Signal = np.log(np.maximum(FREQS, 20.0))
+SOUND_SPEED = 343.0  # m/s in air of 20 degrees Celsius
 TINY = 1e-6  # keeps a division by the level of digital silence finite
 
 
@@ -62,9 +64,9 @@ def normalise_level(signal: Signal) -> Signal:
     return signal / np.float32(np.sqrt(np.mean(np.square(signal))) + TINY)
 
 
-def db_to_gain(gain_db: float) -> np.float32:
-    """Convert a gain in dB to a factor."""
-    return np.float32(10 ** (gain_db / 20))
+def db_to_gain(gain_db: float | NDArray[np.floating]) -> Any:
+    """Convert gains in dB to factors, float32."""
+    return np.exp(np.asarray(gain_db, np.float32) * np.float32(np.log(10) / 20))
 
 
 def filter_clip(signal: Signal, response: NDArray[np.floating]) -> Signal:

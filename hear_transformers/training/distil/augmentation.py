@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...networks.frontend import CPJKU_MEL
+from ..corpus.mels import SILENCE
 
 TILT_POINTS, TILT_SPREAD = 4, 0.15  # in units of the log-mel, 1 being 21.7 dB of power
 GAIN_SPREAD = 0.25
@@ -18,7 +19,6 @@ BACKGROUND_SHARE = 0.6  # fraction of the batches of speech and notes that get s
 BACKGROUND_DB = (-45.0, -3.0)  # level of its loudest point, relative to that of the speech
 BAND_MASK, BAND_MASK_SHARE = 16, 0.5
 TIME_MASK, TIME_MASK_SHARE = 1 / 8, 0.3  # longest, as a fraction of the crop
-SILENCE = float(CPJKU_MEL.normalised(np.log(CPJKU_MEL.floor)))  # log-mel of digital silence
 
 Rng = np.random.Generator
 Backgrounds = Callable[[], Tensor]
