@@ -26,7 +26,7 @@ def new_run(recipe: DistilRecipe, held_out: dict[str, Clips], device: torch.devi
     """Start a run, with weights drawn from the recipe's seed; of held-out clips only the kinds of targets are read."""
     return TrainingRun(
         objectives.distillation(recipe, held_out),
-        recipe.training(),
+        recipe.training(device),
         steps_per_epoch=recipe.steps_per_score,
         seed=recipe.seed,
         processes=Processes(0, 1, device),
