@@ -13,7 +13,7 @@ import click
 
 from hear_transformers import FAMILIES, OPEN_FAMILIES, __version__
 
-from . import signals
+from . import cluster, signals
 from .checks import TOP_K, check_one_model, check_words, choose_storage, local_output, wants_labels, wants_timestamps
 from .classify import classify
 from .failures import Failure, guarded
@@ -57,6 +57,8 @@ Examples:
                                                classes of your own, see hear-transformers probe
   embed-audio new/ --probe my_probe --format raven --out found
                                                events, as a selection table for each file
+  embed-audio s3://bucket/clips.csv --engine ray --address auto --out s3://bucket/embeddings
+                                               on every machine of a Ray cluster, into Parquet shards
   find . -name "*.ogg" | embed-audio - --json
   embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8
                                                parts of files, in one of eight jobs
@@ -89,6 +91,9 @@ Exit codes:
 
 To list models and layers: hear-transformers list, hear-transformers info MODEL.
 """
+
+
+ENGINE_HELP = "Where: on this machine, or on a Ray cluster, into Parquet shards in --out, a folder or address."
 
 
 class InSections(click.Command):
@@ -189,6 +194,17 @@ class InSections(click.Command):
     metavar="N",
     help="Processes that read audio, for all devices.  [default: auto]",
 )
+@click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True, help=ENGINE_HELP)
+@click.option(
+    "--address", metavar="ADDRESS", help="Of the Ray cluster: auto for one on this machine.  [default: start one]"
+)
+@click.option(
+    "--actors", type=click.IntRange(min=1), metavar="N", help="Processes that embed on it.  [default: as fit]"
+)
+@click.option("--cores", type=click.IntRange(min=1), metavar="N", help="Cores of each.  [default: by card, or 4]")
+@click.option(
+    "--block-size", type=click.IntRange(min=1), metavar="N", help="Files that one writes to a shard.  [default: 512]"
+)
 @click.option(
     "--resample",
     default="auto",
@@ -237,6 +253,7 @@ def main(
     quiet: bool,
     as_json: bool,
     probe: str | None,
+    engine: str,
     **options: Any,
 ) -> None:
     """Compute embeddings of audio files, from any layer of a network, for whole files or along time.
@@ -246,6 +263,11 @@ def main(
     """
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
+    of_cluster = {name: options.pop(name) for name in cluster.OPTIONS}
+    if engine == cluster.RAY:
+        cluster.check(probe, num_workers, options)
+    elif given_twice := [name for name, value in of_cluster.items() if value is not None]:
+        raise click.UsageError(f"--{given_twice[0].replace('_', '-')} is of a cluster; give --engine ray too")
     if probe is not None:
         with importing():
             from hear_transformers.audio import workers
@@ -264,6 +286,13 @@ def main(
     words = {**options, "resample": resample}
     for model in models or [None]:
         check_words(model, words, of_its_own=bool(weights or options["network"]), labels=bool(n_labels))
+    if engine == cluster.RAY:
+        reading = {"channel": channel, "device": device, "resample": resample, "keep_damaged": keep_damaged}
+        shown = {"quiet": quiet, "as_json": as_json, "fail_fast": fail_fast}
+        found = find(inputs, manifest, columns, quiet=quiet)
+        with resumable(options["overwrite"]):
+            n_failed = cluster.embed(found, out, models, weights, timestamps, {**reading, **of_cluster}, shown, options)
+        sys.exit(1 if n_failed else 0)
     place = local_output(out)
     options["format"] = choose_storage(place, options)
     with importing():

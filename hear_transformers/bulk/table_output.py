@@ -93,7 +93,7 @@ class TableOfParts:
     def start(self, jobs: Iterable[Source]) -> None:
         """Take note of the jobs of this run: a job that is there several times has its rows as often."""
         for job in jobs:
-            self.names.setdefault(job.key, []).append(_shown(job))
+            self.names.setdefault(job.key, []).append(shown(job))
 
     def _problem(self) -> str:
         """Return why rows of the existing table could not be kept beside new ones, empty if they can."""
@@ -192,7 +192,7 @@ class TableOfParts:
         """Join the parts: sources of earlier runs that this one does not name, then its own in their order."""
         self._close_part()
         lines = self.journal.lines
-        own = [(job.key, _shown(job)) for job in jobs if job.key in lines]
+        own = [(job.key, shown(job)) for job in jobs if job.key in lines]
         order = [*self._others({key for key, _ in own}), *own]
         if not order:
             return
@@ -266,7 +266,7 @@ def _is_place(line: Mapping[str, Any]) -> bool:
     )
 
 
-def _shown(source: Source) -> str:
+def shown(source: Source) -> str:
     """Return the name of a file as it stands in a table."""
     # Bytes of a name that are not UTF-8 are written \udcff.
     return str(source.path).encode("utf-8", "backslashreplace").decode()
@@ -288,7 +288,7 @@ def rows_of(source: Source, embedded: Embedded, content: Content, scratch: Path)
     channel = {} if source.channel is None else {"channel": np.full(len(embeddings), source.channel, np.int64)}
     whole = {"part_start": start, "part_end": part_end, "audio_end": audio_end}
     return {
-        "file": np.full(len(embeddings), _shown(source), object),
+        "file": np.full(len(embeddings), shown(source), object),
         **channel,
         "start": starts,
         "end": ends,
