@@ -111,6 +111,19 @@ def test_running_it_again_does_what_is_missing(embed, clips, tmp_path):
     assert before < {path.name for path in (tmp_path / "out").iterdir()}
 
 
+def test_a_run_that_was_ended_in_the_middle_is_resumed(embed, plain, clips, tmp_path):
+    def end_it(outcome):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(clips[:24], on_outcome=end_it)
+    report = embed(clips[:24])
+
+    assert len(report.skipped) >= 8
+    assert len(report.skipped) + len(report.written) == 24
+    assert_same(rows(tmp_path / "out"), plain(clips[:24]))
+
+
 def test_a_changed_file_is_embedded_again_and_has_its_rows_once(embed, plain, clips, tmp_path):
     embed(clips[:20])
     soundfile.write(clips[3], 0.1 * np.ones(20_000), 32_000)
