@@ -57,7 +57,7 @@ Examples:
                                                classes of your own, see hear-transformers probe
   embed-audio new/ --probe my_probe --format raven --out found
                                                events, as a selection table for each file
-  embed-audio s3://bucket/clips.csv --engine ray --address auto --out s3://bucket/embeddings
+  embed-audio --manifest clips.csv --engine ray --address auto --out s3://bucket/embeddings
                                                on every machine of a Ray cluster, into Parquet shards
   find . -name "*.ogg" | embed-audio - --json
   embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8

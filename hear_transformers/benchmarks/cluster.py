@@ -105,7 +105,7 @@ def run(cluster: Any, sources: list[Source], out: Path, table: Path, model: str,
         if machine and n_seen == len(sources) // 2:
             os.kill(actors()[0].pid, signal.SIGKILL)
 
-    report = on_cluster(sources, out, model, actors=MACHINES, cores=CPUS, on_outcome=kill_by_and_by)
+    report = on_cluster(sources, out, model, cores=CPUS, on_outcome=kill_by_and_by)
     name = "a machine and an actor killed" if is_deadly else "the same again"
     counts = [str(len(each)) for each in (report.written, report.skipped, report.failed)]
     return [name, *counts, f"{largest_difference(out, table):.1e}"]
@@ -149,15 +149,17 @@ def on_cluster(sources: list[Source], out: Path, model: str, **options: Any) -> 
 @contextlib.contextmanager
 def three_machines() -> Iterator[Any]:
     """Start two machines of a cluster and connect to it; the third joins, to be killed."""
+    import ray
     from ray.cluster_utils import Cluster
 
-    machine = {"num_cpus": CPUS, "object_store_memory": STORE_BYTES}
+    machine: dict[str, Any] = {"num_cpus": CPUS, "object_store_memory": STORE_BYTES}
     cluster = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
     try:
         cluster.add_node(**machine)
         on_ray.start(cluster.address)
         yield cluster
     finally:
+        ray.shutdown()
         cluster.shutdown()
 
 

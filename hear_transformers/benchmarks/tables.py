@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import click
 import torch
 
 
-def echo_table(columns: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
+def echo_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a Markdown table row by row."""
     click.echo(f"| {' | '.join(columns)} |")
     click.echo(f"|{' --- |' * len(columns)}")

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..audio.workers import Spent
 from ..bulk.extract import Outcome, extract
@@ -102,7 +102,8 @@ class Embedder:
                     for folder, store in job.stores.items():
                         table = Path(scratch, folder, TABLE)
                         store.write(table, name, [piece.part for piece in pieces], spans)
-        place = next(iter(job.stores.values())).place(name)
+        # On another file system an address, which is only shown.
+        place = cast(Path, next(iter(job.stores.values())).place(name))
         outcomes = (*(replace(each, output=place) for each in report.written), *report.failed)
         by_source = {_key(each.source, each.start, each.end, each.channel): each for each in outcomes}
         sources = [piece.source for piece in pieces]

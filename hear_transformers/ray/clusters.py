@@ -41,8 +41,8 @@ def start(address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise OptionError(f"address={address!r}: no Ray cluster is reached there ({error})") from error
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):  # that of its files goes on
-            handler.setLevel(logging.ERROR)
+        if isinstance(handler, logging.StreamHandler):  # its files get all of it, and what fails is told in other words
+            handler.setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import os
 import pickle
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -162,8 +162,8 @@ def _source_of(row: Mapping[str, Any]) -> Source:
         )
     (source,) = find_sources([os.fspath(row["path"])])
     start, end, channel = (row.get(name) for name in ("start", "end", "channel"))
-    is_open = end is None or math.isnan(end)
-    return replace(source, start=float(start or 0.0), end=math.inf if is_open else float(end), channel=channel)
+    last = math.inf if end is None or math.isnan(end) else float(end)
+    return replace(source, start=float(start or 0.0), end=last, channel=channel)
 
 
 def _described(ray: Any, load: Callable[..., Any], crew: Crew) -> list[Description]:
@@ -349,7 +349,8 @@ class _Run:
             old = before[folder]
             for name in [name for name in old if name in shards and old[name].provenance != _as_read(settings)]:
                 store.drop(shards.pop(name), [True] * len(old[name].rows))  # with `overwrite` alone
-            reconcile(store, shards, lambda shard, part, old=old: shard.name not in old and part in current)
+            written = shards.keys() - old.keys()
+            reconcile(store, shards, functools.partial(_is_newest, written, current))
 
     def _list(self, outcomes: Sequence[Outcome]) -> None:
         """Write the lists of failures and of warnings, see `bulk.journal`."""
@@ -401,6 +402,11 @@ def _read_lines(content: bytes) -> list[dict[str, Any]]:
     with contextlib.suppress(ValueError):
         return [parse_json(line) for line in content.splitlines()]
     return []
+
+
+def _is_newest(written: Collection[str], current: Collection[Part], shard: Shard, part: Part) -> bool:
+    """Return True for rows that this run wrote, of what it was asked for."""
+    return shard.name in written and part in current
 
 
 def _as_read(settings: Mapping[str, Any]) -> Any:

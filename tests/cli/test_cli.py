@@ -657,3 +657,21 @@ def test_download_fetches_what_training_may_start_from(installed_command, monkey
         "cache/deit_small_distilled_patch16_224",
         "cache/deit_tiny_distilled_patch16_224",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--engine", "ray", "--num-workers", "2"], "--num-workers does not go with --engine ray"),
+        (["--engine", "ray", "--shard", "0/2"], "the cluster shares the files"),
+        (["--engine", "ray", "--format", "npz"], "Parquet shards"),
+        (["--engine", "ray", "--labels"], "embed --layer logits"),
+        (["--address", "auto"], "give --engine ray too"),
+        (["--block-size", "8"], "give --engine ray too"),
+    ],
+)
+def test_options_of_a_cluster_and_of_one_machine_do_not_mix(embed_audio, audio_file, options, words):
+    result = embed_audio(audio_file(), *options)
+
+    assert result.exit_code == 2
+    assert words in result.output
