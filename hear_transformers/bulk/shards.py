@@ -156,9 +156,12 @@ class Store:
 
         Raises
         ------
-        HearTransformersError : one cannot be read
+        OptionError : there is a file where the folder should be
+        HearTransformersError : a shard cannot be read
         """
         self.files.invalidate_cache()
+        if self.files.isfile(self.folder):
+            raise OptionError(f"{self.url} is a file; shards need a folder, so choose another name")
         try:
             found = self.files.ls(self.folder, detail=False) if self.files.isdir(self.folder) else []
         except OSError as error:

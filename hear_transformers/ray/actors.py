@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from ..audio.workers import Spent
 from ..bulk.extract import Outcome, extract
+from ..bulk.journal import explained
 from ..bulk.outputs import OutputOptions
 from ..bulk.shards import Store, name_of
 from ..embedding.replicas import Description
@@ -30,6 +31,7 @@ class Job:
     Attributes
     ----------
     load : makes the models, as `catalogue.load_each` with all but the device
+    out : what the user named, for errors
     stores : of each model and separate layer, by its folder in a table of one machine
     settings : of these
     options : of `extract`
@@ -38,6 +40,7 @@ class Job:
     """
 
     load: Callable[..., Any]
+    out: str
     stores: Mapping[str, Store]
     settings: Sequence[Mapping[str, Any]]
     options: Mapping[str, Any]
@@ -98,7 +101,7 @@ class Embedder:
             name = name_of(job.settings, [piece.part for piece in pieces])
             spans = {piece.part: piece.span for piece in pieces if piece.span is not None}
             if report.written:
-                with spent.on("writing"):
+                with spent.on("writing"), explained(Path(job.out)):
                     for folder, store in job.stores.items():
                         table = Path(scratch, folder, TABLE)
                         store.write(table, name, [piece.part for piece in pieces], spans)

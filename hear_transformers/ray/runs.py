@@ -130,7 +130,7 @@ def embed(
     root = Store.at(out)
     stores, settings = _targets(root, models, stored, along_time, heard)
     reading = {"channel": channel, "timestamps": along_time, "keep_damaged": keep_damaged, "resample": resample}
-    job = Job(load, stores, settings, reading, stored, crew)
+    job = Job(load, root.url, stores, settings, reading, stored, crew)
     rates = [each.sample_rate for each in models]
     run = _Run(ray, job, root, found, block_size, segments_of(options, rates), overwrite=overwrite)
     report = run.all(on_start, on_outcome, fail_fast=fail_fast)

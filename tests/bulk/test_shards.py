@@ -131,6 +131,13 @@ def test_a_store_that_does_not_exist_yet_is_empty(tmp_path):
     assert Store.at(tmp_path / "new").shards() == {}
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "out").touch()
+
+    with pytest.raises(OptionError, match="is a file"):
+        Store.at(tmp_path / "out").shards()
+
+
 def test_an_unknown_kind_of_address_is_refused():
     with pytest.raises(OptionError, match="nosuch"):
         Store.at("nosuch://bucket/out")
