@@ -2,6 +2,7 @@
 
     python -m hear_transformers.training.distil train --student tiny --out RUN --slice-minutes 8
     python -m hear_transformers.training.distil status --out RUN --data DIR
+    python -m hear_transformers.training.distil readouts --out RUN
     python -m hear_transformers.training.distil export --out RUN
     python -m hear_transformers.training.distil measure --data DIR --student tiny --weights RUN/tiny.safetensors
 
@@ -104,6 +105,27 @@ def status(out: Path, data: Path | None, threads: int) -> None:
         click.echo(line)
     if data is not None:
         show_scores(data, progress.student_of(out), str(run.export(out)))
+
+
+@cli.command()
+@out_option
+@click.option("--batches", type=click.IntRange(1), default=120, show_default=True, help="Of held-out clips.")
+@click.option("--show", type=click.IntRange(1), default=20, show_default=True, help="Readouts that are printed.")
+@threads_option
+@guarded
+def readouts(out: Path, batches: int, show: int, threads: int) -> None:
+    """Score readouts of a run's network on held-out synthetic clips (needs eSpeak NG)."""
+    from ... import hear
+    from . import clips, progress, run
+    from . import readouts as scoring
+
+    torch.set_num_threads(threads)
+    student = STUDENTS[progress.student_of(out)]
+    trunk = hear.Loader(student.family)(str(run.export(out)), student.name).trunk.eval()
+    source = clips.corpus(recipes.RECIPES[progress.student_of(out)], 1)
+    for score in scoring.scores(trunk, source(scoring.SEED, range(batches)))[:show]:
+        kinds = "  ".join(f"{kind} {precision:.3f}" for kind, precision in score.by_kind.items())
+        click.echo(f"{','.join(score.layers):24}  {score.size:5}  {score.mean:.4f}  {kinds}")
 
 
 @cli.command()

@@ -1,0 +1,136 @@
+"""Which layers of a student make its embedding: measured on held-out synthetic clips, never on what scores it.
+
+Each candidate is a set of layers; the embedding is mean and standard deviation over time of each. A ridge regression
+reads from it what the synthesis knows of a clip: the families of sounds, the phones of half a second, the pitches. The
+score of each is the mean average precision over its classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import average_precision_score
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from ...embedding.pooling import POOLS
+from ...networks.trunk import Trunk
+from ..corpus.stream import PHONES, Batch
+from .recipe import KINDS
+
+SEED = 2_000_003  # of clips that no run trains on or is scored by
+LARGEST_SIZE = 1_536
+MEL = "mel"
+MEMBERS = 2  # layers of the network in a candidate at most
+SPEECH_FRAMES = 50  # of the clips of speech, which hold a phone or seven
+LEAST_POSITIVES = 5  # of a class among the clips that are scored
+PENALTIES = tuple(10.0**i for i in range(0, 6))  # of the regression, of which leaving one out chooses
+TRAINED_SHARE = 2 / 3  # of the clips; the others are scored
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well an embedding tells what the synthesis knows.
+
+    Attributes
+    ----------
+    layers : of the embedding
+    size : numbers
+    by_kind : mean average precision for each of `KINDS`
+    """
+
+    layers: tuple[str, ...]
+    size: int
+    by_kind: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the kinds."""
+        return float(np.mean(list(self.by_kind.values())))
+
+
+def scores(trunk: Trunk, batches: Iterable[Batch]) -> list[Score]:
+    """Score all candidates, the best first.
+
+    Parameters
+    ----------
+    trunk : the network, in evaluation mode
+    batches : of held-out clips, see `SEED`
+    """
+    layers = [name for name, axis in trunk.layers.items() if axis is not None and name != MEL]
+    statistics: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in KINDS}
+    labels: dict[str, list[NDArray[np.bool_]]] = {kind: [] for kind in KINDS}
+    for batch in batches:
+        for kind in KINDS:
+            mels, present = LABELS[kind](batch)
+            labels[kind].append(present)
+            for name, rows in _statistics(trunk, torch.from_numpy(mels).float(), layers).items():
+                statistics[kind].setdefault(name, []).append(rows)
+    tables = {kind: {name: torch.cat(rows).numpy() for name, rows in statistics[kind].items()} for kind in KINDS}
+    truths = {kind: np.concatenate(labels[kind]) for kind in KINDS}
+    sizes = {name: rows.shape[1] for name, rows in tables[KINDS[0]].items()}
+    found = [
+        Score(candidate, size, {kind: _precision(tables[kind], candidate, truths[kind]) for kind in KINDS})
+        for candidate in candidates([*layers, MEL])
+        if (size := sum(sizes[layer] for layer in candidate)) <= LARGEST_SIZE
+    ]
+    return sorted(found, key=lambda score: -score.mean)
+
+
+def candidates(layers: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield sets of layers: one or two of the network, with the mel and without, and the mel alone."""
+    own = [layer for layer in layers if layer != MEL]
+    for n in range(1, MEMBERS + 1):
+        for chosen in combinations(own, n):
+            yield chosen
+            yield (MEL, *chosen)
+    yield (MEL,)
+
+
+@torch.no_grad()
+def _statistics(trunk: Trunk, mels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Return mean and standard deviation over time of each layer: (clips, 2 * features) by layer."""
+    taps = {**trunk(mels, set(layers)), MEL: mels.transpose(1, 2).unsqueeze(2)}  # (clips, time, 1, n_mels)
+    return {name: POOLS["meanstd"].function(grid.float()) for name, grid in taps.items()}
+
+
+def _families(batch: Batch) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    return batch.scenes.mels, batch.scenes.labels["events"].any(1)
+
+
+def _phones(batch: Batch) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    mels, phones = batch.speech.mels, batch.speech.labels["phones"]
+    first = (mels.shape[2] - SPEECH_FRAMES) // 2
+    middle = slice(max(0, first), max(0, first) + SPEECH_FRAMES)
+    present = (phones[:, middle, None] == np.arange(len(PHONES))).any(1)
+    return np.ascontiguousarray(mels[:, :, middle]), present
+
+
+def _pitches(batch: Batch) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    return batch.notes.mels, batch.notes.labels["pitches"].any(1)
+
+
+LABELS: dict[str, Callable[[Batch], tuple[NDArray[np.float16], NDArray[np.bool_]]]] = {
+    "scenes": _families,
+    "speech": _phones,
+    "notes": _pitches,
+}
+"""For each kind: a batch -> log-mels (clips, n_mels, frames), and which classes occur (clips, classes)."""
+
+
+def _precision(tables: Mapping[str, NDArray[np.float32]], layers: Sequence[str], present: NDArray[np.bool_]) -> float:
+    """Return the mean average precision of a regression on some layers, over classes that occur often enough."""
+    rows = np.concatenate([tables[layer] for layer in layers], 1).astype(np.float64)
+    n = round(TRAINED_SHARE * len(rows))
+    scaler = StandardScaler().fit(rows[:n])
+    regression = RidgeCV(alphas=PENALTIES).fit(scaler.transform(rows[:n]), present[:n].astype(np.float64))
+    guesses = regression.predict(scaler.transform(rows[n:]))
+    n_positives = present[n:].sum(0)
+    often = (n_positives >= LEAST_POSITIVES) & (n_positives < len(rows) - n)
+    return float(np.mean([average_precision_score(present[n:, i], guesses[:, i]) for i in np.flatnonzero(often)]))
