@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..bulk.tables import import_extra
@@ -17,6 +20,13 @@ CORES = 4
 
 LOCAL = "local"
 """Address of a cluster that Ray starts on this machine."""
+
+AUTO = "auto"
+CURRENT = Path(tempfile.gettempdir(), "ray", "ray_current_cluster")
+"""Address of the cluster of this machine, and where Ray has written it."""
+
+REACHED_SECONDS = 5.0
+"""Time in which a cluster answers."""
 
 
 def start(address: str | None) -> None:
@@ -36,6 +46,7 @@ def start(address: str | None) -> None:
     # Without an address, Ray would look for clusters that were here once, and wait for each.
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     started: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
+    _check_reached(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="WARNING", ignore_reinit_error=True, **started)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -43,6 +54,21 @@ def start(address: str | None) -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # its files get all of it, and what fails is told in other words
             handler.setLevel(logging.CRITICAL)
+
+
+def _check_reached(address: str) -> None:
+    """Raise OptionError if nothing answers at an address, for which Ray itself would wait for a quarter of an hour."""
+    place = address.rpartition("://")[2]
+    if address == AUTO and CURRENT.is_file():
+        place = CURRENT.read_text().strip()
+    host, _, port = place.rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACHED_SECONDS).close()
+    except OSError as error:
+        stale = f"; {CURRENT} names it, of a cluster that is gone" if address == AUTO else ""
+        raise OptionError(f"address={address!r}: no Ray cluster answers at {place} ({error}){stale}") from error
 
 
 @dataclass(frozen=True, slots=True)

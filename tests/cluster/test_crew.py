@@ -1,10 +1,12 @@
 """How many actors a cluster takes, and how long files are shared out."""
 
 import math
+import socket
 
 import pytest
 
 from hear_transformers.errors import OptionError
+from hear_transformers.ray import clusters
 from hear_transformers.ray.clusters import Crew
 from hear_transformers.ray.pieces import Segments
 
@@ -55,6 +57,24 @@ def test_pieces_hold_every_segment_once_and_the_last_is_not_short(length, hop, s
         assert end == pytest.approx(following - hop + length)
     assert pieces[-1][1] == math.inf
     assert seconds - pieces[-1][0] > 600
+
+
+def test_an_address_where_nothing_answers_is_an_error_at_once():
+    pytest.importorskip("ray.data", reason="the extra ray is not installed")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(OptionError, match=f"no Ray cluster answers at {address}"):
+            clusters.start(address)
+
+
+def test_a_cluster_that_is_gone_is_an_error_at_once(tmp_path, monkeypatch):
+    pytest.importorskip("ray.data", reason="the extra ray is not installed")
+    (tmp_path / "current").write_text("127.0.0.1:1")
+    monkeypatch.setattr(clusters, "CURRENT", tmp_path / "current")
+
+    with pytest.raises(OptionError, match="of a cluster that is gone"):
+        clusters.start("auto")
 
 
 def test_a_short_file_is_one_piece():
