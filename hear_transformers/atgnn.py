@@ -31,7 +31,7 @@ from . import hear
 from .errors import unknown
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks import imagenet as images
-from .networks.conv_norm import is_pointwise
+from .networks.conv_norm import Pointwise, is_learning, is_pointwise, normalised
 from .networks.family import Readout, Variant, count_members
 from .networks.frontend import AST_MEL, CPJKU_MEL
 from .networks.graph import joined, nearest, strongest
@@ -140,13 +140,20 @@ class Convolution(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
+        return self.mapped(maps, self.bias)
+
+    def mapped(self, maps: Tensor, bias: Tensor | None) -> Tensor:
+        """Map as `forward` does, with another bias or none."""
+        if is_pointwise(self):
+            # A matrix product, without a copy where features are innermost in memory.
+            return F.linear(maps.permute(0, 2, 3, 1), self.weight.flatten(1), bias).permute(0, 3, 1, 2)
         n_time = -(-maps.shape[3] // self.stride[1])
         # On a map narrower than its kernel, oneDNN's strided bfloat16 convolution is wrong (torch 2.11, AMX). Some of
         # the zeros that it puts behind the map anyhow make the map wide enough.
         missing = self.kernel_size[1] - maps.shape[3]
         if missing > 0:
             maps = F.pad(maps, (0, missing))
-        return super().forward(maps)[..., :n_time]
+        return self._conv_forward(maps, self.weight, bias)[..., :n_time]
 
 
 class ConvNorm(nn.Sequential):
@@ -158,10 +165,28 @@ class ConvNorm(nn.Sequential):
         conv = Convolution(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
         super().__init__(conv, nn.BatchNorm2d(outputs), *([nn.GELU()] if gelu else []))
 
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, inputs, freq, time) to (batch, outputs, freq / stride, time / stride)."""
+        return self.finished(cast(Convolution, self[0]).mapped(maps, self.added()))
+
+    def added(self) -> Tensor | None:
+        """Return the bias to add before `finished`: None in training, in which the normalisation takes it away."""
+        return None if is_learning(self[1]) else cast(Convolution, self[0]).bias
+
+    def finished(self, mapped: Tensor) -> Tensor:
+        """Normalise what the convolution gave with the bias `added`, and apply the GELU."""
+        conv, norm, *activations = self
+        mapped = normalised(mapped, conv.bias, norm) if is_learning(norm) else norm(mapped)
+        for activation in activations:
+            mapped = activation(mapped)
+        return mapped
+
     def for_inference(self) -> nn.Module:
         """Return what computes the same from one position for each, see `conv_norm.features_innermost`."""
         conv = cast(nn.Conv2d, self[0])
-        return PointwiseGelu(conv) if is_pointwise(conv) and isinstance(self[-1], nn.GELU) else self
+        if not is_pointwise(conv):
+            return self
+        return PointwiseGelu(conv) if isinstance(self[-1], nn.GELU) else Pointwise(conv)
 
 
 class PointwiseGelu(nn.Module):
@@ -196,8 +221,10 @@ class GraphConv(ConvNorm):
 
     def forward(self, both: Tensor, grid: Pair) -> Tensor:  # type: ignore[override]
         """Map (batch, nodes, 2 channels) to (batch, outputs, freq, time)."""
-        interleaved = both.unflatten(2, (2, -1)).transpose(2, 3).flatten(2)  # (batch, nodes, channels, 2), flattened
-        return super().forward(as_maps(interleaved, grid))
+        kernels = torch.stack(by_source(cast(nn.Conv2d, self[0])))  # (2, groups, outputs of a group, inputs of a group)
+        mapped = torch.einsum("bnsgi,sgoi->bngo", both.unflatten(2, (2, GROUPS, -1)), kernels).flatten(2)
+        bias = self.added()
+        return self.finished(as_maps(mapped if bias is None else mapped + bias, grid))
 
     def for_inference(self) -> nn.Module:
         """Return what computes the same by matrix products."""
@@ -207,7 +234,7 @@ class GraphConv(ConvNorm):
 
 def by_source(conv: nn.Conv2d) -> tuple[Tensor, ...]:
     """Return the weights for the features of nodes and those for messages: (groups, outputs, inputs) of a group."""
-    kernels = conv.weight.detach().flatten(1).unflatten(0, (conv.groups, -1))  # (groups, outputs, 2 * inputs)
+    kernels = conv.weight.flatten(1).unflatten(0, (conv.groups, -1))  # (groups, outputs, 2 * inputs)
     return kernels.unflatten(2, (-1, 2)).unbind(3)
 
 
@@ -216,7 +243,7 @@ class GroupedGraphConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        weight = torch.stack(by_source(conv), 1)  # (groups, 2, outputs of a group, inputs of a group)
+        weight = torch.stack(by_source(conv), 1).detach()  # (groups, 2, outputs of a group, inputs of a group)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = cast(Tensor, conv.bias)
 
@@ -346,7 +373,7 @@ class Labels(Exact):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Refine by the maps (batch, channels, freq, time) of each stage: -> (batch, classes, features) float32."""
-        labels = self.embed.repeat(len(maps[0]), 1, 1, 1)
+        labels = innermost(self.embed.expand(len(maps[0]), -1, -1, -1))
         # Labels grow from block to block, as the label-label graph is not normalised: too large for 16 bits, in which
         # the authors' training became NaN (their README).
         with torch.autocast(labels.device.type, enabled=False):

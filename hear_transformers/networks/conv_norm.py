@@ -48,6 +48,27 @@ def joined(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return fused.to(conv.weight.device)
 
 
+def is_learning(norm: nn.Module) -> bool:
+    """Return True for a batch normalisation of what this process has in training, whatever else it is part of."""
+    return isinstance(norm, NORMS) and norm.training
+
+
+def normalised(mapped: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """Normalise in training what a convolution gave without its bias, as if it had been added.
+
+    The mean takes it away again, so that adding it to every position, and its gradient over all of them, are saved. It
+    moves the running mean alone; its gradient is 0, beside rounding where it is added.
+    """
+    offset = norm.bias + 0 * bias  # a gradient for each parameter, for which processes with a share of the batch wait
+    mean = cast(Tensor, norm.running_mean) - bias.detach()
+    found = F.batch_norm(
+        mapped, mean, norm.running_var, norm.weight, offset, True, cast(float, norm.momentum), norm.eps
+    )
+    cast(Tensor, norm.running_mean).copy_(mean + bias.detach())
+    cast(Tensor, norm.num_batches_tracked).add_(1)
+    return found
+
+
 def conv_norms(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Return the names of the convolutions of a module and of the normalisations behind them, see `fold`."""
     for names in chains(module):

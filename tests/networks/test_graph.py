@@ -74,6 +74,61 @@ def test_messages_are_those_of_loops(size):
     assert_equal(graph.joined(*options), joined_by_loops(*options), 1e-6)
 
 
+# Going back
+
+
+def bags(dtype=torch.float64):
+    """Make rows, and the numbers of some for each of seven bags."""
+    index = torch.stack([noise(12, seed=bag).argsort()[:4] for bag in range(7)])
+    return noise(12, 5).to(dtype).requires_grad_(), index
+
+
+def gradient_of(function, rows, index):
+    """Give the gradient of a sum of weighted maxima."""
+    maxima = function(rows, index)
+    return torch.autograd.grad((maxima * noise(*maxima.shape, seed=9).to(maxima.dtype)).sum(), rows)[0]
+
+
+def maxima_of_all(rows, index):
+    return rows[index].amax(1)
+
+
+def test_the_gradient_of_maxima_is_that_of_small_differences():
+    rows, index = bags()
+    assert torch.autograd.gradcheck(lambda rows: graph.Maxima.apply(rows, index), rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_gradient_of_maxima_is_that_of_pytorch(dtype):
+    rows, index = bags(dtype)
+    assert_equal(gradient_of(graph.Maxima.apply, rows, index), gradient_of(maxima_of_all, rows, index), 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler does it
+def test_the_gradient_of_maxima_is_the_same_when_compiled():
+    rows, index = bags()
+    compiled = torch.compile(lambda rows, index: graph.Maxima.apply(rows, index), backend="aot_eager")
+    assert_equal(gradient_of(compiled, rows, index), gradient_of(maxima_of_all, rows, index), 1e-6)
+
+
+def test_of_equal_neighbours_the_nearest_gets_the_gradient():
+    rows = torch.tensor([[1.0], [3.0], [3.0], [2.0]], requires_grad=True)
+    graph.strongest(rows[None], torch.tensor([[[0, 2, 1, 3], [1, 0, 2, 3]]])).sum().backward()
+    assert rows.grad.flatten().tolist() == [0, 1, 1, 0]
+
+
+def test_gradients_of_16_bits_are_added_up_in_32():
+    rows = torch.ones(1, 1, dtype=torch.bfloat16, requires_grad=True)
+    graph.Maxima.apply(rows, torch.zeros(512, 1, dtype=torch.long)).sum().backward()
+    assert rows.grad.item() == 512  # bfloat16 does not get beyond 256 by ones
+
+
+def test_what_is_not_a_number_has_a_gradient_too():
+    rows = torch.tensor([[1.0], [torch.nan]], requires_grad=True)
+    graph.strongest(rows[None], torch.tensor([[[0, 1]]])).sum().backward()
+    assert rows.grad.flatten().tolist() == [0, 1]
+
+
 # Kernels
 
 INTERPRETED = """
@@ -121,15 +176,53 @@ def test_the_kernel_of_a_card_gives_the_same_but_for_near_ties(size, dtype, devi
 # Convolutions as products
 
 
+def plain(module):
+    """Give the layers of a `ConvNorm` one after the other, with a convolution of PyTorch's own."""
+    conv, *others = module
+    sizes = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+    copied = nn.Conv2d(*sizes, groups=conv.groups)
+    copied.weight, copied.bias = conv.weight, conv.bias
+    return nn.Sequential(copied, *others)
+
+
+def convolved(module, both, grid):
+    """Apply a `GraphConv` as a convolution in groups of the features of nodes and messages by turns."""
+    return plain(module)(atgnn.as_maps(both.unflatten(2, (2, -1)).mT.flatten(2), grid))
+
+
 @pytest.mark.parametrize("kind", [atgnn.GroupedGraphConv, atgnn.DenseGraphConv])
 @torch.no_grad()
 def test_products_give_the_convolution_in_groups(kind):
     conv = filled(nn.Sequential(atgnn.GraphConv(12, 16)))
     both = noise(2, 15, 24)
-    expected = conv[0](both, (3, 5))
+    expected = convolved(conv[0], both, (3, 5))
     found = kind(fold(conv)[0][0])(both, (3, 5))
     assert found.shape == expected.shape == (2, 16, 3, 5)
     assert_equal(found, expected, 1e-5)
+    assert_equal(conv[0](both, (3, 5)), expected, 1e-5)
+
+
+TRAINED = {
+    "1x1": lambda: atgnn.ConvNorm(8, 12, gelu=True),
+    "3x3": lambda: atgnn.ConvNorm(8, 12, 3, stride=2),
+    "groups": lambda: atgnn.GraphConv(4, 12),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_training_without_what_a_normalisation_takes_away_gives_the_same(kind):
+    found, expected = filled(TRAINED[kind]()).train(), filled(TRAINED[kind]()).train()
+    inputs = noise(2, 15, 8) if kind == "groups" else atgnn.as_maps(noise(2, 15, 8), (3, 5))
+    run = found(inputs, (3, 5)) if kind == "groups" else found(inputs)
+    wanted = convolved(expected, inputs, (3, 5)) if kind == "groups" else plain(expected)(inputs)
+    assert_equal(run.detach(), wanted.detach(), 1e-5)
+    for each in (run, wanted):
+        (each * noise(*each.shape, seed=3)).sum().backward()
+    for name, buffer in found.named_buffers():
+        torch.testing.assert_close(buffer, expected.get_buffer(name))
+    assert not found[0].bias.grad.any()
+    for name in ("0.weight", "1.weight", "1.bias"):
+        assert_equal(found.get_parameter(name).grad, expected.get_parameter(name).grad, 1e-4)
 
 
 def test_a_copy_for_inference_has_products_only():
