@@ -14,7 +14,7 @@ from ..bulk.formats import differences
 from ..embedding.embedder import Embedder
 from ..errors import OptionError
 from ..networks.family import Readout
-from .reading import Rows, Span
+from .reading import Embeddings, Rows, Span
 from .similarity import Index
 
 CANDIDATES = 20
@@ -49,7 +49,7 @@ class Match:
         return {**place, **channel, "cosine": round(self.cosine, 6), **at}
 
 
-def row_of(query: str, rows: Rows) -> int | None:
+def row_of(query: str, rows: Embeddings) -> int | None:
     """Return the row that a query names by its number, None if it names a file.
 
     Raises
@@ -63,7 +63,7 @@ def row_of(query: str, rows: Rows) -> int | None:
     return int(query)
 
 
-def load_model(rows: Rows, weights: str = "", device: str = "auto", *, trusted: bool = False) -> Any:
+def load_model(rows: Embeddings, weights: str = "", device: str = "auto", *, trusted: bool = False) -> Any:
     """Load the model that made a table, to embed queries as its rows were.
 
     Parameters
@@ -123,7 +123,7 @@ def _readout(described: dict[str, Any]) -> Readout:
     return Readout(**{**described, "layers": tuple(described["layers"])})
 
 
-def embed(model: Any, rows: Rows, path: str) -> tuple[np.ndarray, np.ndarray | None]:
+def embed(model: Any, rows: Embeddings, path: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Embed a query as the rows of a table are: (times, size), and times in s, None for one scene."""
     assert rows.provenance is not None
     if rows.provenance.get("embedding") == "timestamps":
@@ -168,7 +168,7 @@ def matches(
 
 def best_of(index: Index, search: Search, row: int, k: int) -> list[Match]:
     """Find the best matches of a row of the table."""
-    return matches(index, search, np.asarray(index.rows.vectors[row : row + 1]), None, k, row)
+    return matches(index, search, index.rows.at([row]), None, k, row)
 
 
 def find_audio(rows: Rows, folders: Sequence[str | os.PathLike[str]] = ()) -> list[str | None]:
