@@ -80,10 +80,9 @@ def search_command(
     if bool(queries) == near_duplicates:
         raise click.UsageError("give a QUERY, an audio file or the number of a row, or --near-duplicates, not both")
     with importing():
-        from hear_transformers.explore import texts
         from hear_transformers.explore.reading import look_up
         from hear_transformers.explore.similarity import Index
-    in_words = list(map(texts.are_words, queries))
+    in_words = list(map(are_words, queries))
     if any(in_words) and not all(in_words):
         raise click.UsageError(
             f"{queries[in_words.index(True)]!r} is no file, and words are compared otherwise than sounds: ask for each "
@@ -100,6 +99,15 @@ def search_command(
         answers = answers_to_sounds(index, queries, k, weights=weights, device=device, trusted=trusted, ann=ann)
     for query, found in answers:
         show_matches(query, [each for each in found if threshold is None or each.cosine >= threshold], as_json=as_json)
+
+
+def are_words(query: str) -> bool:
+    """Return whether a query is what is to be heard, see `texts.are_words`; numbers of rows need no PyTorch."""
+    if query.isdecimal():
+        return False
+    with importing():
+        from hear_transformers.explore import texts
+    return texts.are_words(query)
 
 
 def answers_to_sounds(

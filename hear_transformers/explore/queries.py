@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import catalogue
 from ..bulk.formats import differences
-from ..embedding.embedder import Embedder
 from ..errors import OptionError
-from ..networks.family import Readout
 from .reading import Embeddings, Rows, Span
 from .similarity import Index
+
+if TYPE_CHECKING:  # rows are searched without PyTorch, which takes seconds and most of the memory
+    from ..embedding.embedder import Embedder
+    from ..networks.family import Readout
 
 CANDIDATES = 20
 """Rows that are looked at for each match: those beside a match in the same file are the same match."""
@@ -77,6 +78,8 @@ def load_model(rows: Embeddings, weights: str = "", device: str = "auto", *, tru
     OptionError : the table does not say what made it, or this version would make it otherwise
     WeightsError : the weights are not those of the table
     """
+    from .. import catalogue
+
     made_with = rows.provenance
     if not made_with or not {"family", "module"} & made_with.keys():
         raise OptionError(
@@ -105,6 +108,8 @@ def load_model(rows: Embeddings, weights: str = "", device: str = "auto", *, tru
 
 def _read_as(model: Any, made_with: dict[str, Any]) -> Embedder:
     """Return a model that reads its network as the settings of a table say."""
+    from ..embedding.embedder import Embedder
+
     variant = model.variant
     if "scene" in made_with:
         scene = dict(made_with["scene"])
@@ -120,6 +125,8 @@ def _read_as(model: Any, made_with: dict[str, Any]) -> Embedder:
 
 
 def _readout(described: dict[str, Any]) -> Readout:
+    from ..networks.family import Readout
+
     return Readout(**{**described, "layers": tuple(described["layers"])})
 
 

@@ -82,7 +82,10 @@ class Embeddings(ABC):
 
     @abstractmethod
     def scale(self, mean: np.ndarray, shortest: float) -> None:
-        """Subtract a mean (size,) from all vectors and make their lengths 1; those not longer than `shortest` are 0."""
+        """Subtract a mean (size,) from all vectors and make their lengths 1.
+
+        Those that are then not longer than `shortest` are only rounding, and become 0.
+        """
 
     @abstractmethod
     def blocks(self, n_rows: int = GROUP_ROWS, first: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
@@ -162,7 +165,7 @@ class Rows(Embeddings):
     def scale(self, mean: np.ndarray, shortest: float) -> None:
         """Centre and scale all vectors in place, so that no copy of them is needed, see `Embeddings.scale`."""
         for rows in blocks_of(len(self)):
-            self.vectors[rows] = scaled(self.vectors[rows] - mean, shortest)
+            self.vectors[rows] = scaled(self.vectors[rows], mean, shortest)
 
     def blocks(self, n_rows: int = GROUP_ROWS, first: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield vectors, see `Embeddings.blocks`."""
@@ -258,7 +261,7 @@ class Stored(Embeddings):
         return vectors
 
     def _scaled(self, vectors: np.ndarray) -> np.ndarray:
-        return vectors if self._scaling is None else scaled(vectors - self._scaling[0], self._scaling[1])
+        return vectors if self._scaling is None else scaled(vectors, *self._scaling)
 
     def at(self, rows: Sequence[int]) -> np.ndarray:
         """Return vectors, see `Embeddings.at`."""
@@ -521,10 +524,13 @@ def _not_finite(path: Path, row: int, file: str) -> OptionError:
     )
 
 
-def scaled(vectors: np.ndarray, shortest: float) -> np.ndarray:
-    """Scale vectors (rows, size) to length 1; those not longer than `shortest` are only rounding, and become 0."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors * np.where(norms > shortest, 1.0 / np.maximum(norms, 1e-30), 0.0).astype(np.float32)
+def scaled(vectors: np.ndarray, mean: np.ndarray, shortest: float) -> np.ndarray:
+    """Subtract a mean (size,) from vectors (rows, size) and scale them to length 1; see `Embeddings.scale`."""
+    centred = vectors - mean
+    lengths = np.sqrt(np.einsum("ij,ij->i", centred, centred))[:, None]
+    # In place: to get memory takes longer than to multiply.
+    centred *= np.where(lengths > shortest, 1.0 / np.maximum(lengths, 1e-30), 0.0).astype(np.float32)
+    return centred
 
 
 def blocks_of(n_rows: int, size: int = GROUP_ROWS, first: int = 0) -> Iterator[slice]:

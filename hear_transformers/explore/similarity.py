@@ -80,7 +80,7 @@ class Index:
             raise OptionError(
                 f"the query has {vectors.shape[1]} numbers, the table {len(self.mean)}; give the same kind"
             )
-        return scaled(np.asarray(vectors, np.float32) - self.mean, self._shortest)
+        return scaled(np.asarray(vectors, np.float32), self.mean, self._shortest)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the most similar rows exactly.
