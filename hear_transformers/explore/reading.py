@@ -346,7 +346,7 @@ def look_up(name: str | os.PathLike[str], most_in_memory: int | None = MOST_IN_M
     provenance = _one_kind(outputs)
     tables = [each for each in outputs if SUFFIXES[each.suffix.lower()] in TABLES]
     if tables:
-        counts = [_n_rows(each) for each in tables]
+        counts = list(map(_n_rows, tables))
         blocks: Iterator[Block] = (block for each in tables for block in _blocks(each))
         n_rows = sum(counts)
     else:
@@ -421,33 +421,28 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _n_rows(path: Path) -> int:
+    """Read the number of rows of a table; raise OptionError if it is none of ours, or holds several layers."""
+    table = _format(path)
     with _explained(path):
-        return int(_format(path).n_rows_of(path))
+        if table.name == "parquet" and len(layers := table.layers_of(path, MOST_DIFFERENCES)) > 1:
+            raise OptionError(
+                f"{path}: holds embeddings of several layers, {', '.join(layers)}; distances need one, in a table of "
+                "its own"
+            )
+        return int(table.n_rows_of(path))
 
 
 def _blocks(path: Path, columns: Sequence[str] | None = None, rows: tuple[int, int] | None = None) -> Iterator[Block]:
     """Read blocks of a table: all columns and rows, or some (first, count); raise OptionError if it is none of ours."""
     table = _format(path)
-    with _explained(path):
-        if columns is None or "embedding" in columns:
-            _check_layers(path, table)
-        with table.reader(path, columns) as read_rows:
-            for block in read_rows(*((0, table.n_rows_of(path)) if rows is None else rows)):
-                if missing := NEEDED.intersection(columns or NEEDED) - block.keys():
-                    raise KeyError(*missing)
-                if "file" in block:
-                    files = [each.decode() if isinstance(each, bytes) else str(each) for each in block["file"]]
-                    block = {**block, "file": np.array(files, object)}
-                yield {**block, "embedding": np.asarray(block["embedding"])} if "embedding" in block else block
-
-
-def _check_layers(path: Path, table: Any) -> None:
-    """Raise OptionError for a table of several layers, which somebody joined."""
-    if table.name == "parquet" and len(layers := table.layers_of(path, MOST_DIFFERENCES)) > 1:
-        raise OptionError(
-            f"{path}: holds embeddings of several layers, {', '.join(layers)}; distances need one, in a table of its "
-            "own"
-        )
+    with _explained(path), table.reader(path, columns) as read_rows:
+        for block in read_rows(*((0, table.n_rows_of(path)) if rows is None else rows)):
+            if missing := NEEDED.intersection(columns or NEEDED) - block.keys():
+                raise KeyError(*missing)
+            if "file" in block:
+                files = [each.decode() if isinstance(each, bytes) else str(each) for each in block["file"]]
+                block = {**block, "file": np.array(files, object)}
+            yield {**block, "embedding": np.asarray(block["embedding"])} if "embedding" in block else block
 
 
 def _block(path: Path) -> Block:
