@@ -1,7 +1,7 @@
 """What a large job takes on one card or on many: time, what limits it, storage, and the price as a formula.
 
-    python -m hear_transformers.benchmarks.scale validate   # the model beside runs of this machine, before it is trusted
-    python -m hear_transformers.benchmarks.scale page       # writes the tables of docs/scale.md
+    python -m hear_transformers.benchmarks.scale validate  # beside runs of this machine, before it is trusted
+    python -m hear_transformers.benchmarks.scale page      # writes the tables of docs/scale.md
 
 Seconds per clip come from the tables of `weights/benchmarks.md` (`bench-feed`: processor time to read and write a clip;
 `bench-cuda`: networks on a card), which are read there; how the time of the feed divides, and what starting takes, from
@@ -557,7 +557,9 @@ def processor_time() -> Iterator[list[float]]:
 
 
 @main.command("validate")
-@click.option("--model", "name", default="tiny", show_default=True, help="As of embed-audio; random weights but tiny's.")
+@click.option(
+    "--model", "name", default="tiny", show_default=True, help="As of embed-audio; random weights but tiny's."
+)
 @click.option("--clips", default=48, show_default=True, help="Clips of the runs that are predicted.")
 @click.option("--measured-clips", default=12, show_default=True, help="Other clips, of which the stages are measured.")
 @click.option("--num-workers", "numbers", type=int, multiple=True, default=(0, 1, 2), show_default=True)
@@ -586,8 +588,11 @@ def validate_command(name: str, clips: int, measured_clips: int, numbers: Sequen
                     measured, _ = timed_run(model, sources, workers)
             missed += abs(predicted.seconds / measured - 1) > WITHIN
             seconds = (predicted.seconds, measured, predicted.core_seconds, spent[0])
-            yield str(workers), *(f"{each:.2f}" for each in seconds[:2]), verdict(*seconds[:2]), *(
-                f"{each:.2f}" for each in seconds[2:]
+            yield (
+                str(workers),
+                *(f"{each:.2f}" for each in seconds[:2]),
+                verdict(*seconds[:2]),
+                *(f"{each:.2f}" for each in seconds[2:]),
             )
 
     processor = ("processor s, predicted", "measured")

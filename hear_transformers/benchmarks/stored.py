@@ -1,6 +1,6 @@
-"""Tables at rest: seconds and memory to count, list and search many rows, in few files and in many.
+"""Tables at rest: processor time and memory to count, list and search many rows, in few files and in many.
 
-``python -m hear_transformers.benchmarks.stored --help``. Every step is a process of its own, whose peak memory counts.
+``python -m hear_transformers.benchmarks.stored --help``. Every step is a process of its own.
 Rows are random numbers, of clips that no file is of; they are removed in the end.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -37,13 +38,12 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "list, DuckDB": (
         "-c",
         "import sys, duckdb\n"
-        "query = f\"SELECT file, start, \\\"end\\\" FROM '{sys.argv[1]}/*.parquet'\"\n"
+        'query = f"SELECT file, start, \\"end\\" FROM \'{sys.argv[1]}/*.parquet\'"\n'
         "print(sum(batch.num_rows for batch in duckdb.sql(query).to_arrow_reader(100_000)))",
     ),
     "list, Polars": (
         "-c",
-        "import os, sys, polars\n"
-        "polars.scan_parquet(sys.argv[1]).select('file', 'start', 'end').sink_csv(os.devnull)",
+        "import os, sys, polars\npolars.scan_parquet(sys.argv[1]).select('file', 'start', 'end').sink_csv(os.devnull)",
     ),
     "`hear-transformers search` of a row": (
         "-m",
@@ -72,7 +72,7 @@ def write_tables(folder: Path, n_rows: int, n_tables: int, size: int) -> int:
     blocks = rng.standard_normal((N_BLOCKS, GROUP_ROWS, size), np.float32).astype(np.float16)
     table = TABLES["parquet"](PROVENANCE, "8")
     edges = np.linspace(0, n_rows, n_tables + 1).astype(int).tolist()
-    for i, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
+    for i, (first, last) in enumerate(pairwise(edges)):
         with table.create(folder / f"embeddings-{i}-of-{n_tables}.parquet", f"shard {i}") as add:
             for at in range(first, last, GROUP_ROWS):
                 rows = np.arange(at, min(at + GROUP_ROWS, last))
@@ -97,8 +97,10 @@ def rows_of(stores: Sequence[tuple[int, int]], size: int, only: Sequence[str], s
         for step, arguments in STEPS.items():
             if only and not any(word in step for word in only):
                 continue
-            placed = [each.format(folder=folder) for each in arguments] if "-m" in arguments else [*arguments, str(folder)]
-            mebibytes, seconds = cost_of(*placed)
+            placed = (
+                [each.format(folder=folder) for each in arguments] if "-m" in arguments else [*arguments, str(folder)]
+            )
+            mebibytes, _, seconds = cost_of(*placed)
             yield [f"{n_rows:,}", f"{n_tables:,}", f"{gigabytes:.2f}", step, f"{seconds:.1f}", f"{mebibytes:.0f}"]
         shutil.rmtree(folder)
 
@@ -120,10 +122,10 @@ def parse_store(text: str) -> tuple[int, int]:
 @click.option("--only", multiple=True, metavar="WORD", help="Steps that hold this word.  [default: all]")
 @click.option("--scratch", type=click.Path(path_type=Path), help="Folder for the tables: 1.6 GB for a million rows.")
 def main(stores: Sequence[str], size: int, only: Sequence[str], scratch: Path | None) -> None:
-    """Count, list and search rows in tables; print seconds and the peak of memory of each step."""
+    """Count, list and search rows in tables; print the processor time and peak memory of each step."""
     parsed = list(map(parse_store, stores))
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        columns = ("rows", "tables", "GB", "step", "s", "peak, MiB")
+        columns = ("rows", "tables", "GB", "step", "processor s", "peak, MiB")
         echo_table(columns, rows_of(parsed, size, only, Path(folder)))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ def _join(table: ParquetTable, schema: Any, group: Sequence[_Input], path: Path)
             writer.write_table(rows.replace_schema_metadata(named.metadata), row_group_size=GROUP_ROWS)
 
 
-def _row_groups(arrow: Any, schema: Any, group: Sequence[_Input]) -> Iterator[Any]:
+def _row_groups(arrow: Any, schema: Any, group: Sequence[_Input]) -> Generator[Any, None, None]:
     """Yield the rows of tables as groups of `GROUP_ROWS`, of these and a group of the input in memory."""
     waiting: list[Any] = []
     n_waiting = 0

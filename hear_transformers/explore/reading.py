@@ -120,9 +120,7 @@ class Embeddings(ABC):
         """Return whether two rows share some of the same audio."""
         one, two = self.span(row), self.span(other)
         return (
-            one.file == two.file
-            and one.channel == two.channel
-            and not (one.end <= two.start or two.end <= one.start)
+            one.file == two.file and one.channel == two.channel and not (one.end <= two.start or two.end <= one.start)
         )
 
 
