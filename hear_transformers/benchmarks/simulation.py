@@ -118,7 +118,7 @@ def simulate(pools: Sequence[Pool], n_clips: int, cores: float) -> Run:
 
 
 def _start_jobs(state: _State) -> None:
-    """Let processes that are free take clips: those at the end of the line first, which makes room."""
+    """Start free processes on clips that wait: those at the end of the line first, which makes room."""
     for i in reversed(range(len(state.pools))):
         pool = state.pools[i]
         free = pool.processes - sum(job.pool == i for job in state.jobs)

@@ -8,7 +8,7 @@ import pytest
 from hear_transformers.bulk import parquet, tables
 from hear_transformers.bulk.formats import NpyFiles, NpzFiles
 from hear_transformers.errors import OptionError, WeightsError
-from hear_transformers.explore import queries, reading, similarity
+from hear_transformers.explore import page, queries, reading, similarity
 from hear_transformers.explore.similarity import Index, Neighbours
 from tests.helpers.tables_of_embeddings import PROVENANCE, write_table
 
@@ -272,3 +272,14 @@ def test_a_row_that_is_not_there(vectors, tmp_path, search):
 
 def test_a_query_or_duplicates(vectors, tmp_path, search):
     assert search(write_table(tmp_path / "t.parquet", vectors)).exit_code == 2
+
+
+def test_a_page_of_tables_on_disk_is_of_whole_files_of_the_same_rows(shards, monkeypatch):
+    monkeypatch.setattr(page, "MOST_POINTS", 40)
+    drawn = page.sample(reading.look_up(shards, most_in_memory=0))
+    everything = reading.read(shards)
+    assert 3 <= len(drawn) <= 40
+    assert len(drawn) == 3 * len(drawn.files)
+    spans = [everything.span(i) for i in range(300)]
+    rows = [spans.index(drawn.span(i)) for i in range(len(drawn))]
+    np.testing.assert_array_equal(drawn.vectors, everything.vectors[rows])
