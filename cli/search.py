@@ -55,7 +55,7 @@ time matches have times, and the best time of the query counts.
 @click.option(
     "--ann/--exact",
     default=None,
-    help="Search an index of neighbours, made once beside the table, for which all vectors must fit into memory; or read "
+    help="Search an index of neighbours, made once beside the table, for which all vectors must fit into memory; or "
     "every row.  [default: such an index if there is one]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per query, or per pair.")
