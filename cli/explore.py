@@ -58,9 +58,9 @@ def explore_command(
         from hear_transformers.explore import labels as labelling
         from hear_transformers.explore.page import sample, write_page
         from hear_transformers.explore.queries import find_audio
-        from hear_transformers.explore.reading import read
+        from hear_transformers.explore.reading import look_up
         from hear_transformers.explore.similarity import Index
-    every = read(table)
+    every = look_up(table)
     rows = sample(every)
     named = labelling.from_table(rows, labels, parse_columns(columns)) if labels else labelling.by_folder(rows)
     if labels and named and (n_missing := named.count("")):

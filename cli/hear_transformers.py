@@ -13,6 +13,7 @@ import click
 
 from hear_transformers import OPEN_FAMILIES, __version__
 
+from .compact import compact_command
 from .compare import compare_command
 from .doctor import doctor_command
 from .explain import explain_command
@@ -46,6 +47,7 @@ main.add_command(doctor_command)
 main.add_command(selections_command)
 main.add_command(probe_command)
 main.add_command(explain_command)
+main.add_command(compact_command)
 main.add_command(compare_command)
 main.add_command(explore_command)
 main.add_command(search_command)

@@ -55,8 +55,8 @@ time matches have times, and the best time of the query counts.
 @click.option(
     "--ann/--exact",
     default=None,
-    help="Search an index of neighbours, made once beside the table, or every row.  [default: --ann from a million "
-    "rows on, where usearch is installed]",
+    help="Search an index of neighbours, made once beside the table, for which all vectors must fit into memory; or "
+    "every row.  [default: such an index if there is one]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per query, or per pair.")
 @guarded
@@ -80,16 +80,15 @@ def search_command(
     if bool(queries) == near_duplicates:
         raise click.UsageError("give a QUERY, an audio file or the number of a row, or --near-duplicates, not both")
     with importing():
-        from hear_transformers.explore import texts
-        from hear_transformers.explore.reading import read
+        from hear_transformers.explore.reading import look_up
         from hear_transformers.explore.similarity import Index
-    in_words = list(map(texts.are_words, queries))
+    in_words = list(map(are_words, queries))
     if any(in_words) and not all(in_words):
         raise click.UsageError(
             f"{queries[in_words.index(True)]!r} is no file, and words are compared otherwise than sounds: ask for each "
             "in a search of its own"
         )
-    index = Index(read(table), centring=not any(in_words))
+    index = Index(look_up(table), centring=not any(in_words))
     if near_duplicates:
         show_pairs(index, THRESHOLD if threshold is None else threshold, as_json=as_json)
         return
@@ -100,6 +99,15 @@ def search_command(
         answers = answers_to_sounds(index, queries, k, weights=weights, device=device, trusted=trusted, ann=ann)
     for query, found in answers:
         show_matches(query, [each for each in found if threshold is None or each.cosine >= threshold], as_json=as_json)
+
+
+def are_words(query: str) -> bool:
+    """Return whether a query is what is to be heard, see `texts.are_words`; numbers of rows need no PyTorch."""
+    if query.isdecimal():
+        return False
+    with importing():
+        from hear_transformers.explore import texts
+    return texts.are_words(query)
 
 
 def answers_to_sounds(
@@ -136,9 +144,9 @@ def answers_to_words(
 def searcher(index: Index, ann: bool | None) -> Search:
     """Return what searches: every row, or an index of neighbours, which is built if need be."""
     from hear_transformers.errors import OptionError
-    from hear_transformers.explore.similarity import MANY_ROWS, Neighbours
+    from hear_transformers.explore.similarity import Neighbours
 
-    if ann is False or (ann is None and len(index.rows) < MANY_ROWS):
+    if ann is False:
         return index.search
     path = index.rows.path
     if path.is_dir():
@@ -153,7 +161,11 @@ def searcher(index: Index, ann: bool | None) -> Search:
             raise
         return index.search
     if not neighbours.is_built():
-        click.echo(one_line(f"Note: an index of {len(index.rows):,} rows is built once: {neighbours.path}"), err=True)
+        if not ann:
+            return index.search
+        n_rows, room = len(index.rows), neighbours.memory / 1e9
+        note = f"Note: an index of {n_rows:,} rows is built once, in {room:.1f} GB of memory: {neighbours.path}"
+        click.echo(one_line(note), err=True)
         neighbours.build()
     return neighbours.search
 

@@ -212,26 +212,27 @@ import resource, subprocess, sys, time  # resource: not on Windows
 start = time.perf_counter()
 done = subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL)
 unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit, time.perf_counter() - start)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss / unit, time.perf_counter() - start, used.ru_utime + used.ru_stime)
 sys.exit(done.returncode)
 """
 
 
-def cost_of(*arguments: str) -> tuple[float, float]:
-    """Run Python, and return the peak memory of its largest process in MiB, and its seconds."""
+def cost_of(*arguments: str) -> tuple[float, float, float]:
+    """Run Python, and return the peak memory of its largest process in MiB, its seconds, and those of processors."""
     command = [sys.executable, "-c", LAUNCH, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise click.ClickException(result.stderr)
-    mebibytes, seconds = map(float, result.stdout.split())
-    return mebibytes, seconds
+    mebibytes, seconds, processor = map(float, result.stdout.split())
+    return mebibytes, seconds, processor
 
 
 def peak_mebibytes(name: str, kind: str, seconds: float, scratch: Path) -> float:
     """Return the peak memory of embedding a long file."""
     path = scratch / f"{seconds:g}.wav"
     write_long(path, seconds)
-    mebibytes, _ = cost_of("-m", f"{__package__}.bulk", "embed-one", name, kind, str(path))
+    mebibytes, *_ = cost_of("-m", f"{__package__}.bulk", "embed-one", name, kind, str(path))
     path.unlink()
     return mebibytes
 
@@ -271,12 +272,12 @@ COMMAND = "from hear_transformers.cli.embed_audio import main; main()"
 
 def one_file_rows(scratch: Path, seconds: float) -> Iterator[tuple[str, float, float]]:
     """Yield what importing PyTorch and embedding one file of noise with the embedded model cost: name, MiB, s."""
-    yield "`import torch`", *cost_of("-c", "import torch")
+    yield "`import torch`", *cost_of("-c", "import torch")[:2]
     path = scratch / "noise.wav"
     noise = 0.1 * np.random.default_rng(0).standard_normal(round(seconds * FILE_RATE), np.float32)
     soundfile.write(path, noise, FILE_RATE)
     options = ("--device", "cpu", "--overwrite", "--out", str(scratch))
-    yield f"`embed-audio`, {seconds:g} s", *cost_of("-c", COMMAND, str(path), *options)
+    yield f"`embed-audio`, {seconds:g} s", *cost_of("-c", COMMAND, str(path), *options)[:2]
 
 
 @main.command()

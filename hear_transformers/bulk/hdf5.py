@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,16 @@ class HDF5Table(TableFormat):
             draft.raise_error()  # of the last bytes, which HDF5 writes when it closes the file
 
     @contextlib.contextmanager
-    def reader(self, path: Path) -> Iterator[Callable[[int, int], Iterator[Block]]]:
+    def reader(
+        self, path: Path, columns: Sequence[str] | None = None
+    ) -> Iterator[Callable[[int, int], Iterator[Block]]]:
         """Open a table, see `TableFormat.reader`."""
         with self.library.File(path, "r") as file:
+            wanted = {name: each for name, each in file.items() if columns is None or name in columns}
 
             def read(first: int, n_rows: int) -> Iterator[Block]:
                 for at in range(first, first + n_rows, GROUP_ROWS):
                     last = min(at + GROUP_ROWS, first + n_rows)
-                    yield {name: column[at:last] for name, column in file.items()}
+                    yield {name: column[at:last] for name, column in wanted.items()}
 
             yield read

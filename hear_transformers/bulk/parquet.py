@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,24 @@ class ParquetTable(TableFormat):
     def n_rows_of(self, path: Path) -> int:
         """Read the number of rows, see `TableFormat.n_rows_of`."""
         return int(self.library.parquet.read_metadata(path).num_rows)
+
+    def layers_of(self, path: Path, most: int) -> list[str]:
+        """Return the layers that rows of a file are of, at most so many; none without such a column."""
+        found: set[str | None] = set()
+        with self.library.parquet.ParquetFile(path) as file:
+            columns = [file.schema.column(i).path for i in range(len(file.schema))]
+            if "layer" not in columns:
+                return []
+            column = columns.index("layer")
+            for group in range(file.num_row_groups):
+                statistics = file.metadata.row_group(group).column(column).statistics
+                if statistics is not None and statistics.has_min_max:
+                    found |= {statistics.min, statistics.max}
+                else:
+                    found |= {*file.read_row_group(group, ["layer"])["layer"].unique().to_pylist()}
+                if len(found) >= most:
+                    break
+        return sorted(map(str, found))[:most]
 
     @contextlib.contextmanager
     def writer(self, path: Path, metadata: Mapping[str, str]) -> Iterator[Callable[[Block], None]]:
@@ -60,28 +78,37 @@ class ParquetTable(TableFormat):
         return self.library.table(columns)
 
     @contextlib.contextmanager
-    def reader(self, path: Path) -> Iterator[Callable[[int, int], Iterator[Block]]]:
+    def reader(
+        self, path: Path, columns: Sequence[str] | None = None
+    ) -> Iterator[Callable[[int, int], Iterator[Block]]]:
         """Open a table, see `TableFormat.reader`."""
         with self.library.parquet.ParquetFile(path) as file:
             counts = (file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
             starts = list(itertools.accumulate(counts, initial=0))
             in_memory: tuple[int, Block] = (-1, {})  # the last row group read
+            known = file.schema_arrow.names
+            wanted = None if columns is None else [name for name in columns if name in known]
+            if wanted == []:
+                raise KeyError(*(columns or ()))
 
             def read(first: int, n_rows: int) -> Iterator[Block]:
                 nonlocal in_memory
                 while n_rows:
                     group = bisect_right(starts, first) - 1
                     if in_memory[0] != group:
-                        in_memory = (group, _block_of(file.read_row_group(group)))
+                        in_memory = (group, _block_of(file.read_row_group(group, wanted)))
                     at = first - starts[group]
                     block = {name: column[at : at + n_rows] for name, column in in_memory[1].items()}
                     yield block
-                    first, n_rows = first + len(block["file"]), n_rows - len(block["file"])
+                    n_read = len(next(iter(block.values())))
+                    first, n_rows = first + n_read, n_rows - n_read
 
             yield read
 
 
 def _block_of(rows: Any) -> Block:
     block = {name: rows[name].to_numpy() for name in rows.column_names if name not in ("layer", "embedding")}
+    if "embedding" not in rows.column_names:
+        return block
     numbers = rows["embedding"].combine_chunks().flatten().to_numpy()  # (rows * size,)
     return {**block, "embedding": numbers.reshape(len(rows), -1)}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,8 +93,10 @@ class TableFormat(ABC):
         """Create a file with some metadata; the context is a function that writes one row group."""
 
     @abstractmethod
-    def reader(self, path: Path) -> AbstractContextManager[Callable[[int, int], Iterator[Block]]]:
-        """Open a table; the context is a function that reads rows: (first, count) -> blocks."""
+    def reader(
+        self, path: Path, columns: Sequence[str] | None = None
+    ) -> AbstractContextManager[Callable[[int, int], Iterator[Block]]]:
+        """Open a table; the context is a function that reads rows, of all columns or some: (first, count) -> blocks."""
 
     @contextlib.contextmanager
     def create(self, path: Path, identity: str) -> Iterator[Callable[[Block], None]]:

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import OptionError
 from ..files import atomic
 from . import maps, pictures
-from .reading import Rows
+from .reading import Embeddings, Rows
 from .similarity import Index
 
 MOST_POINTS = 10_000
@@ -44,16 +44,17 @@ AUDIO_CHOICES = ("auto", "embed", "link", "none")
 MAP_CHOICES = ("auto", "pca", "umap")
 
 
-def sample(rows: Rows) -> Rows:
+def sample(rows: Embeddings) -> Rows:
     """Return at most `MOST_POINTS` rows, drawn at random, of embeddings along time by whole files."""
     if len(rows) <= MOST_POINTS:
-        return rows
+        return rows if isinstance(rows, Rows) else rows.take(np.arange(len(rows)))
     rng = np.random.default_rng(0)
-    counts = np.bincount(rows.file, minlength=len(rows.files))
-    order = rng.permutation(len(rows.files))
+    codes = rows.file_codes()
+    counts = np.bincount(codes)
+    order = rng.permutation(len(counts))
     whole = order[np.cumsum(counts[order]) <= MOST_POINTS]
     if len(whole):
-        return rows.take(np.flatnonzero(np.isin(rows.file, whole)))
+        return rows.take(np.flatnonzero(np.isin(codes, whole)))
     return rows.take(np.sort(rng.choice(len(rows), MOST_POINTS, replace=False)))
 
 
@@ -88,6 +89,7 @@ def write_page(
     OptionError : UMAP is asked for and not installed
     """
     rows = index.rows
+    assert isinstance(rows, Rows)  # a sample
     points = maps.components(rows.vectors)
     method, places = _places(rows, points, method)
     cosines, near = index.search(rows.vectors, min(len(rows), N_NEIGHBOURS + 1))

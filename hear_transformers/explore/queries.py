@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import catalogue
 from ..bulk.formats import differences
-from ..embedding.embedder import Embedder
 from ..errors import OptionError
-from ..networks.family import Readout
-from .reading import Rows, Span
+from .reading import Embeddings, Rows, Span
 from .similarity import Index
+
+if TYPE_CHECKING:  # rows are searched without PyTorch, which takes seconds and most of the memory
+    from ..embedding.embedder import Embedder
+    from ..networks.family import Readout
 
 CANDIDATES = 20
 """Rows that are looked at for each match: those beside a match in the same file are the same match."""
@@ -49,7 +50,7 @@ class Match:
         return {**place, **channel, "cosine": round(self.cosine, 6), **at}
 
 
-def row_of(query: str, rows: Rows) -> int | None:
+def row_of(query: str, rows: Embeddings) -> int | None:
     """Return the row that a query names by its number, None if it names a file.
 
     Raises
@@ -63,7 +64,7 @@ def row_of(query: str, rows: Rows) -> int | None:
     return int(query)
 
 
-def load_model(rows: Rows, weights: str = "", device: str = "auto", *, trusted: bool = False) -> Any:
+def load_model(rows: Embeddings, weights: str = "", device: str = "auto", *, trusted: bool = False) -> Any:
     """Load the model that made a table, to embed queries as its rows were.
 
     Parameters
@@ -77,6 +78,8 @@ def load_model(rows: Rows, weights: str = "", device: str = "auto", *, trusted: 
     OptionError : the table does not say what made it, or this version would make it otherwise
     WeightsError : the weights are not those of the table
     """
+    from .. import catalogue
+
     made_with = rows.provenance
     if not made_with or not {"family", "module"} & made_with.keys():
         raise OptionError(
@@ -105,6 +108,8 @@ def load_model(rows: Rows, weights: str = "", device: str = "auto", *, trusted: 
 
 def _read_as(model: Any, made_with: dict[str, Any]) -> Embedder:
     """Return a model that reads its network as the settings of a table say."""
+    from ..embedding.embedder import Embedder
+
     variant = model.variant
     if "scene" in made_with:
         scene = dict(made_with["scene"])
@@ -120,10 +125,12 @@ def _read_as(model: Any, made_with: dict[str, Any]) -> Embedder:
 
 
 def _readout(described: dict[str, Any]) -> Readout:
+    from ..networks.family import Readout
+
     return Readout(**{**described, "layers": tuple(described["layers"])})
 
 
-def embed(model: Any, rows: Rows, path: str) -> tuple[np.ndarray, np.ndarray | None]:
+def embed(model: Any, rows: Embeddings, path: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Embed a query as the rows of a table are: (times, size), and times in s, None for one scene."""
     assert rows.provenance is not None
     if rows.provenance.get("embedding") == "timestamps":
@@ -168,7 +175,7 @@ def matches(
 
 def best_of(index: Index, search: Search, row: int, k: int) -> list[Match]:
     """Find the best matches of a row of the table."""
-    return matches(index, search, np.asarray(index.rows.vectors[row : row + 1]), None, k, row)
+    return matches(index, search, index.rows.at([row]), None, k, row)
 
 
 def find_audio(rows: Rows, folders: Sequence[str | os.PathLike[str]] = ()) -> list[str | None]:

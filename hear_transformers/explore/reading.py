@@ -1,4 +1,4 @@
-"""Embeddings as `bulk` writes them, a table or a folder of outputs -> rows in memory.
+"""Embeddings as `bulk` writes them, a table or a folder of outputs -> rows, in memory or read where they lie.
 
 Rows of one map or search are of one kind: outputs that other settings made are refused, as are numbers that are not
 finite, which no distance is known of.
@@ -7,10 +7,14 @@ finite, which no distance is known of.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
-import tempfile
+from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +25,24 @@ from ..bulk.tables import GROUP_ROWS, Block
 from ..errors import HearTransformersError, OptionError, WeightsError
 from ..files import local_path, parse_json
 
-MOST_IN_MEMORY = 4 * 2**30
-"""Bytes of embeddings that are held in memory; more lie in a temporary file, which is read block by block."""
+MOST_IN_MEMORY = 2**30
+"""Bytes of embeddings that are held in memory; tables of more are read block by block, as often as they are needed."""
+
+PLACES = ("file", "channel", "start", "end")
+"""Columns that say which part of which file a row is of."""
+
+NEEDED = frozenset(("file", "embedding"))
+"""Columns that every table of embeddings has."""
+
+KNOWN_PLACES = 32
+"""Blocks of `GROUP_ROWS` rows whose places are remembered: 1 MB each."""
 
 MOST_DIFFERENCES = 6
 """Settings that an error names."""
+
+
+_TIMES = (("start", 0.0), ("end", np.nan))
+"""Columns of times, and what is there where a table has none."""
 
 
 class Span(NamedTuple):
@@ -37,18 +54,87 @@ class Span(NamedTuple):
     channel: int | None = None
 
 
-@dataclass
-class Rows:
+class Embeddings(ABC):
     """Embeddings, and the part of the file that each is of.
 
     Attributes
     ----------
     path : of the table or folder
+    provenance : what made the embeddings; None if nobody said
+    """
+
+    path: Path
+    provenance: dict[str, Any] | None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    @property
+    @abstractmethod
+    def is_along_time(self) -> bool:
+        """Whether a file may have several rows, of times or segments."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Numbers of an embedding."""
+
+    @abstractmethod
+    def scale(self, mean: np.ndarray, shortest: float) -> None:
+        """Subtract a mean (size,) from all vectors and make their lengths 1.
+
+        Those that are then not longer than `shortest` are only rounding, and become 0.
+        """
+
+    @abstractmethod
+    def blocks(self, n_rows: int = GROUP_ROWS, first: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield vectors in order, at most so many at once, from a row on: their places and (rows, size) float32."""
+
+    @abstractmethod
+    def at(self, rows: Sequence[int]) -> np.ndarray:
+        """Return the vectors of some rows: (rows, size) float32."""
+
+    @abstractmethod
+    def file_codes(self) -> np.ndarray:
+        """Return a number for each row that is the same for rows of the same file: (rows,), from 0 without a gap."""
+
+    @abstractmethod
+    def span(self, row: int) -> Span:
+        """Return the part of a file that a row is of."""
+
+    @abstractmethod
+    def take(self, rows: np.ndarray) -> Rows:
+        """Return some of the rows, in this order, with those files only that they are of."""
+
+    def check_weights(self, sha256: str | None) -> None:
+        """Raise WeightsError if weights are not those that made the embeddings."""
+        expected = (self.provenance or {}).get("weights_sha256")
+        if sha256 != expected:
+            raise WeightsError(
+                f"{self.path}: was made with weights of sha256 {str(expected)[:12]}..., found are "
+                f"{str(sha256)[:12]}...; give those with --weights"
+            )
+
+    def overlaps(self, row: int, other: int) -> bool:
+        """Return whether two rows share some of the same audio."""
+        one, two = self.span(row), self.span(other)
+        return (
+            one.file == two.file and one.channel == two.channel and not (one.end <= two.start or two.end <= one.start)
+        )
+
+
+@dataclass
+class Rows(Embeddings):
+    """Embeddings in memory.
+
+    Attributes
+    ----------
+    path, provenance : see `Embeddings`
     files : every file once, as the user named it
     file : (rows,) int32, positions in `files`
     start, end : (rows,) float64, of the part of the file, in s; NaN for an end that is not known
     channel : (rows,) int64, None unless channels are embedded apart
-    provenance : what made the embeddings; None if nobody said
     vectors : (rows, size) float32
     """
 
@@ -69,30 +155,35 @@ class Rows:
         """Whether a file has several rows, of times or segments."""
         return len(self.files) < len(self)
 
-    def check_weights(self, sha256: str | None) -> None:
-        """Raise WeightsError if weights are not those that made the embeddings."""
-        expected = (self.provenance or {}).get("weights_sha256")
-        if sha256 != expected:
-            raise WeightsError(
-                f"{self.path}: was made with weights of sha256 {str(expected)[:12]}..., found are "
-                f"{str(sha256)[:12]}...; give those with --weights"
-            )
+    @property
+    def size(self) -> int:
+        """Numbers of an embedding."""
+        return int(self.vectors.shape[1])
+
+    def scale(self, mean: np.ndarray, shortest: float) -> None:
+        """Centre and scale all vectors in place, so that no copy of them is needed, see `Embeddings.scale`."""
+        for rows in blocks_of(len(self)):
+            self.vectors[rows] = scaled(self.vectors[rows], mean, shortest)
+
+    def blocks(self, n_rows: int = GROUP_ROWS, first: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield vectors, see `Embeddings.blocks`."""
+        yield from ((rows, self.vectors[rows]) for rows in blocks_of(len(self), n_rows, first))
+
+    def at(self, rows: Sequence[int]) -> np.ndarray:
+        """Return vectors, see `Embeddings.at`."""
+        return self.vectors[np.asarray(rows, np.int64)]
+
+    def file_codes(self) -> np.ndarray:
+        """Return a number for each row, see `Embeddings.file_codes`."""
+        return self.file
 
     def span(self, row: int) -> Span:
         """Return the part of a file that a row is of."""
         channel = None if self.channel is None else int(self.channel[row])
         return Span(self.files[self.file[row]], float(self.start[row]), float(self.end[row]), channel)
 
-    def overlaps(self, row: int, other: int) -> bool:
-        """Return whether two rows share some of the same audio."""
-        return bool(
-            self.file[row] == self.file[other]
-            and (self.channel is None or self.channel[row] == self.channel[other])
-            and not (self.end[row] <= self.start[other] or self.end[other] <= self.start[row])
-        )
-
     def take(self, rows: np.ndarray) -> Rows:
-        """Return some of the rows, in this order, with those files only that they are of."""
+        """Return some of the rows, see `Embeddings.take`."""
         kept, file = np.unique(self.file[rows], return_inverse=True)
         channel = None if self.channel is None else self.channel[rows]
         files = [self.files[each] for each in kept]
@@ -100,25 +191,171 @@ class Rows:
         return Rows(self.path, files, *parts, channel, self.provenance, np.asarray(self.vectors[rows]))
 
 
+class Stored(Embeddings):
+    """Embeddings that stay in their tables, however many: memory does not grow with their number.
+
+    Parameters
+    ----------
+    path : of the table or folder
+    tables : in their order
+    counts : rows of each
+    provenance : what made the embeddings
+    """
+
+    def __init__(
+        self, path: Path, tables: Sequence[Path], counts: Sequence[int], provenance: dict[str, Any] | None
+    ) -> None:
+        self.path = path
+        self.provenance = provenance
+        self._tables = tables
+        self._firsts = [*accumulate(counts, initial=0)]
+        filled = bisect_right(self._firsts, 0) - 1  # the first with rows
+        self._size = next(_blocks(tables[filled], ("embedding",), (0, 1)))["embedding"].shape[1]
+        self._scaling: tuple[np.ndarray, float] | None = None
+        self._places = functools.lru_cache(KNOWN_PLACES)(self._read_places)
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    @property
+    def is_along_time(self) -> bool:
+        """Whether a file may have several rows: nobody looks through all of them."""
+        return True
+
+    @property
+    def size(self) -> int:
+        """Numbers of an embedding."""
+        return self._size
+
+    def scale(self, mean: np.ndarray, shortest: float) -> None:
+        """Centre and scale vectors from now on whenever they are read, see `Embeddings.scale`."""
+        self._scaling = mean, shortest
+
+    def blocks(self, n_rows: int = GROUP_ROWS, first: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield vectors, see `Embeddings.blocks`; blocks of a table are no larger than its groups of rows."""
+        for i, block in self._from(first, ("embedding",)):
+            at = 0
+            for rows in blocks_of(len(block["embedding"]), n_rows):
+                vectors = self._scaled(self._checked(block["embedding"][rows], i + at))
+                yield slice(i + at, i + at + len(vectors)), vectors
+                at += len(vectors)
+
+    def _from(self, first: int, columns: Sequence[str]) -> Iterator[tuple[int, Block]]:
+        """Yield blocks of some columns from a row on, each with the number of its first row."""
+        for i in range(bisect_right(self._firsts, first) - 1, len(self._tables)):
+            at = max(self._firsts[i], first)
+            for block in _blocks(self._tables[i], columns, (at - self._firsts[i], self._firsts[i + 1] - at)):
+                yield at, block
+                at += len(block[columns[0]])
+
+    def _checked(self, numbers: np.ndarray, first: int) -> np.ndarray:
+        """Return numbers as float32; raise OptionError if there are too many or too few, or one is not finite."""
+        if numbers.shape[1] != self._size:
+            raise _of_two_sizes(self.path, self._size, numbers.shape[1])
+        vectors = np.asarray(numbers, np.float32)
+        if not np.isfinite(vectors.sum()) and not (finite := np.isfinite(vectors).all(1)).all():
+            row = first + int(finite.argmin())
+            raise _not_finite(self.path, row, self.span(row).file)
+        return vectors
+
+    def _scaled(self, vectors: np.ndarray) -> np.ndarray:
+        return vectors if self._scaling is None else scaled(vectors, *self._scaling)
+
+    def at(self, rows: Sequence[int]) -> np.ndarray:
+        """Return vectors, see `Embeddings.at`."""
+        return np.concatenate([next(self.blocks(1, row))[1] for row in rows])
+
+    def file_codes(self) -> np.ndarray:
+        """Return a number for each row, see `Embeddings.file_codes`: 8 bytes a row, without the names."""
+        codes = np.empty(len(self), np.uint64)
+        last, code = "", 0
+        for first, block in self._from(0, ("file",)):
+            for row, name in enumerate(block["file"], start=first):
+                if name != last:
+                    digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
+                    last, code = name, int.from_bytes(digest, "little")
+                codes[row] = code
+        return np.unique(codes, return_inverse=True)[1]
+
+    def span(self, row: int) -> Span:
+        """Return the part of a file that a row is of."""
+        first = row - row % GROUP_ROWS
+        block, at = self._places(first), row - first
+        start, end = (float(block[name][at]) if name in block else missing for name, missing in _TIMES)
+        return Span(block["file"][at], start, end, int(block["channel"][at]) if "channel" in block else None)
+
+    def _read_places(self, first: int) -> Block:
+        """Read the places of `GROUP_ROWS` rows."""
+        found: list[Block] = []
+        for at, block in self._from(first, PLACES):
+            found.append(block)
+            if at + len(block["file"]) >= first + GROUP_ROWS:
+                break
+        return {name: np.concatenate([block[name] for block in found]) for name in found[0]}
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """Return some of the rows, see `Embeddings.take`."""
+        order = np.argsort(rows, kind="stable")
+        ordered = np.asarray(rows)[order]
+
+        def blocks() -> Iterator[Block]:
+            for i, table in enumerate(self._tables):
+                first, last = np.searchsorted(ordered, self._firsts[i : i + 2])
+                if first == last:
+                    continue
+                at = self._firsts[i]
+                for block in _blocks(table, (*PLACES, "embedding")):
+                    n_rows = len(block["file"])
+                    some = ordered[slice(*np.searchsorted(ordered, (at, at + n_rows)))] - at
+                    at += n_rows
+                    if len(some):
+                        yield {name: column[some] for name, column in block.items()}
+
+        gathered = _gather(self.path, blocks(), len(ordered), self.provenance)
+        return gathered.take(np.argsort(order, kind="stable"))
+
+
 def read(name: str | os.PathLike[str]) -> Rows:
-    """Read a table, a folder of outputs or tables, or one such output.
+    """Read a table, a folder of outputs or tables, or one such output, into memory.
 
     Raises
     ------
     OptionError : there are no embeddings, they are of several kinds, or one is not finite
+    """
+    found = look_up(name, most_in_memory=None)
+    assert isinstance(found, Rows)
+    return found
+
+
+def look_up(name: str | os.PathLike[str], most_in_memory: int | None = MOST_IN_MEMORY) -> Rows | Stored:
+    """Read a table, a folder of outputs or tables, or one such output; tables that take more memory are left on disk.
+
+    Parameters
+    ----------
+    name : of the table, folder or output
+    most_in_memory : bytes of embeddings, as float32, None for any number
+
+    Raises
+    ------
+    OptionError : see `read`; of embeddings that are left on disk it is raised when they are read
     """
     path = local_path(name, "embeddings")
     outputs = _outputs(path)
     provenance = _one_kind(outputs)
     tables = [each for each in outputs if SUFFIXES[each.suffix.lower()] in TABLES]
     if tables:
-        n_rows = sum(map(_n_rows, tables))
+        counts = list(map(_n_rows, tables))
         blocks: Iterator[Block] = (block for each in tables for block in _blocks(each))
+        n_rows = sum(counts)
     else:
         singles = [_block(each) for each in outputs]
         n_rows, blocks = sum(len(each["file"]) for each in singles), iter(singles)
     if not n_rows:
         raise OptionError(f"{path}: the table is empty; embed some audio into it first")
+    if tables and most_in_memory is not None:
+        stored = Stored(path, tables, counts, provenance)
+        if 4 * n_rows * stored.size > most_in_memory:
+            return stored
     return _gather(path, blocks, n_rows, provenance)
 
 
@@ -182,31 +419,28 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _n_rows(path: Path) -> int:
-    with _explained(path):
-        return int(_format(path).n_rows_of(path))
-
-
-def _blocks(path: Path) -> Iterator[Block]:
-    """Read the blocks of a table; raise OptionError if it is none of ours."""
+    """Read the number of rows of a table; raise OptionError if it is none of ours, or holds several layers."""
     table = _format(path)
     with _explained(path):
-        _check_layers(path, table)
-        with table.reader(path) as read_rows:
-            for block in read_rows(0, table.n_rows_of(path)):
+        if table.name == "parquet" and len(layers := table.layers_of(path, MOST_DIFFERENCES)) > 1:
+            raise OptionError(
+                f"{path}: holds embeddings of several layers, {', '.join(layers)}; distances need one, in a table of "
+                "its own"
+            )
+        return int(table.n_rows_of(path))
+
+
+def _blocks(path: Path, columns: Sequence[str] | None = None, rows: tuple[int, int] | None = None) -> Iterator[Block]:
+    """Read blocks of a table: all columns and rows, or some (first, count); raise OptionError if it is none of ours."""
+    table = _format(path)
+    with _explained(path), table.reader(path, columns) as read_rows:
+        for block in read_rows(*((0, table.n_rows_of(path)) if rows is None else rows)):
+            if missing := NEEDED.intersection(columns or NEEDED) - block.keys():
+                raise KeyError(*missing)
+            if "file" in block:
                 files = [each.decode() if isinstance(each, bytes) else str(each) for each in block["file"]]
-                yield {**block, "file": np.array(files, object), "embedding": np.asarray(block["embedding"])}
-
-
-def _check_layers(path: Path, table: Any) -> None:
-    """Raise OptionError for a table of several layers, which somebody joined."""
-    if table.name != "parquet" or "layer" not in table.library.parquet.read_schema(path).names:
-        return
-    layers = table.library.parquet.read_table(path, columns=["layer"], partitioning=None)["layer"].unique().to_pylist()
-    if len(layers) > 1:
-        named = ", ".join(map(str, layers[:MOST_DIFFERENCES]))
-        raise OptionError(
-            f"{path}: holds embeddings of several layers, {named}; distances need one, in a table of its own"
-        )
+                block = {**block, "file": np.array(files, object)}
+            yield {**block, "embedding": np.asarray(block["embedding"])} if "embedding" in block else block
 
 
 def _block(path: Path) -> Block:
@@ -252,18 +486,13 @@ def _gather(path: Path, blocks: Iterable[Block], n_rows: int, provenance: dict[s
     for block in blocks:
         numbers, names = block["embedding"], block["file"]
         if vectors is None:
-            vectors = _room(n_rows, numbers.shape[1])
+            vectors = np.empty((n_rows, numbers.shape[1]), np.float32)
         if numbers.shape[1:] != vectors.shape[1:]:
-            raise OptionError(
-                f"{path}: embeddings of {vectors.shape[1]} and of {numbers.shape[1]} numbers; name one kind"
-            )
+            raise _of_two_sizes(path, vectors.shape[1], numbers.shape[1])
         finite = np.isfinite(numbers).all(1)
         if not finite.all():
             bad = int(finite.argmin())
-            raise OptionError(
-                f"{path}: row {at + bad}, of {names[bad]}, holds NaN or an infinite number; embed this file again, "
-                "or leave the row out"
-            )
+            raise _not_finite(path, at + bad, names[bad])
         vectors[at : at + len(names)] = numbers
         columns["file"].append(np.array([codes.setdefault(each, len(codes)) for each in names], np.int32))
         unknown = np.full(len(names), np.nan)
@@ -278,14 +507,25 @@ def _gather(path: Path, blocks: Iterable[Block], n_rows: int, provenance: dict[s
     )
 
 
-def _room(n_rows: int, size: int) -> np.ndarray:
-    """Return room for embeddings, in memory or in a file that goes with it."""
-    if 4 * n_rows * size <= MOST_IN_MEMORY:
-        return np.empty((n_rows, size), np.float32)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.float32, "w+", shape=(n_rows, size))
+def _of_two_sizes(path: Path, one: int, other: int) -> OptionError:
+    return OptionError(f"{path}: embeddings of {one} and of {other} numbers; name one kind")
 
 
-def blocks_of(n_rows: int, size: int = GROUP_ROWS) -> Iterator[slice]:
-    """Yield the rows of each block."""
-    yield from (slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size))
+def _not_finite(path: Path, row: int, file: str) -> OptionError:
+    return OptionError(
+        f"{path}: row {row}, of {file}, holds NaN or an infinite number; embed this file again, or leave the row out"
+    )
+
+
+def scaled(vectors: np.ndarray, mean: np.ndarray, shortest: float) -> np.ndarray:
+    """Subtract a mean (size,) from vectors (rows, size) and scale them to length 1; see `Embeddings.scale`."""
+    centred = vectors - mean
+    lengths = np.sqrt(np.einsum("ij,ij->i", centred, centred))[:, None]
+    # In place: to get memory takes longer than to multiply.
+    centred *= np.where(lengths > shortest, 1.0 / np.maximum(lengths, 1e-30), 0.0).astype(np.float32)
+    return centred
+
+
+def blocks_of(n_rows: int, size: int = GROUP_ROWS, first: int = 0) -> Iterator[slice]:
+    """Yield the rows of each block, from a row on."""
+    yield from (slice(at, min(at + size, n_rows)) for at in range(first, n_rows, size))

@@ -15,7 +15,7 @@ import numpy as np
 from ..bulk.tables import import_extra
 from ..errors import OptionError
 from ..files import atomic_path
-from .reading import Rows, blocks_of
+from .reading import Embeddings, blocks_of, scaled
 
 BLOCK_ROWS = 65_536
 """Rows that are compared at once: with `MOST_QUERIES` 16 MB of cosines."""
@@ -23,11 +23,14 @@ BLOCK_ROWS = 65_536
 MOST_QUERIES = 64
 """Queries that are compared at once."""
 
-MANY_ROWS = 1_000_000
-"""Rows from which an index of neighbours pays."""
+PAIRED_ROWS = 4_096
+"""Rows that are compared with as many others to find likely duplicates: 64 MB of cosines."""
 
 LEAST_NORM = 1e-6
 """Length of a centred vector, relative to the longest, that is only rounding: it resembles nothing."""
+
+LINK_BYTES = 300
+"""Memory that an index of neighbours takes for each row beside its vector, about."""
 
 MOST_PAIRS = 100_000
 """Pairs of likely duplicates that are returned, the most alike."""
@@ -46,7 +49,7 @@ class Index:
 
     Parameters
     ----------
-    rows : whose vectors are centred in place, so that no copy of them is needed
+    rows : those in memory are centred in place; those on disk are read once here, and again by each search
     centring : False to compare by the plain cosine, see `texts.embed`
 
     Attributes
@@ -55,24 +58,16 @@ class Index:
     mean : (size,) float32, of the vectors as they were; 0 without centring
     """
 
-    def __init__(self, rows: Rows, *, centring: bool = True) -> None:
+    def __init__(self, rows: Embeddings, *, centring: bool = True) -> None:
         self.rows = rows
         self.centring = centring
-        n_rows, size = rows.vectors.shape
-        total = np.zeros(size)
-        for block in blocks_of(n_rows) if centring else ():
-            total += rows.vectors[block].sum(0, dtype=np.float64)
-        self.mean = (total / n_rows).astype(np.float32)
-        self._shortest = 0.0
-        norms = np.concatenate([self._centre(block) for block in blocks_of(n_rows)])
-        self._shortest = LEAST_NORM * float(norms.max(initial=0.0) + np.linalg.norm(self.mean))
-        for block in blocks_of(n_rows):
-            lengths = norms[block, None]
-            rows.vectors[block] *= np.where(lengths > self._shortest, 1.0 / np.maximum(lengths, 1e-30), 0.0)
-
-    def _centre(self, block: slice) -> np.ndarray:
-        self.rows.vectors[block] -= self.mean
-        return np.linalg.norm(self.rows.vectors[block], axis=1)
+        total, longest = np.zeros(rows.size), 0.0
+        for _, vectors in rows.blocks():
+            total += vectors.sum(0, dtype=np.float64)
+            longest = max(longest, float(np.einsum("ij,ij->i", vectors, vectors).max()))
+        self.mean = (total / len(rows) if centring else np.zeros(rows.size)).astype(np.float32)
+        self._shortest = LEAST_NORM * float(np.sqrt(longest) + np.linalg.norm(self.mean))
+        rows.scale(self.mean, self._shortest)
 
     def centred(self, vectors: np.ndarray) -> np.ndarray:
         """Centre vectors (queries, size) of the same kind as those of the table, and scale them to length 1.
@@ -85,7 +80,7 @@ class Index:
             raise OptionError(
                 f"the query has {vectors.shape[1]} numbers, the table {len(self.mean)}; give the same kind"
             )
-        return _scaled(np.asarray(vectors, np.float32) - self.mean, self._shortest)
+        return scaled(np.asarray(vectors, np.float32), self.mean, self._shortest)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the most similar rows exactly.
@@ -99,22 +94,11 @@ class Index:
         -------
         cosines, rows : (queries, k) float32 and int64, the most similar first, of equal ones the lower row
         """
-        parts = [self._search(queries[some], k) for some in blocks_of(len(queries), MOST_QUERIES)]
-        return np.concatenate([each[0] for each in parts]), np.concatenate([each[1] for each in parts])
-
-    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        n_queries = len(queries)
-        best, where = np.empty((n_queries, 0), np.float32), np.empty((n_queries, 0), np.int64)
-        for block in blocks_of(len(self.rows), BLOCK_ROWS):
-            cosines = queries @ self.rows.vectors[block].T  # (queries, rows of the block)
-            rows = np.broadcast_to(np.arange(block.start, block.stop), cosines.shape)
-            if cosines.shape[1] > k:
-                few = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-                cosines, rows = np.take_along_axis(cosines, few, 1), np.take_along_axis(rows, few, 1)
-            best, where = np.hstack([best, cosines]), np.hstack([where, rows])
-            order = np.lexsort((where, -best), axis=1)[:, :k]
-            best, where = np.take_along_axis(best, order, 1), np.take_along_axis(where, order, 1)
-        return best, where
+        batches = [queries[some] for some in blocks_of(len(queries), MOST_QUERIES)]
+        best = [(np.empty((len(some), 0), np.float32), np.empty((len(some), 0), np.int64)) for some in batches]
+        for block, vectors in self.rows.blocks(BLOCK_ROWS):  # once for all queries: they may lie on disk
+            best = [_better(found, some @ vectors.T, block, k) for found, some in zip(best, batches, strict=True)]
+        return np.concatenate([each[0] for each in best]), np.concatenate([each[1] for each in best])
 
     def near_duplicates(self, least: float) -> list[Pair]:
         """Find pairs of rows of at least this cosine that share no audio, the most alike first.
@@ -124,12 +108,9 @@ class Index:
         OptionError : there are more than `MOST_PAIRS`
         """
         pairs: list[Pair] = []
-        vectors, n_rows = self.rows.vectors, len(self.rows)
-        for block in blocks_of(n_rows, 4096):
-            for other in blocks_of(n_rows, 4096):
-                if other.start < block.start:
-                    continue
-                cosines = vectors[block] @ vectors[other].T
+        for block, vectors in self.rows.blocks(PAIRED_ROWS):
+            for other, others in self.rows.blocks(PAIRED_ROWS, block.start):
+                cosines = vectors @ others.T
                 firsts, seconds = np.nonzero(cosines >= least)
                 for first, second in zip(firsts.tolist(), seconds.tolist(), strict=True):
                     one, two = block.start + first, other.start + second
@@ -178,12 +159,17 @@ class Neighbours:
         except (OSError, ValueError):
             return False
 
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that building takes, about: all vectors, and their neighbours."""
+        return len(self.index.rows) * (4 * self.index.rows.size + LINK_BYTES)
+
     def build(self) -> None:
         """Build the index, with all processors, and write it."""
-        vectors = self.index.rows.vectors
-        found = self.usearch.Index(ndim=vectors.shape[1], metric="ip", dtype="f32")
-        for block in blocks_of(len(vectors), BLOCK_ROWS):
-            found.add(np.arange(block.start, block.stop, dtype=np.uint64), np.ascontiguousarray(vectors[block]))
+        rows = self.index.rows
+        found = self.usearch.Index(ndim=rows.size, metric="ip", dtype="f32")
+        for block, vectors in rows.blocks(BLOCK_ROWS):
+            found.add(np.arange(block.start, block.stop, dtype=np.uint64), np.ascontiguousarray(vectors))
         with atomic_path(self.path) as part:
             found.save(str(part))
         with atomic_path(self._sidecar) as part:
@@ -196,13 +182,23 @@ class Neighbours:
         cosines, rows = [], []
         for query in queries:
             keys = np.sort(self.found.search(query, k).keys.astype(np.int64))
-            exact = self.index.rows.vectors[keys] @ query
+            exact = np.asarray(self.found.get(keys.astype(np.uint64))) @ query
             order = np.argsort(-exact, kind="stable")
             cosines.append(exact[order])
             rows.append(keys[order])
         return np.array(cosines), np.array(rows)
 
 
-def _scaled(vectors: np.ndarray, shortest: float) -> np.ndarray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors * np.where(norms > shortest, 1.0 / np.maximum(norms, 1e-30), 0.0).astype(np.float32)
+Found = tuple[np.ndarray, np.ndarray]
+"""Cosines and rows, (queries, k), the most similar first."""
+
+
+def _better(best: Found, cosines: np.ndarray, block: slice, k: int) -> Found:
+    """Return the most similar of those found so far and of a block of rows, whose cosines are (queries, rows)."""
+    rows = np.broadcast_to(np.arange(block.start, block.stop), cosines.shape)
+    if cosines.shape[1] > k:
+        few = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+        cosines, rows = np.take_along_axis(cosines, few, 1), np.take_along_axis(rows, few, 1)
+    cosines, rows = np.hstack([best[0], cosines]), np.hstack([best[1], rows])
+    order = np.lexsort((rows, -cosines), axis=1)[:, :k]
+    return np.take_along_axis(cosines, order, 1), np.take_along_axis(rows, order, 1)

@@ -25,7 +25,7 @@ from ..checkpoints.state_dicts import load_into
 from ..errors import OptionError, WeightsError
 from ..files import Address, local_path, place_of
 from ..networks.family import variant_of
-from .reading import Rows
+from .reading import Embeddings
 
 LAYER = "projection"
 """Layer of `clap` that lies in one space with texts."""
@@ -48,7 +48,7 @@ def are_words(query: str) -> bool:
     )
 
 
-def check_table(rows: Rows, query: str) -> None:
+def check_table(rows: Embeddings, query: str) -> None:
     """Raise OptionError unless the rows of a table lie in one space with texts."""
     made_with = rows.provenance or {}
     readouts = [made_with["scene"]] if "scene" in made_with else made_with.get("timestamps", [])
@@ -62,7 +62,7 @@ def check_table(rows: Rows, query: str) -> None:
         )
 
 
-def embed(rows: Rows, texts: Sequence[str], weights: str = "") -> np.ndarray:
+def embed(rows: Embeddings, texts: Sequence[str], weights: str = "") -> np.ndarray:
     """Embed texts with the tower beside the network that made a table, on the CPU: (texts, size) float32.
 
     Compare them with the rows by the plain cosine, as CLAP was trained and as its authors find sounds by texts: texts

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from hear_transformers.bulk import parquet, tables
 from hear_transformers.bulk.formats import NpyFiles, NpzFiles
 from hear_transformers.errors import OptionError, WeightsError
-from hear_transformers.explore import queries, reading, similarity
+from hear_transformers.explore import page, queries, reading, similarity
 from hear_transformers.explore.similarity import Index, Neighbours
 from tests.helpers.tables_of_embeddings import PROVENANCE, write_table
 
@@ -40,14 +41,63 @@ def test_cosines_are_those_of_centred_vectors(vectors, tmp_path, suffix, monkeyp
     np.testing.assert_allclose(cosines, np.sort(full[:5], axis=1)[:, ::-1][:, :7], atol=1e-6)
 
 
-def test_a_table_too_large_for_memory_lies_on_disk_and_is_searched_alike(vectors, tmp_path, monkeypatch):
-    table = write_table(tmp_path / "t.parquet", vectors)
-    in_memory = Index(reading.read(table)).search(np.eye(12, dtype=np.float32), 5)
-    monkeypatch.setattr(reading, "MOST_IN_MEMORY", 0)
-    rows = reading.read(table)
-    assert isinstance(rows.vectors, np.memmap)
-    for one, other in zip(in_memory, Index(rows).search(np.eye(12, dtype=np.float32), 5), strict=True):
-        np.testing.assert_array_equal(one, other)
+def in_memory_and_on_disk(path) -> tuple[reading.Rows, reading.Stored]:
+    stored = reading.look_up(path, most_in_memory=0)
+    assert isinstance(stored, reading.Stored)
+    return reading.read(path), stored
+
+
+@pytest.fixture
+def shards(vectors, tmp_path, monkeypatch):
+    """Write two tables of several groups of rows, an empty one between them, along time: three rows a file."""
+    monkeypatch.setattr(tables, "GROUP_ROWS", 64)
+    monkeypatch.setattr(parquet, "GROUP_ROWS", 64)
+    monkeypatch.setattr(reading, "GROUP_ROWS", 64)
+    files = [f"clip{i // 3}.wav" for i in range(300)]
+    start = [float(i % 3) for i in range(300)]
+    for name, some in (("a", slice(0, 200)), ("c", slice(200, 300))):
+        given = files[some], start[some], [each + 1.5 for each in start[some]]
+        write_table(tmp_path / "t" / f"{name}.parquet", vectors[some], *given)
+    arrow = pytest.importorskip("pyarrow.parquet")
+    arrow.write_table(arrow.read_table(tmp_path / "t" / "a.parquet").slice(0, 0), tmp_path / "t" / "b.parquet")
+    return tmp_path / "t"
+
+
+def test_tables_too_large_for_memory_stay_on_disk_and_are_searched_alike(vectors, shards):
+    rows, stored = in_memory_and_on_disk(shards)
+    both = [Index(each) for each in (rows, stored)]
+    (cosines, found), (others, found_there) = (each.search(each.centred(vectors[:70]), 5) for each in both)
+    np.testing.assert_array_equal(found, found_there)
+    np.testing.assert_allclose(cosines, others, atol=1e-6)
+
+
+def test_tables_on_disk_know_the_places_of_rows(shards):
+    rows, stored = in_memory_and_on_disk(shards)
+    assert len(rows) == len(stored) == 300
+    assert [stored.span(i) for i in range(300)] == [rows.span(i) for i in range(300)]
+    assert (stored.file_codes()[:-1] == stored.file_codes()[1:]).tolist() == (rows.file[:-1] == rows.file[1:]).tolist()
+
+
+def test_rows_are_taken_from_tables_on_disk_in_any_order(shards):
+    rows, stored = in_memory_and_on_disk(shards)
+    some = np.array([299, 3, 70, 4, 201])
+    one, other = rows.take(some), stored.take(some)
+    np.testing.assert_array_equal(one.vectors, other.vectors)
+    assert [one.span(i) for i in range(5)] == [other.span(i) for i in range(5)]
+
+
+def test_near_duplicates_of_tables_on_disk(vectors, shards, monkeypatch):
+    monkeypatch.setattr(similarity, "PAIRED_ROWS", 50)
+    one, other = (Index(each).near_duplicates(0.7) for each in in_memory_and_on_disk(shards))
+    assert len(one) > 3
+    assert [pair[:2] for pair in one] == [pair[:2] for pair in other]
+
+
+def test_nan_in_a_table_on_disk_is_refused_by_file_and_row(vectors, tmp_path):
+    vectors[7, 3] = np.nan
+    stored = reading.look_up(write_table(tmp_path / "t.parquet", vectors), most_in_memory=0)
+    with pytest.raises(OptionError, match=r"row 7, of clip7\.wav, holds NaN"):
+        Index(stored)
 
 
 def test_equal_vectors_resemble_nothing_once_centred(tmp_path):
@@ -222,3 +272,14 @@ def test_a_row_that_is_not_there(vectors, tmp_path, search):
 
 def test_a_query_or_duplicates(vectors, tmp_path, search):
     assert search(write_table(tmp_path / "t.parquet", vectors)).exit_code == 2
+
+
+def test_a_page_of_tables_on_disk_is_of_whole_files_of_the_same_rows(shards, monkeypatch):
+    monkeypatch.setattr(page, "MOST_POINTS", 40)
+    drawn = page.sample(reading.look_up(shards, most_in_memory=0))
+    everything = reading.read(shards)
+    assert 3 <= len(drawn) <= 40
+    assert len(drawn) == 3 * len(drawn.files)
+    spans = [everything.span(i) for i in range(300)]
+    rows = [spans.index(drawn.span(i)) for i in range(len(drawn))]
+    np.testing.assert_array_equal(drawn.vectors, everything.vectors[rows])

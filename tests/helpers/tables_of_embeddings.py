@@ -27,6 +27,7 @@ def write_table(
         "time_ms": np.full(n_rows, np.nan),
         "embedding": np.asarray(vectors, np.float32),
     }
+    path.parent.mkdir(exist_ok=True)
     table = TABLES[SUFFIXES[path.suffix]](PROVENANCE if provenance is None else provenance, "8")
     with table.create(path, "one") as add:
         add(block)
