@@ -341,14 +341,14 @@ def check_settings(store: Store, shards: Iterable[Shard], settings: dict[str, An
             )
 
 
-def reconcile(store: Store, shards: Mapping[str, Shard], newest: Callable[[Shard, Part], bool]) -> int:
+def reconcile(store: Store, shards: Mapping[str, Shard], rank: Callable[[Shard, Part], int]) -> int:
     """Remove rows of parts that are there twice, since a file changed or was embedded again; return how many parts.
 
     Parameters
     ----------
     store : of the shards
     shards : all of them, by name
-    newest : whether the rows of a part in a shard are those to keep, if there are others; else the first are kept
+    rank : of the rows of a part in a shard: of those of the same part the first of the highest rank are kept
     """
     places: dict[tuple[Any, ...], list[tuple[Shard, int]]] = {}
     for shard in shards.values():
@@ -358,7 +358,7 @@ def reconcile(store: Store, shards: Mapping[str, Shard], newest: Callable[[Shard
     for found in places.values():
         if len({shard.name for shard, _ in found}) == 1:
             continue
-        best = next((shard for shard, i in found if newest(shard, shard.rows[i].part)), found[0][0])
+        best, _ = max(found, key=lambda each: rank(each[0], each[0].rows[each[1]].part))
         for shard, i in found:
             if shard is not best:
                 dropped.setdefault(shard.name, set()).add(i)

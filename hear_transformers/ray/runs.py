@@ -350,7 +350,7 @@ class _Run:
             for name in [name for name in old if name in shards and old[name].provenance != _as_read(settings)]:
                 store.drop(shards.pop(name), [True] * len(old[name].rows))  # with `overwrite` alone
             written = shards.keys() - old.keys()
-            reconcile(store, shards, functools.partial(_is_newest, written, current))
+            reconcile(store, shards, functools.partial(_rank, written, current))
 
     def _list(self, outcomes: Sequence[Outcome]) -> None:
         """Write the lists of failures and of warnings, see `bulk.journal`."""
@@ -404,9 +404,9 @@ def _read_lines(content: bytes) -> list[dict[str, Any]]:
     return []
 
 
-def _is_newest(written: Collection[str], current: Collection[Part], shard: Shard, part: Part) -> bool:
-    """Return True for rows that this run wrote, of what it was asked for."""
-    return shard.name in written and part in current
+def _rank(written: Collection[str], current: Collection[Part], shard: Shard, part: Part) -> int:
+    """Return how much rows are to be kept: those of files as they are now, of these what this run wrote."""
+    return 0 if part not in current else 2 if shard.name in written else 1
 
 
 def _as_read(settings: Mapping[str, Any]) -> Any:

@@ -134,6 +134,21 @@ def test_a_changed_file_is_embedded_again_and_has_its_rows_once(embed, plain, cl
     assert_same(rows(tmp_path / "out"), plain(clips[:20]))
 
 
+def test_rows_of_a_changed_file_stay_new_after_a_run_that_was_ended(embed, plain, clips, tmp_path):
+    def end_it(outcome):
+        if outcome.status == "written":
+            raise KeyboardInterrupt
+
+    embed(clips[:6])
+    for i in range(6):
+        soundfile.write(clips[i], (0.02 + 0.01 * i) * np.ones(20_000), 32_000)
+    with pytest.raises(KeyboardInterrupt):
+        embed(clips[:6], block_size=2, on_outcome=end_it)
+    embed(clips[:6])
+
+    assert_same(rows(tmp_path / "out"), plain(clips[:6]))
+
+
 def test_a_machine_and_an_actor_that_die_cost_nothing(cluster, embed, plain, clips, tmp_path):
     machine = cluster.add_node(num_cpus=2, object_store_memory=2**27)
     seen = []
