@@ -175,11 +175,9 @@ class ConvNorm(nn.Sequential):
 
     def finished(self, mapped: Tensor) -> Tensor:
         """Normalise what the convolution gave with the bias `added`, and apply the GELU."""
-        conv, norm, *activations = self
-        mapped = normalised(mapped, conv.bias, norm) if is_learning(norm) else norm(mapped)
-        for activation in activations:
-            mapped = activation(mapped)
-        return mapped
+        conv, norm = cast(Convolution, self[0]), cast(nn.BatchNorm2d, self[1])
+        mapped = normalised(mapped, cast(Tensor, conv.bias), norm) if is_learning(norm) else norm(mapped)
+        return self[2](mapped) if len(self) > 2 else mapped
 
     def for_inference(self) -> nn.Module:
         """Return what computes the same from one position for each, see `conv_norm.features_innermost`."""

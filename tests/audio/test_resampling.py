@@ -107,7 +107,8 @@ def test_a_waveform_is_the_same_alone_and_in_a_batch():
     waveforms = noise(5, 44_100)
     together = ours(waveforms, (44_100, 32_000))
     for waveform, expected in zip(waveforms, together, strict=True):
-        np.testing.assert_allclose(ours(waveform[None], (44_100, 32_000))[0], expected, rtol=0, atol=1e-6)
+        alone = ours(waveform[None], (44_100, 32_000))[0]
+        np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 def test_ratios_that_hardly_repeat_have_no_kernels():

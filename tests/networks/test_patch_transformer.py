@@ -40,6 +40,9 @@ def noise(clips: int, n_samples: int) -> Tensor:
 
 # The authors' numbers
 
+QUIET_DB = -60.0
+"""Below, the rounding of a Fourier transform shows in decibels: by 0.01 between two kinds of processors."""
+
 
 class Golden:
     """A network with the weights of a golden file, and its answers."""
@@ -78,7 +81,10 @@ def tokens(grid: Tensor) -> Tensor:
 
 def test_the_mel_and_the_networks_input_are_the_authors(golden, taps):
     assert taps["mel"].shape == tuple(golden.answers["logmel_shape"])
-    assert_equal(taps["mel"][:, :, ::64], golden.answers["logmel"])
+    mel, expected = taps["mel"][:, :, ::64].numpy(), golden.answers["logmel"]
+    quiet = expected < QUIET_DB
+    assert_equal(np.where(quiet, expected, mel), expected)
+    np.testing.assert_allclose(mel[quiet], expected[quiet], rtol=0, atol=0.05)
     assert_equal(taps["input"][:, :, ::64], golden.answers["input"])
 
 

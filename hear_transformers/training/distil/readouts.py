@@ -101,19 +101,19 @@ def _statistics(trunk: Trunk, mels: Tensor, layers: Sequence[str]) -> dict[str, 
 
 
 def _families(batch: Batch) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-    return batch.scenes.mels, batch.scenes.labels["events"].any(1)
+    return batch.scenes.mels, np.any(batch.scenes.labels["events"], 1)
 
 
 def _phones(batch: Batch) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
     mels, phones = batch.speech.mels, batch.speech.labels["phones"]
     first = (mels.shape[2] - SPEECH_FRAMES) // 2
     middle = slice(max(0, first), max(0, first) + SPEECH_FRAMES)
-    present = (phones[:, middle, None] == np.arange(len(PHONES))).any(1)
+    present = np.any(phones[:, middle, None] == np.arange(len(PHONES)), 1)
     return np.ascontiguousarray(mels[:, :, middle]), present
 
 
 def _pitches(batch: Batch) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-    return batch.notes.mels, batch.notes.labels["pitches"].any(1)
+    return batch.notes.mels, np.any(batch.notes.labels["pitches"], 1)
 
 
 LABELS: dict[str, Callable[[Batch], tuple[NDArray[np.float16], NDArray[np.bool_]]]] = {
