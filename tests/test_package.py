@@ -27,7 +27,7 @@ DATA = (
     "weights/tiny.safetensors",
     *(f"weights/{path.name}" for path in (ROOT / "weights").glob("*.md")),
 )
-MAX_WHEEL_BYTES = 15_000_000
+MAX_WHEEL_BYTES = 30_000_000
 IMPORT_EVERYTHING = """
 import importlib, sys
 from pathlib import Path

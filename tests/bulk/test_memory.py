@@ -29,7 +29,7 @@ def long_file(path: Path, minutes: int) -> Path:
 def peak_bytes(path: Path, out: Path, times: list[str]) -> float:
     """Embed a file along time with the first block of the default model; give the peak memory."""
     options = [*times, "--layer", "1", "--out", str(out), "--quiet"]
-    peak, _ = bulk.cost_of("-c", bulk.COMMAND, str(path), *options)
+    peak, *_ = bulk.cost_of("-c", bulk.COMMAND, str(path), *options)
     return peak * MEBIBYTE
 
 

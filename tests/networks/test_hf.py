@@ -248,7 +248,9 @@ def test_a_scene_may_be_the_mean_over_time():
 
 def test_lower_precision_is_near():
     samples = torch.from_numpy(clip(1.0))[None]
-    exact, rounded = (load("hubert", precision=name).embed_scenes(samples) for name in ("float32", "bfloat16"))
+    # Not HuBERT: with AMX, oneDNN's bfloat16 convolution of 8 channels a group is wrong (torch 2.11). This is one of a
+    # test's small network; of 32 to 64, which published networks have, it is right.
+    exact, rounded = (load("whisper", precision=name).embed_scenes(samples) for name in ("float32", "bfloat16"))
     assert torch.cosine_similarity(exact, rounded).item() > 0.99
     assert rounded.dtype == torch.float32
 
