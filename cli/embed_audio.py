@@ -266,8 +266,8 @@ def main(
     of_cluster = {name: options.pop(name) for name in cluster.OPTIONS}
     if engine == cluster.RAY:
         cluster.check(probe, num_workers, options)
-    elif given_twice := [name for name, value in of_cluster.items() if value is not None]:
-        raise click.UsageError(f"--{given_twice[0].replace('_', '-')} is of a cluster; give --engine ray too")
+    elif out_of_place := [name for name, value in of_cluster.items() if value is not None]:
+        raise click.UsageError(f"--{out_of_place[0].replace('_', '-')} is of a cluster; give --engine ray too")
     if probe is not None:
         with importing():
             from hear_transformers.audio import workers

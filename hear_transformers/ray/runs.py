@@ -357,7 +357,7 @@ class _Run:
         failures = [outcome.as_failure() for outcome in outcomes if outcome.status == "failed"]
         self.root.write_bytes("failures.jsonl", _lines(failures))
         new = [outcome for outcome in outcomes if outcome.status != "skipped"]
-        parts = [outcome.as_part() for outcome in new]
+        parts = {_part_of(outcome.as_part()) for outcome in new}
         kept = [line for line in _read_lines(self.root.read_bytes("warnings.jsonl")) if _part_of(line) not in parts]
         told = [{**outcome.as_part(), "warning": text} for outcome in new for text in outcome.warnings]
         self.root.write_bytes("warnings.jsonl", _lines([*kept, *told]))
@@ -388,9 +388,9 @@ def _joined(source: Source, outcomes: Sequence[Outcome]) -> Outcome:
     return _of(source, status, output=worst.output, message=worst.message, error=worst.error, **told)
 
 
-def _part_of(line: Mapping[str, Any]) -> dict[str, Any]:
+def _part_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return which part of which file a line of a list is about."""
-    return {name: line[name] for name in ("file", "start", "end", "channel") if name in line}
+    return tuple(line.get(name) for name in ("file", "start", "end", "channel"))
 
 
 def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:

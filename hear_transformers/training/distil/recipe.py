@@ -77,8 +77,8 @@ class DistilRecipe:
     def training(self, device: torch.device) -> recipes.Recipe:
         """Return the recipe for the training loop, to which an epoch is what lies between two scores.
 
-        On a CPU it trains in float32 even where that has instructions for bfloat16: the casts cost more than the
-        products gain (two cores with AMX, a step of `mast_mini`: 1.4 s beside 2.0 s).
+        On a CPU it trains in float32 even where that has instructions for bfloat16: for `mast_mini` the casts cost more
+        than the products gain.
         """
         return recipes.Recipe(
             epochs=max(1, self.steps // self.steps_per_score),
