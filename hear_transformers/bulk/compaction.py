@@ -19,7 +19,7 @@ from ..errors import OptionError
 from ..files import atomic_path
 from . import journal
 from .formats import MOST_DIFFERENCES, differences
-from .parquet import ParquetTable
+from .parquet import ParquetTable, open_table
 from .tables import GROUP_ROWS
 
 TABLE_ROWS = 2**20
@@ -174,10 +174,9 @@ def _join(table: ParquetTable, schema: Any, group: Sequence[_Input], path: Path)
     """Write a large table; its identity is its name."""
     arrow = table.library
     named = schema.with_metadata({**schema.metadata, "id": path.stem})
-    repeated = [name for name in ("file", "layer") if name in schema.names]
     with (
         atomic_path(path) as part,
-        arrow.parquet.ParquetWriter(part, named, use_dictionary=repeated) as writer,
+        open_table(part, named) as writer,
         contextlib.closing(_row_groups(arrow, schema, group)) as row_groups,
     ):
         for rows in row_groups:

@@ -139,7 +139,7 @@ class Journal:
     def replace_output(self, version: str) -> None:
         """Record that a run of these settings was asked to replace an output, so that one that resumes it may."""
         self.to_replace = version
-        self._append(self._line({"replace": version}))
+        self._append(encoded([self._line({"replace": version})]))
 
     def replace(self, lines: dict[str, dict[str, Any]]) -> None:
         """Rewrite the file with other lines, by key."""
@@ -156,10 +156,10 @@ class Journal:
             file.write(text)
 
     def _encoded(self, lines: Mapping[str, Mapping[str, Any]]) -> bytes:
-        return b"".join(self._line({"key": key, **line}) for key, line in lines.items())
+        return encoded(self._line({"key": key, **line}) for key, line in lines.items())
 
-    def _line(self, line: Mapping[str, Any]) -> bytes:
-        return json.dumps({**line, "settings": self.settings}).encode() + b"\n"
+    def _line(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        return {**line, "settings": self.settings}
 
 
 @contextlib.contextmanager
@@ -259,35 +259,42 @@ class Warnings:
         self.lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}  # by part
         if _is_list(path, "warnings"):
             with contextlib.suppress(ValueError):  # a line that a killed run left incomplete
-                for line in map(parse_json, path.read_bytes().splitlines()):
-                    self.lines.setdefault(self._key(line), []).append(line)
+                for line in lines_of(path.read_bytes()):
+                    self.lines.setdefault(part_of(line), []).append(line)
 
     def replace(self, part: Mapping[str, Any], warnings: Iterable[str]) -> None:
         """Replace the warnings about a part of a file, with the keys ``file, start, end``, and ``channel`` if any."""
-        if self.lines.pop(self._key(part), None):
+        if self.lines.pop(part_of(part), None):
             with atomic(self.path) as file:
-                file.writelines(map(_encoded, chain.from_iterable(self.lines.values())))
+                file.write(encoded(chain.from_iterable(self.lines.values())))
             if not self.lines:
                 self.path.unlink()
         lines = [{**part, "warning": warning} for warning in warnings]
         if lines:
-            self.lines[self._key(part)] = lines
+            self.lines[part_of(part)] = lines
             _append(self.path, lines)
 
-    @staticmethod
-    def _key(line: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(line.get(name) for name in ("file", "start", "end", "channel"))
+
+def part_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return which part of which file a line of a list is about."""
+    return tuple(line.get(name) for name in ("file", "start", "end", "channel"))
+
+
+def encoded(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return the content of a list."""
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def lines_of(content: bytes) -> Iterator[dict[str, Any]]:
+    """Read a list line by line; raise ValueError at one that is no JSON."""
+    return map(parse_json, content.splitlines())
 
 
 def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Append lines of JSON to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        file.write(b"".join(map(_encoded, lines)))
-
-
-def _encoded(line: Mapping[str, Any]) -> bytes:
-    return json.dumps(line).encode() + b"\n"
+        file.write(encoded(lines))
 
 
 def _is_list(path: Path, name: str) -> bool:

@@ -58,10 +58,7 @@ class ParquetTable(TableFormat):
                 nonlocal table
                 rows = self._arrow_of(block).replace_schema_metadata(metadata)
                 if table is None:
-                    # Names and layers repeat; numbers of embeddings do not.
-                    repeated = [name for name in ("file", "layer") if name in rows.column_names]
-                    table = self.library.parquet.ParquetWriter(path, rows.schema, use_dictionary=repeated)
-                    stack.enter_context(table)
+                    table = stack.enter_context(open_table(path, rows.schema))
                 table.write_table(rows, row_group_size=GROUP_ROWS)
 
             yield write
@@ -104,6 +101,14 @@ class ParquetTable(TableFormat):
                     first, n_rows = first + n_read, n_rows - n_read
 
             yield read
+
+
+def open_table(path: Path, schema: Any) -> Any:
+    """Return a `pyarrow.parquet.ParquetWriter` of a table with the columns of `tables`."""
+    import pyarrow.parquet
+
+    repeated = [name for name in ("file", "layer") if name in schema.names]  # unlike the numbers of embeddings
+    return pyarrow.parquet.ParquetWriter(path, schema, use_dictionary=repeated)
 
 
 def _block_of(rows: Any) -> Block:

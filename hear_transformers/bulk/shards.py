@@ -24,6 +24,7 @@ import numpy as np
 from ..errors import HearTransformersError, OptionError
 from ..files import Address, atomic_path, parse_json, place_of
 from .formats import mismatch_of
+from .parquet import open_table
 from .sources import Source
 from .table_output import shown
 from .tables import import_extra
@@ -207,8 +208,6 @@ class Store:
 
     def _write(self, name: str, groups: Iterable[Any], metadata: Mapping[bytes, bytes]) -> None:
         """Write row groups to a file that appears when it is complete."""
-        import pyarrow.parquet
-
         with tempfile.TemporaryDirectory() if not self.is_local else contextlib.nullcontext() as scratch:
             local = Path(scratch, name) if scratch else Path(self._path(name))
             with atomic_path(local) as path, contextlib.ExitStack() as stack:
@@ -216,10 +215,7 @@ class Store:
                 for group in groups:
                     group = group.replace_schema_metadata(metadata)
                     if writer is None:
-                        repeated = [each for each in ("file", "layer") if each in group.column_names]
-                        writer = stack.enter_context(
-                            pyarrow.parquet.ParquetWriter(path, group.schema, use_dictionary=repeated)
-                        )
+                        writer = stack.enter_context(open_table(path, group.schema))
                     writer.write_table(group)
             if scratch:
                 self.files.makedirs(self.folder, exist_ok=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import catalogue
 from ..audio.levels import EACH, MIX
 from ..audio.workers import Spent
+from ..bulk import journal
 from ..bulk.extract import Outcome, Report
 from ..bulk.mixing import layer_folder
 from ..bulk.outputs import OutputOptions, contents_of, model_folders
@@ -27,7 +28,6 @@ from ..bulk.tables import import_extra
 from ..bulk.usage import Usage
 from ..embedding.replicas import Description
 from ..errors import HearTransformersError, OptionError
-from ..files import parse_json
 from .actors import Done, Embedder, Job, describe
 from .clusters import Crew, start
 from .pieces import Piece, Segments, pieces_of, segments_of
@@ -355,12 +355,15 @@ class _Run:
     def _list(self, outcomes: Sequence[Outcome]) -> None:
         """Write the lists of failures and of warnings, see `bulk.journal`."""
         failures = [outcome.as_failure() for outcome in outcomes if outcome.status == "failed"]
-        self.root.write_bytes("failures.jsonl", _lines(failures))
+        self.root.write_bytes("failures.jsonl", journal.encoded(failures))
         new = [outcome for outcome in outcomes if outcome.status != "skipped"]
-        parts = {_part_of(outcome.as_part()) for outcome in new}
-        kept = [line for line in _read_lines(self.root.read_bytes("warnings.jsonl")) if _part_of(line) not in parts]
+        parts = {journal.part_of(outcome.as_part()) for outcome in new}
+        kept: list[dict[str, Any]] = []
+        with contextlib.suppress(ValueError):  # a list that cannot be read is begun anew
+            before = [*journal.lines_of(self.root.read_bytes("warnings.jsonl"))]
+            kept = [line for line in before if journal.part_of(line) not in parts]
         told = [{**outcome.as_part(), "warning": text} for outcome in new for text in outcome.warnings]
-        self.root.write_bytes("warnings.jsonl", _lines([*kept, *told]))
+        self.root.write_bytes("warnings.jsonl", journal.encoded([*kept, *told]))
 
 
 def _places(shards: Mapping[str, Shard]) -> dict[Part, str]:
@@ -386,22 +389,6 @@ def _joined(source: Source, outcomes: Sequence[Outcome]) -> Outcome:
         told["shape"] = (sum(each.shape[0] for each in written if each.shape), *(worst.shape or ())[1:])
         told["seconds"] = sum(each.seconds or 0.0 for each in written)
     return _of(source, status, output=worst.output, message=worst.message, error=worst.error, **told)
-
-
-def _part_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return which part of which file a line of a list is about."""
-    return tuple(line.get(name) for name in ("file", "start", "end", "channel"))
-
-
-def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
-    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
-
-
-def _read_lines(content: bytes) -> list[dict[str, Any]]:
-    """Read lines of JSON; a list that cannot be read is begun anew."""
-    with contextlib.suppress(ValueError):
-        return [parse_json(line) for line in content.splitlines()]
-    return []
 
 
 def _rank(written: Collection[str], current: Collection[Part], shard: Shard, part: Part) -> int:
