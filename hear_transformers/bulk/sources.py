@@ -13,6 +13,7 @@ from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any
 
+from ..audio import addresses
 from ..audio.reading import SUFFIXES, channels_of, is_of_damage
 from ..embedding.pipeline import Embedded
 from ..errors import AudioError, OptionError
@@ -98,8 +99,9 @@ def find_sources(inputs: Iterable[str], listed: Iterable[str] = ()) -> list[Sour
 
     A file may have any suffix. A folder stands for the files in it and below that end in `reading.SUFFIXES`, in upper
     or lower case, sorted; hidden files are skipped, links to folders are followed, each folder is searched once. An
-    input that is neither is a pattern if it has ``*``, ``?`` or ``[...]``. ``-`` stands for `listed`. An address is one
-    file, see `files.place_of`.
+    input that is neither is a pattern if it has ``*``, ``?`` or ``[...]``. ``-`` stands for `listed`. An archive, zip
+    or tar, is a folder. An address, see `files.place_of`, is a file; but for the web a folder if it ends in ``/``, and
+    maybe a pattern.
 
     Parameters
     ----------
@@ -175,14 +177,35 @@ def _expand(entry: str) -> Iterator[Source]:
     except AudioError as error:
         yield Source(Address(entry), PurePath(entry), error)
         return
-    if isinstance(path, Address):
-        yield Source(path, PurePath(path.path.name))
+    if isinstance(path, Address) or os.path.isfile(path):
+        yield from _files(path)
     elif os.path.isdir(path):  # unlike Path.is_dir, returns False for a name that is too long
         yield from _search(path, path)
     elif not os.path.lexists(path) and glob.has_magic(str(path)):
         yield from _match(str(path))
     else:
         yield Source(path, PurePath(path.name))
+
+
+def _files(place: Path | Address, below: PurePath | None = None) -> Iterator[Source]:
+    """Find the files in an archive, or at an address; another file is itself.
+
+    Parameters
+    ----------
+    place : of a file, an archive, or of what is searched
+    below : name of the file where it is not that of the place alone; archives are folders of these names
+    """
+    archive = addresses.folder_of(place)
+    try:
+        found = addresses.search(archive or place, SUFFIXES) if archive or isinstance(place, Address) else None
+    except AudioError as error:
+        yield Source(place, PurePath(place.name if isinstance(place, Path) else place.path.name), error)
+        return
+    if found is None:
+        yield Source(place, below or PurePath(place.path.name if isinstance(place, Address) else place.name))
+        return
+    for address, name in found:
+        yield Source(address, name if below is None else below / name)
 
 
 def _search(folder: Path, root: Path) -> Iterator[Source]:
@@ -220,7 +243,7 @@ def _match(pattern: str) -> Iterator[Source]:
     for match in matches:
         path = Path(match)
         if path.is_file():
-            yield Source(path, path.relative_to(root))
+            yield from _files(path, path.relative_to(root))
         elif "**" not in parts:  # which also matches every folder on the way to a file
             yield from _search(path, root)
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -164,7 +165,7 @@ def test_a_run_names_outputs_after_addresses(embed_audio, everywhere, web, tmp_p
     result = embed_audio("-", "--out", "out", "--num-workers", 2, stdin=listed)
     assert (result.exit_code, result.stdout.splitlines()[-1]) == (1, "4 written, 3 failed")
     assert f"{web}/lost.wav: cannot be fetched" in result.stderr
-    assert f"{web}/a.zip: not audio" in result.stderr
+    assert f"zip://::{web}/a.zip: cannot be searched" in result.stderr  # this server sends whole files only
     assert "s3x://b/a.wav: cannot be fetched (ValueError: Protocol not known: s3x)" in result.stderr
     with np.load(tmp_path / "out" / "http" / "127.0.0.1" / "dir" / "a.wav.npz") as archive:
         assert json.loads(str(archive["provenance"]))["audio"]["file"] == everywhere[0]
@@ -229,7 +230,7 @@ def test_what_cannot_be_fetched_is_named_with_the_reason(web, monkeypatch):
         f"{web}/short.wav": "cannot be fetched|ended after",
         "http://127.0.0.1:1/a.wav": "cannot be fetched .*Cannot connect",
         "zip://a.wav::no.zip": "cannot be fetched .*BadZipFile",
-        "memory://lost.wav": "not found; folders and patterns at addresses are not searched",
+        "memory://lost.wav": "not found; the address of a folder ends in ",
     }
     for address, reason in reasons.items():
         with pytest.raises(AudioError, match=rf"(?s)^{address}: .*({reason})"):
@@ -245,3 +246,107 @@ def test_weights_outputs_and_manifests_are_not_at_addresses(embed_audio, audio_f
         result = embed_audio(audio_file(), option, "s3://b/place.csv")
         assert result.exit_code == 2
         assert f"s3://b/place.csv: is an address; {what} must be on this machine" in result.stderr
+
+
+MEMBERS = ["deep/a.wav", "../b.flac", "we[ird]*.wav", ".hidden.wav", "__MACOSX/._a.wav", "notes.txt"]
+AUDIO = ["../b.flac", "deep/a.wav", "we[ird]*.wav"]
+
+
+@pytest.fixture
+def archive(request, tmp_path, monkeypatch, audio_file) -> Path:
+    """Make an archive of files of all kinds, with names that some would not take, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    file = audio_file("whole.wav", seconds=0.5)
+    path = tmp_path / request.param
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path, "w") as zipped:
+            for name in MEMBERS:
+                zipped.write(file, name)
+    else:
+        with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tarred:
+            for name in MEMBERS:
+                tarred.add(file, name)
+    return path
+
+
+every_archive = pytest.mark.parametrize("archive", ["a.zip", "A.ZIP", "a.tar", "a.tar.gz"], indirect=True)
+
+
+@every_archive
+def test_an_archive_is_a_folder(archive):
+    sources = find_sources([archive.name])
+    assert [source.name.as_posix() for source in sources] == AUDIO
+    assert all(source.path.endswith(f"::{archive}") for source in sources)
+
+
+@every_archive
+def test_audio_in_an_archive_is_embedded_like_files(embed_audio, archive, tmp_path):
+    result = embed_audio("whole.wav", archive.name, "--out", "out", "--num-workers", 1)
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "4 written")
+    whole = np.load(tmp_path / "out" / "whole.npz")["embedding"]
+    for name in ("b.npz", "deep/a.npz", "we[ird]*.npz"):
+        np.testing.assert_allclose(np.load(tmp_path / "out" / name)["embedding"], whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("archive", ["a.zip"], indirect=True)
+def test_archives_of_a_pattern_are_folders_of_their_names(archive):
+    names = [source.name.as_posix() for source in find_sources(["*.zip"])]
+    assert names == [f"a.zip/{name}" for name in AUDIO]
+
+
+@pytest.mark.parametrize("archive", ["a.zip"], indirect=True)
+def test_an_archive_is_opened_once_for_its_files(archive, monkeypatch):
+    opened = []
+    original = zipfile.ZipFile.__init__
+    monkeypatch.setattr(
+        zipfile.ZipFile, "__init__", lambda self, *args, **options: opened.append(1) or original(self, *args, **options)
+    )
+    sources = find_sources([archive.name])
+    lengths = {len(reading.read(source.path, 32_000)) for source in sources}
+    assert (lengths, len(opened)) == ({16_000}, 1)
+
+
+def test_a_file_that_is_only_called_an_archive_is_itself(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"RIFF")
+    (source,) = find_sources([str(tmp_path / "a.zip")])
+    assert source.path == tmp_path / "a.zip"
+
+
+@pytest.fixture
+def bucket() -> Iterator[None]:
+    """Put files where fsspec keeps them in memory."""
+    files = fsspec.filesystem("memory")
+    for name in ("/bucket/a.wav", "/bucket/sub/b.wav", "/bucket/sub/notes.txt", "/bucket/c[1].wav"):
+        files.pipe(name, b"")
+    yield
+    files.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "names"),
+    [
+        ("memory://bucket/", ["a.wav", "c[1].wav", "sub/b.wav"]),
+        ("memory://bucket/*.wav", ["a.wav", "c[1].wav"]),
+        ("memory://bucket/*/*", ["sub/b.wav", "sub/notes.txt"]),
+        ("memory://bucket/c[1].wav", ["c[1].wav"]),
+        ("memory://bucket/a.wav", ["a.wav"]),
+    ],
+)
+def test_folders_and_patterns_at_addresses_are_searched(bucket, address, names):
+    sources = find_sources([address])
+    assert [source.name.as_posix() for source in sources] == names
+    assert all(fsspec.open(source.path).open().read() == b"" for source in sources)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("memory://bucket/sub/sub/", "no audio in it or below; audio files end in"),
+        ("memory://bucket/*.flac", "no file matches this pattern"),
+        ("zip://*.wav::none.zip", "cannot be searched"),
+        ("s3x://bucket/", "cannot be searched (ValueError: Protocol not known: s3x)"),
+    ],
+)
+def test_what_cannot_be_searched_is_a_failure_that_says_why(bucket, address, reason):
+    (source,) = find_sources([address])
+    assert str(source.error).startswith(f"{address}: {reason}")
