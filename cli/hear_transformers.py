@@ -70,7 +70,7 @@ def list_command(patterns: tuple[str, ...], as_json: bool) -> None:
     """
     from hear_transformers import catalogue
 
-    models = catalogue.list_models(*patterns)
+    models = catalogue.rows(*patterns)
     if as_json:
         click.echo(json.dumps(models, indent=2))
         return
