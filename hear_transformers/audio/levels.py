@@ -47,8 +47,10 @@ UNHEARD = 0.5
 
 def parse_channel(channel: int | str) -> Channel:
     """Return a channel, counted from 1 as in sox, or `MIX` or `EACH`; raise OptionError for anything else."""
-    if channel in (MIX, EACH):
-        return channel
+    if channel == MIX:
+        return MIX
+    if channel == EACH:
+        return EACH
     text = str(channel)
     if isinstance(channel, (int, str)) and text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
