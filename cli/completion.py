@@ -5,7 +5,6 @@ An option has one meaning in all commands, so its name says what completes it, s
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -34,8 +33,8 @@ SHELLS = ("bash", "zsh", "fish")
 FILES = ("FILE", "PATH", "FOLDER", "DIR", "WEIGHTS")
 """Parts of the metavars of options whose values are files or folders."""
 
-NAMED_BY = ("models", "model")
-"""Parameters that name the models of a command."""
+MODEL_ARGUMENTS = ("model", "a", "b")
+"""Arguments that name a model."""
 
 
 # Words
@@ -67,17 +66,22 @@ def variants(context: click.Context, incomplete: str) -> list[CompletionItem]:
     """Complete a variant of the model that is named, of all models without one."""
     from hear_transformers import catalogue
 
-    families = {name.partition("/")[0] for name in named(context, NAMED_BY)} & {*catalogue.sizes()}
+    families = {name.partition("/")[0] for name in named(context)} & {*catalogue.sizes()}
     rows = [catalogue.sizes()[family] for family in families] or catalogue.sizes().values()
     return beginning(incomplete, (variant for each in rows for variant in each))
 
 
-def layers(context: click.Context, incomplete: str, parameters: tuple[str, ...] = NAMED_BY) -> list[CompletionItem]:
-    """Complete a layer of the models that are named, or the last of a list of such."""
+def layers(context: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Complete a layer of the models that are named by options, or the last of a list of such.
+
+    Arguments are not known yet where an option is completed, so nothing is offered where they name the model.
+    """
     from hear_transformers import catalogue
 
+    if any(isinstance(each, click.Argument) and each.opts[0] in MODEL_ARGUMENTS for each in context.command.params):
+        return []
     sizes: dict[str, str] = {}
-    for name in named(context, parameters) or [None]:
+    for name in named(context) or [None]:
         try:
             family, variant = catalogue.resolve_own(name, context.params.get("variant"))
         except OptionError:
@@ -88,9 +92,9 @@ def layers(context: click.Context, incomplete: str, parameters: tuple[str, ...] 
     return last_of_list(incomplete, [*sizes, "all", "-1"] if sizes else [], sizes.get)
 
 
-def named(context: click.Context, parameters: tuple[str, ...]) -> list[str]:
+def named(context: click.Context) -> list[str]:
     """Return the models that the part of the command before names, without a checkpoint: "passt=my.pt"."""
-    given = next((value for name in parameters if (value := context.params.get(name))), ())
+    given = next((value for name in ("models", "model") if (value := context.params.get(name))), ())
     return [str(name).partition("=")[0] for name in ([given] if isinstance(given, str) else given)]
 
 
@@ -134,10 +138,9 @@ def files(context: click.Context, incomplete: str) -> list[CompletionItem]:
 
 
 COMPLETERS: dict[str, Completer] = {
-    **dict.fromkeys(("--model", "--random-model", "model", "a", "b", "systems", "patterns"), models),
+    **dict.fromkeys(("--model", "--random-model", *MODEL_ARGUMENTS, "systems", "patterns"), models),
     **dict.fromkeys(("--variant", "variant"), variants),
     **dict.fromkeys(("--layer", "--layers"), layers),
-    "--layer-b": functools.partial(layers, parameters=("b",)),
     "--pool": choices("pool"),
     "--framing": choices("framing"),
     "--precision": choices("precision"),
@@ -164,7 +167,7 @@ class Completed(click.types.StringParamType):
 
 
 def completing(command: click.Command) -> None:
-    """Give every text that a command and those below it take what completes it; other types have their own."""
+    """Attach what completes it to every text that a command and those below it take; other types have their own."""
     for parameter in command.params:
         if type(parameter.type) is click.types.StringParamType and (complete := completer_of(parameter)):
             parameter.type = Completed(complete)
