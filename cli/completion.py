@@ -224,7 +224,10 @@ To try it in this shell:
 @click.argument("shell", type=click.Choice(SHELLS))
 @guarded
 def completion_command(shell: str) -> None:
-    """Print the script by which a SHELL completes both commands: models, variants, layers, options, files."""
+    """Print what a SHELL completes both commands with, by Tab.
+
+    Models, variants, layers, the words of options, options and files.
+    """
     for program in PROGRAMS:
         variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
         kind = get_completion_class(shell)

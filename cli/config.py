@@ -38,7 +38,8 @@ def configurable(command: F) -> F:
         is_eager=True,
         expose_value=False,
         callback=_apply,
-        help='TOML file with options, a line each: layer = 8, out = "layer8", overwrite = true; those typed win.',
+        help='TOML file with options, a line each: layer = 8, out = "layer8", overwrite = true; those typed win. '
+        "Paths are relative to the current folder.",
     )(command)
 
 
@@ -63,7 +64,7 @@ def read(context: click.Context, path: str) -> dict[str, Any]:
     try:
         given = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeError) as error:
-        raise OptionError(f"--config {path}: cannot be read ({error})") from error
+        raise OptionError(f"--config {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     except tomllib.TOMLDecodeError as error:
         raise OptionError(f'--config {path}: is no TOML ({error}); texts need quotes, as in out = "layer8"') from error
     known = keys_of(context.command)

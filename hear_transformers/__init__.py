@@ -54,11 +54,13 @@ HANDED_ON = {
 """Name -> the module that it is imported from when it is asked for."""
 
 
-def __getattr__(name: str) -> Any:
-    """Import what is handed on."""
-    if name in HANDED_ON:
-        return getattr(import_module(f"{__name__}.{HANDED_ON[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # for which every name would be there
+
+    def __getattr__(name: str) -> Any:
+        """Import what is handed on."""
+        if name in HANDED_ON:
+            return getattr(import_module(f"{__name__}.{HANDED_ON[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,6 @@
 """Options from a file: `--config run.toml`."""
 
+import re
 from ast import literal_eval
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from hear_transformers.cli.config import configurable
-from hear_transformers.cli.embed_audio import main as embed_audio
+from hear_transformers.cli.config import configurable, read
+from hear_transformers.cli.embed_audio import main as embed_audio_command
 from hear_transformers.cli.hear_transformers import main as hear_transformers
 
+PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
 Run = Callable[..., Result]
 
 
@@ -115,7 +117,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 LONG = {
-    "embed-audio": [embed_audio],
+    "embed-audio": [embed_audio_command],
     **{name: [hear_transformers, name] for name in ("train", "sweep", "probe")},
 }
 
@@ -129,6 +131,15 @@ def test_long_commands_take_a_file(name: str, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "run.toml: key='wrong' is unknown" in result.stderr
     assert "--config FILE" in CliRunner().invoke(main, [*path, "--help"]).output
+
+
+def test_the_example_of_the_page_is_true(tmp_path: Path) -> None:
+    (example,) = re.findall("```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "run.toml").write_text(example)
+    with click.Context(embed_audio_command, info_name="embed-audio") as context:
+        given = read(context, str(tmp_path / "run.toml"))
+    models, out = ["tiny", "mast"], "embeddings"
+    assert given == {"models": models, "layer": "4,8", "segment": "3.0", "overwrite": True, "out": out}
 
 
 def test_a_file_embeds_like_its_options(embed_audio: Any, audio_file: Any, tmp_path: Path) -> None:
