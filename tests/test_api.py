@@ -170,6 +170,7 @@ def test_embed_is_load_and_encode(audio_file: AudioFile, small_weights: Path, sm
     expected = small_model.encode(paths)
     how: dict[str, Any] = {"weights": small_weights, "device": "cpu"}
     np.testing.assert_array_equal(hear_transformers.embed(paths, "mn01_as", **how), expected)
+    np.testing.assert_array_equal(hear_transformers.embed(paths, **how), expected)
     np.testing.assert_array_equal(hear_transformers.embed((path for path in paths), small_model), expected)
     np.testing.assert_array_equal(hear_transformers.embed(paths[0], small_model), expected[0])
     scaled = hear_transformers.embed(paths, "mn01_as", normalize_embeddings=True, batch_size=1, **how)

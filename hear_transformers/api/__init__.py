@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+from typing import TYPE_CHECKING, Any, TypedDict, cast, overload
 
-from .. import FAMILIES, catalogue
+from .. import catalogue
 from ..embedding.choices import Framing, Pool, Precision
 from ..errors import OptionError, did_you_mean
 from ..networks.layer_names import Layer
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ..embedding.pipeline import Model
 
 __all__ = ["EmbedOptions", "ModelOptions", "embed", "embed_timestamps", "list_models", "load_model"]
-
-DEFAULT = next(iter(FAMILIES))
 
 OF_TIME = ("hop_ms", "window_ms", "framing", "segment", "overlap")
 """Options of embeddings along time."""
@@ -145,7 +143,7 @@ def load_model(
 
 def embed(
     inputs: Sound | Iterable[Sound],
-    model: str | Model = DEFAULT,
+    model: str | Model | None = None,
     *,
     sampling_rate: float | None = None,
     weights: str | os.PathLike[str] = "",
@@ -161,7 +159,8 @@ def embed(
     ----------
     inputs : a path, an address, an array, an open file, or several of these, also from a generator; see
         `Embedder.encode`
-    model : name, see `load_model`; a module of others that follows the HEAR API; or a model that is loaded
+    model : name, see `load_model`; a module of others that follows the HEAR API; or a model that is loaded. None is the
+        model that `weights` are of, or "tiny"
     sampling_rate : of arrays, in Hz; files say their own
     weights, device : see `load_model`
     options : by keyword: those of `load_model`, such as `layer` and `pool`, and of `Embedder.encode`: `channel`,
@@ -204,7 +203,7 @@ def embed(
 @overload
 def embed_timestamps(  # type: ignore[overload-overlap]  # see `embedding.encode.encode_timestamps`
     inputs: Sound,
-    model: str | Model = DEFAULT,
+    model: str | Model | None = None,
     *,
     sampling_rate: float | None = None,
     weights: str | os.PathLike[str] = "",
@@ -216,7 +215,7 @@ def embed_timestamps(  # type: ignore[overload-overlap]  # see `embedding.encode
 @overload
 def embed_timestamps(
     inputs: Iterable[Sound],
-    model: str | Model = DEFAULT,
+    model: str | Model | None = None,
     *,
     sampling_rate: float | None = None,
     weights: str | os.PathLike[str] = "",
@@ -227,7 +226,7 @@ def embed_timestamps(
 
 def embed_timestamps(
     inputs: Sound | Iterable[Sound],
-    model: str | Model = DEFAULT,
+    model: str | Model | None = None,
     *,
     sampling_rate: float | None = None,
     weights: str | os.PathLike[str] = "",
@@ -263,7 +262,7 @@ def embed_timestamps(
 
 
 def _loaded(
-    model: str | Model, weights: str | os.PathLike[str], device: str | torch.device, options: Mapping[str, Any]
+    model: str | Model | None, weights: str | os.PathLike[str], device: str | torch.device, options: Mapping[str, Any]
 ) -> tuple[Model, dict[str, Any]]:
     """Return the model of a call, and its options of `Embedder.encode`."""
     for name in options:
@@ -271,11 +270,10 @@ def _loaded(
             raise OptionError(f"option {name!r} is unknown; {did_you_mean(name, EmbedOptions.__annotations__)}")
     choosing = {name: value for name, value in options.items() if name in ModelOptions.__annotations__}
     reading = {name: value for name, value in options.items() if name not in choosing}
+    if model is None or (isinstance(model, str) and catalogue.is_own(model)):
+        return load_model(model, weights=weights, device=device, **cast("ModelOptions", choosing)), reading
     if isinstance(model, str):
-        path = os.fspath(weights)
-        if catalogue.is_own(model):
-            return catalogue.load_own(model, device, {**choosing, "weights": path}), reading
-        return catalogue.load(model, path, device, choosing), reading
+        return catalogue.load(model, os.fspath(weights), device, choosing), reading
     if given := [*choosing, *(["weights"] if os.fspath(weights) else []), *(["device"] if device != "auto" else [])]:
         raise OptionError(f"{', '.join(given)}: the model is loaded already; give it to load_model, or a name as model")
     return model, reading
