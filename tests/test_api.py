@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import os
 import pydoc
 import re
 import subprocess
@@ -283,7 +284,8 @@ def faults(text: str, folder: Path) -> Iterator[int]:
     """Yield the lines of a user's file in which mypy finds something."""
     (folder / "user.py").write_text(text)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", "user.py"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}  # it does not follow editable installations
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     for line in done.stdout.splitlines():
         if place := re.match(r"user\.py:(\d+): error", line):

@@ -180,12 +180,12 @@ def embed(
     Examples
     --------
     >>> import hear_transformers
-    >>> hear_transformers.embed("dog.wav").shape
+    >>> hear_transformers.embed("dog.wav", layer=8).shape
     (192,)
     >>> hear_transformers.embed(["dog.wav", "rain.flac"], "tiny", layer=[4, 8], normalize_embeddings=True).shape
     (2, 384)
     >>> import numpy as np
-    >>> hear_transformers.embed(np.zeros(44_100, np.float32), sampling_rate=44_100).shape
+    >>> hear_transformers.embed(np.zeros(44_100, np.float32), layer=8, sampling_rate=44_100).shape
     (192,)
     """
     along_time = [name for name in OF_TIME if options.get(name) is not None]
