@@ -23,7 +23,7 @@ from hear_transformers.audio.levels import EACH, MIX, Channel, parse_channel
 from hear_transformers.embedding import choices
 from hear_transformers.embedding.embedder import Embedder
 from hear_transformers.embedding.external import FUNCTIONS
-from hear_transformers.errors import OptionError
+from hear_transformers.errors import HearTransformersWarning, OptionError
 
 from .conftest import AudioFile
 from .test_examples import check
@@ -195,6 +195,12 @@ def test_time_is_that_of_the_options(audio_file: AudioFile, small_weights: Path)
     mean = hear_transformers.embed(path, "mn01_as", hop_ms=100, mean_over_time=True, **how)
     along = hear_transformers.embed_timestamps([path], "mn01_as", hop_ms=100, **how)[0].embeddings
     np.testing.assert_allclose(mean, along.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_warning_is_at_the_line_of_the_user(small_model: Embedder) -> None:
+    with pytest.warns(HearTransformersWarning) as warned:
+        hear_transformers.embed(np.full(8_000, 100.0, np.float32), small_model, sampling_rate=8_000)
+    assert {Path(warning.filename).name for warning in warned} == {"test_api.py"}
 
 
 def test_a_module_of_others_is_embedded_with_too(audio_file: AudioFile, monkeypatch: pytest.MonkeyPatch) -> None:

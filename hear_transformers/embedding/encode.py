@@ -27,7 +27,9 @@ SHORTEST_NORM = 1e-12
 FEW_WARNINGS = 3
 """Inputs that are warned of one by one; more are counted, and logged."""
 
-LOG = logging.getLogger("hear_transformers")
+PACKAGE = "hear_transformers"
+
+LOG = logging.getLogger(PACKAGE)
 
 
 class Timestamps(NamedTuple):
@@ -298,5 +300,8 @@ class _Encoding:
 
 
 def _warn(message: str) -> None:
-    # The line of the user: behind this one, those of the run, and `encode`.
-    warnings.warn(message, HearTransformersWarning, stacklevel=6)
+    """Warn at the line of the user: the last one outside this package."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, HearTransformersWarning, stacklevel=level)
