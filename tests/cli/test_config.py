@@ -13,7 +13,7 @@ from hear_transformers.cli.config import configurable, read
 from hear_transformers.cli.embed_audio import main as embed_audio_command
 from hear_transformers.cli.hear_transformers import main as hear_transformers
 
-PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
+PAGE = Path(__file__).parents[2] / "docs" / "shell.md"
 Run = Callable[..., Result]
 
 
