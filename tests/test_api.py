@@ -150,7 +150,9 @@ def test_without_a_name_the_model_is_that_of_the_weights(small_weights: Path) ->
     ("name", "options", "message"),
     [
         ("pasxt", {}, "did you mean passt"),
-        ("tiny", {"layr": 8}, "option 'layr' is unknown to tiny; .* did you mean layer"),
+        ("tiny", {"layr": 8}, "option 'layr' is unknown; .* did you mean layer"),
+        ("tiny", {"batch_size": 8}, "option 'batch_size' is unknown"),
+        ("tiny", {"revision": "main"}, "option 'revision' is unknown to tiny"),
         ("tiny", {"pool": "avg"}, "pool='avg' is unknown; choose one of mean"),
         ("tiny", {"device": "cpuu"}, "did you mean cpu"),
         ("json.tool", {}, "model='json.tool' is unknown"),
@@ -224,6 +226,11 @@ def test_a_module_of_others_is_embedded_with_too(audio_file: AudioFile, monkeypa
 def test_a_loaded_model_is_not_chosen_again(small_model: Embedder, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         hear_transformers.embed(np.zeros(8_000, np.float32), small_model, sampling_rate=8_000, **options)
+
+
+def test_a_number_is_no_model() -> None:
+    with pytest.raises(OptionError, match="model is a int; expected a name, or what load_model returns"):
+        hear_transformers.embed(np.zeros(8_000, np.float32), 5, sampling_rate=8_000)
 
 
 # Types

@@ -135,6 +135,7 @@ def load_model(
     >>> model.encode(["dog.wav", "rain.flac"]).shape
     (2, 192)
     """
+    _check_names(options, ModelOptions)
     path = os.fspath(weights)
     if model is None and options.get("variant") is None:
         model = catalogue.family_of_checkpoint(path)
@@ -265,9 +266,7 @@ def _loaded(
     model: str | Model | None, weights: str | os.PathLike[str], device: str | torch.device, options: Mapping[str, Any]
 ) -> tuple[Model, dict[str, Any]]:
     """Return the model of a call, and its options of `Embedder.encode`."""
-    for name in options:
-        if name not in EmbedOptions.__annotations__:
-            raise OptionError(f"option {name!r} is unknown; {did_you_mean(name, EmbedOptions.__annotations__)}")
+    _check_names(options, EmbedOptions)
     choosing = {name: value for name, value in options.items() if name in ModelOptions.__annotations__}
     reading = {name: value for name, value in options.items() if name not in choosing}
     if model is None or (isinstance(model, str) and catalogue.is_own(model)):
@@ -276,4 +275,14 @@ def _loaded(
         return catalogue.load(model, os.fspath(weights), device, choosing), reading
     if given := [*choosing, *(["weights"] if os.fspath(weights) else []), *(["device"] if device != "auto" else [])]:
         raise OptionError(f"{', '.join(given)}: the model is loaded already; give it to load_model, or a name as model")
+    if not hasattr(model, "scene_embedding_size"):
+        raise OptionError(f"model is a {type(model).__name__}; expected a name, or what load_model returns")
     return model, reading
+
+
+def _check_names(options: Iterable[str], known: type[ModelOptions]) -> None:
+    """Raise OptionError for an unknown keyword."""
+    names = ["model", "weights", "device", *known.__annotations__]
+    for option in options:
+        if option not in known.__annotations__:
+            raise OptionError(f"option {option!r} is unknown; {did_you_mean(option, names)}")
