@@ -16,6 +16,8 @@ from hear_transformers import FAMILIES, OPEN_FAMILIES, __version__
 from . import cluster, signals
 from .checks import TOP_K, check_one_model, check_words, choose_storage, local_output, wants_labels, wants_timestamps
 from .classify import classify
+from .completion import completing
+from .config import configurable
 from .failures import Failure, guarded
 from .imports import importing
 from .logs import log_on_stderr
@@ -60,6 +62,7 @@ Examples:
   embed-audio --manifest clips.csv --engine ray --address auto --out s3://bucket/embeddings
                                                on every machine of a Ray cluster, into Parquet shards
   find . -name "*.ogg" | embed-audio - --json
+  embed-audio clips/ --config run.toml         options from a file: layer = 8, hop-ms = 50
   embed-audio --manifest clips.csv --out embeddings --shard $SLURM_ARRAY_TASK_ID/8
                                                parts of files, in one of eight jobs
 
@@ -89,7 +92,8 @@ Exit codes:
   2    the command is wrong; nothing was done
   130  interrupted; finished outputs are kept (143 by SIGTERM, 129 by SIGHUP)
 
-To list models and layers: hear-transformers list, hear-transformers info MODEL.
+To list models and layers: hear-transformers list, hear-transformers info MODEL. To complete them by Tab:
+hear-transformers completion.
 """
 
 
@@ -230,6 +234,7 @@ class InSections(click.Command):
     "--probe", metavar="FOLDER", help="Classify with `hear-transformers probe`'s, to a .csv file, or tables of events."
 )
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails.")
+@configurable
 @click.option("-v", "--verbose", is_flag=True, help="Print what is read from the checkpoint and what is not.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file on stdout.")
@@ -400,3 +405,6 @@ def resumable(overwrite: bool) -> Iterator[None]:
         again = "run the same command again to start over" if overwrite else "run the same command again to resume"
         message = f"{signals.cause(error)}; finished outputs are kept, {again}"
         raise Failure(message, signals.exit_code(error)) from error
+
+
+completing(main)

@@ -15,6 +15,7 @@ from hear_transformers import OPEN_FAMILIES, __version__
 
 from .compact import compact_command
 from .compare import compare_command
+from .completion import completing, completion_command
 from .doctor import doctor_command
 from .explain import explain_command
 from .explore import explore_command
@@ -52,6 +53,7 @@ main.add_command(compare_command)
 main.add_command(explore_command)
 main.add_command(search_command)
 main.add_command(sweep_command)
+main.add_command(completion_command)
 
 
 @main.command("list")
@@ -70,7 +72,7 @@ def list_command(patterns: tuple[str, ...], as_json: bool) -> None:
     """
     from hear_transformers import catalogue
 
-    models = catalogue.list_models(*patterns)
+    models = catalogue.rows(*patterns)
     if as_json:
         click.echo(json.dumps(models, indent=2))
         return
@@ -281,3 +283,6 @@ def validate(model: str, weights: str, model_options: str, device: str) -> None:
     for finding in contract.check_module(module, weights, options, pick_device(device)):
         click.echo(finding)
     click.echo("Looks good!")
+
+
+completing(main)

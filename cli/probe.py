@@ -15,6 +15,7 @@ import click
 from hear_transformers.errors import OptionError
 
 from .checks import check_words
+from .config import configurable
 from .failures import guarded, one_line
 from .imports import importing
 from .outcomes import Progress
@@ -110,6 +111,7 @@ Probes:
 @click.option("--precision", metavar="NAME", help="Of the network: float32, bfloat16, float16, tf32, auto.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, mps or cpu.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@configurable
 @guarded
 def probe_command(
     data: Path,

@@ -12,6 +12,7 @@ import click
 
 from hear_transformers.errors import OptionError
 
+from .config import configurable
 from .failures import guarded, one_line
 from .imports import importing
 from .outcomes import Progress
@@ -132,6 +133,7 @@ def counts(context: click.Context, parameter: click.Parameter, value: str | None
     "--out", default="sweep", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Folder."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: all rows, and what was skipped.")
+@configurable
 @guarded
 def sweep_command(
     data: tuple[str, ...],

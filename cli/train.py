@@ -13,6 +13,7 @@ from hear_transformers import FAMILIES
 from hear_transformers.errors import OptionError, did_you_mean
 from hear_transformers.training.recipes import RECIPES, Recipe, with_changes
 
+from .config import configurable
 from .failures import guarded
 from .parsing import parse_changes, parse_normalisation
 
@@ -92,6 +93,7 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 @click.option(
     "--checkpoint-seconds", default=300.0, show_default=True, type=click.FloatRange(0), help="Time between checkpoints."
 )
+@configurable
 @guarded
 def train_command(
     model: str | None,

@@ -1,8 +1,26 @@
 """Audio embeddings from pretrained audio transformers and CNNs.
 
-Each family of `FAMILIES` is a module that follows the HEAR API, such as ``hear_transformers.passt``. Nothing heavy is
-imported here, so that command lines can answer ``--help`` at once.
+`list_models`, `load_model`, `embed` and `embed_timestamps` know every model by its name. Each family of `FAMILIES` is
+also a module that follows the HEAR API, such as ``hear_transformers.passt``. docs/api.md lists what users may rely on.
+
+Nothing heavy is imported here, so that command lines can answer ``--help`` at once: functions and classes are imported
+when they are asked for.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import embed, embed_timestamps, list_models, load_model
+    from .embedding.embedder import Embedder
+    from .embedding.encode import Timestamps
+
+__all__ = [
+    "FAMILIES", "OPEN_FAMILIES", "Embedder", "Timestamps", "__version__", "embed", "embed_timestamps", "list_models",
+    "load_model",
+]  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -27,3 +45,24 @@ OPEN_FAMILIES = {
     "hf": "any audio encoder of Hugging Face; its variant is a folder, or a name such as facebook/wav2vec2-base"
 }
 """Families without a table of variants: module name -> one line for people."""
+
+HANDED_ON = {
+    **dict.fromkeys(("embed", "embed_timestamps", "list_models", "load_model"), "api"),
+    "Embedder": "embedding.embedder",
+    "Timestamps": "embedding.encode",
+}
+"""Name -> the module that it is imported from when it is asked for."""
+
+
+if not TYPE_CHECKING:  # for which every name would be there
+
+    def __getattr__(name: str) -> Any:
+        """Import what is handed on."""
+        if name in HANDED_ON:
+            return getattr(import_module(f"{__name__}.{HANDED_ON[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what is handed on, too."""
+    return sorted({*globals(), *__all__})

@@ -243,4 +243,4 @@ FAMILY = hear.Family(
     reinitialised=("head.",),  # with its normalisation, as the authors do for other classes
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

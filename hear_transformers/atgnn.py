@@ -732,4 +732,4 @@ FAMILY = hear.Family(
     reinitialised=("prediction.4.", "prediction.", "labels."),
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

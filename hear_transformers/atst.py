@@ -236,4 +236,4 @@ FAMILY = hear.Family(
     evaluated=re.compile(r"\bteacher\."),  # not the student beside it
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

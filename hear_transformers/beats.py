@@ -466,4 +466,4 @@ FAMILY = hear.Family(
     reinitialised=("head.", "strong_head."),
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

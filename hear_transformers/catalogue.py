@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from importlib.resources import files
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from .embedding.external import ExternalModel
     from .embedding.pipeline import Model
     from .embedding.replicas import Replicas
+
+__all__ = ["describe", "rows"]
 
 PACKAGE = __package__
 
@@ -179,6 +182,8 @@ def _is_module(name: str) -> bool:
 
 
 def _unknown_model(name: str, modules: str = "") -> OptionError:
+    if Path(name).is_file():
+        return OptionError(f"model={name!r} is a file; give it as weights, and its family as model, or none")
     return OptionError(f"model={name!r} is unknown; {_known_models(name, modules)}")
 
 
@@ -242,7 +247,9 @@ def _row(name: str, variant: str | None) -> Mapping[str, Any]:
 # Loading
 
 
-def load(name: str | None, path: str = "", device: str = "auto", options: Mapping[str, Any] | None = None) -> Model:
+def load(
+    name: str | None, path: str = "", device: str | torch.device = "auto", options: Mapping[str, Any] | None = None
+) -> Model:
     """Load a model onto a device.
 
     Parameters
@@ -288,7 +295,9 @@ def load(name: str | None, path: str = "", device: str = "auto", options: Mappin
     return model
 
 
-def load_own(name: str, device: str = "auto", options: Mapping[str, Any] | None = None) -> Embedder:
+def load_own(
+    name: str | None, device: str | torch.device = "auto", options: Mapping[str, Any] | None = None
+) -> Embedder:
     """Load a model of this package; its checkpoint is the option "weights", all else is as in `load`."""
     chosen = dict(options or {})
     own, variant = resolve_own(name, chosen.get("variant"))
@@ -380,16 +389,24 @@ def _fits(pair: tuple[str, str], pattern: str) -> bool:
     return pattern in names or any(fnmatchcase(name, pattern) for name in names)
 
 
-def list_models(*patterns: str) -> list[dict[str, Any]]:
-    """Return one row for every model that fits, see `matches`, ready for JSON.
+def rows(*patterns: str) -> list[dict[str, Any]]:
+    """Return one row for every model that fits, see `matches`, ready for JSON; `api.list_models` returns their names.
+
+    Parameters
+    ----------
+    patterns : see `matches`
+
+    Returns
+    -------
+    rows : among others "family", "variant", "parameters", "licence", "recommended", "on_this_machine"
 
     Examples
     --------
     >>> from hear_transformers import catalogue
-    >>> first = catalogue.list_models()[0]
+    >>> first = catalogue.rows()[0]
     >>> first["family"], first["variant"], first["parameters"], first["on_this_machine"]
     ('tiny', 'tiny', 5500992, True)
-    >>> [row["variant"] for row in catalogue.list_models("panns/cnn1?", "mn0?_as")]
+    >>> [row["variant"] for row in catalogue.rows("panns/cnn1?", "mn0?_as")]
     ['cnn14', 'cnn10', 'mn01_as', 'mn02_as', 'mn04_as', 'mn05_as']
     """
     return [_listed(name, variant) for name, variant in matches(*patterns)]
@@ -471,6 +488,23 @@ def describe(name: str, variant: str | None = None, options: Mapping[str, Any] |
     """Describe one variant (None: the family's first): layers, defaults, lengths, checkpoint; ready for JSON.
 
     Of a family without a table a variant is loaded, with options of its `load_model`, if it is on this machine.
+
+    Parameters
+    ----------
+    name : of a family
+    variant : of it
+    options : of its `load_model`
+
+    Returns
+    -------
+    description : among others "parameters", "sample_rate", "layers", "weights"
+
+    Examples
+    --------
+    >>> from hear_transformers import catalogue
+    >>> found = catalogue.describe("passt", "base")
+    >>> found["sample_rate"], [layer["layer"] for layer in found["layers"]][:4]
+    (32000, ['mel', '0', '1', '2'])
     """
     if name in OPEN_FAMILIES:
         about = {"family": name, "about": OPEN_FAMILIES[name]}

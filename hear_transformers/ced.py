@@ -93,4 +93,4 @@ FAMILY = hear.Family(
     reinitialised=("head.1.", "head."),  # other classes keep its normalisation
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

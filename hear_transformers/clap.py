@@ -335,4 +335,4 @@ FAMILY = hear.Family(
     reinitialised=("head.",),
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

@@ -218,4 +218,4 @@ FAMILY = hear.Family(
     evaluated=re.compile(r"^(?!.*\b_ema\.)"),
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

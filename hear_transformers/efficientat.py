@@ -681,4 +681,4 @@ FAMILY = hear.Family(
     reinitialised=("classifier.5.", "classifier.", *CLASSIFIERS),
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

@@ -16,6 +16,11 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+__all__ = [
+    "AudioError", "DiskFullError", "HearTransformersError", "HearTransformersWarning", "OptionError", "TrainingError",
+    "WeightsError",
+]  # fmt: skip
+
 FEW = 12
 """Words that a message lists in full; of more it names those that resemble what was given."""
 

@@ -1,6 +1,6 @@
 """The HEAR API, written once: https://hearbenchmark.com/hear-api.html.
 
-A family module imports the two getters as they are; its `load_model` is a `Loader` of its `Family`.
+A family module imports the two getters as they are; its `load_model` is that of a `Loader` of its `Family`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from .checkpoints import state_dicts
 from .checkpoints.loading import Loaded, published_file, read_foreign
 from .checkpoints.trained import read_trained
+from .embedding.choices import Framing, Pool, Precision
 from .embedding.devices import pick_device
 from .embedding.embedder import Embedder
 from .embedding.options import choose, lengthened, shortened, without_layers
@@ -52,6 +53,14 @@ def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
     Raises
     ------
     AudioError : wrong shape, no samples, or samples that are not finite
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hear_transformers.tiny import get_scene_embeddings, load_model
+    >>> model = load_model(layer=8)
+    >>> get_scene_embeddings(torch.zeros(2, model.sample_rate), model).shape
+    torch.Size([2, 192])
     """
     return model.embed_scenes(audio)
 
@@ -72,13 +81,22 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
     Raises
     ------
     AudioError : wrong shape, no samples, or samples that are not finite
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hear_transformers.tiny import get_timestamp_embeddings, load_model
+    >>> model = load_model(layer=8, hop_ms=50)
+    >>> embeddings, timestamps = get_timestamp_embeddings(torch.zeros(2, model.sample_rate), model)
+    >>> embeddings.shape, timestamps[0, :3].tolist()
+    (torch.Size([2, 21, 192]), [0.0, 50.0, 100.0])
     """
     embeddings, centres_ms = model.embed_timestamps(audio)
     return embeddings, centres_ms.float().to(embeddings.device).expand(len(audio), -1)
 
 
 class Loader:
-    """The HEAR function `load_model` of a family; see `__call__` for its options.
+    """Makes the HEAR function `load_model` of a family.
 
     Parameters
     ----------
@@ -87,22 +105,21 @@ class Loader:
 
     def __init__(self, family: Family) -> None:
         self.family = family
-        self.__doc__ = type(self).__call__.__doc__
 
-    def __call__(
+    def load_model(
         self,
         path: str | os.PathLike[str] = "",
         variant: str | None = None,
         *,
         layer: Layer | None = None,
-        pool: str | Sequence[str] | None = None,
+        pool: Pool | Sequence[Pool] | None = None,
         hop_ms: float | None = None,
         window_ms: float | Sequence[float] | None = None,
-        framing: str | None = None,
+        framing: Framing | None = None,
         segment: float | None = None,
         overlap: float | None = None,
         mean_over_time: bool = False,
-        precision: str = "float32",
+        precision: Precision = "float32",
         device: str | torch.device = "cpu",
         pretrained: bool = True,
         network: Mapping[str, Any] | None = None,
@@ -120,8 +137,9 @@ class Loader:
         layer : 0 = output of the patch embedding or stem, i = output of block i, -1 = the last; names such as
             "features" (what the authors call the embedding), "logits", "mel"; lists are concatenated, "all" is every
             numbered one
-        pool : how a layer's time and frequency become one vector, a key of `pooling.POOLS` or "cls"; of a list,
-            "mean,cls", the vectors are concatenated for each layer; with a layer given the default is "mean"
+        pool : how a layer's time and frequency become one vector: "mean", "max", "meanmax", "meanstd", "flat" (keeps
+            frequency), "unroll" (keeps everything) or "cls", see `pooling.POOLS`; of a list, also as "mean,cls", the
+            vectors are concatenated for each layer; with a layer given the default is "mean"
         hop_ms : distance between timestamp embeddings, in ms
         window_ms : receptive field of timestamp embeddings, in ms; several are concatenated. With ``framing="native"``
             the length of the chunks

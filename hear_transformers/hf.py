@@ -33,6 +33,7 @@ from .bulk.tables import import_extra
 from .checkpoints import hub
 from .checkpoints.hugging_face import PREPROCESSOR, weights_in
 from .checkpoints.loading import hash_of_parts
+from .embedding.choices import Framing, Pool, Precision
 from .embedding.devices import pick_device
 from .embedding.embedder import Embedder
 from .embedding.external import silenced
@@ -366,20 +367,20 @@ def load_model(
     variant: str | None = None,
     *,
     layer: Layer | None = None,
-    pool: str | Sequence[str] | None = None,
+    pool: Pool | Sequence[Pool] | None = None,
     hop_ms: float | None = None,
     window_ms: float | Sequence[float] | None = None,
-    framing: str | None = None,
+    framing: Framing | None = None,
     segment: float | None = None,
     overlap: float | None = None,
     mean_over_time: bool = False,
-    precision: str = "float32",
+    precision: Precision = "float32",
     device: str | torch.device = "cpu",
     pretrained: bool = True,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Embedder:
-    """Load an encoder of Hugging Face; what is not described here is as in `hear.Loader`.
+    """Load an encoder of Hugging Face; what is not described here is as in `hear.Loader.load_model`.
 
     Parameters
     ----------

@@ -16,6 +16,8 @@ from .embedding.embedder import Embedder
 from .embedding.replicas import Description
 from .errors import OptionError
 
+__all__ = ["audioset_labels"]
+
 
 class Tag(NamedTuple):
     """A class and its probability."""
@@ -30,6 +32,16 @@ def audioset_labels() -> tuple[str, ...]:
 
     They are ``class_labels_indices.csv`` as AudioSet publishes it (Gemmeke et al., ICASSP 2017;
     https://research.google.com/audioset), under CC BY 4.0.
+
+    Returns
+    -------
+    labels : 527 names
+
+    Examples
+    --------
+    >>> from hear_transformers.labels import audioset_labels
+    >>> audioset_labels()[0], len(audioset_labels())
+    ('Speech', 527)
     """
     return tuple(row["display_name"] for row in _audioset())
 

@@ -776,4 +776,4 @@ FAMILY = hear.Family(
     reinitialised=("fc_audioset.", "att_block."),
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

@@ -359,4 +359,4 @@ FAMILY = hear.Family(
     reinitialised=("head.1.", "head.", *CLASSIFIERS),  # other classes keep its normalisation
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

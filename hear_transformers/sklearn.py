@@ -11,12 +11,15 @@ import numpy as np
 
 from . import FAMILIES, catalogue
 from .audio.inputs import as_inputs
-from .audio.levels import EACH, MIX
+from .audio.levels import EACH, MIX, Channel
 from .embedding.cache import FolderCache, MemoryCache, encode_once
+from .embedding.choices import Pool, Precision
 from .embedding.embedder import Embedder
 from .embedding.options import choose
 from .errors import OptionError
 from .networks.layer_names import Layer
+
+__all__ = ["AudioEmbedder"]
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
@@ -84,12 +87,12 @@ class AudioEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         variant: str | None = None,
         weights: str | Path = "",
         layer: Layer | None = None,
-        pool: str | Sequence[str] | None = None,
-        precision: str = "float32",
+        pool: Pool | Sequence[Pool] | None = None,
+        precision: Precision = "float32",
         device: str = "auto",
         batch_size: int | None = None,
         sampling_rate: float | None = None,
-        channel: int | str = MIX,
+        channel: Channel = MIX,
         num_workers: int = 0,
         keep_damaged: bool = False,
         cache: str | Path | None = "memory",

@@ -153,4 +153,4 @@ FAMILY = hear.Family(
     name="tiny", network=TinyAudioTransformer, variants=VARIANTS, anchors=("stem.convs.0.weight",), sizes=sizes
 )
 
-load_model = hear.Loader(FAMILY)
+load_model = hear.Loader(FAMILY).load_model

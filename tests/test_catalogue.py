@@ -84,19 +84,17 @@ def test_modules_of_others_are_no_models_of_ours() -> None:
     ],
 )
 def test_a_pattern_finds_models(patterns: list[str], variants: list[str]) -> None:
-    assert [row["variant"] for row in catalogue.list_models(*patterns)] == variants
+    assert [row["variant"] for row in catalogue.rows(*patterns)] == variants
 
 
 def test_without_a_pattern_every_model_is_listed() -> None:
-    assert (
-        len(catalogue.list_models()) == len(catalogue.list_models("all")) == sum(map(len, catalogue.sizes().values()))
-    )
-    assert len(catalogue.list_models("passt")) == len(catalogue.sizes()["passt"])
+    assert len(catalogue.rows()) == len(catalogue.rows("all")) == sum(map(len, catalogue.sizes().values()))
+    assert len(catalogue.rows("passt")) == len(catalogue.sizes()["passt"])
 
 
 def test_a_pattern_that_fits_nothing_is_refused() -> None:
     with pytest.raises(OptionError, match=r"model='mn1\?x' is unknown"):
-        catalogue.list_models("tiny", "mn1?x")
+        catalogue.rows("tiny", "mn1?x")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +157,7 @@ def test_validate_takes_the_names_of_models(installed_command) -> None:
 
 
 def test_defaults_with_weights_for_audio_are_recommended() -> None:
-    marked = {(row["family"], row["variant"]) for row in catalogue.list_models() if row["recommended"]}
+    marked = {(row["family"], row["variant"]) for row in catalogue.rows() if row["recommended"]}
     for family, rows in catalogue.sizes().items():
         first, row = next(iter(rows.items()))
         assert ((family, first) in marked) == (row["checkpoint"] is not None)
@@ -167,7 +165,7 @@ def test_defaults_with_weights_for_audio_are_recommended() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_there_is_a_model_for_every_task(task: str) -> None:
-    takes = [row for row in catalogue.list_models() if task in row["take_for"]]
+    takes = [row for row in catalogue.rows() if task in row["take_for"]]
     assert takes
     assert all(row["recommended"] for row in takes)
     assert catalogue.describe(takes[0]["family"], takes[0]["variant"])["take_for"] == takes[0]["take_for"]
@@ -181,7 +179,7 @@ def test_presets_over_the_same_file_are_not_recommended_as_well() -> None:
 def test_the_best_of_each_cost_is_recommended(gmacs: float) -> None:
     rows = [
         (float(row["metric"].split()[-1]), row["family"], row["variant"], row["recommended"])
-        for row in catalogue.list_models()
+        for row in catalogue.rows()
         if (row.get("metric") or "").startswith("AudioSet mAP")
         and catalogue.sizes()[row["family"]][row["variant"]]["multiply_accumulates_10_s"] < 1e9 * gmacs
     ]
@@ -189,9 +187,9 @@ def test_the_best_of_each_cost_is_recommended(gmacs: float) -> None:
 
 
 def test_every_published_model_has_a_size_in_mb() -> None:
-    for row in catalogue.list_models():
+    for row in catalogue.rows():
         assert row["checkpoint"] is None or row["megabytes"] > 0
-    known = {row["variant"]: row for row in catalogue.list_models("mn10_as", "mn10_as_hop_5")}
+    known = {row["variant"]: row for row in catalogue.rows("mn10_as", "mn10_as_hop_5")}
     assert not known["mn10_as"]["megabytes_are_estimated"]
     assert known["mn10_as_hop_5"]["megabytes_are_estimated"]
     assert known["mn10_as_hop_5"]["megabytes"] == pytest.approx(known["mn10_as"]["megabytes"], rel=0.05)
@@ -202,7 +200,7 @@ def test_every_published_model_has_a_size_in_mb() -> None:
     [("mn04_as", "sha256"), ("cnn10", "md5"), ("mn02_as", "size"), ("mn40_as", "nothing"), ("tiny/tiny", "sha256")],
 )
 def test_what_verifies_a_file_is_told(variant: str, verified_by: str) -> None:
-    (row,) = catalogue.list_models(variant)
+    (row,) = catalogue.rows(variant)
     assert row["verified_by"] == verified_by
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Final, Literal
 
 import numpy as np
 
 from ..errors import AudioError, OptionError
 
-MIX, EACH = "mix", "each"
+Channel = int | Literal["mix", "each"]
+"""Of a sound: 1 for its first channel, 2, ...; the mean of all; each for itself."""
+
+MIX: Final = "mix"
+EACH: Final = "each"
 
 LOUDEST = 1e6
 """Samples beyond this are refused: the power of a spectrum overflows float32 near 1e15, and audio is in [-1, 1]."""
@@ -40,10 +45,12 @@ UNHEARD = 0.5
 """Share of the energy beyond the band of a network from which on it is mentioned: most of it."""
 
 
-def parse_channel(channel: int | str) -> int | str:
+def parse_channel(channel: int | str) -> Channel:
     """Return a channel, counted from 1 as in sox, or `MIX` or `EACH`; raise OptionError for anything else."""
-    if channel in (MIX, EACH):
-        return channel
+    if channel == MIX:
+        return MIX
+    if channel == EACH:
+        return EACH
     text = str(channel)
     if isinstance(channel, (int, str)) and text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)

@@ -15,6 +15,7 @@ from typing import Any
 from ..audio.clips import pickled_as_call
 from ..audio.levels import EACH, MIX
 from ..audio.workers import FEW_CLIPS, START_METHOD, Spent, may_have_children
+from ..embedding.choices import Resample
 from ..embedding.pipeline import KEPT, Clip, Described, Embedded, Model, Remote, embed_each, models_of
 from ..errors import HearTransformersError, OptionError
 from ..labels import Tag, check_logits, tags_of
@@ -137,7 +138,7 @@ def extract(
     fail_fast: bool = False,
     keep_damaged: bool = False,
     workers: int = 0,
-    resample: str = "auto",
+    resample: Resample = "auto",
     spent: Spent | None = None,
     on_start: Callable[[int], None] = lambda n_outcomes: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
@@ -292,7 +293,7 @@ class _Run:
         timestamps: bool,
         scratch: Path,
         workers: int,
-        resample: str,
+        resample: Resample,
     ) -> Generator[Outcome, None, None]:
         """Embed and write jobs; yield the outcome of each, those that need no embedding first."""
         pending = []

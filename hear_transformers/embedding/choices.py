@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from ..errors import OptionError, unknown
 
-CHOICES = {
-    "pool": ("mean", "max", "meanmax", "flat", "meanstd", "unroll", "cls"),
-    "framing": ("windowed", "native"),
-    "precision": ("float32", "bfloat16", "float16", "tf32", "auto"),
-    "resample": ("cpu", "device", "auto"),
+Pool = Literal["mean", "max", "meanmax", "flat", "meanstd", "unroll", "cls"]
+Framing = Literal["windowed", "native"]
+Precision = Literal["float32", "bfloat16", "float16", "tf32", "auto"]
+Resample = Literal["cpu", "device", "auto"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "pool": get_args(Pool),
+    "framing": get_args(Framing),
+    "precision": get_args(Precision),
+    "resample": get_args(Resample),
 }
 """Option -> its words; `pooling`, `framing`, `precision` and `resampling` say what they do."""
 

@@ -142,7 +142,12 @@ class Embedder(WindowEmbedder):
         return self._along_time.spans_ms(times_ms, end_ms)
 
     def provenance(self) -> dict[str, Any]:
-        """Describe what makes the embeddings, ready for JSON."""
+        """Describe what makes the embeddings, ready for JSON.
+
+        Returns
+        -------
+        provenance : package, model, hash of the weights, layers, pooling, windows, hop: equal ones give equal numbers
+        """
         variant = self.variant
         scene = _described(variant.scene) | {"hop_ms": variant.scene_hop_ms}
         return {

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..audio.clips import Clip
 from ..audio.inputs import InputReader, Sound, as_inputs, name_of
-from ..audio.levels import EACH, MIX, parse_channel
+from ..audio.levels import EACH, MIX, Channel, parse_channel
 from ..errors import AudioError, HearTransformersError, HearTransformersWarning
 from .pipeline import Embedded, Model, Remote, embed
 
@@ -27,7 +27,9 @@ SHORTEST_NORM = 1e-12
 FEW_WARNINGS = 3
 """Inputs that are warned of one by one; more are counted, and logged."""
 
-LOG = logging.getLogger("hear_transformers")
+PACKAGE = "hear_transformers"
+
+LOG = logging.getLogger(PACKAGE)
 
 
 class Timestamps(NamedTuple):
@@ -48,7 +50,7 @@ def encode(
     inputs: Sound | Iterable[Sound],
     *,
     sampling_rate: float | None = None,
-    channel: int | str = MIX,
+    channel: Channel = MIX,
     batch_size: int | None = None,
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
@@ -85,6 +87,13 @@ def encode(
         inputs before where each is asked for; the message says which. Embed a collection that may hold such
         with `pipeline.embed` or the command ``embed-audio``, which go on
     OptionError : an array without a sample rate, or an input or option of another kind
+
+    Examples
+    --------
+    >>> from hear_transformers.tiny import load_model
+    >>> model = load_model(layer=8)
+    >>> model.encode("dog.wav").shape, model.encode(["dog.wav", "rain.flac"]).shape
+    ((192,), (2, 192))
     """
     one, inputs = as_inputs(inputs)
     row = np.dtype((np.float32, (model.scene_embedding_size,)))
@@ -104,7 +113,7 @@ def encode_timestamps(  # type: ignore[overload-overlap]  # a str is a Sound and
     inputs: Sound,
     *,
     sampling_rate: float | None = None,
-    channel: int | str = MIX,
+    channel: Channel = MIX,
     batch_size: int | None = None,
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
@@ -119,7 +128,7 @@ def encode_timestamps(
     inputs: Iterable[Sound],
     *,
     sampling_rate: float | None = None,
-    channel: int | str = MIX,
+    channel: Channel = MIX,
     batch_size: int | None = None,
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
@@ -133,7 +142,7 @@ def encode_timestamps(
     inputs: Sound | Iterable[Sound],
     *,
     sampling_rate: float | None = None,
-    channel: int | str = MIX,
+    channel: Channel = MIX,
     batch_size: int | None = None,
     num_workers: int = 0,
     show_progress_bar: bool | None = None,
@@ -142,10 +151,22 @@ def encode_timestamps(
 ) -> Timestamps | list[Timestamps] | list[list[Timestamps]]:
     """Embed files and arrays along time; all arguments and errors are those of `encode`.
 
+    Parameters
+    ----------
+    model, inputs, sampling_rate, channel, batch_size, num_workers, show_progress_bar, normalize_embeddings,
+        keep_damaged : see `encode`
+
     Returns
     -------
     timestamps : embeddings (times, timestamp_embedding_size) float32 and their centres (times,) in ms, of one input; a
         list of such pairs of several, in order; with each channel apart a list of such pairs for each input
+
+    Examples
+    --------
+    >>> from hear_transformers.tiny import load_model
+    >>> embeddings, centres_ms = load_model(layer=8, hop_ms=50).encode_timestamps("dog.wav")
+    >>> embeddings.shape, centres_ms[:3].tolist()
+    ((21, 192), [0.0, 50.0, 100.0])
     """
     one, inputs = as_inputs(inputs)
     run = _Encoding(inputs, channel, one=one, keep_damaged=keep_damaged)
@@ -175,7 +196,7 @@ def _hides_bar(show_progress_bar: bool | None) -> bool:
 class _Encoding:
     """One call: turns inputs into clips as the pipeline asks for them, and raises the first error in their order."""
 
-    def __init__(self, inputs: Iterable[Any], channel: int | str, *, one: bool, keep_damaged: bool) -> None:
+    def __init__(self, inputs: Iterable[Any], channel: Channel, *, one: bool, keep_damaged: bool) -> None:
         self.inputs = inputs
         self.channel = parse_channel(channel)
         self.one = one
@@ -279,5 +300,8 @@ class _Encoding:
 
 
 def _warn(message: str) -> None:
-    # The line of the user: behind this one, those of the run, and `encode`.
-    warnings.warn(message, HearTransformersWarning, stacklevel=6)
+    """Warn at the line of the user: the last one outside this package."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, HearTransformersWarning, stacklevel=level)

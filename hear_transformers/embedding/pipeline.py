@@ -21,6 +21,7 @@ from torch import Tensor
 from ..audio.clips import KEPT, Blocks, Clip, Loaded, ReadOptions, blocks_of
 from ..audio.workers import Spent, load
 from ..errors import HearTransformersError, OptionError
+from .choices import Resample
 from .forward import batch_seconds
 from .packing import Packed, Packer, Reader
 from .resampling import is_on_device
@@ -208,7 +209,7 @@ def embed(
     scratch: Path | None = None,
     workers: int = 0,
     batch_size: int | None = None,
-    resample: str = "auto",
+    resample: Resample = "auto",
     spent: Spent | None = None,
 ) -> Generator[Embedded, None, None]:
     """Embed clips.
@@ -290,7 +291,7 @@ class _Pipelines:
         keep_damaged: bool,
         scratch: Path | None,
         batch_size: int | None,
-        resample: str,
+        resample: Resample,
     ) -> None:
         options: dict[str, Any] = {"timestamps": timestamps, "scratch": scratch, "batch_size": batch_size}
         self.runs = [_Pipeline(model, spent, **options) for model in models]

@@ -7,13 +7,6 @@
 No waveform and no embedding goes through Ray. A shard says which parts of which files it holds (`bulk.shards`), so a
 run does what is missing, whatever ended the last one. Actors that die, and the blocks that die with them, are treated
 alike: they are missing, and are done in another pass, in smaller blocks, until what kills an actor is alone.
-
-Examples
---------
->>> from hear_transformers import ray  # doctest: +SKIP
->>> report = ray.embed(["a.wav", "s3://bucket/b.flac"], "s3://bucket/out", "passt/base", layer=8)  # doctest: +SKIP
->>> len(report.written), [outcome.message for outcome in report.failed]  # doctest: +SKIP
-(2, [])
 """
 
 from __future__ import annotations

@@ -40,6 +40,11 @@ def start(address: str | None) -> None:
     Raises
     ------
     OptionError : Ray is not installed, or there is no cluster
+
+    Examples
+    --------
+    >>> from hear_transformers import ray  # doctest: +SKIP
+    >>> ray.start("auto")  # doctest: +SKIP
     """
     ray = import_extra("embedding on a cluster", "ray.data", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers of every cluster

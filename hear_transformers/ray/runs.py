@@ -26,6 +26,7 @@ from ..bulk.shards import Part, Shard, Store, check_settings, reconcile
 from ..bulk.sources import Source, find_sources, places_of
 from ..bulk.tables import import_extra
 from ..bulk.usage import Usage
+from ..embedding.choices import Resample
 from ..embedding.replicas import Description
 from ..errors import HearTransformersError, OptionError
 from .actors import Done, Embedder, Job, describe
@@ -73,7 +74,7 @@ def embed(
     separate_layers: bool = False,
     overwrite: bool = False,
     keep_damaged: bool = False,
-    resample: str = "auto",
+    resample: Resample = "auto",
     fail_fast: bool = False,
     on_start: Callable[[int], None] = lambda n_outcomes: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
@@ -112,6 +113,13 @@ def embed(
     OptionError : Ray is not installed, an option is wrong, actors would take all CPUs, `out` holds tables of other
         settings or of the command on one machine
     HearTransformersError : shards cannot be read or written
+
+    Examples
+    --------
+    >>> from hear_transformers import ray  # doctest: +SKIP
+    >>> report = ray.embed(["a.wav", "s3://bucket/b.flac"], "s3://bucket/out", "passt/base", layer=8)  # doctest: +SKIP
+    >>> len(report.written), [outcome.message for outcome in report.failed]  # doctest: +SKIP
+    (2, [])
     """
     ray = import_extra("embedding on a cluster", "ray.data", "ray")
     if block_size < 1:

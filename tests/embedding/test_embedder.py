@@ -14,7 +14,7 @@ from hear_transformers.errors import AudioError, HearTransformersWarning, Option
 from hear_transformers.networks.layer_table import layer_table
 
 SMALL = replace(passt.BASE, network={"dim": 48, "depth": 3, "heads": 3})
-load_model = hear.Loader(replace(passt.FAMILY, variants={"small": SMALL}))
+load_model = hear.Loader(replace(passt.FAMILY, variants={"small": SMALL})).load_model
 
 
 def noise(clips: int, samples: int) -> torch.Tensor:
@@ -302,7 +302,7 @@ def test_silence_gives_finite_answers(model):
 
 
 def test_a_family_without_published_weights_says_how_to_go_on():
-    unpublished = hear.Loader(replace(passt.FAMILY, variants={"small": replace(SMALL, checkpoint="")}))
+    unpublished = hear.Loader(replace(passt.FAMILY, variants={"small": replace(SMALL, checkpoint="")})).load_model
     with pytest.raises(WeightsError, match=r"no weights are published .* pretrained=False"):
         unpublished()
 

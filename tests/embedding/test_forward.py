@@ -16,9 +16,9 @@ from hear_transformers.errors import AudioError, OptionError
 
 load_passt = hear.Loader(
     replace(passt.FAMILY, variants={"small": replace(passt.BASE, network={"dim": 48, "depth": 2, "heads": 3})})
-)
+).load_model
 SMALL_AST = replace(ast.VARIANTS["speechcommands_10_10"], network={"dim": 48, "depth": 2, "heads": 3})
-load_ast = hear.Loader(replace(ast.FAMILY, variants={"small": SMALL_AST}))
+load_ast = hear.Loader(replace(ast.FAMILY, variants={"small": SMALL_AST})).load_model
 LOADERS = {
     "tiny": tiny.load_model,
     "passt": lambda **options: load_passt(pretrained=False, **options),

@@ -19,7 +19,7 @@ from hear_transformers.networks.trunk import Exact
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
 SMALL = replace(mast.FAMILY.variants["base"], network={"dim": 24, "depths": (1, 1, 1, 1)})
-load_small = hear.Loader(replace(mast.FAMILY, variants={"small": SMALL}))
+load_small = hear.Loader(replace(mast.FAMILY, variants={"small": SMALL})).load_model
 needs_cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 

@@ -20,7 +20,7 @@ from hear_transformers.training.recipes import RECIPES, Recipe, with_changes
 CPU = torch.device("cpu")
 HAS_TABLE = Flags().has_table
 SMALL = replace(passt.BASE, network={"dim": 48, "depth": 2, "heads": 3})
-load_small = hear.Loader(replace(passt.FAMILY, variants={"small": SMALL}))
+load_small = hear.Loader(replace(passt.FAMILY, variants={"small": SMALL})).load_model
 needs_cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 

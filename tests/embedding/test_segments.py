@@ -17,13 +17,13 @@ from hear_transformers.errors import OptionError
 
 load_passt = hear.Loader(
     replace(passt.FAMILY, variants={"small": replace(passt.BASE, network={"dim": 48, "depth": 1, "heads": 3})})
-)
+).load_model
 load_ast = hear.Loader(
     replace(
         ast.FAMILY,
         variants={"small": replace(ast.VARIANTS["speechcommands_10_10"], network={"dim": 48, "depth": 1, "heads": 3})},
     )
-)
+).load_model
 RATES = st.sampled_from([8_000, 16_000, 22_050, 32_000, 44_100])
 
 

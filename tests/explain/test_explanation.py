@@ -55,7 +55,7 @@ def load(name: str, variant: str | None = None, **options) -> Embedder:
     family = module.FAMILY
     key = variant or next(iter(family.variants))
     row = replace(family.variants[key], network={**family.variants[key].network, **network})
-    return hear.Loader(replace(family, variants={key: row}))(pretrained=False, **options)
+    return hear.Loader(replace(family, variants={key: row})).load_model(pretrained=False, **options)
 
 
 def burst(sample_rate: int, seconds: float = 2.0) -> torch.Tensor:

@@ -115,4 +115,6 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def small_build(module: ModuleType, network: dict[str, Any], variant: str, path: str = "", **options: Any) -> Embedder:
     """Load a variant of a family in a small build, with random weights unless told otherwise."""
     row = replace(module.VARIANTS[variant], network={**module.VARIANTS[variant].network, **network})
-    return hear.Loader(replace(module.FAMILY, variants={variant: row}))(path, **{"pretrained": False, **options})
+    return hear.Loader(replace(module.FAMILY, variants={variant: row})).load_model(
+        path, **{"pretrained": False, **options}
+    )

@@ -178,7 +178,7 @@ def hugging_face_file(hugging_face, tmp_path):
 
 def load_small(path):
     row = replace(ast.VARIANTS["audioset_10_10"], network={**SMALL, "depth": 12})
-    return hear.Loader(replace(ast.FAMILY, variants={"small": row}))(path)
+    return hear.Loader(replace(ast.FAMILY, variants={"small": row})).load_model(path)
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def test_scenes_of_a_file_of_the_authors_are_their_answers(tmp_path):
     # As Lightning keeps it, with the tables of relative positions.
     torch.save({"state_dict": {f"net.{key}": value for key, value in golden_weights("pyr_t").items()}}, path)
     family = replace(atgnn.FAMILY, variants={"pyr_t": golden_variant("pyr_t")})
-    model = hear.Loader(family)(path, layer="logits")
+    model = hear.Loader(family).load_model(path, layer="logits")
     with np.load(GOLDEN / "atgnn-pyr_t.npz") as answers:
         scene = model.embed_scenes(golden_audio(16_000, int(answers["n_samples"])))
         assert_equal(scene, answers["logits"], TOLERANCE["pyr_t"])

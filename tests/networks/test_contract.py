@@ -48,7 +48,7 @@ def load(name: str, variant: str, **options) -> Embedder:
     """Call the family's `load_model` on its small build."""
     family = family_of(name)
     variants = {variant: small(name, family.variants[variant])}
-    return hear.Loader(replace(family, variants=variants))(pretrained=False, **options)
+    return hear.Loader(replace(family, variants=variants)).load_model(pretrained=False, **options)
 
 
 def noise(clips: int, seconds: float, sample_rate: int) -> torch.Tensor:
@@ -129,7 +129,7 @@ def test_a_file_with_other_classes_loads(name, tmp_path):
     row = small(name, family.variants[variant])
     ours = random_trunk(family, replace(row, network={**row.network, "n_classes": 7}))
     torch.save(ours.state_dict(), tmp_path / "own.pt")
-    load_small = hear.Loader(replace(family, variants={variant: row}))
+    load_small = hear.Loader(replace(family, variants={variant: row})).load_model
     model = load_small(tmp_path / "own.pt", layer="logits")
     assert model.scene_embedding_size == 7
     torch.testing.assert_close(model.trunk.state_dict(), ours.state_dict(), rtol=0, atol=0)

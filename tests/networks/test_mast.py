@@ -251,7 +251,7 @@ def test_a_file_of_another_size_is_refused(imagenet_file):
     with pytest.raises(
         WeightsError, match=r"MViTv2_B_in1k\.pyth does not fit MAST: .* of another shape or type: blocks\."
     ):
-        hear.Loader(replace(mast.FAMILY, variants={"mvit_base": row}))(path)
+        hear.Loader(replace(mast.FAMILY, variants={"mvit_base": row})).load_model(path)
 
 
 def test_a_file_of_another_family_is_refused(tmp_path):

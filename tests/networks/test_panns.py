@@ -102,7 +102,7 @@ def build(variant: str) -> panns.Panns:
 
 
 def load(variant: str, **options) -> Embedder:
-    return hear.Loader(small(variant))(pretrained=False, **options)
+    return hear.Loader(small(variant)).load_model(pretrained=False, **options)
 
 
 def noise(*shape: int) -> Tensor:
@@ -291,7 +291,7 @@ def test_file_in_the_authors_layout_loads(tmp_path):
 def test_file_of_our_own_loads(tmp_path):
     model = load("wavegram_logmel_cnn14")
     torch.save(model.trunk.state_dict(), tmp_path / "own.pt")
-    again = hear.Loader(small("wavegram_logmel_cnn14"))(tmp_path / "own.pt")
+    again = hear.Loader(small("wavegram_logmel_cnn14")).load_model(tmp_path / "own.pt")
     assert all(map(torch.equal, model.trunk.state_dict().values(), again.trunk.state_dict().values()))
 
 
@@ -341,7 +341,7 @@ def test_refusal_names_the_file(tmp_path):
     path = tmp_path / "Cnn14_16k_mAP=0.438.pth"
     torch.save({"model": authors_front_end(16_000, 512, 64, 50, 8_000)}, path)
     with pytest.raises(WeightsError, match=r"Cnn14_16k_mAP=0\.438\.pth"):
-        hear.Loader(small("cnn14"))(path)
+        hear.Loader(small("cnn14")).load_model(path)
 
 
 # Lengths

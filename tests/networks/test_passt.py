@@ -105,7 +105,7 @@ PRESET_SIZES = {
 @pytest.mark.parametrize("preset", PRESET_SIZES)
 def test_preset_has_the_authors_size(preset):
     small = replace(passt.VARIANTS[preset], network={**passt.VARIANTS[preset].network, "depth": 1})
-    model = hear.Loader(replace(passt.FAMILY, variants={preset: small}))(pretrained=False)
+    model = hear.Loader(replace(passt.FAMILY, variants={preset: small})).load_model(pretrained=False)
     assert (model.scene_embedding_size, model.timestamp_embedding_size) == (1295, PRESET_SIZES[preset])
 
 
@@ -146,7 +146,7 @@ def test_a_checkpoint_of_the_authors_loads_from_its_path(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "net.", "module.", "model.net."])
 def test_the_authors_layouts_load(prefix, tmp_path):
     small = replace(passt.BASE, network={"dim": 48, "depth": 1, "heads": 3})
-    load_model = hear.Loader(replace(passt.FAMILY, variants={"small": small}))
+    load_model = hear.Loader(replace(passt.FAMILY, variants={"small": small})).load_model
     weights = {
         **load_model(pretrained=False).trunk.state_dict(),
         "head_dist.weight": torch.zeros(527, 48),

@@ -67,7 +67,7 @@ def assert_equal(found, expected, but: tuple[str, ...] = ()) -> None:
 
 
 def load(name: str, path: Path, variant: str | None = None, **options):
-    return hear.Loader(family_of(name))(path, variant, **options)
+    return hear.Loader(family_of(name)).load_model(path, variant, **options)
 
 
 @pytest.mark.slow
@@ -246,7 +246,7 @@ def test_a_count_of_classes_that_nothing_else_has_builds_nothing(tmp_path, monke
     for builder in ("random_trunk", "unfilled_trunk"):
         monkeypatch.setattr(hear, builder, lambda *given: built.append(given[1]) or random_trunk(*given))
     with pytest.raises(WeightsError, match=r"1 of another shape or type: head\.1\.weight"):
-        hear.Loader(replace(ast.FAMILY, variants={"small": row}))(tmp_path / "net.pt")
+        hear.Loader(replace(ast.FAMILY, variants={"small": row})).load_model(tmp_path / "net.pt")
     assert built == []
 
 
@@ -387,7 +387,7 @@ def test_starts_are_no_variants_but_are_told_of():
     assert description["weights"]["checkpoint"] is None
     assert description["imagenet"]["checkpoint"] == "deit_tiny_distilled_patch16_224-b40b3cf7.pth"
     assert "imagenet" not in catalogue.describe("tiny")
-    assert "deit" not in {model["family"] for model in catalogue.list_models()}
+    assert "deit" not in {model["family"] for model in catalogue.rows()}
 
 
 def test_the_imagenet_file_is_fetched(tmp_path, monkeypatch):
@@ -553,7 +553,7 @@ def test_a_deit_of_another_size_is_no_start(name, tmp_path):
 def test_a_network_for_images_is_a_start_and_no_tagger(family, tmp_path):
     deit(tmp_path / "deit.pth")
     row = replace(next(iter(family.VARIANTS.values())), network=DEIT)
-    load_model = hear.Loader(replace(family.FAMILY, variants={"small": row}))
+    load_model = hear.Loader(replace(family.FAMILY, variants={"small": row})).load_model
     with pytest.raises(WeightsError, match=r"deit\.pth does not fit \w+: .*is it a checkpoint of another"):
         load_model(tmp_path / "deit.pth")
 

@@ -121,7 +121,7 @@ def readouts(out: Path, batches: int, show: int, threads: int) -> None:
 
     torch.set_num_threads(threads)
     student = STUDENTS[progress.student_of(out)]
-    trunk = hear.Loader(student.family)(str(run.export(out)), student.name).trunk.eval()
+    trunk = hear.Loader(student.family).load_model(str(run.export(out)), student.name).trunk.eval()
     source = clips.corpus(recipes.RECIPES[progress.student_of(out)], 1)
     for score in scoring.scores(trunk, source(scoring.SEED, range(batches)))[:show]:
         kinds = "  ".join(f"{kind} {precision:.3f}" for kind, precision in score.by_kind.items())

@@ -93,7 +93,7 @@ def measure(data: Path, student: Student, weights: str = "") -> Iterator[tuple[s
     student : the network
     weights : file to score; empty for the weights of the package
     """
-    load = hear.Loader(student.family)
+    load = hear.Loader(student.family).load_model
     model = load(weights, student.name)
     embedders: dict[str, Callable[[list[Tensor]], NDArray[np.float32]]] = {
         "log-mel": summarise_mels,

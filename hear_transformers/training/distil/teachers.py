@@ -49,7 +49,7 @@ class AudioSetTagger:
 
     def __init__(self, path: str | os.PathLike[str], device: torch.device) -> None:
         self._precision = resolve("auto", device)
-        self._trunk = efficientat.load_model(path, self.name, precision=self._precision, device=device).trunk
+        self._trunk = efficientat.load_model(path, self.name, precision="auto", device=device).trunk
 
     @torch.no_grad()
     def targets(self, mels: Tensor) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ def test_a_run_of_another_student_is_refused(tmp_path):
 def test_exported_weights_are_those_of_the_run_in_16_bits(tmp_path, small_students, student):
     trained = train(tmp_path, student)
     chosen = small_students[student]
-    model = hear.Loader(chosen.family)(run.export(tmp_path), chosen.name)
+    model = hear.Loader(chosen.family).load_model(run.export(tmp_path), chosen.name)
     found = model.trunk.state_dict()
     for name, tensor in trained.network.state_dict().items():
         assert torch.equal(found[name], tensor.half().float() if tensor.is_floating_point() else tensor), name
