@@ -102,7 +102,6 @@ def serve_command(
     if model is not None:
         check_words(model, _words(options), of_its_own=bool(weights), labels=False)
     with importing():
-        from hear_transformers import serve  # noqa: F401  # whose extra may be missing
         from hear_transformers.serve import models, running
         from hear_transformers.serve.limits import Limits
         from hear_transformers.serve.service import Service

@@ -22,6 +22,9 @@ Encoding = Literal["float", "base64", "npy", "npz"]
 CONTENT_TYPES = {"npy": "application/x-npy", "npz": "application/x-npz"}
 """Of answers that are files of NumPy; all others are JSON."""
 
+MOST_NUMBERS = 4_000_000
+"""Most numbers that are written out in JSON: each takes 20 bytes there, and more while they are formatted."""
+
 Sounds = Sequence[tuple[Upload, Embedded]]
 
 
@@ -56,6 +59,11 @@ def embeddings(served: Served, sounds: Sounds, encoding: str, *, normalize: bool
         ((_, embedded),) = sounds
         times = {} if embedded.times_ms is None else {"timestamps": np.asarray(embedded.times_ms)}
         return _file(lambda file: np.savez(file, embedding=numbers[0], **times))
+    n_numbers = sum(each.size for each in numbers)
+    if encoding == "float" and n_numbers > MOST_NUMBERS:
+        raise OptionError(
+            f"{n_numbers:,} numbers are too many to be written out; ask for encoding_format=npz, or base64 of several"
+        )
     items = []
     for (_, embedded), each in zip(sounds, numbers, strict=True):
         shown = base64.b64encode(each.astype("<f4").tobytes()).decode() if encoding == "base64" else each.tolist()

@@ -229,7 +229,6 @@ class _Process:
     def _replace(self) -> str:
         """Kill the process and start another; return why it ended."""
         self.on_death()
-        self.process.join(0.1)  # one that died is not known to be dead at once
         self.close()
         reason = cause_of(self.process.exitcode)
         self._start()
