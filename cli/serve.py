@@ -99,7 +99,7 @@ def serve_command(
         )
     if token and not (token.isascii() and token.isprintable() and not any(map(str.isspace, token))):
         raise OptionError("the token has characters that no header takes; give letters, digits and signs of ASCII")
-    if model is not None:
+    if table is None or model is not None:
         check_words(model, _words(options), of_its_own=bool(weights), labels=False)
     with importing():
         from hear_transformers.serve import models, running

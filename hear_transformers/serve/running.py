@@ -37,14 +37,18 @@ def bind(host: str, port: int) -> socket.socket:
     ------
     OptionError : the name is unknown, or the port is taken
     """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except (OSError, OverflowError, UnicodeError) as error:
-        text = getattr(error, "strerror", None) or error
-        raise OptionError(f"--host {host} --port {port}: {text}; give another, --port 0 for any free one") from error
+    with contextlib.ExitStack() as at_failure:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            bound = at_failure.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except (OSError, OverflowError, UnicodeError) as error:
+            text = getattr(error, "strerror", None) or error
+            raise OptionError(
+                f"--host {host} --port {port}: {text}; give another, --port 0 for any free one"
+            ) from error
+        at_failure.pop_all()
     return bound
 
 
@@ -60,7 +64,9 @@ def address_of(bound: socket.socket) -> str:
 
 
 def make_server(service: Service, bound: socket.socket, token: str, allowed_hosts: Collection[str]) -> uvicorn.Server:
-    """Make the server of a service; on a port of this machine alone it answers to no other name.
+    """Make the server of a service, whose clients may come from now on; they wait until it runs.
+
+    On a port of this machine alone it answers to no name of others.
 
     Parameters
     ----------
@@ -69,6 +75,7 @@ def make_server(service: Service, bound: socket.socket, token: str, allowed_host
     token : that requests must show; empty for none
     allowed_hosts : further names that it goes by
     """
+    bound.listen(MOST_CONNECTIONS)
     hosts = {*LOOPBACK, bound.getsockname()[0], *map(str.lower, allowed_hosts)} if is_loopback(bound) else None
     settings: dict[str, Any] = {
         "http": "h11",

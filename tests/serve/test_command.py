@@ -63,7 +63,7 @@ def test_a_taken_port_is_told_before_a_model_is_loaded(monkeypatch):
         (["--max-queue=0"], "queue=0: give a number from 1 on"),
         (["--timeout=nan"], "timeout_seconds=nan"),
         (["--layer=99"], "layer='99' is unknown"),
-        (["--model=tinny"], "did you mean tiny?"),
+        (["--model=tinny"], "model='tinny' is unknown; choose one of tiny"),
         (["--table=a.parquet", "--layer=8"], "--layer: the table decides"),
         (["--table=missing.parquet", "--port=0"], "there is no such file"),
         (["--host=no.such.host.invalid"], "--host no.such.host.invalid"),
