@@ -45,6 +45,9 @@ PATIENCE_SECONDS = 300.0
 QUEUE, CROWD = 8, 64
 """Requests that an overloaded server takes at a time, and clients that ask it at once."""
 
+WARM_UP = 48
+"""Clips before memory is measured: threads and their arenas come with the first batches."""
+
 Row = tuple[str, ...]
 
 
@@ -101,8 +104,8 @@ class Clients:
         return list(statuses), list(latencies), seconds
 
 
-def encode(clips: Sequence[bytes]) -> tuple[float, float]:
-    """Embed clips in this process; return the seconds of a list, and of one by one."""
+def encode(clips: Sequence[bytes]) -> Iterator[tuple[float, float]]:
+    """Embed clips in this process, as a list and then one by one; yield the seconds and those of the processor."""
     from ..tiny import load_model
 
     model = load_model(layer=8)
@@ -111,13 +114,11 @@ def encode(clips: Sequence[bytes]) -> tuple[float, float]:
         for path, clip in zip(paths, clips, strict=True):
             path.write_bytes(clip)
         model.encode(paths[:6])
-        start = time.perf_counter()
-        model.encode(paths)
-        together = time.perf_counter() - start
-        start = time.perf_counter()
-        for path in paths:
-            model.encode(path)
-        return together, time.perf_counter() - start
+        for inputs in ([paths], paths):
+            start, before = time.perf_counter(), time.process_time()
+            for each in inputs:
+                model.encode(each)
+            yield time.perf_counter() - start, time.process_time() - before
 
 
 def megabytes_of(process: psutil.Process) -> float:
@@ -126,12 +127,22 @@ def megabytes_of(process: psutil.Process) -> float:
     return sum(each.memory_full_info().pss for each in everyone) / 1e6
 
 
-def row_of(name: str, latencies: Sequence[float], seconds: float, n_clips: int, of_list: float) -> Row:
+def processor_seconds(process: psutil.Process) -> float:
+    """Return what a server and its decoders have computed so far, in s."""
+    everyone = [process, *process.children(recursive=True)]
+    return sum(times.user + times.system for times in (each.cpu_times() for each in everyone))
+
+
+def row_of(
+    name: str, n_clips: int, seconds: float, computing: float, of_list: float, latencies: Sequence[float] = ()
+) -> Row:
     """Return the cells of one way to embed so many clips."""
-    cuts = statistics.quantiles(latencies, n=100, method="inclusive") if len(latencies) > 1 else [latencies[0]] * 99
-    shown = (f"{1000 * cuts[percent - 1]:.0f}" for percent in (50, 95, 99))
+    shown = ["-"] * 3
+    if latencies:
+        cuts = statistics.quantiles(latencies, n=100, method="inclusive")
+        shown = [f"{1000 * cuts[percent - 1]:.0f}" for percent in (50, 95, 99)]
     rate = n_clips / seconds
-    return name, f"{rate:.1f}", *shown, f"{rate / of_list:.2f}"
+    return name, f"{rate:.1f}", *shown, f"{rate / of_list:.2f}", f"{1000 * computing / n_clips:.0f}"
 
 
 def overloaded(clips: Sequence[bytes]) -> Row:
@@ -149,28 +160,31 @@ def overloaded(clips: Sequence[bytes]) -> Row:
 @guarded
 def main(n_clips: int, clients: str) -> None:
     """Measure a server with the embedded model."""
+    numbers = [int(each) for each in clients.split(",")]
     clips = make_clips(n_clips)
     together, alone = encode(clips)
-    of_list = n_clips / together
+    of_list = n_clips / together[0]
     rows = [
-        ("`model.encode` of the list", f"{of_list:.1f}", "-", "-", "-", "1.00"),
-        ("`model.encode` one by one", f"{n_clips / alone:.1f}", "-", "-", "-", f"{together / alone:.2f}"),
+        row_of("`model.encode` of the list", n_clips, *together, of_list),
+        row_of("`model.encode` one by one", n_clips, *alone, of_list),
     ]
     with serving() as (url, process):
-        Clients(url, 1).ask_all(clips[:6])
+        Clients(url, max(numbers)).ask_all(clips[:WARM_UP])
         before = megabytes_of(process)
-        for number in map(int, clients.split(",")):
+        for number in numbers:
+            computed = processor_seconds(process)
             statuses, latencies, seconds = Clients(url, number).ask_all(clips)
+            computed = processor_seconds(process) - computed
             if any(status != 200 for status in statuses):
                 raise click.ClickException(f"not all requests were answered: {Counter(statuses)}")
             name = f"HTTP, {number} client{'s' * (number > 1)}"
-            rows.append(row_of(name, latencies, seconds, n_clips, of_list))
+            rows.append(row_of(name, n_clips, seconds, computed, of_list, latencies))
         after = megabytes_of(process)
     seconds_each = statistics.mean(SECONDS)
     click.echo(f"{n_clips} clips of {seconds_each:g} s on average, {os.cpu_count()} cores:\n")
-    echo_table(("way", "clips/s", "p50 ms", "p95 ms", "p99 ms", "of the list's rate"), rows)
+    echo_table(("way", "clips/s", "p50 ms", "p95 ms", "p99 ms", "of the list's rate", "CPU ms/clip"), rows)
     click.echo(
-        f"\nMemory of the server and its decoders: {before:.0f} MB after the first requests, {after:.0f} MB after."
+        f"\nMemory of the server and its decoders: {before:.0f} MB after the first requests, {after:.0f} MB after all."
     )
     click.echo(f"\nOverload, {CROWD} clients at once and a queue of {QUEUE}:\n")
     echo_table(("sent", "200", "429", "anything else"), [overloaded(clips)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from ..embedding.encode import SHORTEST_NORM
 from ..embedding.pipeline import Embedded
 from ..errors import OptionError
 from .models import Served, Table
+from .refusals import as_json
 from .uploads import Upload
 
 Encoding = Literal["float", "base64", "npy", "npz"]
@@ -26,11 +26,6 @@ MOST_NUMBERS = 4_000_000
 """Most numbers that are written out in JSON: each takes 20 bytes there, and more while they are formatted."""
 
 Sounds = Sequence[tuple[Upload, Embedded]]
-
-
-def as_json(record: Mapping[str, Any]) -> bytes:
-    """Format a record."""
-    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def check_encoding(encoding: str, n_sounds: int, *, timestamps: bool) -> None:
@@ -57,8 +52,10 @@ def embeddings(served: Served, sounds: Sounds, encoding: str, *, normalize: bool
         return _file(lambda file: np.save(file, np.stack(numbers)))
     if encoding == "npz":
         ((_, embedded),) = sounds
-        times = {} if embedded.times_ms is None else {"timestamps": np.asarray(embedded.times_ms)}
-        return _file(lambda file: np.savez(file, embedding=numbers[0], **times))
+        arrays: dict[str, Any] = {"embedding": numbers[0]}
+        if embedded.times_ms is not None:
+            arrays["timestamps"] = np.asarray(embedded.times_ms)
+        return _file(lambda file: np.savez(file, **arrays))
     n_numbers = sum(each.size for each in numbers)
     if encoding == "float" and n_numbers > MOST_NUMBERS:
         raise OptionError(

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -34,7 +35,7 @@ T = TypeVar("T")
 MOST_RESULTS = 1000
 """Most tags or matches of one sound."""
 
-DRAIN_SECONDS = 5.0
+DRAIN_SECONDS = 2.0
 """How long the rest of a body that is too large is read, for nothing: clients read no answer while they write."""
 
 AUDIO = {
@@ -149,7 +150,7 @@ def _add_embeddings(app: FastAPI, service: Service) -> None:
             sounds = await _embedded(service, received, Reading(served.model, timestamps), deadline)
             content = await service.in_thread(lambda: answers.embeddings(served, sounds, encoding, normalize=normalize))
             kind = answers.CONTENT_TYPES.get(encoding, uploads.JSON)
-            return Response(content, media_type=kind, headers={"X-Model": served.name})
+            return Response(content, media_type=kind, headers={"X-Model": quote(served.name)})
 
         return await _answered(service, request, answer)
 

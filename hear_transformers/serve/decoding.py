@@ -262,7 +262,7 @@ def _work(pipe: connection.Connection, longest_bytes: int, master: int) -> None:
             except Exception as error:
                 pipe.send_bytes(_Answer.of(error).as_bytes())
                 continue
-            content = memoryview(decoded.waveform.numpy()).cast("B")
+            content = decoded.waveform.numpy().data.cast("B")
             pipe.send_bytes(_Answer(content.nbytes, [*decoded.warnings]).as_bytes())
             for first in range(0, content.nbytes, PART_BYTES):
                 pipe.send_bytes(content[first : first + PART_BYTES])

@@ -8,10 +8,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 
 from .metrics import Metrics
-from .refusals import Refusal
+from .refusals import Refusal, as_json
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -88,7 +88,7 @@ class Gate:
             raise Refusal(401, "the token is missing or wrong; send it as Authorization: Bearer TOKEN", "no_token")
 
 
-def refused(metrics: Metrics, refusal: Refusal, *, closing: bool = False) -> JSONResponse:
+def refused(metrics: Metrics, refusal: Refusal, *, closing: bool = False) -> Response:
     """Count a refusal, and return how it is answered.
 
     Parameters
@@ -97,7 +97,7 @@ def refused(metrics: Metrics, refusal: Refusal, *, closing: bool = False) -> JSO
     """
     metrics.rejections.add(reason=refusal.reason)
     headers = refusal.headers | ({"Connection": "close"} if closing else {})
-    return JSONResponse(refusal.as_record(), refusal.status, headers)
+    return Response(as_json(refusal.as_record()), refusal.status, headers, "application/json")
 
 
 def _without_port(host: str) -> str:

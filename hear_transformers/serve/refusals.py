@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import AudioError, HearTransformersError, OptionError
@@ -39,6 +41,11 @@ class Refusal(Exception):
     def as_record(self) -> dict[str, Any]:
         """Return what the client reads, in the shape of OpenAI's errors."""
         return {"error": {"message": str(self), "type": self.kind, "code": self.status}}
+
+
+def as_json(record: Mapping[str, Any]) -> bytes:
+    """Format a record; names of files need not be text."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def refusal_of(error: BaseException) -> Refusal:

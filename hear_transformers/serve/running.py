@@ -18,7 +18,7 @@ from .service import Service
 IDLE_SECONDS = 5.0
 """How long a connection stays open without a request."""
 
-MOST_CONNECTIONS = 1000
+MOST_CONNECTIONS = 500
 """Open at a time; what comes beyond is answered 503 at once."""
 
 GRACE_SECONDS = 5.0

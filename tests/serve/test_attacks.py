@@ -245,7 +245,7 @@ def kill_itself(task):
 
 
 def take_all_memory(task):
-    return [np.ones(2**30, np.uint8) for _ in range(64)]
+    return [np.ones(2**27, np.uint8) for _ in range(64)]
 
 
 def never_end(task):
@@ -273,6 +273,7 @@ def deceived(served, monkeypatch):
 
     def serve(something, **limits):
         decode = decoding.decode
+        monkeypatch.setattr(decoding, "ROOM_BYTES", 2**28)  # of this machine's memory
         monkeypatch.setattr(decoding, "decode", lambda task: something(task) if task.name == "bad" else decode(task))
         return live(served, **limits)
 
