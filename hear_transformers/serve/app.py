@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -22,6 +22,7 @@ from ..errors import HearTransformersError, OptionError, did_you_mean
 from . import answers, uploads
 from .answers import Encoding, Sounds
 from .batching import Reading
+from .decoding import Hearing
 from .gate import Gate, refused
 from .metrics import CONTENT_TYPE
 from .models import Table
@@ -52,6 +53,17 @@ AUDIO = {
 """Bodies that hold sounds, as OpenAPI describes them: one file or several in a form, the file itself, or JSON."""
 
 SOUNDS: dict[str, Any] = {"openapi_extra": {"requestBody": AUDIO}}
+
+HEARING = ("channel", "keep_damaged")
+"""Options of every endpoint that takes sounds."""
+
+
+async def _hearing(channel: Annotated[int | None, Query(ge=1)] = None, keep_damaged: bool = False) -> Hearing:
+    """Return what is to be read of sounds: a channel, the first of which is 1, or the mean; also of damaged files."""
+    return Hearing(channel, keep_damaged)
+
+
+Heard = Annotated[Hearing, Depends(_hearing)]
 
 Count = Annotated[int, Query(ge=1, le=MOST_RESULTS)]
 
@@ -134,10 +146,14 @@ def _add_state(app: FastAPI, service: Service) -> None:
 def _add_embeddings(app: FastAPI, service: Service) -> None:
     @app.post("/v1/embeddings", **SOUNDS)
     async def embeddings(
-        request: Request, timestamps: bool = False, normalize: bool = False, encoding_format: Encoding = "float"
+        request: Request,
+        heard: Heard,
+        timestamps: bool = False,
+        normalize: bool = False,
+        encoding_format: Encoding = "float",
     ) -> Response:
         """Embed sounds: one vector for each, or vectors along time."""
-        _check_query(request, ("timestamps", "normalize", "encoding_format"))
+        _check_query(request, ("timestamps", "normalize", "encoding_format", *HEARING))
         served = service.served
         if timestamps and not served.is_along_time:
             raise Refusal(501, f"{served.name} does not say where its embeddings lie in time", "no_timestamps")
@@ -147,7 +163,7 @@ def _add_embeddings(app: FastAPI, service: Service) -> None:
             if encoding not in Encoding.__args__:  # type: ignore[attr-defined]
                 raise OptionError(f"encoding_format: {did_you_mean(encoding, Encoding.__args__)}")  # type: ignore[attr-defined]
             answers.check_encoding(encoding, len(received.uploads), timestamps=timestamps)
-            sounds = await _embedded(service, received, Reading(served.model, timestamps), deadline)
+            sounds = await _embedded(service, received, heard, Reading(served.model, timestamps), deadline)
             content = await service.in_thread(lambda: answers.embeddings(served, sounds, encoding, normalize=normalize))
             kind = answers.CONTENT_TYPES.get(encoding, uploads.JSON)
             return Response(content, media_type=kind, headers={"X-Model": quote(served.name)})
@@ -157,16 +173,16 @@ def _add_embeddings(app: FastAPI, service: Service) -> None:
 
 def _add_tags(app: FastAPI, service: Service) -> None:
     @app.post("/v1/tags", **SOUNDS)
-    async def tags(request: Request, top_k: Count = 10) -> Response:
+    async def tags(request: Request, heard: Heard, top_k: Count = 10) -> Response:
         """Return the likeliest classes of sounds."""
-        _check_query(request, ("top_k",))
+        _check_query(request, ("top_k", *HEARING))
         served = service.served
         if served.tagger is None:
             raise Refusal(501, f"{served.name} names no classes: {served.no_tags}", "no_tags")
         reading = Reading(served.tagger)
 
         async def answer(received: uploads.Received, deadline: float) -> Response:
-            sounds = await _embedded(service, received, reading, deadline)
+            sounds = await _embedded(service, received, heard, reading, deadline)
             return _json(await service.in_thread(answers.tags, served, sounds, top_k))
 
         return await _answered(service, request, answer)
@@ -179,13 +195,13 @@ def _add_search(app: FastAPI, service: Service) -> None:
         return service.served.table
 
     @app.post("/v1/search", **SOUNDS)
-    async def search(request: Request, k: Count = 10) -> Response:
+    async def search(request: Request, heard: Heard, k: Count = 10) -> Response:
         """Find the rows of the table that resemble sounds; the name of a row's file is all that is told of it."""
-        _check_query(request, ("k",))
+        _check_query(request, ("k", *HEARING))
         searched = table()
 
         async def answer(received: uploads.Received, deadline: float) -> Response:
-            sounds = await _embedded(service, received, searched.reading, deadline)
+            sounds = await _embedded(service, received, heard, searched.reading, deadline)
             return _json(await service.in_thread(answers.matches, service.served, searched, sounds, k))
 
         return await _answered(service, request, answer)
@@ -210,9 +226,11 @@ def _check_query(request: Request, names: Collection[str]) -> None:
             raise OptionError(f"{name[:80]!r} is unknown; {did_you_mean(name[:80], names)}")
 
 
-async def _embedded(service: Service, received: uploads.Received, reading: Reading, deadline: float) -> Sounds:
+async def _embedded(
+    service: Service, received: uploads.Received, heard: Hearing, reading: Reading, deadline: float
+) -> Sounds:
     _check_model(service, received.fields.get("model"))
-    embedded = await service.embed(received.uploads, reading, deadline)
+    embedded = await service.embed(received.uploads, heard, reading, deadline)
     return list(zip(received.uploads, embedded, strict=True))
 
 

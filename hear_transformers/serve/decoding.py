@@ -54,6 +54,14 @@ class TooLongError(AudioError):
 
 
 @dataclass(frozen=True, slots=True)
+class Hearing:
+    """What of a file is read, see `audio.reading.AudioFile`: one channel or the mean of all, also of damaged files."""
+
+    channel: int | None = None
+    keep_damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A file to decode.
 
@@ -63,12 +71,14 @@ class Task:
     name : by the client, for messages
     sample_rate : of the waveform, in Hz
     most_seconds : longer ones are refused
+    hearing : what of it is read
     """
 
     path: Path
     name: str
     sample_rate: int
     most_seconds: float
+    hearing: Hearing = Hearing()
 
     def named(self, text: str) -> str:
         """Return a message with the name of the client instead of ours."""
@@ -300,7 +310,9 @@ def decode(task: Task) -> Decoded:
     AudioError : see `audio.reading.AudioFile`
     """
     warnings: list[str] = []
-    with AudioFile(task.path, warn=warnings.append) as file:
+    heard = task.hearing
+    options = {"channel": heard.channel, "keep_damaged": heard.keep_damaged}
+    with AudioFile(task.path, warn=warnings.append, **options) as file:  # type: ignore[arg-type]
         if file.seconds is not None and file.seconds > task.most_seconds:
             raise _too_long(task, f"{file.seconds:.0f} s")
         most = int(task.most_seconds * task.sample_rate)

@@ -81,7 +81,7 @@ def make_server(service: Service, bound: socket.socket, token: str, allowed_host
         "http": "h11",
         "ws": "none",
         "lifespan": "off",
-        "log_level": "warning",
+        "log_level": "error",
         "access_log": False,
         "server_header": False,
         "proxy_headers": False,

@@ -17,7 +17,7 @@ from typing import TypeVar
 from ..embedding.pipeline import Embedded
 from ..errors import HearTransformersError
 from .batching import Batcher, Reading, Wish
-from .decoding import Decoded, Decoders, Errand, Task
+from .decoding import Decoded, Decoders, Errand, Hearing, Task
 from .limits import Limits
 from .metrics import Metrics
 from .models import Served
@@ -102,12 +102,15 @@ class Service:
         """Run what takes its time in one of a few threads."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
 
-    async def embed(self, uploads: Sequence[Upload], reading: Reading, deadline: float) -> list[Embedded]:
+    async def embed(
+        self, uploads: Sequence[Upload], hearing: Hearing, reading: Reading, deadline: float
+    ) -> list[Embedded]:
         """Embed sounds.
 
         Parameters
         ----------
         uploads : where they lie
+        hearing : what of them is read
         reading : how they are embedded
         deadline : by `time.monotonic`, when nobody waits any more
 
@@ -115,7 +118,7 @@ class Service:
         ------
         AudioError, HearTransformersError : the first that failed, by its name
         """
-        answers = [self._send(upload, reading, deadline) for upload in uploads]
+        answers = [self._send(upload, hearing, reading, deadline) for upload in uploads]
         try:
             embedded = await asyncio.gather(*map(asyncio.wrap_future, answers))
         finally:
@@ -124,7 +127,7 @@ class Service:
         self.metrics.audio_seconds.add(sum(each.seconds for each in embedded))
         return embedded
 
-    def _send(self, upload: Upload, reading: Reading, deadline: float) -> Future[Embedded]:
+    def _send(self, upload: Upload, hearing: Hearing, reading: Reading, deadline: float) -> Future[Embedded]:
         """Send a sound on its way; return where its embedding, or the error, will be."""
         answer: Future[Embedded] = Future()
 
@@ -144,7 +147,7 @@ class Service:
                 done = replace(done, warnings=(*decoded.warnings, *done.warnings))
             _settle(answer, done)
 
-        task = Task(upload.path, upload.name, reading.model.sample_rate, self.limits.audio_seconds)
+        task = Task(upload.path, upload.name, reading.model.sample_rate, self.limits.audio_seconds, hearing)
         self.decoders.submit(Errand(task, deadline, is_wanted, take))
         return answer
 

@@ -123,6 +123,21 @@ def test_answers_do_not_depend_on_who_shares_the_batch(served, clips, alone):
         np.testing.assert_allclose(vectors(answer)[0], alone[path.name], **TOLERANCE)
 
 
+def test_one_channel_is_read_where_it_is_asked_for(server, served):
+    samples = 0.1 * np.random.default_rng(2).standard_normal((2, 16_000)).astype(np.float32)
+    sound = {"array": samples.tolist(), "sampling_rate": 16_000}
+    expected = served.model.encode(samples[1], sampling_rate=16_000)
+    answer = server.post(EMBEDDINGS, params={"channel": 2}, json={"input": sound})
+    np.testing.assert_allclose(vectors(answer)[0], expected, **TOLERANCE)
+
+
+def test_damaged_files_are_kept_where_it_is_asked_for(server, clips):
+    cut = (clips / "a.wav").read_bytes()[:-1000]
+    refused, kept = (server.post(EMBEDDINGS, params={"keep_damaged": keep}, data=cut) for keep in (False, True))
+    assert refused.status_code == 422
+    assert "what is there was taken" in kept.json()["data"][0]["warnings"][0]
+
+
 def test_audio_is_warned_of(server):
     loud = io.BytesIO()
     soundfile.write(loud, np.tile([3000.0, -3000.0], 8_000), 16_000, format="WAV", subtype="FLOAT")
