@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -47,6 +48,9 @@ QUEUE, CROWD = 8, 64
 
 WARM_UP = 48
 """Clips before memory is measured: threads and their arenas come with the first batches."""
+
+TOGETHER = 16
+"""Files in a request, where there are several."""
 
 Row = tuple[str, ...]
 
@@ -86,19 +90,23 @@ class Clients:
         self.n_clients = n_clients
         self._own = threading.local()
 
-    def ask(self, clip: bytes) -> tuple[int, float]:
-        """Post a clip; return the status and the seconds."""
+    def ask(self, clips: Sequence[bytes]) -> tuple[int, float]:
+        """Post a clip as the body, or several in a form; return the status and the seconds."""
+        sent: dict[str, Any] = {"data": clips[0]}
+        if len(clips) > 1:
+            sent = {"files": [("file", (f"{i}.wav", clip)) for i, clip in enumerate(clips)]}
         if not hasattr(self._own, "session"):
             self._own.session = requests.Session()
         start = time.perf_counter()
-        answer = self._own.session.post(self.url, data=clip, timeout=PATIENCE_SECONDS)
+        answer = self._own.session.post(self.url, **sent, timeout=PATIENCE_SECONDS)
         return answer.status_code, time.perf_counter() - start
 
-    def ask_all(self, clips: Sequence[bytes]) -> tuple[list[int], list[float], float]:
-        """Post all clips; return the statuses, the seconds of each, and of all."""
+    def ask_all(self, clips: Sequence[bytes], together: int = 1) -> tuple[list[int], list[float], float]:
+        """Post all clips, so many in a request; return the statuses, the seconds of each request, and of all."""
+        requested = [clips[first : first + together] for first in range(0, len(clips), together)]
         with ThreadPoolExecutor(self.n_clients) as threads:
             start = time.perf_counter()
-            answers = list(threads.map(self.ask, clips))
+            answers = list(threads.map(self.ask, requested))
             seconds = time.perf_counter() - start
         statuses, latencies = zip(*answers, strict=True)
         return list(statuses), list(latencies), seconds
@@ -139,8 +147,7 @@ def row_of(
     """Return the cells of one way to embed so many clips."""
     shown = ["-"] * 3
     if latencies:
-        cuts = statistics.quantiles(latencies, n=100, method="inclusive")
-        shown = [f"{1000 * cuts[percent - 1]:.0f}" for percent in (50, 95, 99)]
+        shown = [f"{1000 * np.percentile(latencies, percent):.0f}" for percent in (50, 95, 99)]
     rate = n_clips / seconds
     return name, f"{rate:.1f}", *shown, f"{rate / of_list:.2f}", f"{1000 * computing / n_clips:.0f}"
 
@@ -171,13 +178,13 @@ def main(n_clips: int, clients: str) -> None:
     with serving() as (url, process):
         Clients(url, max(numbers)).ask_all(clips[:WARM_UP])
         before = megabytes_of(process)
-        for number in numbers:
+        for number, at_once in [*((number, 1) for number in numbers), (1, TOGETHER)]:
             computed = processor_seconds(process)
-            statuses, latencies, seconds = Clients(url, number).ask_all(clips)
+            statuses, latencies, seconds = Clients(url, number).ask_all(clips, at_once)
             computed = processor_seconds(process) - computed
             if any(status != 200 for status in statuses):
                 raise click.ClickException(f"not all requests were answered: {Counter(statuses)}")
-            name = f"HTTP, {number} client{'s' * (number > 1)}"
+            name = f"HTTP, {number} client{'s' * (number > 1)}{f', {at_once} files a request' * (at_once > 1)}"
             rows.append(row_of(name, n_clips, seconds, computed, of_list, latencies))
         after = megabytes_of(process)
     seconds_each = statistics.mean(SECONDS)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import signal
 import socket
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import uvicorn
@@ -100,7 +102,22 @@ def run(server: uvicorn.Server, bound: socket.socket) -> None:
     HearTransformersError : the server could not start
     """
     # uvicorn raises the signal again when all is finished, for those who started it with other plans.
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), _ended_by_hanging_up(server):
         server.run(sockets=[bound])
     if not server.started:
         raise HearTransformersError("the server did not start; its log says why")
+
+
+@contextlib.contextmanager
+def _ended_by_hanging_up(server: uvicorn.Server) -> Iterator[None]:
+    """End a server like SIGTERM, which uvicorn handles, when its terminal is closed; after `nohup` nothing does."""
+    number = getattr(signal, "SIGHUP", None)  # Windows has none
+    in_main = threading.current_thread() is threading.main_thread()
+    if number is None or not in_main or signal.getsignal(number) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(number, server.handle_exit)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
