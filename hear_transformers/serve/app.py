@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -160,8 +160,8 @@ def _add_embeddings(app: FastAPI, service: Service) -> None:
 
         async def answer(received: uploads.Received, deadline: float) -> Response:
             encoding = str(received.fields.get("encoding_format", encoding_format))
-            if encoding not in Encoding.__args__:  # type: ignore[attr-defined]
-                raise OptionError(f"encoding_format: {did_you_mean(encoding, Encoding.__args__)}")  # type: ignore[attr-defined]
+            if encoding not in get_args(Encoding):
+                raise OptionError(f"encoding_format: {did_you_mean(encoding, get_args(Encoding))}")
             answers.check_encoding(encoding, len(received.uploads), timestamps=timestamps)
             sounds = await _embedded(service, received, heard, Reading(served.model, timestamps), deadline)
             content = await service.in_thread(lambda: answers.embeddings(served, sounds, encoding, normalize=normalize))

@@ -73,3 +73,9 @@ def test_wrong_options_are_explained(arguments, words):
     result = serve(*arguments)
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+@pytest.mark.parametrize(("option", "field"), command.OF_LIMITS.items())
+def test_the_help_says_the_default_of_each_limit(option, field):
+    (found,) = [each for each in command.serve_command.params if each.name == option]
+    assert found.help.endswith(f"[default: {getattr(Limits(), field):g}]")
