@@ -29,6 +29,10 @@ NAME_LENGTH = 255
 FIELDS = ("input", "model", "encoding_format", "user")
 """Names in a JSON body, those of OpenAI's embeddings."""
 
+MOST_VALUES, MOST_BRACKETS = 4_000_000, 10_000
+"""Commas and opening brackets in a JSON body: a value takes 32 bytes once it is parsed, an empty list 64, of three that
+were sent."""
+
 EXAMPLE = (
     'give {"input": "<a file in base64>"}, {"input": {"array": [0.1, ...], "sampling_rate": 16000}}, or a list of such'
 )
@@ -194,8 +198,12 @@ def read_json(path: Path, limits: Limits) -> Received:
     ------
     OptionError : it is not JSON, or not of the form that is expected
     """
+    content = path.read_bytes()
+    if content.count(b",") > MOST_VALUES or content.count(b"[") + content.count(b"{") > MOST_BRACKETS:
+        text = f"more than {MOST_VALUES:,} values in JSON; send the sound as a file, as the body or in a form"
+        raise Refusal(413, text, "too_many_values")
     try:
-        body = parse_json(path.read_bytes())
+        body = parse_json(content)
     except ValueError as error:
         raise OptionError(f"the body is not JSON ({error}); {EXAMPLE}") from error
     path.unlink()

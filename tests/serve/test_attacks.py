@@ -155,8 +155,15 @@ def test_samples_that_are_no_numbers_are_refused(server):
     assert answer.status_code == 422
 
 
+@pytest.mark.parametrize("text", ["[" + "[]," * 20_000 + "[]]", "[" + "0," * 4_100_000 + "0]"], ids=["lists", "values"])
+def test_json_that_takes_much_memory_is_not_parsed(server, monkeypatch, text):
+    monkeypatch.setattr("hear_transformers.serve.uploads.parse_json", None)
+    answer = server.post(EMBEDDINGS, data='{"input": ' + text + "}", headers={"Content-Type": "application/json"})
+    assert (answer.status_code, "send the sound as a file" in answer.text) == (413, True)
+
+
 def test_deep_json_is_refused(server):
-    text = '{"input": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    text = '{"input": ' + "[" * 1_000 + "]" * 1_000 + "}"
     answer = server.post(EMBEDDINGS, data=text, headers={"Content-Type": "application/json"})
     assert "nested deeper" in answer.json()["error"]["message"]
 
