@@ -25,6 +25,7 @@ from .parsing import parse_object, trusting
 from .probe import probe_command
 from .search import search_command
 from .selections import selections_command
+from .serve import serve_command
 from .sweep import sweep_command
 from .tables import as_ratio, as_text, echo_table, megabytes
 from .train import train_command
@@ -52,6 +53,7 @@ main.add_command(compact_command)
 main.add_command(compare_command)
 main.add_command(explore_command)
 main.add_command(search_command)
+main.add_command(serve_command)
 main.add_command(sweep_command)
 main.add_command(completion_command)
 

@@ -24,7 +24,7 @@ FLOORS = (
     {*FAMILIES, *OPEN_FAMILIES, "sklearn", "bulk", "harness", "doctor", "explore", "xares", "mteb", "evar", "ray"},
     {"training", "probes"},
     {"explain", "comparison"},
-    {"sweep", "training.corpus"},
+    {"sweep", "serve", "training.corpus"},
     {"cli", "benchmarks", "training.distil", "__main__"},
 )
 """Rooms from the lowest floor up: a room imports what is below it or beside it, never what is above."""

@@ -27,6 +27,8 @@ M4A = b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" + bytes(64)
         ("pyarrow", embed_audio, ["--manifest=list.parquet"], "parquet"),
         ("pyarrow", hear_transformers, [*TRAIN, "--train=list.parquet"], "parquet"),
         ("h5py", embed_audio, ["a.wav", "--out=a.hdf5"], "hdf5"),
+        ("fastapi", hear_transformers, ["serve"], "serve"),
+        ("uvicorn", hear_transformers, ["serve"], "serve"),
         ("av", embed_audio, ["a.m4a", "--out=out"], "av"),
     ],
 )
@@ -35,7 +37,8 @@ def test_each_extra_is_named_by_what_needs_it(tmp_path, monkeypatch, missing, co
     for name in ("list.parquet", "a.wav"):
         Path(name).touch()
     Path("a.m4a").write_bytes(M4A)
-    for module in [name for name in sys.modules if name == missing or name.startswith(f"{missing}.")]:
+    alike = missing, "hear_transformers.serve"
+    for module in [name for name in sys.modules if any(name == each or name.startswith(f"{each}.") for each in alike)]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)
     result = CliRunner().invoke(command, arguments)
