@@ -133,6 +133,11 @@ def test_models_are_listed_by_name() -> None:
     assert "mast/base" not in hear_transformers.list_models("mast", pretrained=True)
 
 
+def test_a_list_of_patterns_is_answered_with_how_to_give_them() -> None:
+    with pytest.raises(OptionError, match=r"each by itself: list_models\('tiny', 'mn\*'\)"):
+        hear_transformers.list_models(["tiny"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["mn01_as", "efficientat/mn01_as", "hear_transformers.efficientat"])
 def test_a_model_is_loaded_by_any_name(name: str, small_weights: Path) -> None:
     variant = {"variant": "mn01_as"} if name.endswith("efficientat") else {}

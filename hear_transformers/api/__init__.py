@@ -80,7 +80,7 @@ def list_models(*patterns: str, pretrained: bool = False, on_this_machine: bool 
 
     Raises
     ------
-    OptionError : a pattern fits nothing
+    OptionError : a pattern fits nothing, or is no text
 
     Examples
     --------
@@ -90,6 +90,9 @@ def list_models(*patterns: str, pretrained: bool = False, on_this_machine: bool 
     >>> hear_transformers.list_models("mast", pretrained=True)
     ['mast/mini', 'mast/mvit_base', 'mast/mvit_small', 'mast/mvit_tiny']
     """
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise OptionError(f"pattern {pattern!r} is no text; give each by itself: list_models('tiny', 'mn*')")
     return [
         f"{row['family']}/{row['variant']}"
         for row in catalogue.rows(*patterns)

@@ -195,14 +195,15 @@ def _files(place: Path | Address, below: PurePath | None = None) -> Iterator[Sou
     place : of a file, an archive, or of what is searched
     below : name of the file where it is not that of the place alone; archives are folders of these names
     """
-    archive = addresses.folder_of(place)
+    itself = below or PurePath(place.path.name if isinstance(place, Address) else place.name)
+    searched = addresses.folder_of(place) or (place if isinstance(place, Address) else None)
     try:
-        found = addresses.search(archive or place, SUFFIXES) if archive or isinstance(place, Address) else None
+        found = None if searched is None else addresses.search(searched, SUFFIXES)
     except AudioError as error:
-        yield Source(place, PurePath(place.name if isinstance(place, Path) else place.path.name), error)
+        yield Source(place, itself, error)
         return
     if found is None:
-        yield Source(place, below or PurePath(place.path.name if isinstance(place, Address) else place.name))
+        yield Source(place, itself)
         return
     for address, name in found:
         yield Source(address, name if below is None else below / name)
