@@ -1,0 +1,29 @@
+"""The README is short, and its picture light."""
+
+import struct
+
+from tests.helpers.markdown import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+PICTURE = ROOT / "docs" / "images" / "map.png"
+
+
+def test_the_readme_has_at_most_160_lines() -> None:
+    assert len(README) <= 160
+
+
+def test_the_picture_is_a_light_png() -> None:
+    content = PICTURE.read_bytes()
+    width, height = struct.unpack(">II", content[16:24])
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(content) < 150_000
+    assert 800 <= width <= 1600
+    assert height < width
+
+
+def test_every_extra_of_users_is_in_the_readme() -> None:
+    from tests.docs.test_commands import EXTRAS
+
+    of_developers = {"bench", "hear", "check", "quick", "test", "dev", "docs"}
+    table = "\n".join(line for line in README if line.startswith("| `"))
+    assert [name for name in EXTRAS.keys() - of_developers if f"`{name}`" not in table] == []
