@@ -54,8 +54,8 @@ NAVIGATION = {
 """Heading of the menu -> pages. A page of docs/ or docs/tutorials/ that is new finds its way into it by itself."""
 
 BELOW = {
-    "docs/models": [f"{name} <weights/{name}>" for name in (*FAMILIES, *OPEN_FAMILIES)],
-    "docs/hear": [f"{name} <weights/hear/{name}>" for name in FAMILIES],
+    "docs/models": [f"{name} </weights/{name}>" for name in (*FAMILIES, *OPEN_FAMILIES)],
+    "docs/hear": [f"{name} </weights/hear/{name}>" for name in FAMILIES],
 }
 """Page -> those that the menu has below it."""
 
