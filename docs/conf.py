@@ -110,6 +110,9 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
 ENTRY = re.compile(r"(?P<name>\S.*?) : (?P<meaning>.*)")
 """A line of a docstring's section. Types stand in signatures, so what follows the colon is the meaning."""
 
+UNTOUCHED = ("Examples", "Notes")
+"""Sections without entries."""
+
 COLON = "\0"
 """Stands for a colon while napoleon looks, which takes what is before one for a type."""
 
@@ -119,17 +122,22 @@ def before_napoleon(app: Sphinx, what: str, name: str, of: object, options: obje
     if what in ("data", "attribute"):
         lines[:] = [line.replace(":", COLON) for line in lines]
         return
-    written, is_section = [], False
+    written: list[str] = []
+    section = ""
     for line, below in zip(lines, [*lines[1:], ""], strict=True):
-        is_section = (is_section or below.startswith("---")) and line not in ("Examples", "Notes")
-        entry = ENTRY.fullmatch(line) if is_section else None
+        section = line if below.startswith("---") else section
+        entry = None if section in ("", *UNTOUCHED) else ENTRY.fullmatch(line)
         written += [line] if entry is None else [entry["name"], f"    {entry['meaning']}"]
     lines[:] = written
 
 
 def after_napoleon(app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]) -> None:
-    """Put colons back."""
-    lines[:] = [line.replace(COLON, ":") for line in lines]
+    """Put colons back, and write the name of what is returned before its meaning, not as its type."""
+    returned = [line.removeprefix(":rtype: ").strip("*") for line in lines if line.startswith(":rtype: ")]
+    for i, line in enumerate(lines):
+        if line.startswith(":returns: ") and returned:
+            lines[i] = line.replace(":returns: ", f":returns: **{returned[0]}** -- ", 1)
+    lines[:] = [line.replace(COLON, ":") for line in lines if not line.startswith(":rtype: ")]
 
 
 def setup(app: Sphinx) -> None:
