@@ -80,6 +80,7 @@ quick: $(VENV)/.stamp-quick  ## a verdict in a minute: all tests but the slow on
 # Tests of which PyTorch decides nothing, so that once, in `make test`, is enough: the journal, and what documents, tables
 # and the code itself say.
 ANY_TORCH = $(addprefix --ignore=tests/,bulk/test_journal.py benchmarks/test_pages.py checkpoints/test_cards.py \
+	docs/test_links.py docs/test_commands.py docs/test_readme.py docs/test_models.py \
 	test_architecture.py)
 
 quick-newest: .venv-newest/.stamp  ## the same with the newest PyTorch, but for tests of which no PyTorch decides

@@ -37,21 +37,23 @@ include_patterns = ["*.md", "docs/**.md", "weights/**.md"]
 exclude_patterns = [".*", "hear_transformers", "cli", "tests", "site", "build", "dist", "*.egg-info"]
 
 GUIDES = ("install", "command-line", "python", "options", "models", "archives", "training", "hear", "scale")
+ARCHITECTURE = "Architecture, contributing <CONTRIBUTING>"
 REFERENCE = ("docs/reference", "docs/commands", "weights/benchmarks", "weights/study/results")
 
 
 def pages(folder: str, *, but: tuple[str, ...] = ()) -> list[str]:
     """Return the pages of a folder in the order of their names."""
-    return [f"{folder}/{path.stem}" for path in sorted((ROOT / folder).glob("*.md")) if path.stem not in but]
+    found = [path.relative_to(ROOT) for path in sorted((ROOT / folder).glob("*.md")) if path.stem not in but]
+    return [path.with_suffix("").as_posix() for path in found]
 
 
 NAMED = (*GUIDES, *(Path(page).name for page in REFERENCE))
 NAVIGATION = {
     "Guides": [*(f"docs/{name}" for name in GUIDES), *pages("docs", but=NAMED)],
-    "Tutorials": pages("docs/tutorials"),
-    "Reference": [*REFERENCE, "Architecture, contributing <CONTRIBUTING>", "CHANGELOG"],
+    "Tutorials": [page for below in sorted(DOCS.glob("*/")) for page in pages(f"docs/{below.name}")],
+    "Reference": [*REFERENCE, ARCHITECTURE, "CHANGELOG", *pages(".", but=("README", "CONTRIBUTING", "CHANGELOG"))],
 }
-"""Heading of the menu -> pages. A page of docs/ or docs/tutorials/ that is new finds its way into it by itself."""
+"""Heading of the menu -> pages. A page of docs/ and its folders that is new finds its way into it by itself."""
 
 BELOW = {
     "docs/models": [f"{name} </weights/{name}>" for name in (*FAMILIES, *OPEN_FAMILIES)],
@@ -169,6 +171,7 @@ html_theme = "furo"
 html_title = f"hear_transformers {version}"
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_extra_path = ["index.html"]
 html_static_path = ["static"]
 html_css_files = ["site.css"]

@@ -30,13 +30,12 @@ def blocks(page: Path, *kinds: str) -> Iterator[str]:
 
 def lines_of(page: Path) -> Iterator[str]:
     """Yield each line of shell in a page, as long as a backslash continues it; of a console what follows its prompt."""
-    for kind in SHELL:
-        for block in blocks(page, kind):
-            for line in block.replace("\\\n", " ").splitlines():
-                if kind != "console":
-                    yield line
-                elif line.startswith("$ "):
-                    yield line.removeprefix("$ ")
+    for match in FENCED.finditer(page.read_text(encoding="utf-8")):
+        for line in match["text"].replace("\\\n", " ").splitlines() if match["kind"] in SHELL else ():
+            if match["kind"] != "console":
+                yield line
+            elif line.startswith("$ "):
+                yield line.removeprefix("$ ")
 
 
 def commands(page: Path) -> Iterator[list[str]]:
