@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 from click.testing import CliRunner
+from pygments.lexers import PythonConsoleLexer
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
@@ -112,6 +113,12 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
 ENTRY = re.compile(r"(?P<name>\S.*?) : (?P<meaning>.*)")
 """A line of a docstring's section. Types stand in signatures, so what follows the colon is the meaning."""
 
+LONG_NAMES = re.compile(r"^(\S[^:\n]*,)\n +(?=[^:\n]* : )", re.MULTILINE)
+"""The first of two lines of names that have one meaning."""
+
+STAR = re.compile(r"(``.*?``|`.*?`|^>>>.*$)|\*", re.MULTILINE)
+"""A star, which stands for itself, or code, in which it does anyway."""
+
 UNTOUCHED = ("Examples", "Notes")
 """Sections without entries."""
 
@@ -124,6 +131,8 @@ def before_napoleon(app: Sphinx, what: str, name: str, of: object, options: obje
     if what in ("data", "attribute"):
         lines[:] = [line.replace(":", COLON) for line in lines]
         return
+    text = LONG_NAMES.sub(r"\1 ", "\n".join(lines))
+    lines[:] = STAR.sub(lambda match: match[1] or r"\*", text).splitlines()
     written: list[str] = []
     section = ""
     for line, below in zip(lines, [*lines[1:], ""], strict=True):
@@ -144,6 +153,7 @@ def after_napoleon(app: Sphinx, what: str, name: str, of: object, options: objec
 
 def setup(app: Sphinx) -> None:
     """Register what is done to pages and docstrings before they are read."""
+    app.add_lexer("python-repl", PythonConsoleLexer)
     app.connect("source-read", add_navigation)
     app.connect("source-read", fill)
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)  # napoleon's is 500

@@ -12,6 +12,7 @@ PAGES += [path for place in ("docs", "weights") for path in sorted((ROOT / place
 FENCED = re.compile(r"^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 SHELL = ("bash", "console", "sh")
 PROGRAMS = ("embed-audio", "hear-transformers")
+REDIRECTIONS = (">", ">>", "<")
 SEPARATORS = ("|", "||", "&&", ";", "&")
 LINK = re.compile(r"(?<!\\)\[(?:[^\[\]]|\[[^\[\]]*\])*\]\((?P<target>[^()\s]+)\)")
 
@@ -47,7 +48,9 @@ def commands(page: Path) -> Iterator[list[str]]:
 def commands_of(line: str) -> Iterator[list[str]]:
     """Yield the words of each command in a line; an unknown variable is a zero."""
     words: list[str] = []
-    for word in [*shlex.split(line, comments=True), ";"]:
+    split = shlex.split(line, comments=True)
+    ends = [i for i, word in enumerate(split) if word in REDIRECTIONS]
+    for word in [*split[: min(ends, default=None)], ";"]:
         if word not in SEPARATORS:
             words.append(re.sub(r"\$\{?\w+\}?|\$@|\$\{@:\d+\}", "0", word))
         elif words:
