@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-feed bench-cuda sizes measure study sweep train hear bench-hear hear-results clean
+.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-feed bench-cuda sizes measure study sweep train hear bench-hear hear-results docs links picture clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,8 +22,10 @@ $(VENV)/.stamp-test: EXTRA = [test]
 $(VENV)/.stamp-test: INCLUDED = run quick
 $(VENV)/.stamp-check: EXTRA = [check]
 $(VENV)/.stamp-check: INCLUDED = run
+$(VENV)/.stamp-docs: EXTRA = [docs]
+$(VENV)/.stamp-docs: INCLUDED = run
 $(VENV)/.stamp-dev: EXTRA = [dev]
-$(VENV)/.stamp-dev: INCLUDED = run quick test check
+$(VENV)/.stamp-dev: INCLUDED = run quick test check docs
 
 # Environments for another PyTorch see the other packages of .venv, which are not installed twice. Everything that PyTorch
 # itself needs is installed with it: it looks for its libraries beside itself. Of packages of .venv that are made for that
@@ -78,6 +80,7 @@ quick: $(VENV)/.stamp-quick  ## a verdict in a minute: all tests but the slow on
 # Tests of which PyTorch decides nothing, so that once, in `make test`, is enough: the journal, and what documents, tables
 # and the code itself say.
 ANY_TORCH = $(addprefix --ignore=tests/,bulk/test_journal.py benchmarks/test_pages.py checkpoints/test_cards.py \
+	docs/test_links.py docs/test_commands.py docs/test_readme.py docs/test_models.py \
 	test_architecture.py)
 
 quick-newest: .venv-newest/.stamp  ## the same with the newest PyTorch, but for tests of which no PyTorch decides
@@ -196,5 +199,25 @@ hear-results: $(HEAR)/.stamp-baseline  ## HEAR-format tasks of ESC-10 and spoken
 	$(BENCHMARK) --tasks-dir $(HEAR_OUT)/tasks --out $(HEAR_OUT)/results --param-grid hear_transformers/harness/grids.json $(RESULTS)
 	$(BIN)/python -m hear_transformers.benchmarks.pages --results $(HEAR_OUT)/results
 
+SITE = $(BIN)/python -m sphinx -c docs --fresh-env --fail-on-warning --keep-going -q .
+
+docs: $(VENV)/.stamp-docs  ## build the documentation site, site/index.html: a minute; it needs no network
+	rm -rf site
+	$(SITE) -b html site
+
+links: $(VENV)/.stamp-docs  ## ask every address in the pages whether it is there; needs a network
+	$(SITE) -b linkcheck site/links
+
+PICTURE ?= ../picture
+
+# The README's: a page of explore, seen by a browser.
+picture: $(VENV)/.stamp-test  ## draw docs/images/map.png: ESC-10 as explore shows it (SHARED=folder TEACHER=checkpoint PICTURE=folder)
+	mkdir -p $(PICTURE)
+	$(BIN)/embed-audio $(SHARED)/data/esc10/audio --weights $(TEACHER) --layer features --out $(PICTURE)/esc10.parquet
+	$(BIN)/hear-transformers explore $(PICTURE)/esc10.parquet --labels-from $(SHARED)/data/esc10/labels.csv \
+		--columns path=audio/{filename},labels=label --audio $(SHARED)/data/esc10 --map pca --sound link
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1200,620 --virtual-time-budget=4000 \
+		--screenshot=$(CURDIR)/docs/images/map.png file://$(abspath $(PICTURE))/esc10.parquet.html
+
 clean:  ## remove the virtual environments and what was built
-	rm -rf $(VENV) $(HEAR) .venv-newest .venv-oldest build dist *.egg-info demo_output
+	rm -rf $(VENV) $(HEAR) .venv-newest .venv-oldest build dist site *.egg-info demo_output

@@ -1,8 +1,7 @@
-"""The examples of the README and of docstrings run, offline, and give what they say."""
+"""The examples of the README, of the pages of docs/ and of docstrings run, offline, and give what they say."""
 
 import doctest
 import importlib
-import re
 import shutil
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import pytest
 import soundfile
 
 from tests.conftest import tone
+from tests.helpers.markdown import PAGES, ROOT, blocks, name_of
 
-ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = {page: [text for text in blocks(page, "python") if ">>> " in text] for page in PAGES}
+"""Page -> its blocks with prompts, which one reader types one after the other. Others are programs, see tests/docs/."""
 DOCUMENTED = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted((ROOT / "hear_transformers").rglob("*.py"))
@@ -36,9 +36,9 @@ def check(test: doctest.DocTest) -> None:
     assert runner.summarize(verbose=False).failed == 0, "".join(printed)
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_examples_of_the_readme_are_true(number):
-    test = doctest.DocTestParser().get_doctest(BLOCKS[number], {}, f"README.md, block {number}", None, 0)
+@pytest.mark.parametrize("page", [page for page in PAGES if EXAMPLES[page]], ids=name_of)
+def test_examples_of_pages_are_true(page: Path) -> None:
+    test = doctest.DocTestParser().get_doctest("\n".join(EXAMPLES[page]), {}, name_of(page), None, 0)
     assert test.examples
     check(test)
 
