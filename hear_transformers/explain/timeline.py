@@ -33,6 +33,9 @@ MAX_LETTERS = 40
 ROW, SPECTROGRAM, MARGINS = 0.27, 2.4, 1.3
 """Heights in inches: of a class, of the spectrogram, of title and axis."""
 
+MIN_ROWS = 4
+"""For which there is room at least, and for the scale of colours beside them."""
+
 WIDTH = 11.0
 
 
@@ -85,7 +88,7 @@ class PNGs:
         left, right = float(starts[0]), float(ends[-1])
         mel = spectrogram(source, self.spec, left, right, keep_damaged=self.keep_damaged)
         shown = likeliest(timeline.likely, self.n_rows)
-        height = ROW * len(shown)
+        height = ROW * max(len(shown), MIN_ROWS)
         figure = Figure(figsize=(WIDTH, SPECTROGRAM + height + MARGINS), layout="constrained")
         ratios = {"height_ratios": [SPECTROGRAM, height]}
         above, below = figure.subplots(2, 1, sharex=True, gridspec_kw=ratios)
@@ -133,7 +136,7 @@ def spectrogram(
     columns = []
 
     def ignore(warning: str) -> None:
-        """Say nothing: whoever embedded the file warned of it."""
+        """Return without a word: whoever embedded the file warned of it."""
 
     with AudioFile(source.path, channel=source.channel, keep_damaged=keep_damaged, warn=ignore) as file:
         whole = (source.start, source.end) == (0.0, math.inf)
