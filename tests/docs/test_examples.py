@@ -74,7 +74,7 @@ def test_the_loss_of_the_loop_falls(labelled):
 @pytest.mark.slow
 def test_two_devices_share_the_clips(labelled):
     printed = run("several_devices.py", "clips", "out.npy", "cpu", "cpu", folder=labelled)
-    assert printed == "12 vectors of 192 numbers, by 2 devices\n"
+    assert printed == "12 vectors of 384 numbers, by 2 devices\n"
     assert np.isfinite(np.load(labelled / "out.npy")).all()
 
 
