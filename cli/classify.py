@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 SUFFIXES = {".csv": ("csv",), ".txt": ("raven", "audacity")}
 """Suffix of one table -> formats that it may have."""
 
+FORMATS = ("csv", "raven", "audacity")
+"""Of tables of events."""
+
 OF_OTHERS = (
     *OF_MODEL[1:],
     *("models", "scene", "segment", "overlap", "labels", "top_k", "separate_layers", "dtype", "compile"),
@@ -254,7 +257,7 @@ def place_of(out: str, format: str | None, *, along_time: bool, what: str) -> Pl
     path = Path(out)
     is_folder = out.endswith(("/", os.sep)) or path.is_dir() or not path.suffix
     of_suffix = (CSV,) if is_folder else SUFFIXES.get(path.suffix.lower(), ())
-    formats = ("csv", "raven", "audacity") if along_time else (CSV,)
+    formats = FORMATS if along_time else (CSV,)
     if not is_folder and not set(of_suffix) & set(formats):
         ends = ".csv or .txt" if along_time else ".csv"
         raise OptionError(f"--out {out}: with {what} the output ends in {ends}, or is a folder")

@@ -15,7 +15,7 @@ from hear_transformers import FAMILIES, OPEN_FAMILIES, __version__
 
 from . import cluster, signals
 from .checks import TOP_K, check_one_model, check_words, choose_storage, local_output, wants_labels, wants_timestamps
-from .classify import OF_EMBEDDINGS, check_drawing, classify, place_of, refuse_unusual, tag
+from .classify import FORMATS, OF_EMBEDDINGS, SUFFIXES, check_drawing, classify, place_of, refuse_unusual, tag
 from .failures import Failure, guarded
 from .imports import importing
 from .logs import log_on_stderr
@@ -322,6 +322,8 @@ def main(
         how |= {"n_labels": n_labels, "threshold": threshold, "plot": plot}
         found = find(inputs, manifest, columns, quiet=quiet)
         sys.exit(1 if tag_along_time(found, out, models, weights, device, num_workers, how, options) else 0)
+    if n_labels and (options["format"] in FORMATS or os.path.splitext(out)[1].lower() in SUFFIXES):
+        raise click.UsageError("a table of labels is along time: give --timestamps too, or --segment 10 for every 10 s")
     place = local_output(out)
     options["format"] = choose_storage(place, options)
     with importing():

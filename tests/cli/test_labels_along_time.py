@@ -84,6 +84,8 @@ def test_a_picture_is_drawn_once_and_again_when_it_is_gone(embed_audio, audio_fi
         (["--plot"], "--plot is of classes along time; give --labels --timestamps, or a --probe of events"),
         (["--labels", "--plot"], "--plot is of classes along time"),
         (["--timestamps", "--threshold=0.1"], "--threshold is of classes along time"),
+        (["--labels", "--out=a.csv"], "a table of labels is along time: give --timestamps too, or --segment 10"),
+        (["--labels", "--format=raven"], "a table of labels is along time"),
         ([*ALONG_TIME, "--out=a.npz"], "with labels along time the output ends in .csv or .txt, or is a folder"),
         ([*ALONG_TIME, "--format=npz"], "with labels along time the output is csv, raven, audacity"),
         ([*ALONG_TIME, "--dtype=float16"], "--dtype: labels along time are no embeddings"),
