@@ -18,6 +18,12 @@ LOGITS = "logits"
 TIME_OPTIONS = ("hop_ms", "window_ms", "framing", "segment", "overlap")
 """Options of embeddings along time."""
 
+FRAMEWISE = "framewise"
+"""Layer that labels along time may be of, in networks that have it."""
+
+WINDOW_MS, HOP_MS = 2000.0, 500.0
+"""Of labels along time: HEAR's windows, 160 ms of most networks, are too short to tell one sound from another."""
+
 OF_SEGMENTS = ("segment", "overlap")
 """Those of them that go with vectors of segments only."""
 
@@ -56,11 +62,12 @@ def wants_labels(labels: bool, top_k: int | None, options: dict[str, Any], times
         if top_k is not None:
             raise click.UsageError("--top-k is the number of labels to print; give --labels too, or leave it out")
         return 0
-    if timestamps:
-        raise click.UsageError("--labels describes whole files, so it does not go with vectors along time")
     if options["layer"] is None:
         options["layer"] = LOGITS
-    if options["layer"] != LOGITS:
+    if timestamps and options["layer"] == LOGITS and not any(options[name] for name in ("window_ms", "segment")):
+        options["window_ms"] = [WINDOW_MS]
+        options["hop_ms"] = HOP_MS if options["hop_ms"] is None else options["hop_ms"]
+    if options["layer"] not in ((LOGITS, FRAMEWISE) if timestamps else (LOGITS,)):
         raise click.UsageError(
             f"--labels needs logits, and layer {options['layer']} was asked for; "
             "give --layer logits or leave it out, with a model that was trained on AudioSet, such as efficientat, "

@@ -15,7 +15,7 @@ from hear_transformers import FAMILIES, OPEN_FAMILIES, __version__
 
 from . import cluster, signals
 from .checks import TOP_K, check_one_model, check_words, choose_storage, local_output, wants_labels, wants_timestamps
-from .classify import classify
+from .classify import FORMATS, OF_EMBEDDINGS, SUFFIXES, check_drawing, classify, place_of, refuse_unusual, tag
 from .completion import completing
 from .config import configurable
 from .failures import Failure, guarded
@@ -55,6 +55,8 @@ Examples:
                                                one reading for both: embeddings/model=passt-base/...
   embed-audio input.wav --model efficientat --labels --out labels
                                                prints labels: Speech, Music, ...
+  embed-audio dawn/ --model efficientat --labels --timestamps --plot --format raven --out tags
+                                               when: selection tables of Raven, and pictures
   embed-audio new/ --probe my_probe --out labels.csv
                                                classes of your own, see hear-transformers probe
   embed-audio new/ --probe my_probe --format raven --out found
@@ -75,6 +77,11 @@ outputs of changed audio are replaced. Beside outputs of other settings nothing 
 --overwrite embeds its inputs again; in a table, rows of other inputs stay, unless their settings differ: then the whole
 table is replaced. With --labels, skipped files are embedded again to print theirs. A manifest that lists a part of a
 file twice gets a row for each in a table, and one file otherwise.
+
+With --labels, or a --probe of events, and --plot, NAME.labels.png has the likeliest classes of each file below its
+spectrogram; one that is there is drawn again with --overwrite. Labels along time are read from windows of 2 s every 0.5
+s unless --window-ms, --hop-ms or --segment say otherwise; --layer framewise reads those of frames, where a network has
+such.
 
 With --segment, each segment is embedded as a file of its own would be; outputs hold start and end of each in s. The
 last one ends with the file; a rest shorter than a tenth of a segment belongs to the one before it. To see them in Raven
@@ -227,9 +234,19 @@ class InSections(click.Command):
 @click.option("--separate-layers", is_flag=True, help="Each layer in a folder of its own: layer=4.")
 @click.option("--overwrite", is_flag=True, help="Embed again, replace existing outputs; see below.")
 @click.option(
-    "--labels", is_flag=True, help="Print the likeliest classes, AudioSet's or yours; implies --layer logits."
+    "--labels",
+    is_flag=True,
+    help="Print the likeliest classes, AudioSet's or yours; implies --layer logits. Along time (--timestamps, "
+    "--segment 3) they are a table, without embeddings: --format csv, raven or audacity.",
 )
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help=f"Labels per file.  [default: {TOP_K}]")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Probability that labels along time, or events of a --probe, exceed.  [default: 0.5]",
+)
+@click.option("--plot", is_flag=True, help="Draw labels along time, or events of a --probe, over the spectrogram: PNG.")
 @click.option(
     "--probe", metavar="FOLDER", help="Classify with `hear-transformers probe`'s, to a .csv file, or tables of events."
 )
@@ -258,6 +275,8 @@ def main(
     quiet: bool,
     as_json: bool,
     probe: str | None,
+    threshold: float | None,
+    plot: bool,
     engine: str,
     **options: Any,
 ) -> None:
@@ -280,6 +299,7 @@ def main(
         n_workers = workers.default_workers(len(found)) if num_workers is None else num_workers
         shown: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "keep_damaged": keep_damaged}
         shown |= {"fail_fast": fail_fast, "resample": resample, "channel": channel}
+        shown |= {"threshold": threshold, "plot": plot}
         given = {**options, **shown, "models": models, "weights": weights, "scene": scene}
         with resumable(options["overwrite"]):
             n_failed = classify(probe, found, out, device, n_workers, given)
@@ -287,6 +307,9 @@ def main(
     # All that needs no PyTorch comes first, which takes seconds; of a file of one's own the layers are not known yet.
     check_one_model(models, {**options, "weights": weights})
     timestamps = wants_timestamps(scene, options)
+    if not (options["labels"] and timestamps) and (plot or threshold is not None):
+        name = "--plot" if plot else "--threshold"
+        raise click.UsageError(f"{name} is of classes along time; give --labels --timestamps, or a --probe of events")
     n_labels = wants_labels(options.pop("labels"), options.pop("top_k"), options, timestamps)
     words = {**options, "resample": resample}
     for model in models or [None]:
@@ -298,6 +321,14 @@ def main(
         with resumable(options["overwrite"]):
             n_failed = cluster.embed(found, out, models, weights, timestamps, {**reading, **of_cluster}, shown, options)
         sys.exit(1 if n_failed else 0)
+    if n_labels and timestamps:
+        how = {"channel": channel, "resample": resample, "fail_fast": fail_fast, "keep_damaged": keep_damaged}
+        how |= {"verbose": verbose, "quiet": quiet, "as_json": as_json}
+        how |= {"n_labels": n_labels, "threshold": threshold, "plot": plot}
+        found = find(inputs, manifest, columns, quiet=quiet)
+        sys.exit(1 if tag_along_time(found, out, models, weights, device, num_workers, how, options) else 0)
+    if n_labels and (options["format"] in FORMATS or os.path.splitext(out)[1].lower() in SUFFIXES):
+        raise click.UsageError("a table of labels is along time: give --timestamps too, or --segment 10 for every 10 s")
     place = local_output(out)
     options["format"] = choose_storage(place, options)
     with importing():
@@ -337,6 +368,35 @@ def main(
     if not (quiet or as_json):
         summarise(report, stored)
     sys.exit(1 if report.failed else 0)
+
+
+def tag_along_time(
+    found: list[Source],
+    out: str,
+    models: tuple[str, ...],
+    weights: str | None,
+    device: str,
+    num_workers: int | None,
+    how: dict[str, Any],
+    options: dict[str, Any],
+) -> int:
+    """Write where the classes of a model are heard, `how`; return how many files failed."""
+    stored = {name: options.pop(name) for name in ("format", "dtype", "separate_layers", "overwrite", "shard")}
+    refuse_unusual({**how, **stored, "batch_size": options["batch_size"]}, "--labels along time")
+    if given := [f"--{name.replace('_', '-')}" for name in OF_EMBEDDINGS if stored[name]]:
+        raise click.UsageError(f"{', '.join(given)}: labels along time are no embeddings; leave it out")
+    place = place_of(local_output(out), stored["format"], along_time=True, what="labels along time")
+    if how["plot"]:
+        check_drawing()
+    with importing():
+        from hear_transformers.audio import workers
+    given_options = parse_network_options({name: value for name, value in options.items() if value is not None})
+    if "compile" in given_options:
+        given_options["compile"] = math.inf if given_options["compile"] == "always" else len(found)
+    n_workers = workers.default_workers(len(found)) if num_workers is None else num_workers
+    loading = loaded(models, weights or "", device, given_options, verbose=how["verbose"], quiet=how["quiet"])
+    with loading as model, resumable(stored["overwrite"]):
+        return tag(model, found, place, n_workers, {**how, **stored})
 
 
 def output_options(options: dict[str, Any]) -> OutputOptions:

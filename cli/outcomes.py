@@ -50,7 +50,7 @@ class Progress:
         if self.last:
             self.last["run"] = usage.as_record()
         if not self.hidden:
-            self._write(str(usage), sys.stderr)
+            self.write(str(usage), sys.stderr)
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         if self.last:
@@ -77,7 +77,7 @@ class Progress:
         """Show the outcome of one source."""
         failed = outcome.status == "failed"
         if failed:
-            self._write(one_line(f"Error: {outcome.message}"), sys.stderr)
+            self.write(one_line(f"Error: {outcome.message}"), sys.stderr)
         self.n_left -= 1
         if self.as_json:
             record = as_record(outcome) | ({"channel": self.channel} if self.channel else {})
@@ -87,14 +87,15 @@ class Progress:
                 self.last = record
         if not self.hidden and outcome.tags:
             lines = (f"\n  {tag.probability:.3f}  {tag.label}" for tag in outcome.tags)
-            self._write(one_line(outcome.source) + "".join(lines), sys.stdout)
+            self.write(one_line(outcome.source) + "".join(lines), sys.stdout)
         if self.bar is not None:
             self.bar.update()
         if self.lines is not None:
             self.lines.update(failed=failed, worked=outcome.status == "written", seconds=outcome.seconds or 0.0)
 
-    def _write(self, text: str, file: TextIO) -> None:
-        """Print beside the bar, which moves down."""
+    def write(self, text: str, file: TextIO | None = None) -> None:
+        """Print beside the bar, which moves down; on stdout by default."""
+        file = file or sys.stdout
         if self.bar is None:
             click.echo(text, file, err=file is sys.stderr)
         else:

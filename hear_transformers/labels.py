@@ -122,6 +122,16 @@ def check_logits(model: object, *, timestamps: bool) -> None:
     """
     if timestamps:
         raise OptionError("labels are for whole files; leave out timestamps, or the labels")
+    check_classes(model)
+
+
+def check_classes(model: object, *, timestamps: bool = False) -> tuple[str, ...]:
+    """Return the names of the classes whose logits embeddings are, for whole files or along time.
+
+    Raises
+    ------
+    OptionError : embeddings are of a module of others, of another layer, of several windows, or of unnamed classes
+    """
     if not isinstance(model, (Embedder, Description)) or isinstance(model.name, str):
         raise OptionError(
             "labels are names of logits, and the HEAR API does not say which numbers of an embedding are logits; "
@@ -138,9 +148,13 @@ def check_logits(model: object, *, timestamps: bool) -> None:
             f"{name} was trained to name the classes of frames; its classifier of clips was not (PretrainedSED, "
             "ex_audioset_strong.py, has no loss for it); give layer='framewise' and pool='max'"
         )
-    n_labels, n_classes = len(model.labels or audioset_labels()), model.scene_embedding_size
-    if n_classes != n_labels:
-        raise OptionError(
-            f"the names of AudioSet's {n_labels} classes do not fit the {n_classes} classes of {name}; "
-            "choose a variant trained on AudioSet, or a checkpoint that holds names of its own"
-        )
+    classes = model.labels or audioset_labels()
+    n_classes = sum(map(len, model.columns(timestamps=True).values())) if timestamps else model.scene_embedding_size
+    if n_classes != len(classes):
+        if n_classes == model.scene_embedding_size or n_classes % len(classes):
+            raise OptionError(
+                f"the names of AudioSet's {len(classes)} classes do not fit the {n_classes} classes of {name}; "
+                "choose a variant trained on AudioSet, or a checkpoint that holds names of its own"
+            )
+        raise OptionError("labels along time are those of one window; give one window_ms")
+    return classes

@@ -22,6 +22,7 @@ M4A = b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" + bytes(64)
         ("scipy", hear_transformers, TRAIN, "train"),
         ("matplotlib", hear_transformers, TRAIN, "train"),
         ("matplotlib", hear_transformers, ["explain", "a.wav"], "train"),
+        ("matplotlib", embed_audio, ["a.wav", "--model=mn04_as", "--labels", "--timestamps", "--plot"], "plot"),
         ("sklearn", hear_transformers, ["compare", "tiny", "tiny", "."], "train"),
         ("pyarrow", embed_audio, ["a.wav", "--out=a.parquet"], "parquet"),
         ("pyarrow", embed_audio, ["--manifest=list.parquet"], "parquet"),

@@ -12,7 +12,15 @@ import torch
 from hear_transformers import efficientat
 from hear_transformers.audio import reading
 from hear_transformers.errors import OptionError
-from hear_transformers.labels import Tag, audioset_labels, audioset_strong_labels, check_logits, tags_of, top_tags
+from hear_transformers.labels import (
+    Tag,
+    audioset_labels,
+    audioset_strong_labels,
+    check_classes,
+    check_logits,
+    tags_of,
+    top_tags,
+)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -121,6 +129,10 @@ def test_a_classifier_of_clips_that_was_not_trained_is_refused():
 def test_embeddings_along_time_are_refused():
     with pytest.raises(OptionError, match="leave out timestamps"):
         check_logits(small(layer="logits"), timestamps=True)
+
+
+def test_classes_along_time_are_named():
+    assert check_classes(small(layer="logits", window_ms=500), timestamps=True) == audioset_labels()
 
 
 def test_modules_of_others_are_refused():

@@ -89,13 +89,28 @@ def _last_blocks(found: Explanation) -> set[str]:
 
 
 def _background(axes: Any, window: Window, colours: str, title: str) -> None:
-    """Draw the spectrogram, with bands as the vertical axis and their Hz on it."""
-    n_mels, n_frames = window.mel.shape
-    left, right = window.mel_seconds(-0.5), window.mel_seconds(n_frames - 0.5)
-    low = float(np.percentile(window.mel.numpy(), 5))
-    extent = (float(left), float(right), -0.5, n_mels - 0.5)
-    axes.imshow(window.mel.numpy(), origin="lower", aspect="auto", extent=extent, cmap=colours, vmin=low)
-    hz = window.spec.centres_hz()
+    left, right = (float(window.mel_seconds(frame)) for frame in (-0.5, window.mel.shape[1] - 0.5))
+    draw_mel(axes, window.mel.numpy(), window.spec.centres_hz(), (left, right), colours, title)
+
+
+def draw_mel(
+    axes: Any, mel: NDArray[Any], hz: NDArray[Any], seconds: tuple[float, float], colours: str, title: str
+) -> None:
+    """Draw a spectrogram, with bands as the vertical axis and their Hz on it.
+
+    Parameters
+    ----------
+    axes : of matplotlib
+    mel : (n_mels, frames)
+    hz : (n_mels,) centres of the bands
+    seconds : where the first frame begins and the last one ends
+    colours : a map of matplotlib
+    title : of the panel
+    """
+    n_mels = len(mel)
+    extent = (*seconds, -0.5, n_mels - 0.5)
+    low = float(np.percentile(mel, 5))
+    axes.imshow(mel, origin="lower", aspect="auto", extent=extent, cmap=colours, vmin=low)
     shown = [tick for tick in TICKS_HZ if hz[0] <= tick <= hz[-1]]
     axes.set_yticks(np.interp(shown, hz, np.arange(n_mels)), [f"{tick:,}" for tick in shown], fontsize="x-small")
     axes.set(ylabel="Hz", xlim=extent[:2], ylim=extent[2:])

@@ -1,4 +1,4 @@
-"""A saved probe and audio files -> tables of what it finds; a run that was killed goes on where it was.
+"""A saved probe, or the classes of a network, and audio files -> tables of what is found; a killed run goes on.
 
 What was found of a file is a line of a journal as soon as it is known, and the tables are made of the journal at the
 end. A later run with the same probe keeps the lines of audio that is unchanged, so tables of more files grow.
@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,11 +23,14 @@ from ..bulk.journal import Failures, Journal
 from ..bulk.outputs import contents_of
 from ..bulk.selections import ENDS, Selection, write_selections
 from ..bulk.sources import Source, name_outputs
-from ..embedding.pipeline import Clip, Embedded, Model, embed
+from ..embedding.embedder import Embedder
+from ..embedding.pipeline import Clip, Described, Embedded, Model, Remote, embed, models_of
+from ..embedding.replicas import Description
 from ..errors import OptionError
 from ..files import place_of, sha256_of
+from ..labels import check_classes
 from ..training.results import write_table
-from .events import Event, Processing, events_in
+from .events import Processing, runs_in
 from .fitting import Fitted
 from .sample import Floats
 from .saved import ARRAYS, UNIMPORTANT, WORDS, Saved, check_fit, read
@@ -39,8 +42,51 @@ BLOCK_ROWS = 8192
 CSV, OUTPUT = "csv", "labels"
 """Format of one table for all files, and its name without suffix."""
 
+LOGITS = "logits"
+"""Kind of probe of the classes that a network has itself: its embeddings are their logits."""
+
+PICTURE = ".labels.png"
+
 Line = Mapping[str, Any]
-"""What was found of a file, ready for JSON: "path", "start", "end", and "cells" of a clip or its "events"."""
+"""What was found of a file, ready for JSON: "path", "start", "end", and "cells" of a clip or its "events", with the
+class, the time in s and the probability of the "likeliest" frame."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """What is found of a source along time.
+
+    Attributes
+    ----------
+    source : the file, or part of one
+    likely : (times, classes) probabilities
+    starts, ends : (times,) in s from the beginning of the file, where the time of each row begins and ends
+    """
+
+    source: Source
+    likely: Floats
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+class Pictures(Protocol):
+    """What draws timelines."""
+
+    def lacks(self, source: Source) -> bool:
+        """Return True if the picture of a source is not there, so that it is classified again."""
+
+    def draw(self, timeline: Timeline) -> None:
+        """Draw the picture of a source."""
+
+
+def own_classes(model: Described, threshold: float) -> Saved:
+    """Return the probe of the classes that a network was trained on, along time; raise OptionError if it has none."""
+    classes = check_classes(model, timestamps=True)
+    assert isinstance(model, (Embedder, Description))
+    scaling = {"mean": np.zeros(1, np.float32), "scale": np.ones(1, np.float32)}
+    fitted = Fitted(LOGITS, model.multi_label, scaling, {})
+    unmade = Saved(fitted, classes, {}, {}, {}, Processing(0.0, 0.0, threshold))
+    return replace(unmade, provenance=settings_of(unmade, model))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +121,24 @@ class Place:
         sources = [Source(place_of(file), name) for file, name in files.items()]
         return dict(zip(files, map(str, name_outputs(sources, ENDS[self.format])), strict=True))
 
+    def pictures(self, sources: Sequence[Source]) -> dict[tuple[str, str], Path]:
+        """Return the path of the picture of each source, by its file and segment."""
+        once = [*{(each.file, each.segment): each for each in sources if each.error is None}.values()]
+        names = name_outputs(once, PICTURE)
+        return {(each.file, each.segment): self.folder / name for each, name in zip(once, names, strict=True)}
+
 
 def classify(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None,
     probe: Saved,
-    model: Model,
+    model: Model | Remote,
     sources: Sequence[Source],
     place: Place,
     *,
     workers: int = 0,
     keep_damaged: bool = False,
     overwrite: bool = False,
+    pictures: Pictures | None = None,
     on_start: Callable[[int], None] = lambda n: None,
     on_outcome: Callable[[Outcome, Line | None], None] = lambda outcome, line: None,
 ) -> list[Outcome]:
@@ -93,13 +146,14 @@ def classify(
 
     Parameters
     ----------
-    folder : of the probe
+    folder : of the probe; None for `own_classes`
     probe : that was read from there
     model : what embeds
     sources : files
     place : of the tables; those of an earlier run are replaced, with what it found of other files
     workers, keep_damaged : see `pipeline.embed`
     overwrite : classify all anew, and replace tables that somebody changed or made
+    pictures : draws what is found along time
     on_start : called before the first is classified, with the number of outcomes to come
     on_outcome : called as soon as a source is finished, with what was found of it
 
@@ -107,10 +161,12 @@ def classify(
     ------
     OptionError : the model is another than that of the probe; a table exists that no such run wrote
     """
-    made_with = settings_of(probe, model)
+    (described,) = models_of(model)
+    made_with = settings_of(probe, described)
     check_fit(probe, made_with, str(folder))
     settings = {name: value for name, value in made_with.items() if name not in UNIMPORTANT}
-    settings |= {"probe": [sha256_of(Path(folder) / name) for name in (WORDS, ARRAYS)], "keep_damaged": keep_damaged}
+    files = [] if folder is None else [sha256_of(Path(folder) / name) for name in (WORDS, ARRAYS)]
+    settings |= {"probe": files, "keep_damaged": keep_damaged, "processing": probe.processing}
     outcomes = []
     with journal.explained(place.folder), journal.exclusive(place.state, place.folder / (place.file or "")):
         found = Journal(place.state / "journal.jsonl", journal.digest(settings), lambda line: "sha256" in line)
@@ -121,7 +177,8 @@ def classify(
         failures = Failures(place.folder / "failures.jsonl")
         once = {_key(source): source for source in sources}
         on_start(len(once))
-        for outcome, line in _outcomes(probe, model, [*once.values()], found, workers, keep_damaged=keep_damaged):
+        reading = {"workers": workers, "keep_damaged": keep_damaged}
+        for outcome, line in _outcomes(probe, model, [*once.values()], found, pictures, reading):
             outcomes.append(outcome)
             if outcome.status == "failed":
                 failures.add(outcome.as_failure())
@@ -130,7 +187,7 @@ def classify(
     return outcomes
 
 
-def settings_of(probe: Saved, model: Model) -> dict[str, Any]:
+def settings_of(probe: Saved, model: Described) -> dict[str, Any]:
     """Return the provenance of the embeddings of a model that a probe takes, as `extract` stores it."""
     (content,) = contents_of(model, timestamps=probe.along_time, apart=False, dtype="float32")
     return content.settings
@@ -141,19 +198,25 @@ def _key(source: Source) -> str:
 
 
 def _outcomes(
-    probe: Saved, model: Model, sources: Sequence[Source], found: Journal, workers: int, *, keep_damaged: bool
+    probe: Saved,
+    model: Model | Remote,
+    sources: Sequence[Source],
+    found: Journal,
+    pictures: Pictures | None,
+    reading: Mapping[str, Any],
 ) -> Iterator[tuple[Outcome, Line | None]]:
-    """Classify sources, each once; add what was found to the journal, and yield it."""
+    """Classify sources, each once; draw what was found, add it to the journal, and yield it."""
     for source in sources:
         if source.error is not None:
             yield _failed(source, source.error), None
     readable = [source for source in sources if source.error is None]
+    known = ["" if pictures and pictures.lacks(each) else _known(found, each) for each in readable]
     clips = [
-        Clip(each.path, each.start, each.end, channel=each.channel, skip_sha256=_known(found, each))
-        for each in readable
+        Clip(each.path, each.start, each.end, channel=each.channel, skip_sha256=sha256)
+        for each, sha256 in zip(readable, known, strict=True)
     ]
-    how: dict[str, Any] = {"timestamps": probe.along_time, "hashes": True, "keep_damaged": keep_damaged}
-    with contextlib.closing(embed(model, clips, workers=workers, **how)) as embedding:
+    how: dict[str, Any] = {"timestamps": probe.along_time, "hashes": True, **reading}
+    with contextlib.closing(embed(model, clips, **how)) as embedding:
         for embedded, source in zip(embedding, readable, strict=True):
             told: dict[str, Any] = {"start": source.start, "end": source.end, "warnings": embedded.warnings}
             if embedded.error is not None:
@@ -161,7 +224,7 @@ def _outcomes(
             elif embedded.embedding is None:
                 yield Outcome(str(source.path), "skipped", **told), found.lines[_key(source)]
             else:
-                line = {**_found_in(probe, embedded, source), "sha256": embedded.sha256}
+                line = {**_found_in(probe, embedded, source, pictures), "sha256": embedded.sha256}
                 found.add({_key(source): line})
                 yield Outcome(str(source.path), "written", seconds=embedded.seconds, **told), line
 
@@ -177,8 +240,8 @@ def _failed(source: Source, error: Exception) -> Outcome:
     return Outcome(path, "failed", message=message, start=source.start, end=source.end, error=type(error).__name__)
 
 
-def _found_in(probe: Saved, embedded: Embedded, source: Source) -> dict[str, Any]:
-    """Return what a probe finds in a source."""
+def _found_in(probe: Saved, embedded: Embedded, source: Source, pictures: Pictures | None) -> dict[str, Any]:
+    """Return what a probe finds in a source, and draw it."""
     end = source.start + embedded.seconds if source.end == math.inf else source.end
     line: dict[str, Any] = {"path": str(source.path), "file": source.file, "name": str(source.name)}
     line |= {"start": source.start, "end": end}
@@ -190,26 +253,44 @@ def _found_in(probe: Saved, embedded: Embedded, source: Source) -> dict[str, Any
         return line | {"cells": cells_of(likely.tolist(), probe.classes, multi_label=probe.fitted.multi_label)}
     assert embedded.times_ms is not None
     likely = in_blocks(probe.fitted, embedded.embedding)
-    found = scored_events(likely, embedded.times_ms, probe.classes, probe.processing)
-    return line | {"events": [[e.label, source.start + e.start, source.start + e.end, score] for e, score in found]}
+    times, cells = source.start + embedded.times_ms / 1000.0, cells_along_time(embedded, source.start)
+    if pictures is not None:
+        pictures.draw(Timeline(source, likely, *cells))
+    # An event of a probe ends with the centre of its last frame, as heareval scores it; a tag with that frame itself.
+    spans = cells if probe.fitted.kind == LOGITS else (times, times)
+    events = []
+    for i, first, last in runs_in(likely, embedded.times_ms, probe.processing):
+        score = round(float(likely[first : last + 1, i].mean()), 6)
+        events.append([probe.classes[i], float(spans[0][first]), float(spans[1][last]), score])
+    row, column = divmod(int(likely.argmax()), likely.shape[1])
+    likeliest = [probe.classes[column], float(times[row]), float(likely[row, column])]
+    return line | {"events": events, "likeliest": likeliest}
+
+
+def cells_along_time(embedded: Embedded, start: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the time of each embedding of a clip begins and ends, two of (times,) in s of the file.
+
+    It is what the embedding sees; where windows overlap, their times meet halfway between the centres.
+
+    Parameters
+    ----------
+    embedded : along time
+    start : of the clip in the file, in s
+    """
+    assert embedded.times_ms is not None
+    assert embedded.spans_ms is not None
+    starts, ends = (np.nan_to_num(each, nan=0.0) for each in embedded.spans_ms)
+    if (starts[1:] < ends[:-1]).any() or (ends <= starts).any():
+        middles = (embedded.times_ms[1:] + embedded.times_ms[:-1]) / 2
+        starts = np.concatenate([[0.0], middles])
+        ends = np.concatenate([middles, [max(embedded.seconds * 1000.0, embedded.times_ms[-1])]])
+    return start + starts / 1000.0, start + ends / 1000.0
 
 
 def in_blocks(fitted: Fitted, embeddings: Floats) -> Floats:
     """Compute the probabilities of the frames of a file, (times, size) that may be on disk: -> (times, classes)."""
     firsts = range(0, len(embeddings), BLOCK_ROWS)
     return np.concatenate([fitted.probabilities(embeddings[i : i + BLOCK_ROWS]) for i in firsts])
-
-
-def scored_events(
-    likely: Floats, times_ms: np.ndarray, classes: Sequence[str], how: Processing
-) -> list[tuple[Event, float]]:
-    """Find the events of a file, see `events_in`, each with the mean probability of its frames."""
-    times = times_ms / 1000.0
-    scored = []
-    for event in events_in(likely, times_ms, classes, how):
-        first, last = np.searchsorted(times, event.start), np.searchsorted(times, event.end, "right")
-        scored.append((event, round(float(likely[first:last, classes.index(event.label)].mean()), 6)))
-    return scored
 
 
 def cells_of(likely: Sequence[float], classes: Sequence[str], *, multi_label: bool) -> list[str]:

@@ -40,10 +40,12 @@ class Processing(NamedTuple):
     ----------
     median_filter_ms : width of the median filter along time; 0 for none
     min_duration_ms : shortest event, from its first to its last frame
+    threshold : probability that the frames of an event exceed
     """
 
     median_filter_ms: float
     min_duration_ms: float
+    threshold: float = THRESHOLD
 
 
 GRID = tuple(Processing(*each) for each in product(MEDIAN_FILTERS_MS, MIN_DURATIONS_MS))
@@ -52,26 +54,39 @@ GRID = tuple(Processing(*each) for each in product(MEDIAN_FILTERS_MS, MIN_DURATI
 def events_in(
     probabilities: NDArray[Any], times_ms: NDArray[np.float64], classes: Sequence[str], how: Processing
 ) -> list[Event]:
-    """Find the events of a file: runs of frames above `THRESHOLD`, after a median filter, that are long enough.
+    """Find the events of a file, see `runs_in`: each from the centre of its first frame to that of its last."""
+    runs = runs_in(probabilities, times_ms, how)
+    return [Event(classes[i], float(times_ms[a]) / 1000.0, float(times_ms[b]) / 1000.0) for i, a, b in runs]
+
+
+def runs_in(probabilities: NDArray[Any], times_ms: NDArray[np.float64], how: Processing) -> list[tuple[int, int, int]]:
+    """Find the runs of frames above the threshold, after a median filter, that are long enough, by their beginnings.
 
     Parameters
     ----------
     probabilities : (times, classes)
     times_ms : (times,) ascending
-    classes : names
-    how : the filter and the shortest event
+    how : the filter, the threshold and the shortest event
+
+    Returns
+    -------
+    runs : class, first frame and last frame of each
     """
+    width = round(how.median_filter_ms / float(np.mean(np.diff(times_ms)))) if len(times_ms) > 1 else 0
+    smooth = _median_filtered(probabilities, width) if width else probabilities
+    found = []
+    for number, active in enumerate((smooth > how.threshold).T):
+        edges = np.flatnonzero(np.diff(active.astype(np.int8), prepend=0, append=0))
+        for first, last in zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True):
+            if times_ms[last] - times_ms[first] >= how.min_duration_ms:
+                found.append((number, first, last))
+    return sorted(found, key=lambda run: run[1])
+
+
+def _median_filtered(probabilities: NDArray[Any], width: int) -> NDArray[Any]:
     from scipy.ndimage import median_filter  # of the extra `train`
 
-    width = round(how.median_filter_ms / float(np.mean(np.diff(times_ms)))) if len(times_ms) > 1 else 0
-    smooth = median_filter(probabilities, size=(width, 1)) if width else probabilities
-    found = []
-    for label, active in zip(classes, (smooth > THRESHOLD).T, strict=True):
-        edges = np.flatnonzero(np.diff(active.astype(np.int8), prepend=0, append=0))
-        for first, last in zip(times_ms[edges[::2]], times_ms[edges[1::2] - 1], strict=True):
-            if last - first >= how.min_duration_ms:
-                found.append(Event(label, float(first) / 1000.0, float(last) / 1000.0))
-    return sorted(found, key=lambda event: event.start)
+    return np.asarray(median_filter(probabilities, size=(width, 1)))
 
 
 def tuned(

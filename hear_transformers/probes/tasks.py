@@ -184,7 +184,8 @@ def _check_classes(
                 where = f"the fold {split.name!r}" if part == TEST else f"what is trained on to test {split.name!r}"
                 more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
                 raise TrainingError(
-                    f"{where} has no clip of {missing[0]!r}{more}; add clips, use fewer folds, or leave the class out"
+                    f"{where} has no clip of {missing[0]!r}{more}; add clips, leave the class out, or name folds, "
+                    "three at least, each with clips of every class"
                 )
 
 

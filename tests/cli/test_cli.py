@@ -460,8 +460,6 @@ def test_an_unforeseen_error_is_one_line(embed_audio, audio_file, monkeypatch):
         (["--top-k=0", *LABELS], "0 is not in the range"),
         (["--labels", "--layer=8"], "layer 8 was asked for; give --layer logits or leave it out"),
         (["--labels", "--layer=features,logits"], "layer features,logits was asked for; give --layer logits"),
-        ([*LABELS, "--timestamps"], "--labels describes whole files"),
-        ([*LABELS, "--hop-ms=50"], "--labels describes whole files"),
         pytest.param(
             *([*LABELS, "--model=hear21passt.base"], "layer: the HEAR API has no such options"),
             marks=pytest.mark.slow,

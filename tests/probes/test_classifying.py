@@ -151,3 +151,30 @@ def test_tables_of_files_are_named_after_them_whatever_is_found(run, folder, tmp
     run(out=None, format="raven")
     names = {path.name for path in (tmp_path / "out").glob("*.txt")}
     assert names == {f"{i}.Table.1.selections.txt" for i in range(N_FILES)}
+
+
+class Sketches:
+    """Pictures as a list of what was drawn."""
+
+    def __init__(self):
+        self.drawn = {}
+
+    def lacks(self, source):
+        return source.file not in self.drawn
+
+    def draw(self, timeline):
+        self.drawn[timeline.source.file] = timeline
+
+
+def test_timelines_are_drawn_where_there_is_no_picture_yet(run, folder):
+    if saved.read(folder).processing is None:
+        pytest.skip("a probe of clips has no time")
+    run()
+    sketches = Sketches()
+    assert run(pictures=sketches)[0] == ["written"] * N_FILES
+    assert run(pictures=sketches)[0] == ["skipped"] * N_FILES
+    for i, timeline in enumerate(sketches.drawn.values()):
+        assert timeline.likely.shape == (len(timeline.starts), 2)
+        assert timeline.starts[0] == 0
+        assert timeline.ends[-1] == pytest.approx(0.2 + 0.1 * i)
+        np.testing.assert_allclose(timeline.starts[1:], timeline.ends[:-1])
