@@ -18,6 +18,7 @@ from .compare import compare_command
 from .doctor import doctor_command
 from .explain import explain_command
 from .explore import explore_command
+from .export import export_command
 from .failures import guarded, printable
 from .hear import hear_group, search_working_folder
 from .parsing import parse_object, trusting
@@ -47,6 +48,7 @@ main.add_command(doctor_command)
 main.add_command(selections_command)
 main.add_command(probe_command)
 main.add_command(explain_command)
+main.add_command(export_command)
 main.add_command(compact_command)
 main.add_command(compare_command)
 main.add_command(explore_command)

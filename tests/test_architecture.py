@@ -21,7 +21,7 @@ FLOORS = (
     {"audio", "checkpoints"},
     {"embedding"},
     {"hear", "catalogue", "labels"},
-    {*FAMILIES, *OPEN_FAMILIES, "sklearn", "bulk", "harness", "doctor", "explore", "xares", "mteb", "evar", "ray"},
+    {*FAMILIES, *OPEN_FAMILIES, "sklearn", "bulk", "harness", "doctor", "explore", "xares", "mteb", "evar", "ray", "export"},
     {"training", "probes"},
     {"explain", "comparison"},
     {"sweep", "training.corpus"},

@@ -28,6 +28,8 @@ M4A = b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" + bytes(64)
         ("pyarrow", hear_transformers, [*TRAIN, "--train=list.parquet"], "parquet"),
         ("h5py", embed_audio, ["a.wav", "--out=a.hdf5"], "hdf5"),
         ("av", embed_audio, ["a.m4a", "--out=out"], "av"),
+        ("onnx", hear_transformers, ["export", "tiny"], "onnx"),
+        ("onnxruntime", hear_transformers, ["export", "tiny"], "onnx"),
     ],
 )
 def test_each_extra_is_named_by_what_needs_it(tmp_path, monkeypatch, missing, command, arguments, extra) -> None:
