@@ -14,7 +14,7 @@ from .failures import guarded, one_line
 from .imports import importing
 from .parsing import parse_changes
 
-SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "web": ".html"}
 """Format -> suffix of its files."""
 
 EXAMPLES = """\b
@@ -24,13 +24,15 @@ Examples:
   hear-transformers export mast/mini --int8 --audio a.wav --audio b.wav
   hear-transformers export ced --layer logits --seconds 10
   hear-transformers export tiny --format torch-export --seconds 2
+  npm pack onnxruntime-web@1.22.0
+  hear-transformers export tiny --format web --runtime onnxruntime-web-1.22.0.tgz
 """
 
 
 @click.command("export", epilog=EXAMPLES)
 @click.argument("model", metavar="MODEL")
 @click.option("--format", "kind", type=click.Choice([*SUFFIXES]), default="onnx", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="[default: MODEL.onnx or MODEL.pt2]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="[default: MODEL.onnx, .pt2 or .html]")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @click.option("--variant", metavar="NAME", help="Network of the family.  [default: the first, or that of --weights]")
 @click.option("--weights", default="", metavar="FILE", help="Checkpoint instead of the published one.")
@@ -43,6 +45,7 @@ Examples:
 @click.option(
     "--audio", multiple=True, metavar="FILE", help="Recordings to compare int8 with float32 on.  [default: synthetic]"
 )
+@click.option("--runtime", type=click.Path(path_type=Path), metavar="FILE", help="Of a page: npm's onnxruntime-web.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @guarded
 def export_command(
@@ -52,28 +55,36 @@ def export_command(
 
     The file takes waveforms (batch, samples) at the model's rate, any batch, and returns scene embeddings (batch,
     size). ONNX files take any length up to the model's window, programs of torch.export one length. What is written was
-    run beside PyTorch before; a file that differs by more than 1e-4 of the largest number is not kept.
+    run beside PyTorch before; a file that differs by more than 1e-4 of the largest number is not kept. A web page holds
+    the model and what runs it, and embeds sounds that are dropped on it without a network.
     """
     path = out or Path(model.replace("/", "-") + SUFFIXES[kind])
     if path.suffix != SUFFIXES[kind]:
         raise OptionError(f"--out {path}: files of {kind} end in {SUFFIXES[kind]}")
     if path.exists() and not overwrite:
         raise OptionError(f"{path} is there; give --overwrite to replace it, or another --out")
-    if int8 and kind != "onnx":
-        raise click.UsageError("--int8 is for --format onnx")
+    if int8 and kind == "torch-export":
+        raise click.UsageError("--int8 is for --format onnx and web")
+    if kind == "web" and given["seconds"] is not None:
+        raise click.UsageError("--seconds is for --format onnx and torch-export; a page takes sounds of any length")
+    if given["runtime"] is not None and kind != "web":
+        raise click.UsageError("--runtime is for --format web")
     if audio and not int8:
         raise click.UsageError("--audio is what int8 is compared on; give --int8, too")
     with importing():
-        from hear_transformers.export import onnx_files, programs, verification
+        from hear_transformers.export import onnx_files, page, programs, verification
 
-    if kind == "onnx":
+    if kind != "torch-export":
         onnx_files.require()
     loaded = load(model, given)
-    if kind == "onnx":
-        clips = verification.excerpts(audio, loaded)
-        written = onnx_files.to_onnx(loaded, path, seconds=given["seconds"], int8=int8, clips=clips)
-    else:
+    if kind == "torch-export":
         written = programs.to_program(loaded, path, seconds=given["seconds"])
+    else:
+        clips = verification.excerpts(audio, loaded)
+        if kind == "onnx":
+            written = onnx_files.to_onnx(loaded, path, seconds=given["seconds"], int8=int8, clips=clips)
+        else:
+            written = page.to_page(loaded, path, given["runtime"], int8=int8, clips=clips)
     show(written, as_json=given["as_json"])
 
 

@@ -10,6 +10,10 @@ function bytesOf(id) {
   return Uint8Array.from(text, (character) => character.charCodeAt(0));
 }
 
+function address(id, type = "text/javascript") {
+  return URL.createObjectURL(new Blob([bytesOf(id)], { type }));
+}
+
 function show(id, text) {
   document.getElementById(id).textContent = text;
 }
@@ -19,10 +23,9 @@ async function start() {
   show("about", `${settings.size} numbers for each window of up to ${settings.max_samples / settings.sample_rate} s. ` +
     "Computed here; no sound leaves this page.");
   show("status", "Loading the model");
-  const source = URL.createObjectURL(new Blob([bytesOf("runtime")], { type: "text/javascript" }));
-  const ort = await import(source);
+  const ort = await import(address("runtime"));
   ort.env.wasm.numThreads = 1; // more need headers of a server
-  ort.env.wasm.wasmBinary = bytesOf("wasm");
+  ort.env.wasm.wasmPaths = { mjs: address("glue"), wasm: address("wasm", "application/wasm") };
   const created = await ort.InferenceSession.create(bytesOf("model"), { executionProviders: ["wasm"] });
   session = { ort, run: (feeds) => created.run(feeds) };
   show("status", "Ready");
@@ -33,6 +36,7 @@ const ready = start().catch((error) => {
   show("problem", `The model does not run here: ${error.message}`);
   throw error;
 });
+ready.catch(() => {}); // it is shown
 
 // A file as one channel at the model's rate; the browser decodes and resamples.
 async function decode(file) {

@@ -26,7 +26,7 @@ def test_a_file_that_is_there_stays_unless_told(tmp_path):
     path = tmp_path / "tiny.onnx"
     path.write_text("mine", encoding="utf-8")
     result = invoke("tiny", "--out", path)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "give --overwrite" in result.stderr
     assert path.read_text(encoding="utf-8") == "mine"
 
@@ -35,8 +35,11 @@ def test_a_file_that_is_there_stays_unless_told(tmp_path):
     ("arguments", "message"),
     [
         (["tiny", "--out=tiny.bin"], "files of onnx end in .onnx"),
-        (["tiny", "--format=torch-export", "--int8"], "--int8 is for --format onnx"),
+        (["tiny", "--format=torch-export", "--int8"], "--int8 is for --format onnx and web"),
         (["tiny", "--audio=a.wav"], "give --int8, too"),
+        (["tiny", "--runtime=a.tgz"], "--runtime is for --format web"),
+        (["tiny", "--format=web", "--seconds=1"], "a page takes sounds of any length"),
+        (["tiny", "--format=web"], "npm pack onnxruntime-web"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(arguments, message):
