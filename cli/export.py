@@ -17,6 +17,9 @@ from .parsing import parse_changes
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "web": ".html"}
 """Format -> suffix of its files."""
 
+USUAL_COSINE = 0.99
+"""Of transformers in int8; below it a note is printed."""
+
 EXAMPLES = """\b
 Examples:
   hear-transformers export tiny
@@ -115,4 +118,6 @@ def show(written: Any, *, as_json: bool) -> None:
     click.echo(f"differs from PyTorch by {written.difference:.1e} of the largest number")
     if written.cosine is not None:
         click.echo(f"cosine of int8 to float32: at least {written.cosine:.4f}")
+        if written.cosine < USUAL_COSINE:
+            click.echo("Note: int8 changes what this model says; compare your scores, or keep float32", err=True)
     click.echo(f"time of a clip: {written.time_ratio:.2f} of PyTorch's here")

@@ -36,7 +36,7 @@ from .networks.family import Readout, Variant, count_members
 from .networks.frontend import AST_MEL, CPJKU_MEL
 from .networks.graph import joined, nearest, strongest
 from .networks.transformer import DropPath, Pair, linear_gelu
-from .networks.trunk import Exact, TimeAxis, Trunk, depth_of
+from .networks.trunk import Exact, TimeAxis, Trunk, depth_of, is_traced
 
 __all__ = ["ATGNN", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -485,7 +485,7 @@ class ATGNN(Trunk):
     def _nearness(self, grid: Pair, ratio: int, channels: int, device: torch.device) -> Tensor:
         """Return the nearness of places, see `rectangular`: one table for the blocks of a stage and for every clip."""
         compute = RELATIVE_POSITIONS[self.relpos]
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or is_traced():
             return compute(grid, ratio, channels, device)
         if (grid, ratio, channels, device) not in self._tables:
             if len(self._tables) >= MOST_TABLES:

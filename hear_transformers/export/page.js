@@ -20,7 +20,7 @@ function show(id, text) {
 
 async function start() {
   show("title", `Embeddings of ${settings.name}`);
-  show("about", `${settings.size} numbers for each window of up to ${settings.max_samples / settings.sample_rate} s. ` +
+  show("about", `${settings.output.shape[1]} numbers for each window of up to ${settings.max_samples / settings.sample_rate} s. ` +
     "Computed here; no sound leaves this page.");
   show("status", "Loading the model");
   const ort = await import(address("runtime"));

@@ -135,7 +135,7 @@ def floor_divide(dividend: Tensor, divisor: Tensor | int) -> Tensor:
 FORMS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.Tensor.unfold: unfold,
     torch.Tensor.unflatten: unflatten,
-    torch.Tensor.mT.__get__: matrix_transpose,
+    torch.Tensor.mT.__get__: matrix_transpose,  # type: ignore[attr-defined]
     torch.Tensor.__floordiv__: floor_divide,
     torch.fft.rfft: rfft,
     torch.stft: stft,

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ..errors import OptionError
 from .fused import kernels_for
 from .resampling import Resampler
-from .trunk import Exact
+from .trunk import Exact, is_traced
 
 Level = TypeVar("Level", float, Tensor)
 """A level of the log-mel, or many."""
@@ -690,7 +690,7 @@ class KaldiLogMel(LogMel):
         levels = self.spec.normalised(mel.clamp(min=torch.finfo(torch.float32).eps).log())
         missing = -levels.shape[2] % self.spec.multiple
         # In a trace, whose length may be another than that of its example, in any case.
-        is_filled = missing or torch.jit.is_tracing()
+        is_filled = missing or is_traced()
         return nn.functional.pad(levels, (0, missing), value=self.spec.padding) if is_filled else levels
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .fused import tried
+from .trunk import is_traced
 
 BLOCK_SIZE = 8
 """Candidates of a block in the search for the nearest: of 4 to 32 the fastest, on CPUs and on an H200."""
@@ -77,7 +78,7 @@ def largest(rows: Tensor, n: int, step: int) -> Tensor:
     """
     needed = (n - 1) * step + 1
     n_blocks, rest = rows.shape[2] // BLOCK_SIZE, rows.shape[2] % BLOCK_SIZE
-    if torch.jit.is_tracing() or rest or n_blocks <= needed:  # a trace is for rows of any size
+    if is_traced() or rest or n_blocks <= needed:  # a trace is for rows of any size
         return rows.topk(needed, 2).indices[:, :, ::step]
     # A block is every n_blocks-th number of a row, so that maxima are those of whole slices.
     split = rows.unflatten(2, (BLOCK_SIZE, n_blocks))
@@ -95,7 +96,7 @@ def strongest(candidates: Tensor, index: Tensor) -> Tensor:
     first = torch.arange(candidates.shape[0], device=index.device) * candidates.shape[1]
     rows = candidates.flatten(0, 1)  # (batch * candidates, features)
     neighbours = (index + first[:, None, None]).flatten(0, 1)  # (batch * nodes, neighbours)
-    if torch.jit.is_tracing():
+    if is_traced():
         return F.embedding(neighbours, rows).amax(1).unflatten(0, index.shape[:2])  # for any number of neighbours
     is_read_only = rows.is_cuda and not rows.requires_grad
     maxima = of_bags(rows, neighbours) if is_read_only else Maxima.apply(rows, neighbours)
