@@ -18,6 +18,9 @@ from tests.networks.test_contract import family_of, load, noise
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
+QUICK = ("ced", "mast", "efficientat")
+"""Families whose small builds take seconds."""
+
 
 def embed(path: Path, clips: torch.Tensor) -> torch.Tensor:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -35,7 +38,9 @@ def assert_agrees(path: Path, model, batch: int, n_samples: int) -> None:
     torch.testing.assert_close(embed(path, clips), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
+)
 def test_onnxruntime_agrees_for_any_batch_and_length(name, tmp_path):
     model = load(name, next(iter(family_of(name).variants)))
     shortest, longest = lengths(model)
