@@ -144,7 +144,7 @@ def trace(model: Embedder, path: Path, shortest: int, longest: int) -> None:
             torch.onnx.export(
                 WithChoices(Exported(model)),
                 (clips,),
-                path,
+                str(path),
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=[INPUT],
@@ -223,7 +223,7 @@ def quantise(path: Path, exact: Run, clips: Sequence[Tensor]) -> float:
         logging.disable(logging.WARNING)  # it advises to preprocess, which is for static quantisation
         try:
             quantize_dynamic(
-                path,
+                str(path),
                 result,
                 op_types_to_quantize=kinds(graph),
                 per_channel=True,

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..embedding.embedder import Embedder
 from ..embedding.windows import samples_of
 from ..errors import OptionError
+from ..hf import Encoder, takes_waveforms
 
 
 class Exported(nn.Module):
@@ -51,6 +52,11 @@ def check(model: object) -> None:
         raise OptionError(
             f"precision={model.precision!r} of {name}: models are exported in float32; load it with "
             "precision='float32', and give int8 for a small file"
+        )
+    if isinstance(model.trunk, Encoder) and model.trunk.extractor and not takes_waveforms(model.trunk.extractor):
+        raise OptionError(
+            f"{name} cannot be exported: its spectrogram is computed by the feature extractor of its checkpoint, outside "
+            "PyTorch; encoders of waveforms can, such as HuBERT and wav2vec 2.0"
         )
     if model.variant.mean_over_time:
         raise OptionError(
