@@ -55,8 +55,8 @@ def check(model: object) -> None:
         )
     if isinstance(model.trunk, Encoder) and model.trunk.extractor and not takes_waveforms(model.trunk.extractor):
         raise OptionError(
-            f"{name} cannot be exported: its spectrogram is computed by the feature extractor of its checkpoint, outside "
-            "PyTorch; encoders of waveforms can, such as HuBERT and wav2vec 2.0"
+            f"{name} cannot be exported: its spectrogram is computed by the feature extractor of its checkpoint, "
+            "outside PyTorch; encoders of waveforms can, such as HuBERT and wav2vec 2.0"
         )
     if model.variant.mean_over_time:
         raise OptionError(
