@@ -44,7 +44,7 @@ Examples:
 @click.option("--layer", metavar="LAYER,...", help="Layers to read: 8, 4,8, -1, features, logits.")
 @click.option("--pool", metavar="NAME,...", help="mean, max, meanmax, flat, meanstd, unroll, cls.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), metavar="S", help="Take clips of one length alone.")
-@click.option("--int8", is_flag=True, help="Weights of matrices in 8 bits, a quarter of the size (ONNX).")
+@click.option("--int8", is_flag=True, help="Weights of matrices in 8 bits, a smaller file (ONNX, web).")
 @click.option(
     "--audio", multiple=True, metavar="FILE", help="Recordings to compare int8 with float32 on.  [default: synthetic]"
 )
@@ -117,7 +117,7 @@ def show(written: Any, *, as_json: bool) -> None:
     click.echo(f"returns: (batch, {written.size})")
     click.echo(f"differs from PyTorch by {written.difference:.1e} of the largest number")
     if written.cosine is not None:
-        click.echo(f"cosine of int8 to float32: at least {written.cosine:.4f}")
+        click.echo(f"cosine of int8 to float32: at least {written.cosine:.5f}")
         if written.cosine < USUAL_COSINE:
             click.echo("Note: int8 changes what this model says; compare your scores, or keep float32", err=True)
     click.echo(f"time of a clip: {written.time_ratio:.2f} of PyTorch's here")
