@@ -1,8 +1,8 @@
 """Neighbours in graphs: of two that are equally near to the last bit, either is right, and a file may take the other.
 
 Between all neighbours of a clip of 2 s, a few similarities differ by less than 1e-6, which is the rounding of float32.
-The choice among them then depends on the order in which numbers are added: PyTorch itself may take another one when a clip
-is scaled by 1 + 1e-6, and embeddings of random weights move by percents. So a file is checked in two steps: each
+The choice among them then depends on the order in which numbers are added: PyTorch itself may take another one when a
+clip is scaled by 1 + 1e-6, and embeddings of random weights move by percents. So a file is checked in two steps: each
 neighbour that it takes is as near as PyTorch's, and with the same neighbours its embedding is the same.
 """
 
