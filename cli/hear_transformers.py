@@ -19,6 +19,7 @@ from .completion import completing, completion_command
 from .doctor import doctor_command
 from .explain import explain_command
 from .explore import explore_command
+from .export import export_command
 from .failures import guarded, printable
 from .hear import hear_group, search_working_folder
 from .parsing import parse_object, trusting
@@ -49,6 +50,7 @@ main.add_command(doctor_command)
 main.add_command(selections_command)
 main.add_command(probe_command)
 main.add_command(explain_command)
+main.add_command(export_command)
 main.add_command(compact_command)
 main.add_command(compare_command)
 main.add_command(explore_command)

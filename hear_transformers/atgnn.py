@@ -36,7 +36,7 @@ from .networks.family import Readout, Variant, count_members
 from .networks.frontend import AST_MEL, CPJKU_MEL
 from .networks.graph import joined, nearest, strongest
 from .networks.transformer import DropPath, Pair, linear_gelu
-from .networks.trunk import Exact, TimeAxis, Trunk, depth_of
+from .networks.trunk import Exact, TimeAxis, Trunk, depth_of, is_traced
 
 __all__ = ["ATGNN", "FAMILY", "VARIANTS", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -85,7 +85,8 @@ def rectangular(grid: Pair, ratio: int, channels: int, device: torch.device) -> 
     for size in grid:
         # Float64, for exact sines of large angles; on the CPU, as not every device has it.
         places = torch.arange(size, dtype=torch.float64)
-        middles = F.avg_pool1d(places.unsqueeze(0), ratio, ceil_mode=True)[0]
+        starts = places[::ratio]
+        middles = starts + (size - 1 - starts).clamp(max=ratio - 1) / 2
         axes.append((encoded(places, channels // 2) @ encoded(middles, channels // 2).T / channels).float().to(device))
     over_freq, over_time = axes
     nearness = over_freq[:, None, :, None] + over_time[None, :, None, :]  # (freq, time, freq / ratio, time / ratio)
@@ -99,6 +100,7 @@ def official(grid: Pair, ratio: int, channels: int, device: torch.device) -> Ten
     (bicubic) along both axes; here it is the product of interpolated encodings. See `rectangular` for parameters and
     result.
     """
+    grid = int(grid[0]), int(grid[1])  # of a trace: a table is a constant
     n_nodes = grid[0] * grid[1]
     n_candidates = -(-grid[0] // ratio) * -(-grid[1] // ratio)
     along = encoded(torch.arange(math.isqrt(n_nodes), dtype=torch.float64), channels // 2)
@@ -371,7 +373,7 @@ class Labels(Exact):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Refine by the maps (batch, channels, freq, time) of each stage: -> (batch, classes, features) float32."""
-        labels = innermost(self.embed.expand(len(maps[0]), -1, -1, -1))
+        labels = innermost(self.embed.expand(maps[0].shape[0], -1, -1, -1))
         # Labels grow from block to block, as the label-label graph is not normalised: too large for 16 bits, in which
         # the authors' training became NaN (their README).
         with torch.autocast(labels.device.type, enabled=False):
@@ -483,7 +485,7 @@ class ATGNN(Trunk):
     def _nearness(self, grid: Pair, ratio: int, channels: int, device: torch.device) -> Tensor:
         """Return the nearness of places, see `rectangular`: one table for the blocks of a stage and for every clip."""
         compute = RELATIVE_POSITIONS[self.relpos]
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or is_traced():
             return compute(grid, ratio, channels, device)
         if (grid, ratio, channels, device) not in self._tables:
             if len(self._tables) >= MOST_TABLES:

@@ -182,7 +182,7 @@ class HTSAT(Trunk):
         shrunk = F.interpolate(mel, FRAMES, mode="linear", align_corners=False)
         crops = [mel[..., start : start + FRAMES] for start in (0, surplus // 2, surplus)]
         pictures = picture(self.batch_norm(torch.cat([shrunk, *crops])))  # (4 * batch, 256, 256)
-        whole, rest = pictures.split((len(mel), CROPS * len(mel)))
+        whole, rest = pictures.split((mel.shape[0], CROPS * mel.shape[0]))
         of_crops = self.crop_embed(rest).unflatten(0, (CROPS, -1))  # (crop, batch, row, column, dim)
         side_by_side = of_crops.permute(1, 2, 0, 3, 4).flatten(2, 3)  # (batch, row, 3 * 21, dim)
         patches = self.patch_embed(whole)

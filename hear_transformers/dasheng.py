@@ -63,7 +63,7 @@ class Dasheng(PatchTransformer):
             return super().refine(block, tokens)
         whole = length // piece * piece
         pieces = tokens[:, :whole].reshape(-1, piece, tokens.shape[2])  # (batch * pieces, piece, dim)
-        refined: Tensor = block(pieces).reshape(len(tokens), whole, -1)  # (batch, pieces * piece, dim)
+        refined: Tensor = block(pieces).reshape(tokens.shape[0], whole, -1)  # (batch, pieces * piece, dim)
         return torch.cat([refined, block(tokens[:, whole:])], 1) if whole < length else refined
 
 

@@ -102,7 +102,7 @@ class EAT(Trunk):
         patches = self.patch_embed(frames)  # (batch, freq, time, dim)
         grid = patches.shape[1:3]
         patches = patches + self.positions(*grid)
-        tokens = torch.cat([self.cls_token.expand(len(frames), -1, -1), patches.flatten(1, 2)], 1)
+        tokens = torch.cat([self.cls_token.expand(frames.shape[0], -1, -1), patches.flatten(1, 2)], 1)
         tokens = self.pre_norm(tokens)  # (batch, 1 + freq * time, dim)
         taps: dict[str, Tensor] = {}
         depth = depth_of(wanted, len(self.blocks))

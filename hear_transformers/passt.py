@@ -112,7 +112,7 @@ class FrameEmbed(nn.Module):
         maps = mel.unsqueeze(1).to(self.proj.weight.dtype)
         for conv in (self.conv_in_1, self.conv_in_2, self.conv_in_3):
             maps = F.gelu(conv(maps))
-        maps = maps.reshape(len(maps), self.proj.in_channels, -1, maps.shape[3])  # (batch, 16, n_mels, time)
+        maps = maps.reshape(maps.shape[0], self.proj.in_channels, -1, maps.shape[3])  # (batch, 16, n_mels, time)
         # A zero behind the last position: (batch, 16, n_mels, time, 2)
         pairs = F.pad(maps, (0, 1)).unfold(3, 2, 1)
         return F.linear(pairs.permute(0, 3, 1, 2, 4).flatten(2), self.proj.weight.flatten(1), self.proj.bias)
@@ -182,7 +182,7 @@ class FramePaSST(FrameTagger):
         tokens = self.patch_embed(mel)  # (batch, time, dim)
         positions = (self.freq_new_pos_embed + self.time_new_pos_embed[..., : tokens.shape[1]]).squeeze(2).mT
         prefix = torch.cat([self.cls_token, self.dist_token], 1) + self.new_pos_embed
-        return torch.cat([prefix.expand(len(mel), -1, -1), tokens + positions], 1)
+        return torch.cat([prefix.expand(mel.shape[0], -1, -1), tokens + positions], 1)
 
     def _store(self, taps: dict[str, Tensor], wanted: Collection[str], layer: str, tokens: Tensor) -> None:
         """Store the wanted parts of one layer: frames as (batch, time, 1, dim), the prefix tokens."""

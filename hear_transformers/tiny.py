@@ -111,7 +111,7 @@ class TinyAudioTransformer(Trunk):
         """Run as many blocks as the wanted layers need, see `Trunk.forward`."""
         frames = self.stem(mel)
         frames = frames + (POSITION_SCALE * time_positions(frames.shape[1], frames.shape[2], frames.device)).to(frames)
-        tokens = torch.cat([self.cls_token.expand(len(mel), -1, -1), frames], 1)
+        tokens = torch.cat([self.cls_token.expand(mel.shape[0], -1, -1), frames], 1)
         taps: dict[str, Tensor] = {}
         for i in range(depth_of(wanted, len(self.blocks)) + 1):
             if i > 0:

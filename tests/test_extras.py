@@ -31,6 +31,8 @@ M4A = b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" + bytes(64)
         ("fastapi", hear_transformers, ["serve"], "serve"),
         ("uvicorn", hear_transformers, ["serve"], "serve"),
         ("av", embed_audio, ["a.m4a", "--out=out"], "av"),
+        ("onnx", hear_transformers, ["export", "tiny"], "onnx"),
+        ("onnxruntime", hear_transformers, ["export", "tiny"], "onnx"),
     ],
 )
 def test_each_extra_is_named_by_what_needs_it(tmp_path, monkeypatch, missing, command, arguments, extra) -> None:

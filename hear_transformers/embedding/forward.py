@@ -210,7 +210,7 @@ class WindowEmbedder(nn.Module):
         compute = partial(self._compute, layers=layers, fill_frames=fill_frames)
         if not self.trunk.recordable:
             return compute(waveforms)
-        samples = len(waveforms) * self._computed(waveforms.shape[1], fill_frames)
+        samples = waveforms.shape[0] * self._computed(waveforms.shape[1], fill_frames)
         return run(self, (*layers, fill_frames, self._backend), compute, waveforms, samples / self.sample_rate)
 
     def _compute(self, waveforms: Tensor, layers: Collection[str], fill_frames: int) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ..errors import OptionError
 from .fused import kernels_for
 from .resampling import Resampler
-from .trunk import Exact
+from .trunk import Exact, is_traced
 
 Level = TypeVar("Level", float, Tensor)
 """A level of the log-mel, or many."""
@@ -689,7 +689,9 @@ class KaldiLogMel(LogMel):
         """Take the logarithm above float32's epsilon (1.2e-7), as Kaldi does, normalise, and fill the end."""
         levels = self.spec.normalised(mel.clamp(min=torch.finfo(torch.float32).eps).log())
         missing = -levels.shape[2] % self.spec.multiple
-        return nn.functional.pad(levels, (0, missing), value=self.spec.padding) if missing else levels
+        # In a trace, whose length may be another than that of its example, in any case.
+        is_filled = missing or is_traced()
+        return nn.functional.pad(levels, (0, missing), value=self.spec.padding) if is_filled else levels
 
 
 def fourier_kernels(spec: PannsMel) -> Tensor:

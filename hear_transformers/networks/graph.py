@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .fused import tried
+from .trunk import is_traced
 
 BLOCK_SIZE = 8
 """Candidates of a block in the search for the nearest: of 4 to 32 the fastest, on CPUs and on an H200."""
@@ -17,6 +19,10 @@ BLOCK_SIZE = 8
 MOST_CANDIDATES = 1_024
 MOST_FEATURES = 1_024
 """That a program of the kernel holds in its registers, for 16 nodes."""
+
+
+CHOOSERS: list[Callable[[Tensor, Tensor], Tensor]] = []
+"""What sees the similarities and the neighbours that were found, and returns those to take; see `export.choices`."""
 
 
 @torch.no_grad()
@@ -42,12 +48,18 @@ def nearest(nodes: Tensor, candidates: Tensor, k: int, dilation: int = 1, nearne
         directions = F.normalize(nodes.float(), dim=2)
         others = F.normalize(candidates.float(), dim=2).transpose(1, 2)  # (batch, features, candidates)
         similarity = directions @ others if nearness is None else torch.baddbmm(nearness, directions, others)
-    return largest(similarity, count(k, dilation, similarity.shape[2]), dilation)
+    index = largest(similarity, count(k, dilation, similarity.shape[2]), dilation)
+    for chooser in CHOOSERS:
+        index = chooser(similarity, index)
+    return index
 
 
 def count(k: int, dilation: int, n_candidates: int) -> int:
     """Return the number of neighbours of a node, see `nearest`."""
-    return -(-min(k * dilation, n_candidates) // dilation)
+    most = k * dilation
+    # In a trace, sizes are tensors, and the smaller of two is found anew for every clip.
+    among = n_candidates.clamp(max=most) if isinstance(n_candidates, Tensor) else min(most, n_candidates)
+    return -(-among // dilation)
 
 
 def largest(rows: Tensor, n: int, step: int) -> Tensor:
@@ -65,8 +77,8 @@ def largest(rows: Tensor, n: int, step: int) -> Tensor:
     places : (batch, rows, n)
     """
     needed = (n - 1) * step + 1
-    n_blocks, rest = divmod(rows.shape[2], BLOCK_SIZE)
-    if rest or n_blocks <= needed:
+    n_blocks, rest = rows.shape[2] // BLOCK_SIZE, rows.shape[2] % BLOCK_SIZE
+    if is_traced() or rest or n_blocks <= needed:  # a trace is for rows of any size
         return rows.topk(needed, 2).indices[:, :, ::step]
     # A block is every n_blocks-th number of a row, so that maxima are those of whole slices.
     split = rows.unflatten(2, (BLOCK_SIZE, n_blocks))
@@ -81,9 +93,11 @@ def strongest(candidates: Tensor, index: Tensor) -> Tensor:
 
     `candidates` is (batch, candidates, features), `index` (batch, nodes, neighbours) from `nearest`.
     """
-    first = torch.arange(len(candidates), device=index.device) * candidates.shape[1]
+    first = torch.arange(candidates.shape[0], device=index.device) * candidates.shape[1]
     rows = candidates.flatten(0, 1)  # (batch * candidates, features)
     neighbours = (index + first[:, None, None]).flatten(0, 1)  # (batch * nodes, neighbours)
+    if is_traced():
+        return F.embedding(neighbours, rows).amax(1).unflatten(0, index.shape[:2])  # for any number of neighbours
     is_read_only = rows.is_cuda and not rows.requires_grad
     maxima = of_bags(rows, neighbours) if is_read_only else Maxima.apply(rows, neighbours)
     return maxima.unflatten(0, index.shape[:2])  # (batch, nodes, features)

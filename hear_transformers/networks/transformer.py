@@ -347,7 +347,7 @@ class DeiT(Trunk):
             for axis, n_left_out in enumerate(self.patchout, 1):
                 patches = thinned(patches, axis, n_left_out)
         prefix = torch.cat([self.cls_token, self.dist_token], 1) + of_tokens
-        tokens = torch.cat([prefix.expand(len(mel), -1, -1), patches.flatten(1, 2)], 1)  # (batch, 2 + freq * time, dim)
+        tokens = torch.cat([prefix.expand(mel.shape[0], -1, -1), patches.flatten(1, 2)], 1)  # (batch, tokens, dim)
         return tokens, (patches.shape[1], patches.shape[2])
 
     def _check_vectors(self, wanted: Collection[str]) -> None:

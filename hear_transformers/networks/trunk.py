@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+import torch
 from torch import Tensor, nn
 
 
@@ -78,6 +79,11 @@ class Trunk(nn.Module):
             (batch, 1, positions, features)
         """
         raise TypeError(f"{type(self).__name__} has no forward of its own")
+
+
+def is_traced() -> bool:
+    """Return True while what is computed is recorded for clips of any size, as for ONNX: sizes are tensors then."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
 
 
 def depth_of(wanted: Collection[str], n_blocks: int) -> int:

@@ -1,0 +1,1 @@
+"""Models as files for other programs: ONNX, and programs of `torch.export`; waveform in, embedding out."""
