@@ -1,8 +1,8 @@
 """Uploaded files -> waveforms, in processes that may die of them: a lane is a process and the thread that asks it.
 
 A process holds one file at a time, so that it is known which file it died of, and may be killed when time is up. Its
-pipe is the only descriptor of the server that it keeps, it cannot write files, and its memory is limited, where the
-system can do that.
+pipe is the only descriptor of the server that it keeps, it can write nothing into files, and its memory is limited,
+where the system can do that.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ def _forget_the_server(pipe: int) -> None:
 
 
 def _confine(n_bytes: int) -> None:
-    """Limit what this process may do: memory beside what it began with, and no files written."""
+    """Limit what this process may do: memory beside what it began with, and nothing written to files."""
     if sys.platform != "linux":
         return
     import resource

@@ -264,7 +264,7 @@ def open_files(task):
 
 
 def write_a_file(task):
-    Path("/tmp/hear_transformers-escaped").write_bytes(bytes(100))
+    task.path.write_bytes(bytes(100))
 
 
 def fail(task):
