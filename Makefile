@@ -89,7 +89,14 @@ quick-newest: .venv-newest/.stamp  ## the same with the newest PyTorch, but for 
 quick-oldest: .venv-oldest/.stamp  ## the same with the oldest PyTorch that pyproject.toml allows
 	$(call pytest_of,.venv-oldest) $(QUICK) $(ANY_TORCH)
 
-test: $(VENV)/.stamp-test $(HEAR)/.stamp  ## install with the test extra and HEAR's harness, then run every test
+# ONNX Runtime for browsers comes from npm; without npm the page that needs it is not tested.
+WEB := onnxruntime-web-$(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' hear_transformers/export/page.py).tgz
+
+$(VENV)/$(WEB): | $(VENV)/.stamp-test
+	-command -v npm > /dev/null && npm pack --silent --pack-destination $(VENV) $(subst web-,web@,$(WEB:.tgz=))
+
+test: $(VENV)/.stamp-test $(HEAR)/.stamp $(VENV)/$(WEB)  ## install with the test extra and HEAR's harness, then run every test
+	if [ -f $(VENV)/$(WEB) ]; then export ONNXRUNTIME_WEB=$(CURDIR)/$(VENV)/$(WEB); fi; \
 	HEAR_PYTHON=$(CURDIR)/$(HEAR_BIN)/python $(PYTEST) --durations=25
 
 # What a processor of 2008 has. MKL_ENABLE_INSTRUCTIONS acts on Intel's processors only (on AMD's a product of matrices was

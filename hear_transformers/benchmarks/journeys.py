@@ -171,9 +171,9 @@ def travel(page: str, wheel: Path, environment: Path, folder: Path) -> Journey:
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build the wheel of this package in a folder."""
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True)
+    """Build the wheel of this package in a folder, of a source distribution: nothing of earlier builds is in it."""
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (wheel,) = folder.glob("*.whl")
     return wheel
 

@@ -27,7 +27,10 @@ PARTS = {
 }
 """Place in the page -> file of the npm package onnxruntime-web."""
 
-ADVICE = "run `npm pack onnxruntime-web@1.22.0`, and give --runtime onnxruntime-web-1.22.0.tgz"
+VERSION = "1.22.0"
+"""Of onnxruntime-web that the page is tested with."""
+
+ADVICE = f"run `npm pack onnxruntime-web@{VERSION}`, and give --runtime onnxruntime-web-{VERSION}.tgz"
 
 
 def to_page(
