@@ -12,7 +12,7 @@ def is_elsewhere(target: str) -> bool:
 
 
 def fault(page: Path, target: str) -> str | None:
-    """Say what is wrong with a link; None for nothing."""
+    """Return what is wrong with a link; None for nothing."""
     path, _, anchor = target.partition("#")
     file = (page.parent / path).resolve() if path else page
     if not file.is_file():  # a folder is no page of the site
