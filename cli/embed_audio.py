@@ -282,8 +282,8 @@ def main(
 ) -> None:
     """Compute embeddings of audio files, from any layer of a network, for whole files or along time.
 
-    INPUT is an audio file, a folder (searched for audio, with its subfolders), a pattern in quotes, an address such as
-    https://example.org/a.wav or s3://bucket/a.wav, or - for a list of them on stdin.
+    INPUT is an audio file, a folder or an archive (zip, tar), searched for audio with all that is below, a pattern in
+    quotes, an address such as https://example.org/a.wav or s3://bucket/a.wav, or - for a list of them on stdin.
     """
     if not inputs and manifest is None:
         raise click.UsageError("nothing to embed; give files, folders, patterns, - for a list on stdin, or --manifest")
