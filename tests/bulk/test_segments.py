@@ -163,9 +163,7 @@ def test_the_same_segments_are_skipped_and_others_are_not_mixed(embed_audio, aud
     assert "1 written" not in embed_audio("a.wav", "--segment", 1, "--overlap", 0.5, "--out", "o").stdout
 
 
-@pytest.mark.parametrize(
-    "more", [["--hop-ms", 50], ["--window-ms", 160], ["--framing", "windowed"], ["--scene"], ["--labels"]]
-)
+@pytest.mark.parametrize("more", [["--hop-ms", 50], ["--window-ms", 160], ["--framing", "windowed"], ["--scene"]])
 def test_other_times_are_refused(embed_audio, audio_file, more):
     audio_file("a.wav")
     result = embed_audio("a.wav", "--segment", 1, *more)
