@@ -325,6 +325,7 @@ class Embedder(WindowEmbedder):
 
     encode = encoding.encode
     encode_timestamps = encoding.encode_timestamps
+    similarity = staticmethod(encoding.similarity)
 
 
 def _described(readout: Readout) -> dict[str, Any]:

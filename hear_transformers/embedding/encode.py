@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from tqdm import tqdm
@@ -17,8 +17,11 @@ from tqdm import tqdm
 from ..audio.clips import Clip
 from ..audio.inputs import InputReader, Sound, as_inputs, name_of
 from ..audio.levels import EACH, MIX, Channel, parse_channel
-from ..errors import AudioError, HearTransformersError, HearTransformersWarning
+from ..errors import AudioError, HearTransformersError, HearTransformersWarning, OptionError
 from .pipeline import Embedded, Model, Remote, embed
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 SHORTEST_NORM = 1e-12
 """Least norm that vectors are divided by, so that zeros stay zeros, as in `torch.nn.functional.normalize`."""
@@ -179,6 +182,43 @@ def encode_timestamps(
         grouped = [results[i : i + run.n_channels] for i in range(0, len(results), run.n_channels)]
         return grouped[0] if one else grouped
     return results[0] if one else results
+
+
+def similarity(embeddings: ArrayLike, collection: ArrayLike, *, centre: bool = False) -> np.ndarray:
+    """Compute the cosine of every embedding with every one of a collection.
+
+    Parameters
+    ----------
+    embeddings, collection : (n, size) and (m, size), or (size,) for one
+    centre : take the mean of the collection from both first, as ``hear-transformers search`` does: embeddings of audio
+        have much in common, so that cosines of sounds that differ lie near 1, too. It needs a collection of many
+
+    Returns
+    -------
+    cosines : (n, m) float32, from -1 to 1; 0 with a vector of zeros
+
+    Raises
+    ------
+    OptionError : the sizes differ
+
+    Examples
+    --------
+    >>> from hear_transformers.tiny import load_model
+    >>> model = load_model(layer=8)
+    >>> clips = model.encode(["dog.wav", "rain.flac"])
+    >>> model.similarity(clips[0], clips).shape
+    (1, 2)
+    """
+    rows, others = (np.atleast_2d(np.array(each, np.float32)) for each in (embeddings, collection))
+    if rows.ndim != 2 or rows.shape[1:] != others.shape[1:]:
+        shapes = " and ".join(str(np.shape(each)) for each in (embeddings, collection))
+        raise OptionError(f"embeddings {shapes} cannot be compared; expected (n, size) and (m, size)")
+    if centre:
+        mean = others.mean(0, dtype=np.float64).astype(np.float32)
+        rows, others = rows - mean, others - mean
+    _normalise(rows)
+    _normalise(others)
+    return rows @ others.T
 
 
 def _normalise(embeddings: np.ndarray) -> None:

@@ -21,6 +21,7 @@ import torch
 from hear_transformers import efficientat
 from hear_transformers.audio import reading
 from hear_transformers.embedding import encode, pipeline
+from hear_transformers.embedding.embedder import Embedder
 from hear_transformers.embedding.pipeline import Embedded
 from hear_transformers.errors import AudioError, HearTransformersError, OptionError
 from tests.conftest import tone
@@ -396,3 +397,23 @@ def test_errors_of_a_generator_are_its_own(small_model):
 
     with pytest.raises(KeyError, match="database"):
         small_model.encode(clips(), sampling_rate=32_000)
+
+
+def test_similarity_is_the_cosine_of_each_with_each():
+    rows = np.array([[3.0, 4.0], [0.0, 2.0]], np.float32)
+    found = Embedder.similarity(rows, [[1, 0], [0, -5], [0, 0]])
+    np.testing.assert_allclose(found, [[0.6, -0.8, 0], [0, -1, 0]], atol=1e-6)
+    np.testing.assert_array_equal(rows, [[3, 4], [0, 2]])
+
+
+def test_similarity_around_the_mean_of_a_collection_tells_apart_what_has_much_in_common():
+    collection = np.array([[101.0, 100.0], [99.0, 100.0], [100.0, 101.0], [100.0, 99.0]])
+    assert Embedder.similarity(collection, collection).min() > 0.999
+    found = Embedder.similarity(collection, collection, centre=True)
+    np.testing.assert_allclose(found[0], [1, -1, 0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("other", [np.zeros((2, 3)), np.zeros((1, 2, 2))])
+def test_embeddings_of_other_sizes_are_not_compared(other):
+    with pytest.raises(OptionError, match=r"expected \(n, size\) and \(m, size\)"):
+        Embedder.similarity(np.zeros((2, 2)), other)
