@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,28 +183,27 @@ def build_wheel(folder: Path) -> Path:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the results.")
 def main(users: Sequence[str], out: Path) -> None:
     """Follow the tutorial of each user, and print what it took: gigabytes are installed and removed again."""
-
-    def rows() -> Iterable[Sequence[str]]:
-        with tempfile.TemporaryDirectory() as made:
-            wheel = build_wheel(Path(made))
-            for user in users or USERS:
-                folder = out.absolute() / USERS[user]
-                folder.mkdir(parents=True)
-                page = (TUTORIALS / f"{USERS[user]}.md").read_text(encoding="utf-8")
-                with tempfile.TemporaryDirectory() as environment:
-                    journey = travel(page, wheel, Path(environment), folder)
-                yield [
-                    user,
-                    f"[{USERS[user]}](tutorials/{USERS[user]}.md)",
-                    str(journey.commands),
-                    f"{journey.installing:.0f}",
-                    f"{journey.running:.0f}",
-                    f"{journey.megabytes:,.0f}",
-                    str(journey.lines),
-                ]
-
     columns = ("user", "tutorial", "commands", "install, s", "run, s", "environment, MB", "lines to read")
-    echo_table(columns, rows())
+    with tempfile.TemporaryDirectory() as made:
+        wheel = build_wheel(Path(made))
+        echo_table(columns, (row_of(user, wheel, out.absolute() / USERS[user]) for user in users or USERS))
+
+
+def row_of(user: str, wheel: Path, folder: Path) -> Sequence[str]:
+    """Follow the tutorial of a user, and return what it took as a row of the table."""
+    folder.mkdir(parents=True)
+    page = (TUTORIALS / f"{USERS[user]}.md").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as environment:
+        journey = travel(page, wheel, Path(environment), folder)
+    return [
+        user,
+        f"[{USERS[user]}](../docs/tutorials/{USERS[user]}.md)",
+        str(journey.commands),
+        f"{journey.installing:.0f}",
+        f"{journey.running:.0f}",
+        f"{journey.megabytes:,.0f}",
+        str(journey.lines),
+    ]
 
 
 if __name__ == "__main__":
