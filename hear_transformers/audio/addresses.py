@@ -111,26 +111,29 @@ def _opened(address: Address) -> tuple[Any, str]:
         import fsspec
 
         if separator and kind in dict(ARCHIVES.values()):
-            return _open_archive(f"{kind}://::{beyond}", os.getpid(), threading.get_ident()), path
+            return _open_archive(f"{kind}://::{beyond}", _version(beyond), os.getpid(), threading.get_ident()), path
         files, path = fsspec.core.url_to_fs(address)
-    except ModuleNotFoundError as error:
-        if error.name == "fsspec":
-            raise AudioError("addresses need fsspec, which is not installed; " + INSTALL) from error
-        raise _missing(kind, error) from error
     except ImportError as error:
-        raise _missing(kind, error) from error
+        if error.name == "fsspec":
+            raise AudioError(f"addresses need fsspec, which is not installed; {INSTALL}") from error
+        # fsspec says what is missing; the extra brings that of the web.
+        advice = f"; {INSTALL}" if kind.lower().startswith("http") else ""
+        raise AudioError(f"{kind}:// needs a package that is not installed: {error}{advice}") from error
     return files, path
 
 
-def _missing(kind: str, error: ImportError) -> AudioError:
-    # fsspec says what is missing; the extra brings that of the web.
-    advice = f"; {INSTALL}" if kind.lower().startswith("http") else ""
-    return AudioError(f"{kind}:// needs a package that is not installed: {error}{advice}")
+def _version(place: str) -> tuple[int, int] | None:
+    """Return what tells a changed file of this machine from itself, its size and time of modification."""
+    try:
+        status = os.stat(place)
+    except (OSError, ValueError):  # it lies elsewhere
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache(OPEN_ARCHIVES)
-def _open_archive(address: str, process: int, thread: int) -> Any:
-    """Open an archive; forks and threads would move the place where another one reads."""
+def _open_archive(address: str, version: tuple[int, int] | None, process: int, thread: int) -> Any:
+    """Open an archive, anew when it has changed; forks and threads would move the place where another one reads."""
     import fsspec
 
     return fsspec.core.url_to_fs(address)[0]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bulk.tables import import_extra
 from ..embedding.embedder import Embedder
 from ..errors import OptionError
 from ..files import atomic_path
@@ -109,13 +110,7 @@ def to_onnx(
 def require() -> None:
     """Raise OptionError that names the extra if a package is missing."""
     for package in ("onnx", "onnxruntime"):
-        try:
-            __import__(package)
-        except ImportError as error:
-            raise OptionError(
-                f"ONNX files need {package}, which is not installed; "
-                "run: python -m pip install 'hear_transformers[onnx]'"
-            ) from error
+        import_extra("an ONNX file", package, "onnx")
 
 
 def fixed_length(model: Embedder, seconds: float) -> int:

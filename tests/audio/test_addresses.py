@@ -306,6 +306,14 @@ def test_an_archive_is_opened_once_for_its_files(archive, monkeypatch):
     assert (lengths, len(opened)) == ({16_000}, 1)
 
 
+def test_an_archive_that_has_changed_is_read_anew(tmp_path, audio_file):
+    path = tmp_path / "a.zip"
+    for seconds in (0.5, 1.0):
+        with zipfile.ZipFile(path, "w") as zipped:
+            zipped.write(audio_file("sound.wav", seconds=seconds), "a.wav")
+        assert len(reading.read(Address(f"zip://a.wav::{path}"), 32_000)) == seconds * 32_000
+
+
 def test_a_file_that_is_only_called_an_archive_is_itself(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"RIFF")
     (source,) = find_sources([str(tmp_path / "a.zip")])

@@ -5,11 +5,12 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from hear_transformers.benchmarks.journeys import FENCED
+
 ROOT = Path(__file__).parents[2]
 PAGES = [path for place in (".", "docs", "weights") for path in sorted((ROOT / place).glob("*.md"))]
 PAGES += [path for place in ("docs", "weights") for path in sorted((ROOT / place).glob("*/**/*.md"))]
 
-FENCED = re.compile(r"^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 SHELL = ("bash", "console", "sh")
 PROGRAMS = ("embed-audio", "hear-transformers")
 REDIRECTIONS = (">", ">>", "<")
