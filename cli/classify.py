@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hear_transformers.errors import OptionError
+from hear_transformers.errors import OptionError, import_extra
 
 from .checks import TOP_K
 from .failures import one_line
@@ -144,8 +144,6 @@ def write(
 
 def check_drawing() -> None:
     """Raise OptionError if what draws is not installed."""
-    from hear_transformers.bulk.tables import import_extra
-
     import_extra("--plot", "matplotlib", "plot")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from hear_transformers.errors import OptionError
+from hear_transformers.errors import OptionError, import_extra
 
 from .failures import guarded, one_line
 from .imports import importing
@@ -73,7 +73,6 @@ def compare_command(
     """
     with importing():
         from hear_transformers import catalogue
-        from hear_transformers.bulk.tables import import_extra
         from hear_transformers.comparison import compare, report
         from hear_transformers.training.manifest import read_labelled
 

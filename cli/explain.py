@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hear_transformers.errors import OptionError
+from hear_transformers.errors import OptionError, import_extra
 
 from .failures import guarded, one_line
 from .imports import importing
@@ -69,7 +69,6 @@ def explain_command(
         raise click.UsageError("--pool says what of a layer is read; give --layer, too")
     place = parse_place(at)
     with importing():
-        from hear_transformers.bulk.tables import import_extra
         from hear_transformers.explain import explanation, figures
 
     import_extra("explain", "matplotlib", "train")

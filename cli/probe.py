@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hear_transformers.errors import OptionError
+from hear_transformers.errors import OptionError, import_extra
 
 from .checks import check_words
 from .config import configurable
@@ -144,7 +144,6 @@ def probe_command(
     and the embeddings, which the same command finds there again.
     """
     with importing():
-        from hear_transformers.bulk.tables import import_extra
         from hear_transformers.probes import data as reading
         from hear_transformers.probes import event_data
         from hear_transformers.training.manifest import Layout

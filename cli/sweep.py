@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hear_transformers.errors import OptionError
+from hear_transformers.errors import OptionError, import_extra
 
 from .config import configurable
 from .failures import guarded, one_line
@@ -164,7 +164,6 @@ def sweep_command(
     The folder gets report.html, which needs nothing else, results.csv, results.md, plots, and the embeddings.
     """
     with importing():
-        from hear_transformers.bulk.tables import import_extra
         from hear_transformers.sweep import engine, report, results, transfer
 
     for module in ("sklearn", "scipy", "matplotlib"):

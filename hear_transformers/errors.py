@@ -9,12 +9,14 @@ HearTransformersError
 
 HearTransformersWarning: the work continues, though not exactly as asked.
 
-Every message names what was given, what is allowed, and what to do; `unknown` makes it for an unknown word.
+Every message names what was given, what is allowed, and what to do; `unknown` makes it for an unknown word,
+`import_extra` for a missing package.
 """
 
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 __all__ = [
     "AudioError", "DiskFullError", "HearTransformersError", "HearTransformersWarning", "OptionError", "TrainingError",
@@ -104,3 +106,14 @@ def unknown(name: str, given: object, choices: Iterable[str], *, to: str = "", m
     """
     whom = f" to {to}" if to else ""
     return OptionError(f"{name}={given!r} is unknown{whom}; {did_you_mean(given, choices, more=more)}")
+
+
+def import_extra(what: str, module: str, extra: str) -> Any:
+    """Import a module of an optional dependency; return its package, or raise OptionError, which names the extra."""
+    try:
+        return __import__(module)  # unlike importlib.import_module, returns the package
+    except ImportError as error:
+        raise OptionError(
+            f"{what} needs {module.partition('.')[0]}, which is not installed; "
+            f"run: python -m pip install 'hear_transformers[{extra}]'"
+        ) from error

@@ -29,7 +29,6 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
-from .bulk.tables import import_extra
 from .checkpoints import hub
 from .checkpoints.hugging_face import PREPROCESSOR, weights_in
 from .checkpoints.loading import hash_of_parts
@@ -38,7 +37,7 @@ from .embedding.devices import pick_device
 from .embedding.embedder import Embedder
 from .embedding.external import silenced
 from .embedding.options import choose
-from .errors import HearTransformersWarning, OptionError, WeightsError
+from .errors import HearTransformersWarning, OptionError, WeightsError, import_extra
 from .hear import get_scene_embeddings, get_timestamp_embeddings
 from .networks.family import Readout, Variant
 from .networks.frontend import Waveform

@@ -21,9 +21,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from ..errors import HearTransformersError, OptionError, did_you_mean, similar
+from ..errors import HearTransformersError, OptionError, did_you_mean, import_extra, similar
 from .raven import Selections, is_raven
-from .tables import import_extra
 
 FIELDS = ("path", "labels", "start", "end")
 """What a column may hold: an audio file, its labels, and the part of it that is meant, in s."""

@@ -21,13 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import HearTransformersError, OptionError
+from ..errors import HearTransformersError, OptionError, import_extra
 from ..files import Address, atomic_path, parse_json, place_of
 from .formats import mismatch_of
 from .parquet import open_table
 from .sources import Source
 from .table_output import shown
-from .tables import import_extra
 
 PARTS = b"parts"
 """Key of the metadata that name the parts of a shard."""

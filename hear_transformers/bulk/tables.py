@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import OptionError
+from ..errors import import_extra
 from ..files import parse_json
 
 GROUP_ROWS = 8192
@@ -125,14 +125,3 @@ class TableFormat(ABC):
             yield add
             if group:
                 flush()
-
-
-def import_extra(what: str, module: str, extra: str) -> Any:
-    """Import a module of an optional dependency; return its package, or raise OptionError, which names the extra."""
-    try:
-        return __import__(module)  # unlike importlib.import_module, returns the package
-    except ImportError as error:
-        raise OptionError(
-            f"{what} needs {module.partition('.')[0]}, which is not installed; "
-            f"run: python -m pip install 'hear_transformers[{extra}]'"
-        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bulk.tables import import_extra
+from ..errors import import_extra
 
 N_COMPONENTS = 32
 """Principal components that clusters are made of."""

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..bulk.tables import import_extra
-from ..errors import OptionError
+from ..errors import OptionError, import_extra
 from ..files import atomic_path
 from .reading import Embeddings, blocks_of, scaled
 

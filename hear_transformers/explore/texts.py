@@ -18,11 +18,10 @@ from torch import Tensor
 
 from .. import clap
 from ..audio.reading import SUFFIXES
-from ..bulk.tables import import_extra
 from ..checkpoints import caches, hugging_face, published
 from ..checkpoints.loading import hash_of_parts, published_file
 from ..checkpoints.state_dicts import load_into
-from ..errors import OptionError, WeightsError
+from ..errors import OptionError, WeightsError, import_extra
 from ..files import Address, local_path, place_of
 from ..networks.family import variant_of
 from .reading import Embeddings

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bulk.tables import import_extra
 from ..embedding.embedder import Embedder
-from ..errors import OptionError
+from ..errors import OptionError, import_extra
 from ..files import atomic_path
 from . import verification
 from .choices import SameChoices, WithChoices, without_choices

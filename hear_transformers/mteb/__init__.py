@@ -29,9 +29,8 @@ from torch import Tensor
 
 from .. import OPEN_FAMILIES, __version__, catalogue
 from ..audio.reading import AudioFile, read_content
-from ..bulk.tables import import_extra
 from ..checkpoints import published
-from ..errors import HearTransformersError, OptionError
+from ..errors import HearTransformersError, OptionError, import_extra
 
 ORGANISATION = "hear-transformers"
 """First part of the names under which MTEB keeps results: hear-transformers/passt.base."""

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bulk.tables import import_extra
-from ..errors import OptionError, unknown
+from ..errors import OptionError, import_extra, unknown
 from . import mlp, prototypes
 from .sample import Floats, Sample
 from .token_maps import TokenMaps

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bulk.tables import import_extra
-from ..errors import OptionError
+from ..errors import OptionError, import_extra
 
 CORES = 4
 """Cores of an actor without a card: more threads help one small network little."""

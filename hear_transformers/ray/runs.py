@@ -24,11 +24,10 @@ from ..bulk.mixing import layer_folder
 from ..bulk.outputs import OutputOptions, contents_of, model_folders
 from ..bulk.shards import Part, Shard, Store, check_settings, reconcile
 from ..bulk.sources import Source, find_sources, places_of
-from ..bulk.tables import import_extra
 from ..bulk.usage import Usage
 from ..embedding.choices import Resample
 from ..embedding.replicas import Description
-from ..errors import HearTransformersError, OptionError
+from ..errors import HearTransformersError, OptionError, import_extra
 from .actors import Done, Embedder, Job, describe
 from .clusters import Crew, start
 from .pieces import Piece, Segments, pieces_of, segments_of

@@ -8,7 +8,7 @@ FastAPI checks queries and describes the endpoints, so that clients can be gener
 frameworks with such a description it needs fewer packages than Litestar.
 """
 
-from ..bulk.tables import import_extra
+from ..errors import import_extra
 
 for _module in ("fastapi", "uvicorn", "python_multipart"):
     import_extra("the server", _module, "serve")

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from ..audio.workers import default_workers
 from ..bulk import extract
 from ..bulk.mixing import MODEL_FOLDER
-from ..bulk.tables import import_extra
-from ..errors import OptionError, TrainingError
+from ..errors import OptionError, TrainingError, import_extra
 from ..files import atomic
 from ..probes.data import extracted
 from . import transfer

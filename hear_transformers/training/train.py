@@ -16,11 +16,10 @@ from torch import nn
 
 from .. import catalogue
 from ..bulk.journal import explained
-from ..bulk.tables import import_extra
 from ..checkpoints import state_dicts
 from ..checkpoints.hugging_face import BEST
 from ..embedding.precision import AUTO, resolve
-from ..errors import OptionError, TrainingError
+from ..errors import OptionError, TrainingError, import_extra
 from ..files import atomic
 from ..networks.family import Family, variant_of, with_normalisation
 from . import augment, clip_length, data, initialisation, loop, manifest, results, tagging

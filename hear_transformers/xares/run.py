@@ -23,8 +23,7 @@ from torch import Tensor
 
 from .. import FAMILIES, catalogue
 from ..audio.reading import read_content
-from ..bulk.tables import import_extra
-from ..errors import HearTransformersError, OptionError
+from ..errors import HearTransformersError, OptionError, import_extra
 from . import module_of
 
 SUFFIXES = ("flac", "mp3", "sox", "wav", "m4a", "ogg", "wma")
