@@ -155,7 +155,11 @@ class InSections(click.Command):
     help="Network of that family; of hf a folder, or a name such as MIT/ast-finetuned-audioset-10-10-0.4593.  "
     "[default: the first, or that of --weights]",
 )
-@click.option("--weights", metavar="FILE", help="Checkpoint, or folder of Hugging Face, instead of the published one.")
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="Checkpoint, saved folder, or folder or repository (user/name) of Hugging Face, instead of the published one.",
+)
 @click.option("--weights-prefix", metavar="NAME", help="Of the network in a checkpoint that holds several: student.")
 @click.option(
     "--network", multiple=True, metavar="NAME=VALUE", help="Argument of the network that no tensor says: stride=16."

@@ -93,6 +93,7 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 @click.option(
     "--checkpoint-seconds", default=300.0, show_default=True, type=click.FloatRange(0), help="Time between checkpoints."
 )
+@click.option("--tensorboard", is_flag=True, help="Write the curves for TensorBoard, too: tensorboard --logdir FOLDER")
 @configurable
 @guarded
 def train_command(

@@ -23,7 +23,6 @@ from .checkpoints import caches, published, store
 from .checkpoints.published import Checkpoint
 from .embedding.choices import check_choice
 from .errors import OptionError, WeightsError, did_you_mean, similar, unknown
-from .files import local_path
 from .networks.layer_names import LayerRow, parse_layers
 
 if TYPE_CHECKING:
@@ -202,10 +201,10 @@ def family_of_checkpoint(path: str) -> str:
     """
     if not path:
         return next(iter(FAMILIES))
-    from .checkpoints import hugging_face, search, state_dicts
+    from .checkpoints import hub, hugging_face, search
 
-    file = local_path(path, "weights")
-    if held := state_dicts.read_metadata(file).get("family"):
+    file = hub.located(path)
+    if held := hugging_face.metadata_in(file).get("family"):
         return held
     files = hugging_face.weights_in(file)
     content = hugging_face.read_parts(files)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoints import state_dicts
+from .checkpoints import saved, state_dicts
+from .checkpoints.hub import located
 from .checkpoints.loading import Loaded, published_file, read_foreign
 from .checkpoints.trained import read_trained
 from .embedding.choices import Framing, Pool, Precision
@@ -21,7 +22,6 @@ from .embedding.devices import pick_device
 from .embedding.embedder import Embedder
 from .embedding.options import choose, lengthened, shortened, without_layers
 from .errors import OptionError
-from .files import local_path
 from .networks.family import (
     Family,
     Variant,
@@ -34,6 +34,9 @@ from .networks.family import (
     with_normalisation,
 )
 from .networks.layer_names import Layer
+
+UNSET = object()
+"""Differs from every value of an argument."""
 
 __all__ = ["Family", "Loader", "get_scene_embeddings", "get_timestamp_embeddings"]
 
@@ -130,9 +133,10 @@ class Loader:
 
         Parameters
         ----------
-        path : checkpoint file in the authors' layout, Hugging Face's or ours, or a folder of Hugging Face. The network
-            is looked for in it, and its sizes are read from its tensors, see `checkpoints.search`. Empty: the published
-            file, downloaded at first use
+        path : checkpoint file in the authors' layout, Hugging Face's or ours; a folder of Hugging Face, or one that
+            `Embedder.save_pretrained` wrote, whose choices are made where none are given here; or the name of such a
+            repository, "user/name" or "user/name@revision". The network is looked for in it, and its sizes are read
+            from its tensors, see `checkpoints.search`. Empty: the published file, downloaded at first use
         variant : row of the family's table; None is the one that the file names, is known for or fits, else the first
         layer : 0 = output of the patch embedding or stem, i = output of block i, -1 = the last; names such as
             "features" (what the authors call the embedding), "logits", "mel"; lists are concatenated, "all" is every
@@ -177,8 +181,9 @@ class Loader:
         768
         """
         family, place, given = self.family, pick_device(device), dict(network or {})
-        times: dict[str, Any] = {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing}
-        times |= {"segment": segment, "overlap": overlap, "mean_over_time": mean_over_time}
+        options: dict[str, Any] = {"layer": layer, "pool": pool, "segment": segment, "overlap": overlap}
+        options |= {"hop_ms": hop_ms, "window_ms": window_ms, "framing": framing, "mean_over_time": mean_over_time}
+        options = {name: saved.plain(value) for name, value in options.items()}
 
         def build(name: str, row: Variant, lost: Collection[str] = ()) -> Embedder:
             row = with_normalisation(row, normalisation)
@@ -187,15 +192,17 @@ class Loader:
             row = lengthened(shortened(row, trunk), trunk, usual_frames(family, family.variants[name]))
             row = without_layers(row, trunk, lost)
             try:
-                chosen = choose(row, trunk, layer=layer, pool=pool, **times)
+                chosen = choose(row, trunk, **options)
             except OptionError as error:
                 raise OptionError(f"{error}; {path} holds no classifier") if lost else error from None
             model = Embedder(trunk, chosen, name=(family.name, name), precision=precision, device=place)
-            model.read_with = _read_with(family.variants[name], row, given, weights_prefix)
+            model.origin = _origin(family.variants[name], row, options, lost)
+            model.read_with = _read_with(model.origin, given, weights_prefix)
             return model if place == model.device else model.to(place)
 
         if os.fspath(path):
-            file = local_path(path, "weights")
+            file = located(path)
+            options = saved.joined(saved.read_options(file), options)
             loaded = read_trained(family, file, variant, given) or read_foreign(
                 family, variant, file, network=given, prefix=weights_prefix
             )
@@ -224,9 +231,18 @@ def _fill(model: Embedder, loaded: Loaded, file: Path) -> None:
     model.labels, model.multi_label = loaded.labels, loaded.multi_label
 
 
-def _read_with(variant: Variant, row: Variant, given: Mapping[str, Any], weights_prefix: str | None) -> dict[str, Any]:
+def _origin(variant: Variant, row: Variant, options: Mapping[str, Any], lost: Collection[str]) -> saved.Origin:
+    """Return how a model differs from a row of the table."""
+    usual, held = variant.frontend.normalisation, row.frontend.normalisation
+    return saved.Origin(
+        network={name: value for name, value in row.network.items() if variant.network.get(name, UNSET) != value},
+        normalisation=None if held == usual else held,
+        options={name: value for name, value in options.items() if value is not None and value is not False},
+        lost=tuple(lost),
+    )
+
+
+def _read_with(origin: saved.Origin, given: Mapping[str, Any], weights_prefix: str | None) -> dict[str, Any]:
     """Return what changes embeddings beside the variant and the file, ready for JSON."""
-    changed: dict[str, Any] = {"network": dict(given), "weights_prefix": weights_prefix}
-    if row.frontend.normalisation != variant.frontend.normalisation:
-        changed["normalisation"] = row.frontend.normalisation
+    changed = {"network": dict(given), "weights_prefix": weights_prefix, "normalisation": origin.normalisation}
     return {name: value for name, value in changed.items() if value}

@@ -116,7 +116,8 @@ def load_model(
     ----------
     model : a family ("passt"), a variant ("mn10_as"), or both ("panns/cnn14", "hf/facebook/wav2vec2-base"); see
         `list_models`. None is the model that `weights` are of, or "tiny"
-    weights : checkpoint file, or folder of Hugging Face; empty for the published weights, downloaded at first use
+    weights : checkpoint file; folder that `Embedder.save_pretrained` wrote, or one of Hugging Face; or a repository
+        there, "user/name"; empty for the published weights, downloaded at first use
     device : "auto" for the fastest there is, "cpu", "cuda", "cuda:1", "mps"
     options : by keyword, see `hear.Loader.load_model` for all of them: `layer`, `pool`, `hop_ms`, `window_ms`,
         `framing`, `segment`, `overlap`, `mean_over_time`, `precision`, `pretrained`, `network`, `normalisation`,

@@ -1,4 +1,4 @@
-"""Encoders of Hugging Face as folders: one's own, or the snapshot of a repository in the cache of Hugging Face."""
+"""Models of Hugging Face as folders: one's own, or the snapshot of a repository in the cache of Hugging Face."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OptionError, WeightsError
+from ..errors import OptionError, WeightsError, import_extra
 from ..files import local_path
 from .hugging_face import CONFIG, WEIGHTS, weights_in
+from .state_dicts import CHECKPOINTS
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 """Name of a repository, such as ``MIT/ast-finetuned-audioset-10-10-0.4593``."""
@@ -34,6 +35,27 @@ class Snapshot:
     folder: Path
     name: str
     revision: str | None = None
+
+
+def located(weights: str | os.PathLike[str]) -> Path:
+    """Return the file or the folder of weights, that of a repository of Hugging Face downloaded at first use.
+
+    Parameters
+    ----------
+    weights : a path, or where there is none a text such as "user/name" or "user/name@revision"
+
+    Raises
+    ------
+    OptionError : it is an address, or a repository, and the package for these is not installed
+    WeightsError : the repository is not here and cannot be downloaded
+    """
+    path = local_path(weights, "weights")
+    name, _, revision = os.fspath(weights).partition("@")
+    is_name = isinstance(weights, str) and REPOSITORY.fullmatch(name) and Path(name).suffix not in CHECKPOINTS
+    if not is_name or path.exists() or path.parent.is_dir():
+        return path
+    import_extra(f"{weights}: there is no such file, and a repository of Hugging Face", "huggingface_hub", "hf")
+    return find(name, revision or None).folder
 
 
 def find(place: str | os.PathLike[str], revision: str | None = None, *, here: bool = False) -> Snapshot:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import WeightsError
 from ..files import parse_json
 from ..networks.family import Beside, Family, Variant
-from .state_dicts import CHECKPOINTS, Content, read_content
+from .state_dicts import CHECKPOINTS, Content, read_content, read_metadata
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a folder; in several parts, ``<name>.index.json`` says which part holds what."""
@@ -49,7 +49,7 @@ def weights_in(path: Path) -> tuple[Path, ...]:
 
 def _parts(index: Path) -> tuple[Path, ...]:
     """Return the files that an index names."""
-    names = _read_json(index).get("weight_map")
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise WeightsError(f"{index}: damaged: no weight_map of file names")
     for name in names.values():
@@ -69,6 +69,12 @@ def read_parts(files: tuple[Path, ...]) -> Content:
     )
 
 
+def metadata_in(path: Path) -> dict[str, str]:
+    """Return the metadata of a file that this package wrote, or of that in a folder; empty for others."""
+    files = weights_in(path)
+    return read_metadata(files[0]) if len(files) == 1 else {}
+
+
 def read_beside(family: Family, variant: Variant, weights: Path) -> Beside:
     """Read the JSON files beside weights; those of networks of other families say nothing.
 
@@ -77,14 +83,14 @@ def read_beside(family: Family, variant: Variant, weights: Path) -> Beside:
     WeightsError : a file is damaged, or describes audio or a network that the family does not have
     """
     path = weights.with_name(CONFIG)
-    config = _read_json(path) if path.is_file() and weights.suffix in (".safetensors", ".bin") else {}
+    config = read_json(path) if path.is_file() and weights.suffix in (".safetensors", ".bin") else {}
     if not family.model_type or config.get("model_type", family.model_type) != family.model_type:
         return Beside()
     network = family.arguments_of_config(config)
     if not all(isinstance(value, int) and 0 < value < LARGEST_JSON for value in network.values()):
         raise WeightsError(f"{path}: damaged: sizes of the network that are no numbers above 0: {network}")
     path = weights.with_name(PREPROCESSOR)
-    extractor = _read_json(path) if path.is_file() and weights.suffix in (".safetensors", ".bin") else None
+    extractor = read_json(path) if path.is_file() and weights.suffix in (".safetensors", ".bin") else None
     return Beside(
         network=network,
         normalisation=None if extractor is None else _normalisation({**EXTRACTOR, **extractor}, variant, path),
@@ -117,7 +123,7 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     return None if None in ordered else tuple(name for name in ordered if name is not None)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
     try:
         if path.stat().st_size > LARGEST_JSON:

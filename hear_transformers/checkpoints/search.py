@@ -282,7 +282,7 @@ def fit(
     wanted = trunk.state_dict()
     # A network for images has no classifier of sounds to lose: it is a start of training.
     of_images = any(are_for_images(theirs.get(anchor)) for anchor in family.anchors)
-    lost = tuple(name for name in wanted if name not in ours and _is_of_classifier(family, name) and not of_images)
+    lost = tuple(name for name in wanted if name not in ours and is_of_classifier(family, name) and not of_images)
     used = {name: ours.get(name, NO_BATCHES) for name in wanted if name in ours or name.endswith(COUNTER)}
     unused = [name for name in ours if name not in wanted and name not in family.unused]
     strange = _strange(family, unused, wanted, tops, other_classifier=bool(lost))
@@ -304,13 +304,14 @@ def classes_in(family: Family, ours: Mapping[str, Tensor]) -> dict[str, int]:
     return next(({"n_classes": ours[name].numel()} for name in family.classifier if name in ours), {})
 
 
-def _is_of_classifier(family: Family, name: str) -> bool:
+def is_of_classifier(family: Family, name: str) -> bool:
+    """Return True for the name of a tensor of a family's classifier."""
     return any(name.startswith(group) for group in family.reinitialised)
 
 
 def _shapes(family: Family, trunk: Trunk) -> dict[str, torch.Size]:
     """Return the shapes of all but the classifier."""
-    return {name: tensor.shape for name, tensor in trunk.state_dict().items() if not _is_of_classifier(family, name)}
+    return {name: tensor.shape for name, tensor in trunk.state_dict().items() if not is_of_classifier(family, name)}
 
 
 def _strange(

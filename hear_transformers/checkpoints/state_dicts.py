@@ -7,7 +7,6 @@ WeightsError that names the file. `write` writes a network with its metadata, wh
 import json
 import math
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +25,6 @@ PACKAGE = "hear_transformers"
 
 CHECKPOINTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pyth")
 """Usual suffixes, for messages; the content decides what a file is."""
-
-HUB_NAME = re.compile(r"[A-Za-z][\w-]*/[\w.-]+")
-"""What models are called at Hugging Face: "MIT/ast-finetuned-audioset-10-10-0.4593"."""
 
 LENGTH_BYTES = 8
 """Size of the number before the header of a safetensors file, the header's length. The data start at a multiple."""
@@ -151,7 +147,7 @@ def _summary_of(loaded: Any, content: Content) -> str:
     return f"{kind} without any"
 
 
-def write(path: str | Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
+def write(path: str | Path, module: nn.Module, metadata: Mapping[str, str], left_out: Collection[str] = ()) -> None:
     """Write a network as a safetensors file; the same network and metadata give the same bytes.
 
     Parameters
@@ -159,8 +155,10 @@ def write(path: str | Path, module: nn.Module, metadata: Mapping[str, str]) -> N
     path : replaced only when all is written; unchanged after a failure
     module : on any device
     metadata : for `read_metadata`; see `trained.read_trained` for the entries that loading by path alone needs
+    left_out : names of tensors that are not written
     """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    held = {key: value for key, value in module.state_dict().items() if key not in left_out}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in held.items()}
     content = memoryview(safetensors.torch.save(tensors))
     end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
     # The library writes metadata in an order that differs between runs.
@@ -187,9 +185,7 @@ def _read_file(path: Path) -> tuple[Any, tuple[str, ...]]:
     if os.path.isdir(path):
         raise WeightsError(f"{path} is a folder; give the checkpoint file in it")
     if not os.path.isfile(path):
-        is_name = HUB_NAME.fullmatch(str(path)) and path.suffix not in CHECKPOINTS and not path.parent.is_dir()
-        advice = "; of a model of Hugging Face give the folder that you downloaded it into" if is_name else ""
-        raise WeightsError(f"{path}: no such file{advice}")
+        raise WeightsError(f"{path}: no such file")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,9 @@ from ..errors import OptionError, WeightsError
 from ..files import parse_json, sha256_of
 from ..networks.family import Family, Variant, check_arguments, with_network, with_normalisation
 from . import state_dicts
+from .hugging_face import metadata_in, weights_in
 from .loading import Loaded, check_family
+from .search import is_of_classifier
 
 LARGEST_NUMBER = 2**16
 """Upper bound of the constructor arguments in a file, above any width or length of a network here."""
@@ -25,7 +27,7 @@ LONGEST_LIST = 64
 
 
 def read_trained(
-    family: Family, file: Path, name: str | None = None, network: Mapping[str, Any] = MappingProxyType({})
+    family: Family, path: Path, name: str | None = None, network: Mapping[str, Any] = MappingProxyType({})
 ) -> Loaded | None:
     """Read a checkpoint written by this package; return None for any other file.
 
@@ -34,9 +36,10 @@ def read_trained(
     Parameters
     ----------
     family : that the file must be for
-    file : any checkpoint. Metadata: "family", "variant"; optional "network", the constructor arguments that differ from
-        the variant's, "normalisation", mean and standard deviation, and "labels", the names of the classes, all JSON;
-        "multi_label", "true" or "false"
+    path : any checkpoint, or the folder with it. Metadata: "family", "variant"; optional "network", the constructor
+        arguments that differ from the variant's, "normalisation", mean and standard deviation, "labels", the names of
+        the classes, and "lost", names of a classifier that is not in the file, all JSON; "multi_label", "true" or
+        "false"
     name : of the variant that it must be for; None for any
     network : arguments that the user fixed
 
@@ -44,9 +47,10 @@ def read_trained(
     ------
     WeightsError : the file is for another family or variant, damaged, or does not fit its metadata
     """
-    metadata = state_dicts.read_metadata(file)
+    metadata = metadata_in(path)
     if not metadata:
         return None
+    (file,) = weights_in(path)
     check_family(family, metadata, file)
     held = metadata.get("variant", "")
     if held not in family.variants:
@@ -58,11 +62,13 @@ def read_trained(
     arguments = _arguments(metadata.get("network", "{}"), len(state_dict), file)
     check_arguments(family, row, network)
     variant = normalisation_in(metadata, with_network(row, {**arguments, **network}), file)
-    _check_network(family, variant, state_dict, file)
+    lost = _lost(family, metadata, file)
+    _check_network(family, variant, state_dict, lost, file)
     return Loaded(
         name=held,
         variant=variant,
         state_dict={key: tensor for key, tensor in state_dict.items() if key not in family.unused},
+        lost=lost,
         sha256=sha256_of(file),
         labels=_labels(family, metadata, state_dict, file),
         multi_label=metadata.get("multi_label") != "false",
@@ -127,7 +133,9 @@ def _as_tuple(value: Any) -> Any:
 
 
 @torch.no_grad()
-def _check_network(family: Family, variant: Variant, state_dict: Mapping[str, Tensor], file: Path) -> None:
+def _check_network(
+    family: Family, variant: Variant, state_dict: Mapping[str, Tensor], lost: Sequence[str], file: Path
+) -> None:
     """Build a network without memory for its numbers, run it once; check that it fits the file and the front end."""
     try:
         with FakeTensorMode():
@@ -137,7 +145,8 @@ def _check_network(family: Family, variant: Variant, state_dict: Mapping[str, Te
         raise WeightsError(
             f"{file}: damaged: no network of {family.name} is made by the arguments in its metadata ({error})"
         ) from error
-    state_dicts.check_fit(trunk, state_dict, file, family.unused)
+    beside = {name: tensor for name, tensor in trunk.state_dict().items() if name in lost}
+    state_dicts.check_fit(trunk, {**beside, **state_dict}, file, family.unused)
 
 
 def _labels(
@@ -151,3 +160,11 @@ def _labels(
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels) or len(labels) != n_classes:
         raise WeightsError(f"{file}: damaged: 'labels' in its metadata is no list of {n_classes} names")
     return tuple(labels)
+
+
+def _lost(family: Family, metadata: Mapping[str, str], file: Path) -> tuple[str, ...]:
+    """Parse the names of a classifier that is not in the file; without them it must be there."""
+    lost = _parsed(metadata.get("lost", "[]"), "lost", file)
+    if not isinstance(lost, list) or not all(isinstance(name, str) and is_of_classifier(family, name) for name in lost):
+        raise WeightsError(f"{file}: damaged: 'lost' in its metadata is no list of names of a classifier")
+    return tuple(lost)

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from .. import __version__
 from ..audio.reading import check_waveforms, warn_user
+from ..checkpoints.saved import Origin
 from ..errors import AudioError, OptionError
 from ..networks.family import Readout, Variant
 from ..networks.trunk import Trunk
 from . import encode as encoding
+from . import saving
 from .choices import check_choice
 from .forward import CPU, WindowEmbedder
 from .framing import FRAMINGS, NO_SAMPLES, SEGMENTS, VECTORS, ClipReader, Framing, MeanOverTime, Scenes, Segments
@@ -40,6 +42,7 @@ class Embedder(WindowEmbedder):
     ----------
     scene_embedding_size, timestamp_embedding_size : numbers per embedding
     weights_sha256 : hash of the checkpoint file, None for random weights
+    origin : what was given to make it, for `save_pretrained`; None for networks of `transformers`
     read_with : what changes embeddings beside the file: arguments of the network that are not the variant's, the
         normalisation, the prefix in the file
     labels : names of the classes in the order of "logits", None if the checkpoint does not say
@@ -69,6 +72,7 @@ class Embedder(WindowEmbedder):
     ) -> None:
         super().__init__(trunk, variant, name=name, precision=precision, device=device)
         self.weights_sha256: str | None = None
+        self.origin: Origin | None = None
         self.read_with: dict[str, Any] = {}
         self.labels: tuple[str, ...] | None = None
         self.multi_label = True
@@ -326,6 +330,11 @@ class Embedder(WindowEmbedder):
     encode = encoding.encode
     encode_timestamps = encoding.encode_timestamps
     similarity = staticmethod(encoding.similarity)
+
+    # Folders and repositories, with the names of transformers
+
+    save_pretrained = saving.save_pretrained
+    push_to_hub = saving.push_to_hub
 
 
 def _described(readout: Readout) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The curves of a training run: losses per step, scores per epoch, as CSV and as a picture."""
+"""The curves of a training run: losses per step, scores per epoch, as CSV, as a picture, and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from typing import Any
 from ..files import atomic
 
 STEPS, EPOCHS, PICTURE = "steps.csv", "epochs.csv", "curves.png"
+BOARD = "tensorboard"
+"""Folder of the events that TensorBoard reads."""
+
 TITLE_WIDTH = 110
 """Letters in a line of the title: of medium size about as many fit into the 10 inches of the picture."""
 
@@ -61,12 +64,38 @@ class Curves:
     ----------
     folder : of the run
     step : steps done; later rows of the files are dropped
+    tensorboard : True to write events into `BOARD`, too; needs the package tensorboard
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
         self._folder = folder
-        self.steps = StepLog(folder / STEPS, step)  # epoch, learning rate, losses
-        self.epochs = StepLog(folder / EPOCHS, step)  # epoch, scores
+        self.steps = StepLog(folder / STEPS, step)
+        self.epochs = StepLog(folder / EPOCHS, step)
+        self._events: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
+
+    def add_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Append what is known of a step: epoch, learning rate, losses."""
+        self.steps.add(step, values)
+        self._add_events("training", step, values)
+
+    def add_epoch(self, step: int, values: Mapping[str, float]) -> None:
+        """Append what is known of an epoch, whose last step is given: epoch, scores."""
+        self.epochs.add(step, values)
+        self._add_events("validation", step, values)
+
+    def _add_events(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        if self._events:
+            for name, value in values.items():
+                self._events.add_scalar(f"{group}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Write events out, so that a run which is killed has all those up to its last checkpoint."""
+        if self._events:
+            self._events.flush()
 
     def plot(self, title: str = "", training: str = "training") -> None:
         """Draw losses and scores over epochs.

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoints import hugging_face, state_dicts
+from ..checkpoints.hub import located
+from ..checkpoints.hugging_face import metadata_in
 from ..checkpoints.loading import check_family, errors_name_file, fetch_by_name, read_start
 from ..checkpoints.search import own_tensors
 from ..checkpoints.trained import normalisation_in
@@ -49,7 +51,7 @@ def init_from(
     if not source:
         return trunk, ["all parameters"]
     file = _file_of(family, variant, source)
-    if metadata := state_dicts.read_metadata(file):
+    if metadata := metadata_in(file):
         check_family(family, metadata, file)
     state_dict = read_start(family, row, file)
     with errors_name_file(file):
@@ -66,9 +68,10 @@ def with_normalisation_of(family: Family, variant: Variant, source: str) -> Vari
     """
     if source in ("", PUBLISHED, IMAGENET):
         return variant
-    if metadata := state_dicts.read_metadata(source):
-        return normalisation_in(metadata, variant, Path(source))
-    weights, *_ = hugging_face.weights_in(Path(source))
+    path = located(source)
+    if metadata := metadata_in(path):
+        return normalisation_in(metadata, variant, path)
+    weights, *_ = hugging_face.weights_in(path)
     return with_normalisation(variant, hugging_face.read_beside(family, variant, weights).normalisation)
 
 
@@ -122,7 +125,7 @@ def _file_of(family: Family, name: str, source: str) -> Path:
     if source not in rows:
         if (near := similar(source, rows)) and not Path(source).exists():
             raise OptionError(f"no start {source!r}, nor a file of that name; did you mean {near[0]}?")
-        return Path(source)
+        return located(source)
     published = rows[source]
     if published is None:
         others = [other for other, there in rows.items() if there]

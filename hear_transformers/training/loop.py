@@ -293,6 +293,7 @@ def fit(
     progress: bool = False,
     log: Callable[[str], None] | None = None,
     title: str = "",
+    tensorboard: bool = False,
 ) -> None:
     """Take the remaining steps, resuming from the checkpoint in the folder if there is one.
 
@@ -311,6 +312,7 @@ def fit(
     progress : True to show a bar
     log : called with a line after each epoch; without a bar also every `LOG_SECONDS` within one
     title : of the picture of the curves
+    tensorboard : True to write the curves for TensorBoard, too
 
     Raises
     ------
@@ -325,7 +327,7 @@ def fit(
     writer = None
     if run.processes.rank == 0:
         remove_unfinished(folder)
-        writer = Writer(run, folder, keep, state, checkpoint_seconds)
+        writer = Writer(run, folder, keep, state, checkpoint_seconds, tensorboard)
     lines = Lines(run, log if writer else None, within_epochs=not progress)
     losses: list[dict[str, Tensor]] = []
     devices = [run.processes.device] if run.processes.device.type == "cuda" else []
@@ -437,12 +439,13 @@ class Writer:
         keep: Callable[[nn.Module, Path], None] | None,
         checkpoint: Checkpoint,
         checkpoint_seconds: float,
+        tensorboard: bool,
     ) -> None:
         self.run = run
         self.folder = folder
         self.keep = keep
         self.checkpoint = checkpoint
-        self.curves = Curves(folder, run.step)
+        self.curves = Curves(folder, run.step, tensorboard=tensorboard)
         self.checkpoint_seconds = checkpoint_seconds
         self.saved = time.monotonic()
 
@@ -451,13 +454,14 @@ class Writer:
         run = self.run
         for step, losses in enumerate(rows, run.step - len(rows) + 1):
             rate = learning_rate_at(run.recipe, step - 1, run.steps_per_epoch)
-            self.curves.steps.add(step, {"epoch": step / run.steps_per_epoch, "learning_rate": rate, **losses})
+            self.curves.add_step(step, {"epoch": step / run.steps_per_epoch, "learning_rate": rate, **losses})
         if scores:
-            self.curves.epochs.add(run.step, {"epoch": run.epoch, **scores})
+            self.curves.add_epoch(run.step, {"epoch": run.epoch, **scores})
             main, score = next(iter(scores.items()))
             if score > run.best.get(main, -math.inf):
                 run.best = {main: score, "epoch": run.epoch}
                 self._keep("best")
+        self.curves.flush()
         is_last = is_last or run.step == run.n_steps
         if is_last or time.monotonic() - self.saved >= self.checkpoint_seconds:
             self.checkpoint.save(run)

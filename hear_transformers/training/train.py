@@ -58,6 +58,7 @@ class Options:
     checkpoint_seconds : work that a killed run may lose, in s
     progress : True to show a bar
     log : called with lines of text on the way, see `loop.fit`
+    tensorboard : True to write the curves for TensorBoard, too
     """
 
     family: str
@@ -77,6 +78,7 @@ class Options:
     checkpoint_seconds: float = loop.CHECKPOINT_SECONDS
     progress: bool = False
     log: Callable[[str], None] | None = None
+    tensorboard: bool = False
 
 
 class Training:
@@ -95,6 +97,8 @@ class Training:
     def __init__(self, options: Options, processes: loop.Processes) -> None:
         for module in EXTRA:
             import_extra("training", module, "train")
+        if options.tensorboard:
+            import_extra("--tensorboard", "tensorboard", "tensorboard")
         self.options = options
         self.processes = processes
         self.recipe = recipe = with_changes(options.recipe, precision=self._precision())
@@ -271,6 +275,7 @@ class Training:
             checkpoint_seconds=options.checkpoint_seconds,
             progress=options.progress,
             log=options.log,
+            tensorboard=options.tensorboard,
             title=f"{self.name} {self._start}; {self.train.source.name}: {self.data_in_words}",
         )
         self._write_results()

@@ -154,15 +154,6 @@ def test_the_folder_of_a_training_run_is_no_folder_of_hugging_face(weights: dict
         ast.load_model(tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("name", "is_hub"), [("MIT/ast-finetuned-audioset-10-10-0.4593", True), ("a.pt", False), ("./x/a.pt", False)]
-)
-def test_the_name_of_a_model_of_hugging_face_is_no_file(name: str, is_hub: bool) -> None:
-    with pytest.raises(WeightsError, match="no such file") as raised:
-        ast.load_model(name)
-    assert ("give the folder that you downloaded it into" in str(raised.value)) == is_hub
-
-
 def test_names_of_other_classes_are_left_out(weights: dict[str, Tensor], tmp_path: Path) -> None:
     config = {**CONFIG, "id2label": {"0": "wren"}}
     assert ast.load_model(folder_of(tmp_path / "net", weights, config=config)).labels is None

@@ -44,11 +44,15 @@ def small(name: str, row: Variant) -> Variant:
     return replace(row, network={**row.network, **SMALL.get(name, {})})
 
 
+def loader(name: str, variant: str) -> hear.Loader:
+    """Make the loader of the small build of a variant."""
+    family = family_of(name)
+    return hear.Loader(replace(family, variants={variant: small(name, family.variants[variant])}))
+
+
 def load(name: str, variant: str, **options) -> Embedder:
     """Call the family's `load_model` on its small build."""
-    family = family_of(name)
-    variants = {variant: small(name, family.variants[variant])}
-    return hear.Loader(replace(family, variants=variants)).load_model(pretrained=False, **options)
+    return loader(name, variant).load_model(pretrained=False, **options)
 
 
 def noise(clips: int, seconds: float, sample_rate: int) -> torch.Tensor:
@@ -103,6 +107,15 @@ def test_a_batch_equals_its_clips_one_by_one(model):
         together = embed(audio)
         one_by_one = torch.cat([embed(clip[None]) for clip in audio])
         torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-5 * together.abs().max().item())
+
+
+def test_a_saved_model_is_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    again = loader(*model.name).load_model(tmp_path)
+    audio = noise(1, 1.07, model.sample_rate)
+    assert again.embed_scenes(audio).equal(model.embed_scenes(audio))
+    assert again.embed_timestamps(audio)[0].equal(model.embed_timestamps(audio)[0])
+    assert again.provenance() == model.provenance() | {"weights_sha256": again.weights_sha256}
 
 
 def test_every_layer_has_one_of_two_shapes(model):

@@ -270,6 +270,15 @@ def test_a_run_leaves_curves_settings_and_networks(sounds: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_curves_are_written_for_tensorboard_where_asked(sounds: Path, tmp_path: Path) -> None:
+    trained(sounds, tmp_path, "--tensorboard", epochs=1)
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")  # extra `tensorboard`
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("training/loss")] == pytest.approx(losses(tmp_path), rel=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["float32", "bfloat16"])
 def test_a_resumed_run_keeps_what_auto_chose(sounds: Path, tmp_path: Path, monkeypatch, first: str) -> None:
     other = {"float32": "bfloat16", "bfloat16": "float32"}[first]
