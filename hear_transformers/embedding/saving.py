@@ -6,14 +6,13 @@ import json
 import os
 import tempfile
 import textwrap
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from ..checkpoints import saved
 from ..errors import OptionError, WeightsError, import_extra
 from ..files import local_path
-
-if TYPE_CHECKING:
-    from .embedder import Embedder
+from ..networks.family import Variant
+from ..networks.trunk import Trunk
 
 MOST_WORDS = 300
 """Letters that are kept of an error of the hub."""
@@ -22,7 +21,28 @@ MOST_CLASSES = 20
 """Names of classes that a card lists."""
 
 
-def save_pretrained(self: Embedder, folder: str | os.PathLike[str]) -> None:
+class Savable(Protocol):
+    """What is saved of an `Embedder`, which see."""
+
+    name: tuple[str, str]
+    origin: saved.Origin | None
+    trunk: Trunk
+    variant: Variant
+    labels: tuple[str, ...] | None
+    multi_label: bool
+    sample_rate: int
+    scene_embedding_size: int
+    timestamp_embedding_size: int
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers that were chosen."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Describe what makes the embeddings."""
+
+
+def save_pretrained(self: Savable, folder: str | os.PathLike[str]) -> None:
     """Save the model into a folder: weights as they are now, what was chosen of it, and a card.
 
     ``load_model(weights=folder)`` makes the same model of it, of the family or by `hear_transformers.load_model`, and
@@ -57,7 +77,7 @@ def save_pretrained(self: Embedder, folder: str | os.PathLike[str]) -> None:
 
 
 def push_to_hub(
-    self: Embedder,
+    self: Savable,
     repository: str,
     *,
     private: bool | None = None,
@@ -103,7 +123,7 @@ def push_to_hub(
     return str(change)
 
 
-def card(model: Embedder) -> str:
+def card(model: Savable) -> str:
     """Return the card of a saved model, in Markdown with the header that the hub reads."""
     origin, described = model.origin, model.provenance()
     assert origin is not None
@@ -139,7 +159,7 @@ model.encode(["one.wav", "two.flac"])
 """
 
 
-def classes(model: Embedder) -> str:
+def classes(model: Savable) -> str:
     """Return the names of the classes of a model, or how many there are."""
     if not model.labels:
         return ""
