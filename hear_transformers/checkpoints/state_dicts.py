@@ -188,7 +188,8 @@ def _read_file(path: Path) -> tuple[Any, tuple[str, ...]]:
         raise WeightsError(f"{path} is a folder; give the checkpoint file in it")
     if not os.path.isfile(path):
         is_name = HUB_NAME.fullmatch(str(path)) and path.suffix not in CHECKPOINTS and not path.parent.is_dir()
-        advice = "; of a model of Hugging Face give the folder that you downloaded it into" if is_name else ""
+        of_hub = f"give the folder that you downloaded it into, or model='hf' with variant={str(path)!r}"
+        advice = f"; of a model of Hugging Face {of_hub}" if is_name else ""
         raise WeightsError(f"{path}: no such file{advice}")
     try:
         with path.open("rb") as file:

@@ -160,7 +160,8 @@ def test_the_folder_of_a_training_run_is_no_folder_of_hugging_face(weights: dict
 def test_the_name_of_a_model_of_hugging_face_is_no_file(name: str, is_hub: bool) -> None:
     with pytest.raises(WeightsError, match="no such file") as raised:
         ast.load_model(name)
-    assert ("give the folder that you downloaded it into" in str(raised.value)) == is_hub
+    advice = f"give the folder that you downloaded it into, or model='hf' with variant='{name}'"
+    assert (advice in str(raised.value)) == is_hub
 
 
 def test_names_of_other_classes_are_left_out(weights: dict[str, Tensor], tmp_path: Path) -> None:
