@@ -104,10 +104,18 @@ def test_the_probe_of_a_table_of_means_along_time_embeds_alike(labelled, probe, 
     assert (labelled / "found.csv").read_text().count("low/low") == 6
 
 
+def test_a_table_of_segments_is_answered_with_how_their_labels_are_given(table, probe, installed_command):
+    assert installed_command("embed-audio")("clips", "--segment", 0.5, "--out", "segments.hdf5").exit_code == 0
+    result = probe("segments.hdf5", "--out", "mine", model=False)
+    assert (
+        "of labelled segments give their table as DATA, with the columns path, labels, start and end" in result.stderr
+    )
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["path,labels", "other.wav,low", "clips/low/low0.wav,high"], "files of all.hdf5 are without label"),
+        (["path,labels", "other.wav,low", "clips/low/low0.wav,high"], "label them, or give labels.csv as DATA"),
         (["path,labels", "other.wav,low"], "match no file"),
     ],
 )
