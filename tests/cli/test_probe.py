@@ -77,6 +77,24 @@ def test_columns_say_labels_folds_and_groups(labelled, probe):
     assert json.loads(result.stdout)["split"] == "3 folds of whole groups, drawn with seed 0, stratified"
 
 
+def test_few_labelled_segments_classify_all_of_an_archive(labelled, probe, installed_command):
+    pytest.importorskip("h5py")
+    embed, select = installed_command("embed-audio"), installed_command("hear-transformers")
+    assert embed("clips", "--segment", 0.25, "--out", "all.hdf5").exit_code == 0
+    assert select("selections", "all.hdf5", "--format", "csv", "--out", "parts.csv").exit_code == 0
+    parts = rows_of(labelled / "parts.csv")
+    known = [f"{kind}{i}.wav" for kind in ("low", "high") for i in range(3)]
+    few = [each for each in parts if each["path"].endswith(tuple(known))]
+    lines = [f"{row['path']},{row['start']},{row['end']},{'low' if '/low' in row['path'] else 'high'}" for row in few]
+    (labelled / "labelled.csv").write_text("\n".join(["path,start,end,label", *lines]) + "\n")
+    result = probe("labelled.csv", "--columns", "labels=label,start=start,end=end", "--out", "few")
+    assert result.exit_code == 0, result.stderr
+    assert embed("--manifest", "parts.csv", "--probe", "few", "--out", "found.csv").exit_code == 0
+    found = rows_of(labelled / "found.csv")
+    assert len(found) == len(parts) == 24
+    assert all(f"/{row['predicted']}/" in row["path"] for row in found)
+
+
 @pytest.fixture
 def table(labelled, installed_command, small_weights):
     """Embed the clips into a table."""
