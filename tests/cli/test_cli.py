@@ -96,6 +96,14 @@ def test_a_scene_with_an_option_about_time_is_the_mean_along_time(embed_audio, a
     assert "kind timestamps -> scene" in refused.output
 
 
+@pytest.mark.parametrize(("name", "is_list"), [("clips.csv", True), ("clips.txt", True), ("clips.wav", False)])
+def test_a_list_among_the_inputs_is_answered_with_manifest(embed_audio, tmp_path, name, is_list):
+    (tmp_path / name).write_text("path,label\na.wav,dog\n")
+    result = embed_audio(name, "--out", "embeddings")
+    assert result.exit_code == 1
+    assert ("embed-audio --manifest reads lists" in result.stderr) == is_list
+
+
 @pytest.mark.parametrize(
     ("options", "is_noted"),
     [
