@@ -18,6 +18,9 @@ LOGITS = "logits"
 TIME_OPTIONS = ("hop_ms", "window_ms", "framing", "segment", "overlap")
 """Options of embeddings along time."""
 
+WINDOWED = "windowed"
+"""Framing of windows that are centred on their times."""
+
 FRAMEWISE = "framewise"
 """Layer that labels along time may be of, in networks that have it."""
 
@@ -54,6 +57,18 @@ def wants_timestamps(scene: bool | None, options: dict[str, Any]) -> bool:
     if scene and given:
         options["mean_over_time"] = True
     return not scene if scene is not None else bool(given)
+
+
+def note_on_windows(options: dict[str, Any]) -> str:
+    """Return what is to be known of windows as long as their distance, which segments may be meant by; "" of others."""
+    hop_ms = options["hop_ms"]
+    if hop_ms is None or options["window_ms"] != [hop_ms] or options["framing"] not in (None, WINDOWED):
+        return ""
+    once, twice = (f"{n * hop_ms / 1000.0:g}" for n in (1, 2))
+    return (
+        f"Note: windows are centred on 0, {once}, {twice} s, ...: half of the first is mirrored audio, and the end of "
+        f"a file may be in none; --segment {once} embeds 0-{once} s, {once}-{twice} s, ..."
+    )
 
 
 def wants_labels(labels: bool, top_k: int | None, options: dict[str, Any], timestamps: bool) -> int:

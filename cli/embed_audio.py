@@ -14,7 +14,16 @@ import click
 from hear_transformers import FAMILIES, OPEN_FAMILIES, __version__
 
 from . import cluster, signals
-from .checks import TOP_K, check_one_model, check_words, choose_storage, local_output, wants_labels, wants_timestamps
+from .checks import (
+    TOP_K,
+    check_one_model,
+    check_words,
+    choose_storage,
+    local_output,
+    note_on_windows,
+    wants_labels,
+    wants_timestamps,
+)
 from .classify import FORMATS, OF_EMBEDDINGS, SUFFIXES, check_drawing, classify, place_of, refuse_unusual, tag
 from .completion import completing
 from .config import configurable
@@ -311,6 +320,8 @@ def main(
     # All that needs no PyTorch comes first, which takes seconds; of a file of one's own the layers are not known yet.
     check_one_model(models, {**options, "weights": weights})
     timestamps = wants_timestamps(scene, options)
+    if timestamps and not quiet and (note := note_on_windows(options)):
+        click.echo(note, err=True)
     if not (options["labels"] and timestamps) and (plot or threshold is not None):
         name = "--plot" if plot else "--threshold"
         raise click.UsageError(f"{name} is of classes along time; give --labels --timestamps, or a --probe of events")

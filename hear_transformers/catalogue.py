@@ -181,14 +181,17 @@ def _is_module(name: str) -> bool:
 
 
 def _unknown_model(name: str, modules: str = "") -> OptionError:
-    if Path(name).is_file():
-        return OptionError(f"model={name!r} is a file; give it as weights, and its family as model, or none")
+    if Path(name).exists():
+        kind = "folder" if Path(name).is_dir() else "file"
+        return OptionError(f"model={name!r} is a {kind}; give it as weights, and its family as model, or none")
     return OptionError(f"model={name!r} is unknown; {_known_models(name, modules)}")
 
 
 def _known_models(name: str, modules: str = "") -> str:
     near = similar(name.partition("/")[0], [*OWN, *_owners()])
     asked = f"; did you mean {' or '.join(near)}?" if near else ""
+    if not near and name.count("/") == 1:  # owner/model, as Hugging Face has it
+        asked = f"; an encoder of Hugging Face is {next(iter(OPEN_FAMILIES))}/{name}, and a model saved there is weights"
     return f"choose one of {_families()}, a variant ({LIST}){modules}{asked}"
 
 
@@ -376,9 +379,17 @@ def matches(*patterns: str) -> list[tuple[str, str]]:
         wanted = pattern.removeprefix(f"{PACKAGE}.").removesuffix(f"/{ALL}")
         fits = [pair for pair in pairs if wanted == ALL or _fits(pair, wanted)]
         if not fits and pattern not in OPEN_FAMILIES:
-            raise _unknown_model(pattern)
+            raise _no_match(pattern, [pair for pair in pairs if _fits(pair, f"*{wanted}*")])
         found.update(fits)
     return [pair for pair in pairs if pair in found]
+
+
+def _no_match(pattern: str, wider: Sequence[tuple[str, str]]) -> OptionError:
+    """Return the error for a pattern that fits nothing; `wider` are the models whose names hold it."""
+    if not pattern or not wider or any(sign in pattern for sign in "*?["):
+        return _unknown_model(pattern)
+    names = "a name" if len(wider) == 1 else f"{len(wider)} names"
+    return OptionError(f"model={pattern!r} is a part of {names}; the pattern '*{pattern}*' finds them all")
 
 
 def _fits(pair: tuple[str, str], pattern: str) -> bool:

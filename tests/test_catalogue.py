@@ -50,7 +50,10 @@ def test_a_model_goes_by_any_of_its_names(given: tuple[str | None, str | None], 
         (("panns/cnn14", "cnn10"), "are two variants"),
         (("pasxt", None), r"model='pasxt' is unknown; .* did you mean passt"),
         (("pasxt/base", None), r"model='pasxt/base' is unknown; .* did you mean passt"),
-        (("MIT/ast-finetuned", None), r"model='MIT/ast-finetuned' is unknown; choose one of tiny"),
+        (
+            ("MIT/ast-finetuned", None),
+            r"model='MIT/ast-finetuned' is unknown; .* Hugging Face is hf/MIT/ast-finetuned, and",
+        ),
         (("panns/cnn15", None), r"variant='cnn15' is unknown to panns; did you mean cnn14"),
         (("MN10_AS", None), r"did you mean mn10_as"),
         ((None, "mn99"), r"did you mean mn10_as or mn01_as or mn02_as\? hear-transformers list lists all"),
@@ -95,6 +98,14 @@ def test_without_a_pattern_every_model_is_listed() -> None:
 def test_a_pattern_that_fits_nothing_is_refused() -> None:
     with pytest.raises(OptionError, match=r"model='mn1\?x' is unknown"):
         catalogue.rows("tiny", "mn1?x")
+
+
+def test_a_part_of_names_is_answered_with_the_pattern_that_finds_them() -> None:
+    n_names = len(catalogue.rows("*mn40*"))
+    with pytest.raises(
+        OptionError, match=rf"model='mn40' is a part of {n_names} names; the pattern '\*mn40\*' finds them"
+    ):
+        catalogue.rows("mn40")
 
 
 @pytest.mark.parametrize(

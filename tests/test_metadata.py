@@ -34,6 +34,11 @@ def test_the_citation_is_of_this_version() -> None:
     assert "cff-version: 1.2.0\n" in text
 
 
+def test_the_citation_names_the_authors_of_the_package() -> None:
+    authors = re.findall(r"^  - name: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [{"name": name} for name in authors] == PROJECT["authors"]
+
+
 def test_classifiers_say_what_is_declared() -> None:
     classifiers = PROJECT["classifiers"]
     assert not [name for name in classifiers if name.startswith("License ::")]  # PEP 639: `license` says it

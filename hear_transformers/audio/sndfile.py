@@ -24,6 +24,9 @@ SUFFIXES = (
 """Names of audio files in folders: what libsndfile decodes, but not .raw, which has no header, nor .mat and .htk, which
 mostly hold matrices and features."""
 
+LISTS = (".csv", ".tsv", ".txt", ".parquet")
+"""Names of what is meant as a list of files where it is not audio."""
+
 UNKNOWN_FRAMES = 2**62
 """Lengths from here on mean that the header does not know it: libsndfile returns 2^63 - 1 for such a FLAC file."""
 
@@ -239,9 +242,10 @@ def opened(file: BinaryIO, path: Path, n_bytes: int, found: Survey) -> Iterator[
     try:
         decoder = _decoder(file, path, n_bytes, found)
     except soundfile.SoundFileError as error:
+        is_list = path.suffix.lower() in LISTS
         raise RefusedError(
             f"{path}: not audio that libsndfile can decode, or damaged ({_reason(error)}); "
-            "expected WAV, FLAC, Ogg, Opus, MP3, AIFF or the like"
+            f"expected WAV, FLAC, Ogg, Opus, MP3, AIFF or the like{'; embed-audio --manifest reads lists' * is_list}"
         ) from error
     with contextlib.closing(decoder):
         if decoder.stream.format == "RAW":  # libsndfile went by the name: .au, .snd, .vox, .gsm

@@ -255,9 +255,10 @@ def choose_format(out: str | os.PathLike[str], name: str | None) -> str:
     suffix = "" if is_folder(out) else Path(out).suffix.lower()
     by_suffix = SUFFIXES.get(suffix)
     if suffix and not by_suffix and not NUMBERED.fullmatch(suffix):
+        made = f" (of a table, hear-transformers selections TABLE --with-embeddings --out {out} makes one)"
         raise OptionError(
-            f"--out {out}: {suffix} is not a format of embeddings; an output ends in {', '.join(SUFFIXES)}; if it is "
-            f"to be a folder, end it in a slash: {out}/"
+            f"--out {out}: {suffix} is not a format of embeddings{made if suffix == '.csv' else ''}; an output ends in "
+            f"{', '.join(SUFFIXES)}; if it is to be a folder, end it in a slash: {out}/"
         )
     if name is not None and by_suffix not in (None, name):
         raise OptionError(f"format={name!r} does not go with the file name {out}; leave one of them out")

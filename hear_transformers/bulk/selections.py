@@ -127,7 +127,8 @@ def _by_table(out: Path, selections: list[Selection], format: str, *, one: bool)
 
 def _as_csv(selections: Sequence[Selection]) -> str:
     rows = [
-        (_full(each.file), _seconds(each.start), _seconds(each.end), each.label, _score(each)) for each in selections
+        (absolute(each.file), in_seconds(each.start), in_seconds(each.end), each.label, _score(each))
+        for each in selections
     ]
     return _table([("path", "start", "end", "label", "score"), *rows], ",")
 
@@ -140,13 +141,13 @@ def _as_raven(selections: Sequence[Selection]) -> str:
             str(number),
             "Spectrogram 1",
             "1",
-            _seconds(each.start),
-            _seconds(each.end),
+            in_seconds(each.start),
+            in_seconds(each.end),
             "0",
             f"{HIGHEST_HZ:g}",
             os.path.basename(each.file),
-            _full(each.file),
-            _seconds(each.start),
+            absolute(each.file),
+            in_seconds(each.start),
             _cell(each.label),
             _score(each),
         )
@@ -177,7 +178,7 @@ def _table(rows: Iterable[tuple[str, ...]], delimiter: str) -> str:
     return text.getvalue()
 
 
-def _full(file: str) -> str:
+def absolute(file: str) -> str:
     """Return the absolute path of a file, so that a table may lie anywhere; an address as it is."""
     try:
         return file if isinstance(place_of(file), Address) else os.path.abspath(file)
@@ -185,7 +186,7 @@ def _full(file: str) -> str:
         return file
 
 
-def _seconds(seconds: float) -> str:
+def in_seconds(seconds: float) -> str:
     """Write a time: to a microsecond, empty for NaN."""
     return "" if math.isnan(seconds) else f"{seconds:.6f}".rstrip("0").rstrip(".")
 

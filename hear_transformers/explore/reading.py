@@ -393,8 +393,8 @@ def _one_kind(outputs: Sequence[Path]) -> dict[str, Any] | None:
         if i and settings != first:
             changed = ", ".join(differences(first or {}, settings or {})[:MOST_DIFFERENCES])
             raise OptionError(
-                f"{outputs[0]} and {path} were made with other settings: {changed}; distances need embeddings of one "
-                "kind: name one of them, or its folder"
+                f"{outputs[0]} and {path} were made with other settings: {changed}; name one of them, or its folder: "
+                "what is compared, or one table, is of one kind"
             )
         first = settings
     return first

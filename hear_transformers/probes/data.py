@@ -252,7 +252,10 @@ def read_table(table: Path, labels: Labelled | None = None) -> tuple[Labelled, E
         blocks = [{name: np.asarray(column) for name, column in block.items()} for block in read(0, n_rows)]
     rows = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     if not np.isnan(rows["time_ms"].astype(float)).all():
-        raise TrainingError(f"{table}: holds embeddings along time; a probe of clips needs one for each, with --scene")
+        raise TrainingError(
+            f"{table}: holds embeddings along time; a probe of clips needs one for each, with --scene; of labelled "
+            "segments give their table as DATA, with the columns path, labels, start and end"
+        )
     files = [Path(each.decode() if isinstance(each, bytes) else str(each)) for each in rows["file"]]
     ends = np.where(np.isnan(rows["part_end"].astype(float)), math.inf, rows["part_end"].astype(float))
     spans = list(zip(rows["part_start"].tolist(), ends.tolist(), strict=True))
@@ -319,7 +322,10 @@ def _matched(
     if None in numbers:
         without = [str(path) for path, number in zip(files, numbers, strict=True) if number is None]
         shown = ", ".join(without[:N_SHOWN])
-        raise TrainingError(f"{labels.source}: {len(without)} files of {table} are without label ({shown})")
+        raise TrainingError(
+            f"{labels.source}: {len(without)} files of {table} are without label ({shown}); label them, or give "
+            f"{labels.source} as DATA: its clips alone are embedded"
+        )
     return numbers
 
 

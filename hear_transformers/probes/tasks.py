@@ -82,7 +82,7 @@ def make_task(
 
     Raises
     ------
-    TrainingError : one class only; a class without clips; a fold without a class
+    TrainingError : one class only; a class without clips; a fold without a class; too few groups to split
     OptionError : fewer than two folds
     """
     members, targets = list(names if groups is None else groups), np.asarray(targets, np.float32)
@@ -122,6 +122,11 @@ def _most_folds(targets: NDArray[np.float32], groups: Rows, classes: Sequence[st
 def _drawn(targets: NDArray[np.float32], groups: Rows, n_folds: int, seed: int, multi_label: bool) -> NDArray[np.int64]:
     """Draw the fold of each clip: groups stay together, and of single labels every fold gets about the same."""
     n_groups = int(groups.max()) + 1
+    if n_groups < 2:
+        raise TrainingError(
+            "what is to be trained on and validated on is of one file or group, which stays together; add clips of "
+            "other files, or name what belongs together: --columns group=COLUMN"
+        )
     if not 2 <= n_folds <= n_groups:
         raise OptionError(f"folds={n_folds}: choose 2 to {n_groups}, the number of files or groups")
     rng = np.random.default_rng(seed)

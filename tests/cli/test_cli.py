@@ -96,6 +96,32 @@ def test_a_scene_with_an_option_about_time_is_the_mean_along_time(embed_audio, a
     assert "kind timestamps -> scene" in refused.output
 
 
+@pytest.mark.parametrize(("name", "is_list"), [("clips.csv", True), ("clips.txt", True), ("clips.wav", False)])
+def test_a_list_among_the_inputs_is_answered_with_manifest(embed_audio, tmp_path, name, is_list):
+    (tmp_path / name).write_text("path,label\na.wav,dog\n")
+    result = embed_audio(name, "--out", "embeddings")
+    assert result.exit_code == 1
+    assert ("embed-audio --manifest reads lists" in result.stderr) == is_list
+
+
+@pytest.mark.parametrize(
+    ("options", "is_noted"),
+    [
+        (["--hop-ms=400", "--window-ms=400"], True),
+        (["--hop-ms=400", "--window-ms=400", "--framing=windowed"], True),
+        (["--hop-ms=400", "--window-ms=400", "--framing=native", "--layer=2"], False),
+        (["--hop-ms=400", "--window-ms=800"], False),
+        (["--hop-ms=400", "--window-ms=400", "--quiet"], False),
+        (["--hop-ms=400", "--window-ms=400", "--scene"], False),
+        (["--segment=0.4"], False),
+    ],
+)
+def test_windows_as_long_as_their_distance_are_answered_with_segments(embed_audio, audio_file, options, is_noted):
+    result = embed_audio(audio_file(), *options, "--out", "t.npz")
+    assert result.exit_code == 0, result.output
+    assert ("--segment 0.4 embeds 0-0.4 s, 0.4-0.8 s, ..." in result.stderr) == is_noted
+
+
 def test_a_scene_of_segments_is_refused(embed_audio, audio_file):
     result = embed_audio(audio_file(), "--scene", "--segment=1")
     assert result.exit_code == 2

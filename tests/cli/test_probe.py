@@ -77,6 +77,24 @@ def test_columns_say_labels_folds_and_groups(labelled, probe):
     assert json.loads(result.stdout)["split"] == "3 folds of whole groups, drawn with seed 0, stratified"
 
 
+def test_few_labelled_segments_classify_all_of_an_archive(labelled, probe, installed_command):
+    pytest.importorskip("h5py")
+    embed, select = installed_command("embed-audio"), installed_command("hear-transformers")
+    assert embed("clips", "--segment", 0.25, "--out", "all.hdf5").exit_code == 0
+    assert select("selections", "all.hdf5", "--format", "csv", "--out", "parts.csv").exit_code == 0
+    parts = rows_of(labelled / "parts.csv")
+    known = [f"{kind}{i}.wav" for kind in ("low", "high") for i in range(3)]
+    few = [each for each in parts if each["path"].endswith(tuple(known))]
+    lines = [f"{row['path']},{row['start']},{row['end']},{'low' if '/low' in row['path'] else 'high'}" for row in few]
+    (labelled / "labelled.csv").write_text("\n".join(["path,start,end,label", *lines]) + "\n")
+    result = probe("labelled.csv", "--columns", "labels=label,start=start,end=end", "--out", "few")
+    assert result.exit_code == 0, result.stderr
+    assert embed("--manifest", "parts.csv", "--probe", "few", "--out", "found.csv").exit_code == 0
+    found = rows_of(labelled / "found.csv")
+    assert len(found) == len(parts) == 24
+    assert all(f"/{row['predicted']}/" in row["path"] for row in found)
+
+
 @pytest.fixture
 def table(labelled, installed_command, small_weights):
     """Embed the clips into a table."""
@@ -104,10 +122,18 @@ def test_the_probe_of_a_table_of_means_along_time_embeds_alike(labelled, probe, 
     assert (labelled / "found.csv").read_text().count("low/low") == 6
 
 
+def test_a_table_of_segments_is_answered_with_how_their_labels_are_given(table, probe, installed_command):
+    assert installed_command("embed-audio")("clips", "--segment", 0.5, "--out", "segments.hdf5").exit_code == 0
+    result = probe("segments.hdf5", "--out", "mine", model=False)
+    assert (
+        "of labelled segments give their table as DATA, with the columns path, labels, start and end" in result.stderr
+    )
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["path,labels", "other.wav,low", "clips/low/low0.wav,high"], "files of all.hdf5 are without label"),
+        (["path,labels", "other.wav,low", "clips/low/low0.wav,high"], "label them, or give labels.csv as DATA"),
         (["path,labels", "other.wav,low"], "match no file"),
     ],
 )

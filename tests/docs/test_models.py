@@ -5,6 +5,7 @@ import re
 import pytest
 
 from hear_transformers import FAMILIES, OPEN_FAMILIES, catalogue
+from hear_transformers.checkpoints.published import manifest
 from tests.helpers.markdown import ROOT
 
 LINES = {page: (ROOT / page).read_text(encoding="utf-8").splitlines() for page in ("README.md", "docs/models.md")}
@@ -38,3 +39,10 @@ def test_what_to_take_exists(page: str) -> None:
 def test_readme_and_models_take_the_same() -> None:
     tables = [{line.split("|")[2].strip() for line in lines if line.count("|") == 4} for lines in LINES.values()]
     assert tables[1] <= tables[0]
+
+
+def test_the_files_with_a_published_hash_are_counted_rightly() -> None:
+    fetched = [row for row in manifest().values() if not row.embedded]
+    hashed = sum(bool(row.sha256 or row.md5) for row in fetched)
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert f" {hashed} of the {len(fetched)} files have a published hash" in text

@@ -41,6 +41,13 @@ def test_as_many_folds_are_drawn_as_the_rarest_class_has_clips(n_of_rarest, n_fo
     assert all(task.targets[split.test].sum(0).min() >= 1 for split in task.splits)
 
 
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_too_few_files_to_split_are_refused_with_what_helps(n_files):
+    files = [f"{i % n_files}.wav" for i in range(90)]
+    with pytest.raises(TrainingError, match="of one file or group, which stays together; add clips of other files"):
+        tasks.make_task(files, CLASSES, LABELS, n_folds=2)
+
+
 def test_a_class_of_a_single_clip_is_refused_by_name():
     kept = [i for i in range(60) if not LABELS[i, 2]] + [2]
     with pytest.raises(TrainingError, match="'c' has a single clip"):
