@@ -143,8 +143,9 @@ bench-cuda: $(VENV)/.stamp-test  ## all tables of an NVIDIA card in less than ei
 sizes: $(VENV)/.stamp-run  ## measure layers, parameters and operations of every variant into weights/sizes.json: ten minutes
 	$(BIN)/python -m hear_transformers.benchmarks.sizes
 
-measure: $(VENV)/.stamp-test  ## score the embedded model on ESC-10 and spoken digits (SHARED=folder with data/)
-	$(BIN)/python -m hear_transformers.training.distil measure --data $(SHARED)/data
+measure: $(VENV)/.stamp-test  ## score the embedded models on ESC-10, spoken digits and the pitch of notes: half an hour (SHARED=folder with data/)
+	for student in $(STUDENTS); do echo "$$student"; \
+		$(BIN)/python -m hear_transformers.training.distil measure --data $(SHARED)/data --student $$student || exit; done
 
 STUDY ?= ../study-run
 TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
@@ -176,6 +177,7 @@ sweep: $(VENV)/.stamp-test  ## layers, windows and hops of three networks on ESC
 	cp -r $(SWEEP)/report.html $(SWEEP)/results.md $(SWEEP)/results.csv $(SWEEP)/plots weights/study
 
 STUDENT ?= tiny
+STUDENTS ?= tiny mast_mini atgnn_mini
 RUN ?= ../$(STUDENT)-run
 SLICE_MINUTES ?=
 DEVICE ?= cpu

@@ -28,6 +28,10 @@ from .students import STUDENTS
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 
+REAL = ("esc10", "digits")
+TASKS = (*REAL, "pitch")
+"""Those of `measure.TASKS`, which imports PyTorch; of real audio, and all."""
+
 threads_option = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of PyTorch.")
 out_option = click.option("--out", type=FOLDER, required=True, help="Folder of the run.")
 student_option = click.option("--student", type=click.Choice(list(STUDENTS)), default="tiny", show_default=True)
@@ -104,7 +108,7 @@ def status(out: Path, data: Path | None, threads: int) -> None:
     for line in progress.describe(out):
         click.echo(line)
     if data is not None:
-        show_scores(data, progress.student_of(out), str(run.export(out)))
+        show_scores(data, progress.student_of(out), str(run.export(out)), REAL)
 
 
 @cli.command()
@@ -144,19 +148,28 @@ def export(out: Path) -> None:
 @click.option("--data", type=FOLDER, required=True, help="Folder with esc10/ and fsdd/, each labels.csv and audio/.")
 @student_option
 @click.option("--weights", type=FILE, help="Weights to score.  [default: those of the package]")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    type=click.Choice(TASKS),
+    default=TASKS,
+    show_default=True,
+    help="May be repeated.",
+)
 @threads_option
 @guarded
-def measure(data: Path, student: str, weights: Path | None, threads: int) -> None:
-    """Score a network and its baselines on ESC-10 and spoken digits."""
+def measure(data: Path, student: str, weights: Path | None, tasks: tuple[str, ...], threads: int) -> None:
+    """Score a network and its baselines on ESC-10, spoken digits, and the pitch of notes."""
     torch.set_num_threads(threads)
-    show_scores(data, student, str(weights or ""))
+    show_scores(data, student, str(weights or ""), tasks)
 
 
-def show_scores(data: Path, student: str, weights: str) -> None:
+def show_scores(data: Path, student: str, weights: str, tasks: tuple[str, ...]) -> None:
     """Print the accuracies of a network and of its baselines."""
     from . import measure as measuring
 
-    for name, scores in measuring.measure(data, STUDENTS[student], weights):
+    for name, scores in measuring.measure(data, STUDENTS[student], weights, tasks):
         click.echo(f"{name:24}" + "  ".join(f"{task} {score:.3f}" for task, score in scores.items()))
 
 

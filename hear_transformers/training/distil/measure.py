@@ -1,12 +1,13 @@
-"""Scores of embeddings on real audio, ESC-10 sounds and spoken digits, which no training ever uses.
+"""Scores of embeddings on real audio, ESC-10 sounds and spoken digits, which no training ever uses, and on notes.
 
-A linear classifier on standardised embeddings, leaving one fold (ESC-10) or one speaker (digits) out.
+A linear classifier on standardised embeddings, leaving out one fold (ESC-10), one speaker (digits) or one timbre
+(`pitches`).
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from ...audio import reading
 from ...embedding.embedder import Embedder
 from ...embedding.pooling import POOLS
 from ...networks.frontend import CPJKU_MEL
+from . import pitches
 from .students import Student
 
 DIGIT_TAKES = 15  # takes 0 to 14 of every digit and speaker
@@ -52,14 +54,31 @@ def _load_recordings(name: str, folder: Path, rows: list[dict[str, str]], group:
     return Recordings(name, waveforms, np.array([row["label"] for row in rows]), np.array([row[group] for row in rows]))
 
 
-def load_tasks(data: Path, sample_rate: int) -> list[Recordings]:
-    """Read the folders ``esc10`` and ``fsdd`` in `data`, each with labels.csv and audio/."""
-    esc10, fsdd = data / "esc10", data / "fsdd"
-    digits = [row for row in _rows(fsdd) if int(Path(row["filename"]).stem.rpartition("_")[2]) < DIGIT_TAKES]
-    return [
-        _load_recordings("ESC-10", esc10, _rows(esc10), "fold", sample_rate),
-        _load_recordings("digits", fsdd, digits, "speaker", sample_rate),
-    ]
+def read_sounds(data: Path, sample_rate: int) -> Recordings:
+    """Read the folder ``esc10`` in `data`, labels.csv and audio/."""
+    folder = data / "esc10"
+    return _load_recordings("ESC-10", folder, _rows(folder), "fold", sample_rate)
+
+
+def read_digits(data: Path, sample_rate: int) -> Recordings:
+    """Read the folder ``fsdd`` in `data`, labels.csv and audio/."""
+    folder = data / "fsdd"
+    rows = [row for row in _rows(folder) if int(Path(row["filename"]).stem.rpartition("_")[2]) < DIGIT_TAKES]
+    return _load_recordings("digits", folder, rows, "speaker", sample_rate)
+
+
+def make_notes(data: Path, sample_rate: int) -> Recordings:
+    """Make the notes of `pitches`; no data are read."""
+    clips, keys, timbres = zip(*pitches.notes(sample_rate), strict=True)
+    return Recordings("pitch", [*map(torch.from_numpy, clips)], np.array(keys).astype(str), np.array(timbres))
+
+
+TASKS: dict[str, Callable[[Path, int], Recordings]] = {
+    "esc10": read_sounds,
+    "digits": read_digits,
+    "pitch": make_notes,
+}
+"""Folder of the data, sample rate -> recordings."""
 
 
 def summarise_mels(waveforms: list[Tensor]) -> NDArray[np.float32]:
@@ -84,14 +103,17 @@ def cross_validate(embeddings: NDArray[np.float32], task: Recordings) -> float:
     return float(np.average(correct, weights=sizes))
 
 
-def measure(data: Path, student: Student, weights: str = "") -> Iterator[tuple[str, dict[str, float]]]:
+def measure(
+    data: Path, student: Student, weights: str = "", tasks: Sequence[str] = tuple(TASKS)
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Score a network and its baselines, and yield the name and the accuracies by task of each.
 
     Parameters
     ----------
-    data : folder of the recordings, see `load_tasks`
+    data : folder of the recordings
     student : the network
     weights : file to score; empty for the weights of the package
+    tasks : of `TASKS`
     """
     load = hear.Loader(student.family).load_model
     model = load(weights, student.name)
@@ -100,6 +122,6 @@ def measure(data: Path, student: Student, weights: str = "") -> Iterator[tuple[s
         "untrained network": partial(embed_scenes, load(variant=student.name, pretrained=False)),
         "model": partial(embed_scenes, model),
     }
-    tasks = load_tasks(data, model.sample_rate)
+    recordings = [TASKS[task](data, model.sample_rate) for task in tasks]
     for name, embed in embedders.items():
-        yield name, {task.name: cross_validate(embed(task.waveforms), task) for task in tasks}
+        yield name, {task.name: cross_validate(embed(task.waveforms), task) for task in recordings}
