@@ -30,7 +30,7 @@ FAMILIES = {
     "ast": "Audio Spectrogram Transformer, Gong et al., Interspeech 2021",
     "panns": "PANNs: CNNs over log-mel spectrograms, waveforms or both, Kong et al., TASLP 2020",
     "mast": "Multiscale Audio Spectrogram Transformer, after Zhu & Omar, ICASSP 2023; a small one is embedded",
-    "atgnn": "Audio Tagging Graph Neural Network, Singh et al., SPL 2024; Pyramid ViG from ImageNet",
+    "atgnn": "Audio Tagging Graph Neural Network, Singh et al., SPL 2024; a small one is embedded",
     "efficientat": "EfficientAT MobileNets and dynamic MobileNets, Schmid et al., ICASSP 2023 and TASLP 2024",
     "dasheng": "Dasheng: masked autoencoders for audio of any kind, 40 ms a frame, Dinkel et al., Interspeech 2024",
     "ced": "CED: small transformers that learnt AudioSet from an ensemble, Dinkel et al., ICASSP 2024",

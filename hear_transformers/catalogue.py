@@ -181,9 +181,8 @@ def _is_module(name: str) -> bool:
 
 
 def _unknown_model(name: str, modules: str = "") -> OptionError:
-    if Path(name).exists():
-        kind = "folder" if Path(name).is_dir() else "file"
-        return OptionError(f"model={name!r} is a {kind}; give it as weights, and its family as model, or none")
+    if Path(name).is_file() or (name and any(Path(name).glob("*.safetensors"))):
+        return OptionError(f"model={name!r} holds weights; give it as weights, and its family as model, or none")
     return OptionError(f"model={name!r} is unknown; {_known_models(name, modules)}")
 
 
@@ -191,9 +190,7 @@ def _known_models(name: str, modules: str = "") -> str:
     near = similar(name.partition("/")[0], [*OWN, *_owners()])
     asked = f"; did you mean {' or '.join(near)}?" if near else ""
     if not near and name.count("/") == 1:  # owner/model, as Hugging Face has it
-        asked = (
-            f"; an encoder of Hugging Face is {next(iter(OPEN_FAMILIES))}/{name}, and a model saved there is weights"
-        )
+        asked = f"; an encoder of Hugging Face is {next(iter(OPEN_FAMILIES))}/{name}, other models there are weights"
     return f"choose one of {_families()}, a variant ({LIST}){modules}{asked}"
 
 

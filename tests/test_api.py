@@ -169,7 +169,7 @@ def test_a_wrong_option_is_answered_with_the_right_one(name: str, options: dict[
 
 
 def test_a_checkpoint_is_no_name(small_weights: Path) -> None:
-    with pytest.raises(OptionError, match="is a file; give it as weights"):
+    with pytest.raises(OptionError, match="holds weights; give it as weights"):
         hear_transformers.load_model(str(small_weights))
 
 

@@ -210,7 +210,7 @@ function item(i, score) {
   return row;
 }
 
-function choose(i) {
+function choose(i, heard = true) {
   chosen = i;
   of("name").textContent = base(i);
   const label = labelOf(i) === null ? "" : `, ${labelOf(i)}`;
@@ -218,7 +218,8 @@ function choose(i) {
   const rows = data.near[i].map((other, at) => [other, data.cosine[i][at]]).filter(([other]) => other !== i);
   of("neighbours").replaceChildren(...rows.map(([other, score]) => item(other, score)));
   illustrate(i);
-  play(i);
+  of("label").value = own.get(i) ?? "";
+  if (heard) play(i);
   redraw();
 }
 
@@ -252,6 +253,61 @@ function paint() {
   }));
   redraw();
 }
+
+// Labels of one's own
+
+const own = new Map(); // row -> text
+const before = data.label === null ? null : [...data.label];
+let unsaved = false;
+
+function label(i, text) {
+  if (data.label === null) {
+    data.label = Array(n).fill(-1);
+    of("filter").disabled = false;
+    of("colour").prepend(new Option("label", "label"));
+    of("colour").value = "label";
+  }
+  if (text && !data.labels.includes(text)) {
+    data.labels.push(text);
+    option(of("filter"), data.labels.length - 1, text);
+    option(of("names"), text);
+  }
+  data.label[i] = text ? data.labels.indexOf(text) : before === null ? -1 : before[i];
+  if (text) own.set(i, text);
+  else own.delete(i);
+  unsaved = own.size > 0;
+  of("save").disabled = !own.size;
+  of("labelled").textContent = own.size ? `${own.size} labelled here; save them before the page is closed` : "";
+  paint();
+  apply();
+}
+
+function table() { // of the labels, as hear-transformers probe and explore --labels-from read it
+  const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const rows = [...own].sort((a, b) => a[0] - b[0]).map(([i, text]) => [cell(data.paths[data.file[i]]), data.start[i], data.end[i] ?? "", cell(text)]);
+  return [["path", "start", "end", "labels"], ...rows].map((row) => `${row.join(",")}\n`).join("");
+}
+
+of("labelling").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (chosen < 0) {
+    of("labelled").textContent = "Click a point first: the label is of the sound that is heard.";
+    return;
+  }
+  label(chosen, of("label").value.trim());
+  choose(chosen, false);
+  canvas.focus();
+});
+of("save").addEventListener("click", () => {
+  const link = element("a");
+  link.href = URL.createObjectURL(new Blob([table()], { type: "text/csv" }));
+  link.download = "labels.csv";
+  link.click();
+  URL.revokeObjectURL(link.href);
+  unsaved = false;
+  of("labelled").textContent = `${own.size} saved in labels.csv`;
+});
+addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
 
 // What the user does
 
@@ -310,7 +366,10 @@ canvas.addEventListener("keydown", (event) => {
 document.title = data.title;
 of("title").textContent = data.title;
 option(of("filter"), "", "all");
-data.labels.forEach((name, i) => option(of("filter"), i, name));
+data.labels.forEach((name, i) => {
+  option(of("filter"), i, name);
+  option(of("names"), name);
+});
 if (data.label !== null) option(of("colour"), "label", "label");
 option(of("colour"), "cluster", "cluster");
 of("filter").disabled = data.label === null;

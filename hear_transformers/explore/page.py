@@ -1,4 +1,4 @@
-"""One self-contained HTML page of embeddings: a map to look at, sounds to listen to, neighbours, likely duplicates.
+"""One self-contained HTML page of embeddings: a map to look at, sounds to hear and to label, neighbours, duplicates.
 
 The page runs no code but its own and reaches no network: its Content-Security-Policy allows the hashes of its script
 and style, and audio beside it. Names of files are data in JSON, and are set as text.
@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from ..bulk.selections import absolute
 from ..errors import OptionError
 from ..files import atomic
 from . import maps, pictures
@@ -103,6 +104,7 @@ def write_page(
         "method": {"pca": "principal components", "umap": "UMAP"}[method],
         "threshold": threshold,
         "files": rows.files,
+        "paths": [path or absolute(name) for path, name in zip(audio, rows.files, strict=True)],
         "audio": [_source(path, out, sound) for path in audio],
         "labels": names,
         "file": rows.file.tolist(),

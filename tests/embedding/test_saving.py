@@ -130,6 +130,11 @@ def test_choices_that_the_network_does_not_have_are_refused(options: dict[str, A
         efficientat.load_model(folder)
 
 
+def test_a_folder_given_as_a_model_is_answered_with_weights(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="holds weights; give it as weights"):
+        hear_transformers.load_model(str(saved(small(), tmp_path)))
+
+
 def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OptionError, match=r"file: no model can be saved here .*; give a folder"):

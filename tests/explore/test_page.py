@@ -1,7 +1,9 @@
 """The page of embeddings, in a browser: what is clicked is named and heard, and nothing leaves the page."""
 
+import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +37,14 @@ def table(audio_file, tmp_path):
 def chromium(tmp_path_factory):
     with browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def may_be_left(request):
+    """Let the browser leave a page with labels that were not saved."""
+    yield
+    if "chromium" in request.fixturenames:
+        request.getfixturevalue("chromium").run("typeof unsaved === 'undefined' || (unsaved = false)")
 
 
 def data_of(path) -> dict:
@@ -73,6 +83,64 @@ def test_search_and_labels_filter(explore, table, tmp_path, chromium):
     chromium.run("of('filter').dispatchEvent(new Event('change'))")
     assert chromium.run("shown") == [0, 1, 2, 3, 4, 5]
     assert chromium.run("of('count').textContent").startswith("6 of 12 points")
+
+
+def name_it(chromium, text: str) -> None:
+    """Type a label for the chosen point, and press Enter."""
+    chromium.run(f"of('label').value = {json.dumps(text)}; of('labelling').requestSubmit()")
+
+
+def test_a_label_colours_its_point_and_is_a_row_of_the_table(explore, table, tmp_path, chromium):
+    explore(table)
+    chromium.open(tmp_path / "t.parquet.html")
+    chromium.run("choose(3)")
+    name_it(chromium, "bark, twice")
+    chromium.run("choose(0)")
+    name_it(chromium, "dog")
+    assert chromium.run("[labelOf(3), labelOf(0)]") == ["bark, twice", "dog"]
+    assert "bark, twice (1)" in chromium.run("of('legend').textContent")
+    text = chromium.run("table()")
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [(Path(row["path"]).name, row["labels"]) for row in rows] == [("0.wav", "dog"), ("3.wav", "bark, twice")]
+    assert all(Path(row["path"]).is_absolute() for row in rows)
+    (tmp_path / "labels.csv").write_text(text)
+    found = labels.from_table(reading.read(table), tmp_path / "labels.csv", {})
+    assert {i: text for i, text in enumerate(found) if text} == {0: "dog", 3: "bark, twice"}
+    assert chromium.problems == []
+
+
+def test_a_label_that_is_emptied_is_taken_back(explore, table, tmp_path, chromium):
+    explore(table)
+    chromium.open(tmp_path / "t.parquet.html")
+    chromium.run("choose(3)")
+    name_it(chromium, "cat")
+    name_it(chromium, " ")
+    assert chromium.run("[labelOf(3), of('save').disabled, table()]") == ["dog", True, "path,start,end,labels\n"]
+
+
+def test_labels_that_are_not_saved_keep_the_page_open(explore, table, tmp_path, chromium):
+    explore(table)
+    chromium.open(tmp_path / "t.parquet.html")
+    leaving = (
+        "(() => { const event = new Event('beforeunload', { cancelable: true }); return dispatchEvent(event); })()"
+    )
+    assert chromium.run(leaving) is True
+    chromium.run("choose(3)")
+    name_it(chromium, "dog")
+    assert chromium.run(leaving) is False
+    chromium.run("HTMLAnchorElement.prototype.click = function () { window.saved = [this.download, this.href]; }")
+    chromium.run("of('save').click()")
+    assert chromium.run("saved[0]") == "labels.csv"
+    assert chromium.run("saved[1].startsWith('blob:')")
+    assert chromium.run(leaving) is True
+
+
+def test_a_label_needs_a_point(explore, table, tmp_path, chromium):
+    explore(table)
+    chromium.open(tmp_path / "t.parquet.html")
+    name_it(chromium, "dog")
+    assert chromium.run("own.size") == 0
+    assert "Click a point first" in chromium.run("of('labelled').textContent")
 
 
 def test_a_hostile_name_is_shown_and_never_run(explore, table, tmp_path, chromium):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from ...files import atomic, sha256_of
 from .. import loop
@@ -83,7 +84,7 @@ def train(
 
 
 def export(folder: Path) -> Path:
-    """Write the network of the run in a folder alone, in 16 bits, and return the file.
+    """Write the network of the run in a folder alone, in 16 bits as far as they hold it, and return the file.
 
     Raises
     ------
@@ -93,10 +94,17 @@ def export(folder: Path) -> Path:
     name = f"{pieces.read_index()['settings']['student']}.safetensors".replace("_", "-")
     state = torch.load(pieces.open(), map_location="cpu", weights_only=True)["objective"]
     tensors = {key.removeprefix(TRUNK): tensor for key, tensor in state.items() if key.startswith(TRUNK)}
-    halved = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
     with atomic(folder / name) as file:
-        file.write(safetensors.torch.save({key: tensor.contiguous() for key, tensor in halved.items()}))
+        file.write(safetensors.torch.save({key: _halved(tensor).contiguous() for key, tensor in tensors.items()}))
     return folder / name
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """Return a tensor in 16 bits, unless numbers are too large for them, as the variance of what is not normalised."""
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    return half if half.isfinite().all() else tensor
 
 
 def manifest_row(student: Student, path: Path) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import soundfile
 import torch
 from click.testing import CliRunner
@@ -64,6 +65,17 @@ def test_the_row_of_the_manifest_has_size_and_hash(tmp_path):
         "bytes = 3",
         'sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"',
     ]
+
+
+def test_numbers_too_large_for_16_bits_stay_in_32(tmp_path, small_students, monkeypatch):
+    done = train(tmp_path)
+    first = next(iter(done.objective.trunk.state_dict()))
+    done.objective.trunk.state_dict()[first].view(-1)[0] = 1e6
+    Pieces(tmp_path).save(done)
+    found = safetensors.torch.load_file(run.export(tmp_path))
+    assert found[first].dtype == torch.float32
+    assert found[first].view(-1)[0] == 1e6
+    assert torch.float32 not in {tensor.dtype for name, tensor in found.items() if name != first}
 
 
 def test_a_recipe_comes_back_from_its_settings():
