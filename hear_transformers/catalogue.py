@@ -190,7 +190,8 @@ def _known_models(name: str, modules: str = "") -> str:
     near = similar(name.partition("/")[0], [*OWN, *_owners()])
     asked = f"; did you mean {' or '.join(near)}?" if near else ""
     if not near and name.count("/") == 1:  # owner/model, as Hugging Face has it
-        asked = f"; an encoder of Hugging Face is {next(iter(OPEN_FAMILIES))}/{name}, other models there are weights"
+        hub = next(iter(OPEN_FAMILIES))
+        return f"an encoder of Hugging Face is {hub}/{name}, weights there are weights={name!r}; {LIST} has all others"
     return f"choose one of {_families()}, a variant ({LIST}){modules}{asked}"
 
 

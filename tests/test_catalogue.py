@@ -52,7 +52,7 @@ def test_a_model_goes_by_any_of_its_names(given: tuple[str | None, str | None], 
         (("pasxt/base", None), r"model='pasxt/base' is unknown; .* did you mean passt"),
         (
             ("MIT/ast-finetuned", None),
-            r"model='MIT/ast-finetuned' is unknown; .* Hugging Face is hf/MIT/ast-finetuned, other",
+            r"model='MIT/ast-finetuned' is unknown; .* Hugging Face is hf/MIT/ast-finetuned, weights",
         ),
         (("panns/cnn15", None), r"variant='cnn15' is unknown to panns; did you mean cnn14"),
         (("MN10_AS", None), r"did you mean mn10_as"),
