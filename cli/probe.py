@@ -212,7 +212,9 @@ class Wanted:
         # Whoever uses the probe decides what code to trust.
         model = {name: value for name, value in self.model.items() if name != TRUST}
         weights = model.get("weights")
-        return model if weights is None else model | {"weights": str(Path(weights).absolute())}
+        if weights is None or not Path(weights).exists():  # it may be the name of a repository
+            return model
+        return model | {"weights": str(Path(weights).absolute())}
 
     def embedded(self, embed: Callable[..., T], n: int) -> T:
         """Embed `n` files, with a bar or lines of progress."""

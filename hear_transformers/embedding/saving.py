@@ -165,4 +165,4 @@ def classes(model: Savable) -> str:
         return ""
     if len(model.labels) > MOST_CLASSES:
         return str(len(model.labels))
-    return ", ".join(model.labels)
+    return ", ".join(" ".join(label.split()).replace("|", r"\|") for label in model.labels)

@@ -85,10 +85,10 @@ def test_a_network_with_other_arguments_and_statistics_comes_back(tmp_path: Path
 
 def test_names_of_classes_come_back(tmp_path: Path) -> None:
     model = ast.load_model(pretrained=False, network={**SMALL, "n_classes": 2})
-    model.labels, model.multi_label = ("wren", "owl"), False
+    model.labels, model.multi_label = ("wren", "owl | \n other"), False
     again = ast.load_model(saved(model, tmp_path))
-    assert (again.labels, again.multi_label) == (("wren", "owl"), False)
-    assert "| classes | wren, owl |" in (tmp_path / "README.md").read_text()
+    assert (again.labels, again.multi_label) == (("wren", "owl | \n other"), False)
+    assert r"| classes | wren, owl \| other |" in (tmp_path / "README.md").read_text()
 
 
 def without_classifier(tmp_path: Path) -> Embedder:
