@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import FAMILIES, catalogue
 from ..cli.failures import guarded
 from ..embedding.embedder import Embedder
 from ..files import atomic
 from ..networks.counting import CLIP_SECONDS, count_operations, count_parameters
+from ..networks.family import shapes_alone
 from ..networks.layer_table import layer_table
 
 FILE = Path(__file__).parents[2] / "weights" / "sizes.json"
@@ -31,7 +31,7 @@ def measure(family: str, name: str) -> dict[str, Any]:
     """Return one row of `weights/sizes.json`, ready for JSON."""
     module = catalogue.family(family)
     parameters = count_parameters(module.FAMILY, module.VARIANTS[name])
-    with FakeTensorMode():  # shapes are enough: random weights of a large network take seconds
+    with shapes_alone():  # shapes are enough: random weights of a large network take seconds
         model: Embedder = module.load_model(variant=name, pretrained=False)
         layers = layer_table(model.trunk, model.variant.frontend)
         macs, operations = count_operations(model.trunk, model.variant)

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import OptionError, WeightsError
 from ..files import parse_json, sha256_of
-from ..networks.family import Family, Variant, check_arguments, with_network, with_normalisation
+from ..networks.family import Family, Variant, check_arguments, shapes_alone, with_network, with_normalisation
 from . import state_dicts
 from .hugging_face import metadata_in, weights_in
 from .loading import Loaded, check_family
@@ -138,7 +137,7 @@ def _check_network(
 ) -> None:
     """Build a network without memory for its numbers, run it once; check that it fits the file and the front end."""
     try:
-        with FakeTensorMode():
+        with shapes_alone():
             trunk = family.network(**variant.network).eval()
             trunk(variant.frontend.example(trunk.min_frames), list(trunk.layers))
     except Exception as error:  # the errors that arbitrary arguments cause have no common root

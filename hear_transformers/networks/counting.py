@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .family import Family, Variant, on_meta
+from .family import Family, Variant, on_meta, shapes_alone
 from .trunk import Trunk
 
 CLIP_SECONDS = 10.0
@@ -24,7 +23,7 @@ def count_parameters(family: Family, variant: Variant) -> int:
 
 def count_macs(family: Family, variant: Variant, seconds: float = CLIP_SECONDS) -> int:
     """Count the multiply-accumulates of a variant's whole network for one clip, see `count_operations`."""
-    with FakeTensorMode():
+    with shapes_alone():
         return count_operations(family.network(**variant.network).eval(), variant, seconds)[0]
 
 
@@ -37,7 +36,7 @@ def count_operations(trunk: Trunk, variant: Variant, seconds: float = CLIP_SECON
 
     Parameters
     ----------
-    trunk : its network, made in a ``FakeTensorMode`` that is still on, and in evaluation mode
+    trunk : its network, made within `family.shapes_alone`, which is still on, and in evaluation mode
     variant : its front end and its scenes
     seconds : length of the clip
 

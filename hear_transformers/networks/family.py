@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from ..errors import OptionError, unknown
@@ -173,6 +174,14 @@ FILLING: set[Callable[..., Any]] = {
     *DRAWING, Tensor.clamp_, Tensor.mul_, Tensor.add_, Tensor.zero_, Tensor.fill_, Tensor.mul,
 }  # fmt: skip
 """All that fills tensors and scales them: on the device ``meta`` they have no numbers, and PyTorch spends seconds."""
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Build and run networks without memory for their numbers, of which none can be read."""
+    # From PyTorch 2.14 on, `trunc_normal_` draws again until no number is out of bounds, and asks whether any is.
+    with FakeTensorMode(), _Without({Tensor.any}, lambda tensor: False):
+        yield
 
 
 MOST_BUILT = 128

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..embedding.options import lengthened, shortened
 from ..errors import OptionError
 from ..hear import usual_frames
-from ..networks.family import Family, Variant
+from ..networks.family import Family, Variant, shapes_alone
 from ..networks.frontend import FrameSpec
 from ..networks.trunk import Trunk
 from .initialisation import build, row_with
@@ -45,7 +44,7 @@ def plan_clips(
     OptionError : the network takes no clips of this length, or cannot be built or trained with these arguments
     """
     row = row_with(family, name, network, n_classes=2)
-    with torch.random.fork_rng(devices=[]), FakeTensorMode():
+    with torch.random.fork_rng(devices=[]), shapes_alone():
         trunk = build(family, name, row).train()
         variant = lengthened(shortened(row, trunk), trunk, usual_frames(family, family.variants[name]))
         n_samples = _clip_samples(variant, trunk, recipe)

@@ -213,6 +213,7 @@ def test_an_upload_that_is_refused_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         small().push_to_hub("someone/birds")
 
 
+@pytest.mark.slow  # as all tests of `transformers`
 def test_a_network_of_transformers_says_how_it_is_saved(tmp_path: Path) -> None:
     pytest.importorskip("transformers")  # of the extra `hf`, which a plain test run need not have
     model = hf.load_model(encoder("hubert"))
