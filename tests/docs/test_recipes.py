@@ -80,3 +80,24 @@ def test_a_class_of_daft_embeds_files(clips, tmp_path):
     rows = [row for each in (tmp_path / "out").glob("*.parquet") for row in parquet.read_table(each).to_pylist()]
     found = np.stack([row["embedding"] for row in sorted(rows, key=lambda row: row["path"])])
     np.testing.assert_allclose(found, expected(clips), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_tasks_of_dask_write_a_table_each(clips, tmp_path):
+    # In no extra: it brings nothing that embedding needs.
+    pytest.importorskip("dask")
+    pandas = pytest.importorskip("pandas")
+    run(sys.executable, RECIPES / "dask_delayed.py", clips, tmp_path / "out", cwd=tmp_path)
+    found = pandas.read_parquet(tmp_path / "out").sort_values("path")
+    np.testing.assert_allclose(np.stack(found["embedding"]), expected(clips), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_beam_embeds_files(clips, tmp_path):
+    # In no extra: it holds other packages back, such as NumPy.
+    pytest.importorskip("apache_beam", exc_type=ImportError)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    run(sys.executable, RECIPES / "beam.py", f"{clips}/*.wav", tmp_path / "out", cwd=tmp_path)
+    rows = [row for each in tmp_path.glob("out*.parquet") for row in parquet.read_table(each).to_pylist()]
+    found = np.stack([row["embedding"] for row in sorted(rows, key=lambda row: row["path"])])
+    np.testing.assert_allclose(found, expected(clips), atol=1e-5)
