@@ -40,7 +40,7 @@ def row(name: str, model: Embedder, audio: tuple[str, ...], folder: Path) -> str
 
 
 def alike(name: str, model: Embedder, audio: tuple[str, ...], folder: Path) -> str:
-    """Return on how many recordings a file agrees with PyTorch to `TOLERANCE`, and PyTorch with itself, a bit louder."""
+    """Return on how many recordings a file agrees with PyTorch to `TOLERANCE`, and PyTorch with itself, louder."""
     exported = by_onnxruntime(to_onnx(model, folder / "exact.onnx").path)
     truth = by_pytorch(model)
     clips = [clip[None] for clip in excerpts(audio, model)]
