@@ -47,13 +47,16 @@ def test_a_run_of_another_student_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("student", SIZES)
-def test_exported_weights_are_those_of_the_run_in_16_bits(tmp_path, small_students, student):
+def test_exported_weights_are_those_of_the_run_to_ten_bits(tmp_path, small_students, student):
     trained = train(tmp_path, student)
     chosen = small_students[student]
     model = hear.Loader(chosen.family).load_model(run.export(tmp_path), chosen.name)
     found = model.trunk.state_dict()
     for name, tensor in trained.network.state_dict().items():
-        assert torch.equal(found[name], tensor.half().float() if tensor.is_floating_point() else tensor), name
+        if tensor.is_floating_point():
+            torch.testing.assert_close(found[name], tensor, rtol=2**-9, atol=2**-22, msg=name)
+        else:
+            assert torch.equal(found[name], tensor), name
 
 
 def test_the_row_of_the_manifest_has_size_and_hash(tmp_path):
