@@ -237,7 +237,7 @@ def _origin(variant: Variant, row: Variant, options: Mapping[str, Any], lost: Co
     return saved.Origin(
         network={name: value for name, value in row.network.items() if variant.network.get(name, UNSET) != value},
         normalisation=None if held == usual else held,
-        options={name: value for name, value in options.items() if value is not None and value is not False},
+        options=saved.chosen(options),
         lost=tuple(lost),
     )
 

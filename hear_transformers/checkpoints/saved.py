@@ -113,15 +113,20 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def chosen(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a user gave: neither None, nor False, which `mean_over_time` is without being given."""
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
 def joined(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return options, where those that were given replace saved ones: each its own, and segments windows or vice versa.
 
     Parameters
     ----------
     saved : see `read_options`
-    given : by the user; None, or False for `mean_over_time`, is not given
+    given : by the user, see `chosen`
     """
-    said = {name: value for name, value in given.items() if value is not None and value is not False}
+    said = chosen(given)
     gone: set[str] = set()
     for ours, others in ((OF_SEGMENTS, OF_WINDOWS), (OF_WINDOWS, OF_SEGMENTS)):
         if not said.keys().isdisjoint(ours):

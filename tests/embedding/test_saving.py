@@ -1,7 +1,6 @@
 """Models saved as folders, and in repositories of Hugging Face; tests/networks/test_contract.py saves every variant."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -223,4 +222,3 @@ def test_a_network_of_transformers_says_how_it_is_saved(tmp_path: Path) -> None:
     model.trunk.extractor.save_pretrained(tmp_path / "net")
     again = hf.load_model(tmp_path / "net")
     assert again.embed_scenes(NOISE).equal(model.embed_scenes(NOISE))
-    shutil.rmtree(tmp_path / "net")
