@@ -237,7 +237,7 @@ def _score(
         np.concatenate([ratio(weights @ counts[rows]) for weights in metrics.weights_of(groups[rows], seed)])
         for seed, rows in enumerate(tests)
     ]
-    return metrics.summarise(once, np.mean(drawn, 0), bounds)
+    return metrics.summarise(once, metrics.drawn_means(once, drawn, groups, tests), bounds)
 
 
 def _f1(counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -29,7 +29,7 @@ class Score:
     Attributes
     ----------
     value : mean over the tests, as HEAR has it
-    low, high : `LEVEL` interval by bootstrap over groups of clips, see `summarise`
+    low, high : `LEVEL` interval by bootstrap over groups of clips, see `summarise` and `drawn_means`
     std : standard deviation over the tests, NaN of one
     draws : (`N_DRAWS`,) the bootstrap samples; those of two sets of embeddings of the same clips are of the same clips,
         so that their difference is paired
@@ -183,8 +183,23 @@ def score_all(
             for seed, rows in enumerate(tests)
         ]
         bounds = () if name == "d_prime" else ((0.0, 1.0),)
-        found[name] = summarise(once, np.mean(drawn, 0), *bounds)
+        found[name] = summarise(once, drawn_means(once, drawn, groups, tests), *bounds)
     return found
+
+
+def drawn_means(
+    values: Sequence[float], drawn: Sequence[Array], groups: NDArray[np.int64], tests: Sequence[NDArray[np.int64]]
+) -> Array:
+    """Return bootstrap samples of the mean over tests, (`N_DRAWS`,), from the score of each test and its samples.
+
+    Where each test is one group, as when every speaker is left out in turn, drawing groups within a test changes
+    nothing: the tests are drawn instead.
+    """
+    if len(tests) > 1 and all(len(np.unique(groups[rows])) == 1 for rows in tests):
+        counts = np.random.default_rng(0).multinomial(len(tests), np.full(len(tests), 1 / len(tests)), N_DRAWS)
+        means: Array = counts @ np.asarray(values) / len(tests)
+        return means
+    return np.mean(drawn, 0)
 
 
 def weights_of(groups: NDArray[np.int64], seed: int) -> Iterator[Array]:

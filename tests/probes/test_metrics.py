@@ -49,3 +49,11 @@ def test_intervals_of_few_clips_hold_the_score_too():
     for score in found.values():
         assert score.low < score.value < score.high
     assert all(found[name].low >= 0.0 and found[name].high <= 1.0 for name in ("accuracy", "mAP", "AUC"))
+
+
+def test_where_each_test_is_one_group_tests_are_drawn():
+    groups = np.repeat(np.arange(4), 15)
+    tests = [np.flatnonzero(groups == group) for group in range(4)]
+    for score in metrics.score_all(TARGETS, SCORES, groups, tests, multi_label=True).values():
+        assert score.low < score.value < score.high
+        assert score.high - score.low == pytest.approx(4 * score.std / 2 * np.sqrt(3 / 4), rel=0.4)  # of a mean of four
