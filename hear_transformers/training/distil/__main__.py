@@ -2,8 +2,8 @@
 
     python -m hear_transformers.training.distil train --student tiny --out RUN --slice-minutes 8
     python -m hear_transformers.training.distil status --out RUN --data DIR
-    python -m hear_transformers.training.distil readouts --out RUN
     python -m hear_transformers.training.distil export --out RUN
+    python -m hear_transformers.training.distil readouts --student tiny --weights RUN/tiny.safetensors
     python -m hear_transformers.training.distil measure --data DIR --student tiny --weights RUN/tiny.safetensors
 
 Training takes hours on a CPU; running it again resumes it.
@@ -34,6 +34,7 @@ TASKS = (*REAL, "pitch")
 
 threads_option = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of PyTorch.")
 out_option = click.option("--out", type=FOLDER, required=True, help="Folder of the run.")
+weights_option = click.option("--weights", type=FILE, help="Weights to score.  [default: those of the package]")
 student_option = click.option("--student", type=click.Choice(list(STUDENTS)), default="tiny", show_default=True)
 
 
@@ -59,6 +60,7 @@ def cli() -> None:
     "--num-workers", type=click.IntRange(1), default=1, show_default=True, help="Concurrent processes that synthesise."
 )
 @click.option("--teacher", type=FILE, help="The authors' mn04_as_mAP_432.pt.  [default: download it]")
+@click.option("--start", type=FILE, help="Exported weights to begin with.  [default: random ones]")
 @threads_option
 @recipe_options
 @guarded
@@ -69,6 +71,7 @@ def train(
     device: str,
     num_workers: int,
     teacher: Path | None,
+    start: Path | None,
     threads: int,
     **numbers: Any,
 ) -> None:
@@ -88,6 +91,7 @@ def train(
         clips.corpus(recipe, num_workers),
         teachers,
         place,
+        start=start,
         stop_seconds=math.inf if slice_minutes is None else 60 * slice_minutes,
         progress=sys.stderr.isatty(),
         log=click.echo,
@@ -112,21 +116,22 @@ def status(out: Path, data: Path | None, threads: int) -> None:
 
 
 @cli.command()
-@out_option
+@student_option
+@weights_option
 @click.option("--batches", type=click.IntRange(1), default=120, show_default=True, help="Of held-out clips.")
 @click.option("--show", type=click.IntRange(1), default=20, show_default=True, help="Readouts that are printed.")
 @threads_option
 @guarded
-def readouts(out: Path, batches: int, show: int, threads: int) -> None:
-    """Score readouts of a run's network on held-out synthetic clips (needs eSpeak NG)."""
+def readouts(student: str, weights: Path | None, batches: int, show: int, threads: int) -> None:
+    """Score readouts of a network on held-out synthetic clips (needs eSpeak NG)."""
     from ... import hear
-    from . import clips, progress, run
+    from . import clips
     from . import readouts as scoring
 
     torch.set_num_threads(threads)
-    student = STUDENTS[progress.student_of(out)]
-    trunk = hear.Loader(student.family).load_model(str(run.export(out)), student.name).trunk.eval()
-    source = clips.corpus(recipes.RECIPES[progress.student_of(out)], 1)
+    chosen = STUDENTS[student]
+    trunk = hear.Loader(chosen.family).load_model(weights or "", chosen.name).trunk.eval()
+    source = clips.corpus(recipes.RECIPES[student], 1)
     for score in scoring.scores(trunk, source(scoring.SEED, range(batches)))[:show]:
         kinds = "  ".join(f"{kind} {precision:.3f}" for kind, precision in score.by_kind.items())
         click.echo(f"{','.join(score.layers):24}  {score.size:5}  {score.mean:.4f}  {kinds}")
@@ -147,7 +152,7 @@ def export(out: Path) -> None:
 @cli.command()
 @click.option("--data", type=FOLDER, required=True, help="Folder with esc10/ and fsdd/, each labels.csv and audio/.")
 @student_option
-@click.option("--weights", type=FILE, help="Weights to score.  [default: those of the package]")
+@weights_option
 @click.option(
     "--task",
     "tasks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ... import hear
 from ...files import atomic, sha256_of
 from .. import loop
 from ..loop import Processes, TrainingRun
@@ -42,6 +44,7 @@ def train(
     teachers: Sequence[Teacher],
     device: torch.device,
     *,
+    start: Path | None = None,
     stop_seconds: float = float("inf"),
     progress: bool = False,
     log: Callable[[str], None] | None = None,
@@ -55,20 +58,27 @@ def train(
     source : of clips, see `clips.corpus`
     teachers : that are asked about them
     device : to train on
+    start : weights of the network to begin with, as `export` writes them; None for random ones
     stop_seconds, progress, log : see `loop.fit`
 
     Raises
     ------
-    TrainingError : see `loop.fit`
+    WeightsError : the weights to begin with are no such network
+    TrainingError : see `loop.fit`; other weights to begin with are another setting
     """
     if log is not None:
         log("; ".join(f"{each.name} ({each.licence}) hears {', '.join(each.hears)}" for each in teachers))
+    if start is not None:
+        recipe = replace(recipe, start=sha256_of(start))
     held_out = clips.held_out(recipe, source, teachers, device)
     run = new_run(recipe, held_out, device)
     if not Pieces(folder).exists():
         objective = run.objective
         assert isinstance(objective, objectives.Distillation)
         objective.observe(clips.first_clips(recipe, source, teachers, device))
+        if start is not None:
+            weights = hear.Loader(objective.student.family).load_model(start, objective.student.name).trunk
+            objective.trunk.load_state_dict(weights.state_dict())
     loop.fit(
         run,
         partial(clips.batches, recipe, source, teachers, device),

@@ -46,6 +46,24 @@ def test_a_run_of_another_student_is_refused(tmp_path):
         run.train(replace(SMALL, steps=8), tmp_path, corpus, [Loudness()], CPU)
 
 
+def test_training_begins_with_the_weights_that_are_given(tmp_path, small_students):
+    first = train(tmp_path / "first")
+    weights = run.export(tmp_path / "first")
+    second = run.train(
+        replace(SMALL, learning_rate=1e-12), tmp_path / "second", corpus, [Loudness()], CPU, start=weights
+    )
+    for name, tensor in second.network.named_parameters():
+        torch.testing.assert_close(tensor, first.network.get_parameter(name), rtol=2**-9, atol=2**-22, msg=name)
+
+
+def test_a_run_is_resumed_with_the_weights_that_it_began_with_alone(tmp_path, small_students):
+    train(tmp_path / "first")
+    weights = run.export(tmp_path / "first")
+    train(tmp_path / "second", start=weights, stop_seconds=0)
+    with pytest.raises(TrainingError, match=r"other settings \(start\)"):
+        train(tmp_path / "second")
+
+
 @pytest.mark.parametrize("student", SIZES)
 def test_exported_weights_are_those_of_the_run_to_ten_bits(tmp_path, small_students, student):
     trained = train(tmp_path, student)
