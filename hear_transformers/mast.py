@@ -502,7 +502,7 @@ MINI = Variant(
     },
     frontend=CPJKU_MEL,
     # The layers that score best on held-out synthetic clips (training.distil readouts; weights/mast.md).
-    scene=Readout(2_000.0, ("mel", "2", "norm"), "meanstd"),
+    scene=Readout(2_000.0, ("mel", "norm"), "meanstd"),
     scene_hop_ms=1_000.0,
     timestamps=(Readout(2_000.0, ("norm",)),),
     framing="native",

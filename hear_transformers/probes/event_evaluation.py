@@ -233,11 +233,8 @@ def _score(
 ) -> Score:
     """Return the mean over tests of a ratio of sums of counts, (files, kinds), and its bootstrap interval."""
     once = [float(ratio(counts[rows].sum(0)[None])[0]) for rows in tests]
-    drawn = [
-        np.concatenate([ratio(weights @ counts[rows]) for weights in metrics.weights_of(groups[rows], seed)])
-        for seed, rows in enumerate(tests)
-    ]
-    return metrics.summarise(once, metrics.drawn_means(once, drawn, groups, tests), bounds)
+    draws = metrics.drawn_means(once, groups, tests, lambda rows, weights: ratio(weights @ counts[rows]))
+    return metrics.summarise(once, draws, bounds)
 
 
 def _f1(counts: NDArray[np.float64]) -> NDArray[np.float64]:

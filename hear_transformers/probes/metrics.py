@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -178,27 +179,44 @@ def score_all(
     found = {}
     for name in names_of(multi_label):
         once = [value(name, true[rows], given[rows]) for rows in tests]
-        drawn = [
-            np.concatenate([METRICS[name](true[rows], given[rows], each) for each in weights_of(groups[rows], seed)])
-            for seed, rows in enumerate(tests)
-        ]
+        draws = drawn_means(once, groups, tests, partial(_score_of, METRICS[name], true, given))
         bounds = () if name == "d_prime" else ((0.0, 1.0),)
-        found[name] = summarise(once, drawn_means(once, drawn, groups, tests), *bounds)
+        found[name] = summarise(once, draws, *bounds)
     return found
 
 
-def drawn_means(
-    values: Sequence[float], drawn: Sequence[Array], groups: NDArray[np.int64], tests: Sequence[NDArray[np.int64]]
+def _score_of(
+    metric: Callable[[Array, Array, Array], Array], true: Array, given: Array, rows: NDArray[np.int64], weights: Array
 ) -> Array:
-    """Return bootstrap samples of the mean over tests, (`N_DRAWS`,), from the score of each test and its samples.
+    return metric(true[rows], given[rows], weights)
+
+
+def drawn_means(
+    values: Sequence[float],
+    groups: NDArray[np.int64],
+    tests: Sequence[NDArray[np.int64]],
+    score: Callable[[NDArray[np.int64], Array], Array],
+) -> Array:
+    """Return bootstrap samples of the mean over tests: (`N_DRAWS`,).
 
     Where each test is one group, as when every speaker is left out in turn, drawing groups within a test changes
     nothing: the tests are drawn instead.
+
+    Parameters
+    ----------
+    values : of each test
+    groups : (clips,) what is drawn together
+    tests : numbers of the clips of each test
+    score : numbers of clips, how often each counts (draws, clips) -> (draws,)
     """
     if len(tests) > 1 and all(len(np.unique(groups[rows])) == 1 for rows in tests):
         counts = np.random.default_rng(0).multinomial(len(tests), np.full(len(tests), 1 / len(tests)), N_DRAWS)
         means: Array = counts @ np.asarray(values) / len(tests)
         return means
+    drawn = [
+        np.concatenate([score(rows, weights) for weights in weights_of(groups[rows], seed)])
+        for seed, rows in enumerate(tests)
+    ]
     return np.mean(drawn, 0)
 
 

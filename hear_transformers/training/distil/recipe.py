@@ -99,7 +99,7 @@ class DistilRecipe:
 
 RECIPES = {
     "tiny": DistilRecipe(student="tiny", steps=4000),
-    # Eight minutes of a card beside two other runs; words are this network's weak side.
+    # Seven minutes of a card beside two other runs; words are this network's weak side.
     "mast_mini": DistilRecipe(
         student="mast_mini",
         steps=1600,
