@@ -19,7 +19,7 @@ from ..pieces import Pieces
 from . import clips, objectives
 from .clips import Clips, Source
 from .recipe import DistilRecipe
-from .students import Student
+from .students import STUDENTS, Student
 from .teachers import Teacher
 
 TRUNK = "trunk."  # of the names of the network's tensors in the state of an objective
@@ -68,6 +68,7 @@ def train(
     """
     if log is not None:
         log("; ".join(f"{each.name} ({each.licence}) hears {', '.join(each.hears)}" for each in teachers))
+    weights = {} if start is None else _network_of(STUDENTS[recipe.student], start)
     if start is not None:
         recipe = replace(recipe, start=sha256_of(start))
     held_out = clips.held_out(recipe, source, teachers, device)
@@ -75,10 +76,11 @@ def train(
     if not Pieces(folder).exists():
         objective = run.objective
         assert isinstance(objective, objectives.Distillation)
-        objective.observe(clips.first_clips(recipe, source, teachers, device))
-        if start is not None:
-            weights = hear.Loader(objective.student.family).load_model(start, objective.student.name).trunk
-            objective.trunk.load_state_dict(weights.state_dict())
+        first = clips.first_clips(recipe, source, teachers, device)
+        objective.observe(first)
+        if weights:
+            objective.trunk.load_state_dict(weights)
+            objective.fit_heads(first, recipe.seed)
     loop.fit(
         run,
         partial(clips.batches, recipe, source, teachers, device),
@@ -91,6 +93,11 @@ def train(
         title=f"{recipe.student}, seed {recipe.seed}",
     )
     return run
+
+
+def _network_of(student: Student, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a student's exported network."""
+    return hear.Loader(student.family).load_model(path, student.name).trunk.state_dict()
 
 
 def export(folder: Path) -> Path:

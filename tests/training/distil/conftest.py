@@ -3,7 +3,7 @@
 import pytest
 
 from hear_transformers.training.curves import Curves
-from hear_transformers.training.distil import objectives, students
+from hear_transformers.training.distil import objectives, run, students
 from tests.helpers.distilling import SIZES, small
 
 
@@ -11,7 +11,8 @@ from tests.helpers.distilling import SIZES, small
 def small_students(monkeypatch):
     """Train small networks under the names of the real ones."""
     shrunk = {name: small(student, SIZES[name]) for name, student in students.STUDENTS.items()}
-    monkeypatch.setattr(objectives, "STUDENTS", shrunk)
+    for module in (objectives, run):
+        monkeypatch.setattr(module, "STUDENTS", shrunk)
     return shrunk
 
 

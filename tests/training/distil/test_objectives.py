@@ -87,6 +87,19 @@ def test_a_batch_is_learnt_by_heart(student):
     assert last < 0.9 * first
 
 
+@pytest.mark.parametrize("student", SIZES)
+def test_heads_fit_a_network_that_stays_as_it_is(student):
+    training, held_out = new_run(student)
+    objective = training.objective
+    network = {name: tensor.clone() for name, tensor in objective.trunk.state_dict().items()}
+    before = objectives.score(training, held_out)
+    objective.fit_heads(held_out, seed=0)
+    after = objectives.score(training, held_out)
+    torch.testing.assert_close(dict(objective.trunk.state_dict()), network, rtol=0, atol=0)
+    fitted = [name for name, head in objective.heads.items() if head.linear is not None]
+    assert all(after[f"valid_{name}"] < 0.95 * before[f"valid_{name}"] for name in fitted)
+
+
 def test_a_network_with_logits_learns_the_teachers_as_they_are():
     training, held_out = new_run("mast_mini")
     assert training.objective.heads["logits"].linear is None

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from hear_transformers import hear, tiny
-from hear_transformers.errors import TrainingError
+from hear_transformers.errors import TrainingError, WeightsError
 from hear_transformers.training.distil import clips, measure, progress, recipe, run, students, teachers
 from hear_transformers.training.distil.__main__ import cli
 from hear_transformers.training.pieces import Pieces
@@ -54,6 +54,13 @@ def test_training_begins_with_the_weights_that_are_given(tmp_path, small_student
     )
     for name, tensor in second.network.named_parameters():
         torch.testing.assert_close(tensor, first.network.get_parameter(name), rtol=2**-9, atol=2**-22, msg=name)
+
+
+def test_wrong_weights_to_begin_with_are_named_before_a_clip_is_made(tmp_path):
+    wrong = tmp_path / "wrong.safetensors"
+    safetensors.torch.save_file({"other": torch.zeros(1)}, wrong)
+    with pytest.raises(WeightsError, match=r"wrong\.safetensors"):
+        run.train(SMALL, tmp_path / "run", lambda *_: pytest.fail("clips were made"), [Loudness()], CPU, start=wrong)
 
 
 def test_a_run_is_resumed_with_the_weights_that_it_began_with_alone(tmp_path, small_students):
