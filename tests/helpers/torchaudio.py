@@ -1,19 +1,18 @@
-"""torchaudio, beside which front ends are tested where it can be installed."""
+"""torchaudio, beside which front ends are tested where one for this PyTorch is installed."""
 
-import importlib
+from importlib import metadata
 
 import pytest
+import torch
 
 
 def installed() -> bool:
-    """Return True if torchaudio loads; a release for another PyTorch raises more than ImportError."""
+    """Return True if torchaudio's release is that of this PyTorch; that it then loads is for the tests to find."""
     try:
-        importlib.import_module("torchaudio")
-    except (ImportError, OSError, RuntimeError):
+        release = metadata.version("torchaudio")
+    except metadata.PackageNotFoundError:
         return False
-    return True
+    return release.split(".")[:2] == torch.__version__.split(".")[:2]
 
 
-needs_torchaudio = pytest.mark.skipif(
-    not installed(), reason="torchaudio is not installed, or not for this PyTorch: it has no release for 2.12 and later"
-)
+needs_torchaudio = pytest.mark.skipif(not installed(), reason="torchaudio is not installed, or not for this PyTorch")
