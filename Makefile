@@ -77,11 +77,12 @@ QUICK = -m "not slow" --durations=10
 quick: $(VENV)/.stamp-quick  ## a verdict in a minute: all tests but the slow ones, without TensorFlow or other packages' models
 	$(PYTEST) $(QUICK)
 
-# Tests of which PyTorch decides nothing, so that once, in `make test`, is enough: the journal, and what documents, tables
-# and the code itself say.
-ANY_TORCH = $(addprefix --ignore=tests/,bulk/test_journal.py benchmarks/test_pages.py checkpoints/test_cards.py \
-	docs/test_links.py docs/test_commands.py docs/test_readme.py docs/test_models.py \
-	test_architecture.py)
+# Tests of which PyTorch decides nothing, so that once, in `make test`, is enough: journals, tables, disks, downloads, the
+# corpus, pages, and what is drawn or counted from embeddings.
+ANY_TORCH = $(addprefix --ignore=tests/,benchmarks comparison docs explore sweep training/corpus test_architecture.py \
+	$(addprefix bulk/test_,compaction.py damaged_state.py data_set_tables.py fault_drill.py full_disk.py journal.py memory.py \
+	overwriting.py rows.py selections.py shards.py tables.py usage.py warnings.py) \
+	$(addprefix checkpoints/test_,cards.py download.py store.py) $(addprefix cli/test_probe,.py _events.py))
 
 quick-newest: .venv-newest/.stamp  ## the same with the newest PyTorch, but for tests of which no PyTorch decides
 	$(call pytest_of,.venv-newest) $(QUICK) $(ANY_TORCH)

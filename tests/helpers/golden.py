@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Container, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,6 +48,9 @@ def golden_state_dict(path: Path) -> dict[str, Tensor]:
     return filled
 
 
+@lru_cache(
+    maxsize=200
+)  # of one network: those of a family share most of them, and drawing 90 million numbers takes 2 s
 def golden_tensor(name: str, shape: tuple[int, ...], salt: str = "") -> Tensor:
     """Make the tensor that belongs to a name: normal noise seeded by the name, scaled to suit its part in a network."""
     if name.endswith(COUNTER):
