@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SHARED ?= ../shared
+# Modules are compiled when they are first imported: most of those installed never are.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-feed bench-cuda sizes measure study sweep train hear bench-hear hear-results docs links picture clean
@@ -12,7 +14,7 @@ help:  ## list the targets
 
 $(VENV)/.stamp-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(filter-out .,$(EXTRA))'
+	$(BIN)/python $(PIP_INSTALL) -e '.$(filter-out .,$(EXTRA))'
 	touch $@ $(INCLUDED:%=$(VENV)/.stamp-%)
 
 $(VENV)/.stamp-run: EXTRA =
@@ -43,7 +45,7 @@ TORCH_OLDEST := $(shell sed -n 's/^    "torch>=\([0-9.]*\)",$$/\1/p' pyproject.t
 .venv-oldest/.stamp: LIBRARIES = 'torch==$(TORCH_OLDEST).*'
 .venv-newest/.stamp .venv-oldest/.stamp: pyproject.toml | $(VENV)/.stamp-quick
 	$(call beside,$(@D))
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --ignore-installed $(LIBRARIES)
+	$(@D)/bin/python $(PIP_INSTALL) --upgrade --ignore-installed $(LIBRARIES)
 	touch $@
 
 HEAR := .venv-hear
@@ -54,13 +56,13 @@ HEAR_BIN := $(HEAR)/bin
 # install on no Python that PyTorch is made for now, and TensorFlow. What they run with is our extra "hear".
 $(HEAR)/.stamp: pyproject.toml | $(VENV)/.stamp-run
 	$(call beside,$(HEAR))
-	$(HEAR_BIN)/python -m pip install --quiet --disable-pip-version-check 'hear_transformers[hear]'
-	$(HEAR_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps heareval==2021.1.3 hearvalidator==2021.0.2
+	$(HEAR_BIN)/python $(PIP_INSTALL) 'hear_transformers[hear]'
+	$(HEAR_BIN)/python $(PIP_INSTALL) --no-deps heareval==2021.1.3 hearvalidator==2021.0.2
 	touch $@
 
 # HEAR's baseline; librosa, which it needs, is one of the harness' packages.
 $(HEAR)/.stamp-baseline: $(HEAR)/.stamp
-	$(HEAR_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hearbaseline==2021.1.1
+	$(HEAR_BIN)/python $(PIP_INSTALL) --no-deps hearbaseline==2021.1.1
 	touch $@
 
 demo: $(VENV)/.stamp-run  ## install, then embed the example recording with layer 8 of the embedded model
