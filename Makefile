@@ -80,8 +80,9 @@ quick: $(VENV)/.stamp-quick  ## a verdict in a minute: all tests but the slow on
 	$(PYTEST) $(QUICK)
 
 # Tests of which PyTorch decides nothing, so that once, in `make test`, is enough: journals, tables, disks, downloads, the
-# corpus, pages, and what is drawn or counted from embeddings.
-ANY_TORCH = $(addprefix --ignore=tests/,benchmarks comparison docs explore sweep training/corpus test_architecture.py \
+# corpus, pages, what is drawn or counted from embeddings, and programs that ask for them.
+ANY_TORCH = $(addprefix --ignore=tests/,benchmarks cluster comparison docs evar explore mteb serve sweep training/corpus xares \
+	test_architecture.py test_sklearn.py \
 	$(addprefix bulk/test_,compaction.py damaged_state.py data_set_tables.py fault_drill.py full_disk.py journal.py memory.py \
 	overwriting.py rows.py selections.py shards.py tables.py usage.py warnings.py) \
 	$(addprefix checkpoints/test_,cards.py download.py store.py) $(addprefix cli/test_probe,.py _events.py))
