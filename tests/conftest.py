@@ -9,9 +9,14 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import settings
 
 from hear_transformers import efficientat
 from hear_transformers.embedding.embedder import Embedder
+
+# Tests check what is computed, not how fast: a busy machine fails none.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 AudioFile = Callable[..., Path]
 Command = Callable[..., Result]

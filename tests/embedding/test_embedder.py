@@ -37,7 +37,7 @@ def model(request):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(n_samples=st.integers(1, 500_000), block=st.integers(1_000, 400_000))
 def test_blocks_of_any_length_give_the_same_timestamps(native, n_samples, block):
     clips = noise(1, n_samples)

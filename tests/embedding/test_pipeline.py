@@ -142,7 +142,7 @@ BATCH_SIZES = st.one_of(st.none(), st.integers(1, 100))
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(lengths=LENGTHS, batch_size=BATCH_SIZES)
 def test_clips_of_any_lengths_are_embedded_as_if_alone(windowed, native, lengths, batch_size):
     for model in (windowed, native):

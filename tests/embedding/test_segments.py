@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hear_transformers import ast, efficientat, hear, panns, passt, tiny
@@ -83,7 +83,6 @@ def test_segments_follow_each_other_to_the_end(segment, overlap, seconds, expect
     assert [(span.start / 1_000, span.stop / 1_000) for span in spans] == [*map(pytest.approx, expected)]
 
 
-@settings(deadline=None)
 @given(
     segment=st.floats(0.05, 5).map(lambda value: round(value, 4)),
     share=st.sampled_from([0, 0, 0.1, 0.25, 0.5, 0.9]),

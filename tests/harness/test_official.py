@@ -2,16 +2,18 @@
 
 import json
 import math
+import os
 import sys
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from filelock import FileLock
 from hear_transformers.cli import hear
 
 from hear_transformers import tiny
@@ -26,6 +28,7 @@ TINY = "hear_transformers.tiny"
 PANNS = 'hear_transformers.panns:{"variant": "cnn6", "pretrained": false, "layer": 2}'
 PANNS_FOLDER = "hear_transformers.panns-variant=cnn6-pretrained=false-layer=2"
 BROKEN = "broken_module"
+BROKEN_CODE = "def load_model(path=''):\n    raise RuntimeError('broken on purpose')\n"
 
 GRID = {"hidden_layers": [1], "hidden_dim": [256], "patience": [20]}
 SCENE_GRID = {**GRID, "lr": [0.001], "batch_size": [32], "max_epochs": [60], "check_val_every_n_epoch": [3]}
@@ -48,10 +51,17 @@ def write_esc10(folder: Path) -> None:
 
 
 @dataclass(frozen=True)
+class Printed:
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
 class Scored:
     tasks_dir: Path
     out: Path
-    result: Result
+    result: Printed
 
     def score(self, system: str, task: str, metric: str) -> float:
         (score,) = (
@@ -62,32 +72,38 @@ class Scored:
         return score
 
 
-def benchmark(*arguments: object) -> Result:
+def benchmark(*arguments: object) -> Printed:
     python = ["--python", hear_tasks.HARNESS] if hear_tasks.HARNESS else []
-    return CliRunner().invoke(hear.run_command, [*python, *map(str, arguments)])
+    result = CliRunner().invoke(hear.run_command, [*python, *map(str, arguments)])
+    return Printed(result.exit_code, result.stdout, result.stderr)
 
 
-def scored(folder: Path, write: Callable[[Path], None], systems: Sequence[str]) -> Scored:
-    tasks_dir, out = folder / "tasks", folder / "out"
-    write(tasks_dir)
-    (tasks_dir / "notes.txt").touch()  # the official program stops at anything that is not a task
-    return Scored(tasks_dir, out, benchmark("--tasks-dir", tasks_dir, "--out", out, "--grid-points", 1, *systems))
+def scored(factory: pytest.TempPathFactory, name: str, write: Callable[[Path], None], systems: Sequence[str]) -> Scored:
+    """Score systems from a folder of their own, once for all of pytest's workers: it takes minutes."""
+    shared = factory.getbasetemp()
+    folder = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / name
+    tasks_dir, out, printed = folder / "tasks", folder / "out", folder / "printed.json"
+    with FileLock(f"{folder}.lock"):
+        if not printed.exists():
+            write(tasks_dir)
+            (tasks_dir / "notes.txt").touch()  # the official program stops at anything that is not a task
+            (folder / f"{BROKEN}.py").write_text(BROKEN_CODE)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                result = benchmark("--tasks-dir", tasks_dir, "--out", out, "--grid-points", 1, *systems)
+            printed.write_text(json.dumps(asdict(result)))
+        return Scored(tasks_dir, out, Printed(**json.loads(printed.read_text())))
 
 
 @pytest.fixture(scope="module")
 def synthesised(tmp_path_factory: pytest.TempPathFactory) -> Scored:
     """Score two systems, and between them a failing one from the current folder."""
-    folder = tmp_path_factory.mktemp("synthesised")
-    functions = "def load_model(path=''):\n    raise RuntimeError('broken on purpose')\n"
-    (folder / f"{BROKEN}.py").write_text(functions)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return scored(folder, write_synthesised, [TINY, BROKEN, PANNS])
+    return scored(tmp_path_factory, "synthesised", write_synthesised, [TINY, BROKEN, PANNS])
 
 
 @pytest.fixture(scope="module")
 def esc10(tmp_path_factory: pytest.TempPathFactory) -> Scored:
-    return scored(tmp_path_factory.mktemp("esc10"), write_esc10, [TINY])
+    return scored(tmp_path_factory, "esc10", write_esc10, [TINY])
 
 
 SOURCES = [

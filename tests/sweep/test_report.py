@@ -5,7 +5,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hear_transformers.errors import OptionError
@@ -87,7 +87,6 @@ ROWS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(ROWS, max_size=3))
 def test_a_table_is_read_as_it_was_written(tmp_path_factory, some):
     path = tmp_path_factory.getbasetemp() / "results.csv"
