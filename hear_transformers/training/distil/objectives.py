@@ -201,7 +201,7 @@ class Distillation(Objective):
         clips : typical ones of every kind; the network hears each once
         seed : of the clips of each step
         """
-        read = {name: values for part in clips.values() for name, values in self._read_evenly(part).items()}
+        read = {name: values for part in clips.values() for name, values in self._read_in_batches(part).items()}
         optimiser = torch.optim.Adam(self.heads.parameters(), HEAD_LEARNING_RATE)
         generator = torch.Generator().manual_seed(seed)
         for _ in range(HEAD_STEPS):
@@ -234,8 +234,8 @@ class Distillation(Objective):
         return read
 
     @torch.no_grad()
-    def _read_evenly(self, clips: Clips) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return what heads with weights of their own read of clips, in batches, without dropout."""
+    def _read_in_batches(self, clips: Clips) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what heads with weights of their own read of clips, without dropout."""
         self.trunk.eval()
         parts = [self._read(clips.part(slice(i, i + SCORED_CLIPS))) for i in range(0, len(clips.mels), SCORED_CLIPS)]
         fitted = [name for name in parts[0] if self._head(name).linear is not None]
