@@ -48,9 +48,8 @@ def golden_state_dict(path: Path) -> dict[str, Tensor]:
     return filled
 
 
-@lru_cache(
-    maxsize=200
-)  # of one network: those of a family share most of them, and drawing 90 million numbers takes 2 s
+# Those of one network are kept: a family shares most of them, and drawing 90 million numbers takes 2 s.
+@lru_cache(maxsize=200)
 def golden_tensor(name: str, shape: tuple[int, ...], salt: str = "") -> Tensor:
     """Make the tensor that belongs to a name: normal noise seeded by the name, scaled to suit its part in a network."""
     if name.endswith(COUNTER):

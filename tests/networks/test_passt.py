@@ -82,9 +82,8 @@ def test_preset_gives_the_authors_hear_embeddings(preset):
     assert_equal(embeddings[:, ::9], answers["timestamp_embeddings"])
     assert_equal(timestamps, answers["timestamps"])
     assert_equal(hear.get_scene_embeddings(clips, model), answers["scene"])
-    if preset == "base":  # of the others, long clips are compared with the installed package below, with fewer blocks
-        long_clips = golden_audio(32_000, int(answers["n_samples_long"]))
-        assert_equal(hear.get_scene_embeddings(long_clips, model), answers["scene_long"])
+    long_clips = golden_audio(32_000, int(answers["n_samples_long"]))
+    assert_equal(hear.get_scene_embeddings(long_clips, model), answers["scene_long"])
 
 
 PRESET_SIZES = {
@@ -184,7 +183,9 @@ def built_like(peer, preset):
 
 @pytest.mark.slow
 # Their code takes minutes with all blocks: those are compared at the shortest length, and with the golden answers.
-@pytest.mark.parametrize(("peer", "seconds"), [("theirs", 1.07), ("their_first_blocks", 2.74)])
+@pytest.mark.parametrize(
+    ("peer", "seconds"), [("theirs", 1.07), ("their_first_blocks", 2.74), ("their_first_blocks", 12.5)]
+)
 @pytest.mark.parametrize("preset", ["base", "base2level", "base2levelmel"])
 def test_timestamps_of_a_preset_equal_those_of_the_installed_hear21passt(peer, preset, seconds, request):
     theirs = request.getfixturevalue(peer)
