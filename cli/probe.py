@@ -356,7 +356,7 @@ def load(model: dict[str, Any], device: str) -> Any:
 
 def show(wanted: Wanted, task: Task, results: Sequence[Result] | Sequence[EventResult], failed: Sequence[str]) -> None:
     """Print the scores and where the probe is."""
-    from hear_transformers.probes import reports
+    from hear_transformers.probes import metrics, reports
 
     out = wanted.out
     if wanted.as_json:
@@ -366,7 +366,7 @@ def show(wanted: Wanted, task: Task, results: Sequence[Result] | Sequence[EventR
         click.echo(one_line(f"Left out: {message}"), err=True)
     rows = [("PROBE", *(name for name in results[0].scores))]
     for result in results:
-        cells = (f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for score in result.scores.values())
+        cells = (metrics.in_words(score.value, score.low, score.high) for score in result.scores.values())
         rows.append((result.probe, *cells))
     echo_table(rows)
     click.echo(f"Probe: {out} ({results[0].probe}); to classify: embed-audio DATA --probe {out} --out labels.csv")

@@ -327,12 +327,12 @@ class Shown:
 
 def show(rows: Sequence[Row], skipped: Sequence[str], failed: Sequence[str], page: Path, *, as_json: bool) -> None:
     """Print the best settings of each task, and leave with 1 if clips failed."""
-    from dataclasses import asdict
-
+    from hear_transformers.probes import metrics
     from hear_transformers.sweep.findings import goodness
+    from hear_transformers.sweep.results import for_json
 
     if as_json:
-        found = {"rows": [asdict(row) for row in rows], "skipped": skipped, "failed": failed, "report": str(page)}
+        found = {"rows": [for_json(row) for row in rows], "skipped": skipped, "failed": failed, "report": str(page)}
         click.echo(json.dumps(found))
         sys.exit(1 if failed else 0)
     for task in dict.fromkeys(row.task for row in rows):
@@ -340,7 +340,7 @@ def show(rows: Sequence[Row], skipped: Sequence[str], failed: Sequence[str], pag
         table = [(task, "MODEL", "LAYER", "POOL", "FRAMING", "PROBE", best[0].metric.upper(), "NUMBERS", "S/HOUR")]
         for row in best[:BEST_SHOWN]:
             times = "" if row.hop_ms is None else f" {row.window_ms:g}/{row.hop_ms:g} ms"
-            score = f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+            score = metrics.in_words(row.value, row.low, row.high)
             few = "" if row.clips_per_class is None else f", {row.clips_per_class} a class"
             cells = (row.model, row.layer, row.pool, row.framing + times, row.probe + few, score)
             table.append(("", *cells, str(row.size), f"{row.seconds_per_hour:.0f}"))

@@ -37,7 +37,6 @@ def recipe_option(name: str, kind: click.ParamType, meaning: str) -> Callable[[F
 @click.option("--train", type=click.Path(path_type=Path), required=True, help="Table of clips, or folder of classes.")
 @click.option(
     "--valid",
-    required=True,
     metavar="FILE|FRACTION|COLUMN=VALUE",
     help="The same to validate on; or a part of --train: 0.1 for a tenth of its files, fold=4 for rows of a column.",
 )
@@ -123,6 +122,8 @@ def train_command(
     """
     if model is None and variant is None:
         raise click.UsageError("no model to train; give --model, a family or a variant of `hear-transformers list`")
+    if given["valid"] is None:
+        raise click.UsageError("nothing to validate on; give --valid a table like --train, or 0.1 for a tenth of it")
     from tqdm import tqdm
 
     from hear_transformers import catalogue

@@ -30,7 +30,8 @@ class Score:
     Attributes
     ----------
     value : mean over the tests, as HEAR has it
-    low, high : `LEVEL` interval by bootstrap over groups of clips, see `summarise` and `drawn_means`
+    low, high : `LEVEL` interval by bootstrap over groups of clips, see `summarise` and `drawn_means`; NaN of one test
+        on one group
     std : standard deviation over the tests, NaN of one
     draws : (`N_DRAWS`,) the bootstrap samples; those of two sets of embeddings of the same clips are of the same clips,
         so that their difference is paired
@@ -41,6 +42,13 @@ class Score:
     high: float
     std: float
     draws: Array
+
+
+def in_words(value: float, low: float, high: float) -> str:
+    """Return a score and its interval, such as "0.928 [0.901, 0.953]"."""
+    if math.isnan(low) or math.isnan(high):
+        return f"{value:.3f} [no interval]"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def accuracy(targets: Array, scores: Array, weights: Array) -> Array:
@@ -200,7 +208,7 @@ def drawn_means(
     """Return bootstrap samples of the mean over tests: (`N_DRAWS`,).
 
     Where each test is one group, as when every speaker is left out in turn, drawing groups within a test changes
-    nothing: the tests are drawn instead.
+    nothing: the tests are drawn instead. A single test of a single group cannot tell how much groups differ: NaN.
 
     Parameters
     ----------
@@ -209,7 +217,9 @@ def drawn_means(
     tests : numbers of the clips of each test
     score : numbers of clips, how often each counts (draws, clips) -> (draws,)
     """
-    if len(tests) > 1 and all(len(np.unique(groups[rows])) == 1 for rows in tests):
+    if all(len(np.unique(groups[rows])) == 1 for rows in tests):
+        if len(tests) == 1:
+            return np.full(N_DRAWS, math.nan)
         counts = np.random.default_rng(0).multinomial(len(tests), np.full(len(tests), 1 / len(tests)), N_DRAWS)
         means: Array = counts @ np.asarray(values) / len(tests)
         return means

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -79,6 +80,12 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
 def key_of(row: Row) -> tuple[Any, ...]:
     """Return what a row is of: setting, task, probe and metric."""
     return tuple(getattr(row, name) for name in KEY)
+
+
+def for_json(row: Row) -> dict[str, Any]:
+    """Return a row by column; what is not known (NaN), which JSON does not have, is None."""
+    values = {name: getattr(row, name) for name in COLUMNS}
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
 
 
 def unique(rows: Iterable[Row]) -> list[Row]:

@@ -57,3 +57,10 @@ def test_where_each_test_is_one_group_tests_are_drawn():
     for score in metrics.score_all(TARGETS, SCORES, groups, tests, multi_label=True).values():
         assert score.low < score.value < score.high
         assert score.high - score.low == pytest.approx(4 * score.std / 2 * np.sqrt(3 / 4), rel=0.4)  # of a mean of four
+
+
+def test_a_single_test_of_a_single_group_has_no_interval():
+    groups = np.zeros(len(TARGETS), np.int64)
+    for score in metrics.score_all(TARGETS, SCORES, groups, [np.arange(len(TARGETS))], multi_label=True).values():
+        assert np.isnan([score.low, score.high]).all()
+        assert metrics.in_words(score.value, score.low, score.high) == f"{score.value:.3f} [no interval]"

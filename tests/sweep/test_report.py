@@ -1,6 +1,7 @@
 """The report of a sweep: tables that are read again, words that are true, and a page to look at in a browser."""
 
 import dataclasses
+import json
 import math
 import re
 
@@ -40,6 +41,12 @@ BASE = Row(
 
 def row(value: float = 0.9, half: float = 0.02, **changes) -> Row:
     return dataclasses.replace(BASE, **{"value": value, "low": value - half, "high": value + half, **changes})
+
+
+def test_what_is_not_known_is_null_in_json():
+    found = results.for_json(row(low=math.nan, high=math.nan, seconds_per_hour=math.nan))
+    assert (found["value"], found["low"], found["high"], found["seconds_per_hour"]) == (0.9, None, None, None)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 @pytest.fixture(scope="module")

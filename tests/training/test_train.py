@@ -402,6 +402,13 @@ def test_errors_are_raised_before_the_first_step(sounds: Path, tmp_path: Path, m
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_validated_on_has_to_be_said(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["train", "--model", "tiny", "--train", "clips.csv", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "--valid" in result.stderr
+    assert "0.1 for a tenth" in result.stderr
+
+
 PATIENCE_SECONDS = 1200  # of a process that hangs; those that do not have taken 300 on a busy machine
 
 
