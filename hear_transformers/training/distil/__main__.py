@@ -40,9 +40,14 @@ student_option = click.option("--student", type=click.Choice(list(STUDENTS)), de
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that change the recipe for a trial run."""
-    for name in ("steps", "reuse", "seed"):
-        least = 0 if name == "seed" else 1
-        command = click.option(f"--{name}", type=click.IntRange(least), help="[default: the recipe's]")(command)
+    kinds: dict[str, click.ParamType[Any]] = {
+        "steps": click.IntRange(1),
+        "reuse": click.IntRange(1),
+        "seed": click.IntRange(0),
+        "learning-rate": click.FloatRange(0.0, min_open=True),
+    }
+    for name, kind in kinds.items():
+        command = click.option(f"--{name}", type=kind, help="[default: the recipe's]")(command)
     return command
 
 
@@ -120,9 +125,10 @@ def status(out: Path, data: Path | None, threads: int) -> None:
 @weights_option
 @click.option("--batches", type=click.IntRange(1), default=120, show_default=True, help="Of held-out clips.")
 @click.option("--show", type=click.IntRange(1), default=20, show_default=True, help="Readouts that are printed.")
+@click.option("--timestamps", is_flag=True, help="Score embeddings along time, not those of scenes.")
 @threads_option
 @guarded
-def readouts(student: str, weights: Path | None, batches: int, show: int, threads: int) -> None:
+def readouts(student: str, weights: Path | None, batches: int, show: int, timestamps: bool, threads: int) -> None:
     """Score readouts of a network on held-out synthetic clips (needs eSpeak NG)."""
     from ... import hear
     from . import clips
@@ -132,7 +138,8 @@ def readouts(student: str, weights: Path | None, batches: int, show: int, thread
     chosen = STUDENTS[student]
     trunk = hear.Loader(chosen.family).load_model(weights or "", chosen.name).trunk.eval()
     source = clips.corpus(recipes.DistilRecipe(), 1)  # the same clips for every student
-    for score in scoring.scores(trunk, source(scoring.SEED, range(batches)))[:show]:
+    score_all = scoring.scores_of_moments if timestamps else scoring.scores
+    for score in score_all(trunk, source(scoring.SEED, range(batches)))[:show]:
         kinds = "  ".join(f"{kind} {precision:.3f}" for kind, precision in score.by_kind.items())
         click.echo(f"{','.join(score.layers):24}  {score.size:5}  {score.mean:.4f}  {kinds}")
 

@@ -1,8 +1,9 @@
-"""Which layers of a student make its embedding: measured on held-out synthetic clips, never on what scores it.
+"""Which layers of a student make its embeddings: measured on held-out synthetic clips, never on what scores them.
 
-Each candidate is a set of layers; the embedding is mean and standard deviation over time of each. A ridge regression
-reads from it what the synthesis knows of a clip: the families of sounds, the phones of half a second, the pitches. The
-score of each is the mean average precision over its classes.
+Each candidate is a set of layers; the embedding of a scene is mean and standard deviation over time of each, that of a
+moment their features there. A ridge regression reads from it what the synthesis knows of a clip, or of the moment: the
+families of sounds, the phones (of half a second), the pitches. The score of each is the mean average precision over its
+classes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...embedding.pooling import POOLS
 from ...networks.trunk import Trunk
@@ -32,6 +33,9 @@ SPEECH_FRAMES = 50  # of the clips of speech, which hold a phone or seven
 LEAST_POSITIVES = 5  # of a class among the clips that are scored
 PENALTIES = tuple(10.0**i for i in range(0, 6))  # of the regression, of which leaving one out chooses
 TRAINED_SHARE = 2 / 3  # of the clips; the others are scored
+STEP_FRAMES = 4  # mel frames of a moment
+PENALTY = 1e-3  # of the regression on moments, as a share of their number
+SCORED_STRIDE = 4  # moments that are scored, one of so many: neighbours are alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,30 @@ def scores(trunk: Trunk, batches: Iterable[Batch]) -> list[Score]:
     return sorted(found, key=lambda score: -score.mean)
 
 
+def scores_of_moments(trunk: Trunk, batches: Iterable[Batch]) -> list[Score]:
+    """Score all candidates for embeddings along time, the best first; parameters are those of `scores`."""
+    layers = [name for name, axis in trunk.layers.items() if axis is not None and name != MEL]
+    rows: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+    truths: dict[str, list[NDArray[np.bool_]]] = {kind: [] for kind in KINDS}
+    widths: dict[str, int] = {}
+    for batch in batches:
+        for kind in KINDS:
+            mels, present = MOMENTS[kind](batch)
+            truths[kind].append(present[:, STEP_FRAMES // 2 :: STEP_FRAMES].reshape(-1, present.shape[2]))
+            moments = _moments(trunk, torch.from_numpy(mels).float(), layers)
+            widths = {name: each.shape[1] for name, each in moments.items()}
+            rows[kind].append(torch.cat(list(moments.values()), 1))
+    firsts = dict(zip(widths, np.cumsum([0, *widths.values()]).tolist(), strict=False))
+    places = {name: np.arange(first, first + widths[name]) for name, first in firsts.items()}
+    wanted = [each for each in candidates([*layers, MEL]) if sum(map(widths.__getitem__, each)) <= LARGEST_SIZE]
+    columns = [np.concatenate([places[layer] for layer in each]) for each in wanted]
+    by_kind = {
+        kind: _precisions(torch.cat(rows[kind]).numpy(), np.concatenate(truths[kind]), columns) for kind in KINDS
+    }
+    found = [Score(each, len(columns[i]), {kind: by_kind[kind][i] for kind in KINDS}) for i, each in enumerate(wanted)]
+    return sorted(found, key=lambda score: -score.mean)
+
+
 def candidates(layers: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield sets of layers: one or two of the network, with the mel and without, and the mel alone."""
     own = [layer for layer in layers if layer != MEL]
@@ -98,6 +126,16 @@ def _statistics(trunk: Trunk, mels: Tensor, layers: Sequence[str]) -> dict[str, 
     """Return mean and standard deviation over time of each layer: (clips, 2 * features) by layer."""
     taps = {**trunk(mels, set(layers)), MEL: mels.transpose(1, 2).unsqueeze(2)}  # (clips, time, 1, n_mels)
     return {name: POOLS["meanstd"].function(grid.float()) for name, grid in taps.items()}
+
+
+@torch.no_grad()
+def _moments(trunk: Trunk, mels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Return the mean over frequency of each layer at each moment: (clips * moments, features) by layer."""
+    taps = {**trunk(mels, set(layers)), MEL: mels.transpose(1, 2).unsqueeze(2)}  # (clips, time, 1, n_mels)
+    n_steps = mels.shape[2] // STEP_FRAMES
+    of_time = {name: grid.float().mean(2).transpose(1, 2) for name, grid in taps.items()}
+    steps = {name: nn.functional.adaptive_avg_pool1d(each, n_steps) for name, each in of_time.items()}
+    return {name: each.transpose(1, 2).flatten(0, 1) for name, each in steps.items()}
 
 
 def _families(batch: Batch) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
@@ -122,6 +160,34 @@ LABELS: dict[str, Callable[[Batch], tuple[NDArray[np.float16], NDArray[np.bool_]
     "notes": _pitches,
 }
 """For each kind: a batch -> log-mels (clips, n_mels, frames), and which classes occur (clips, classes)."""
+
+
+MOMENTS: dict[str, Callable[[Batch], tuple[NDArray[np.float16], NDArray[np.bool_]]]] = {
+    "scenes": lambda batch: (batch.scenes.mels, batch.scenes.labels["events"].astype(np.bool_)),
+    "speech": lambda batch: (batch.speech.mels, batch.speech.labels["phones"][..., None] == np.arange(len(PHONES))),
+    "notes": lambda batch: (batch.notes.mels, batch.notes.labels["pitches"].astype(np.bool_)),
+}
+"""For each kind: a batch -> log-mels (clips, n_mels, frames), and classes of frames (clips, frames, classes)."""
+
+
+def _precisions(
+    rows: NDArray[np.float32], present: NDArray[np.bool_], columns: Sequence[NDArray[np.int64]]
+) -> list[float]:
+    """Return the mean average precision of a regression on each set of columns; all share one product of the rows."""
+    n = round(TRAINED_SHARE * len(rows))
+    rows = StandardScaler().fit(rows[:n]).transform(rows).astype(np.float32)
+    trained, scored, truth = rows[:n], rows[n::SCORED_STRIDE], present[n::SCORED_STRIDE]
+    mean = present[:n].mean(0)
+    gram = (trained.T @ trained).astype(np.float64)
+    cross = (trained.T @ (present[:n] - mean).astype(np.float32)).astype(np.float64)
+    often = np.flatnonzero((truth.sum(0) >= LEAST_POSITIVES) & ~truth.all(0))
+    found = []
+    for each in columns:
+        weights = np.linalg.solve(gram[np.ix_(each, each)] + PENALTY * n * np.eye(len(each)), cross[each][:, often])
+        guesses = scored[:, each] @ weights
+        precisions = [average_precision_score(truth[:, label], guesses[:, i]) for i, label in enumerate(often)]
+        found.append(float(np.mean(precisions)))
+    return found
 
 
 def _precision(tables: Mapping[str, NDArray[np.float32]], layers: Sequence[str], present: NDArray[np.bool_]) -> float:

@@ -53,3 +53,31 @@ def test_candidates_are_single_layers_and_pairs_with_the_mel_and_without():
     assert list(readouts.candidates(["0", "1", "mel"])) == [
         ("0",), ("mel", "0"), ("1",), ("mel", "1"), ("0", "1"), ("mel", "0", "1"), ("mel",),
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def of_moments():
+    student = small(STUDENTS["mast_mini"], SIZES["mast_mini"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trunk = student.family.network(**student.variant.network).eval()
+    return readouts.scores_of_moments(trunk, map(batch, range(12)))
+
+
+def test_what_the_mel_shows_at_a_moment_is_read_from_it(of_moments):
+    (mel,) = (score for score in of_moments if score.layers == ("mel",))
+    assert min(mel.by_kind.values()) > 0.95
+    assert mel.size == 128
+
+
+def test_a_class_of_another_moment_is_not_told():
+    """The first half of a clip has another loudest band than the second."""
+    rng = np.random.default_rng(0)
+    mels, present = rng.normal(0, 0.1, (40, 8, 16)).astype(np.float16), np.zeros((40, 16, 2), np.bool_)
+    mels[:, 0, :8] += 2
+    present[:, :8, 0] = present[:, 8:, 1] = True
+    rows = torch.from_numpy(mels).float().transpose(1, 2).flatten(0, 1).numpy()
+    assert readouts._precisions(rows, present.reshape(-1, 2), [np.arange(8), np.arange(1, 8)]) == [
+        pytest.approx(1.0),
+        pytest.approx(0.5, abs=0.2),
+    ]
