@@ -98,7 +98,7 @@ class DistilRecipe:
 
 
 RECIPES = {
-    # Words and pitches are what the clips say best and a sum of equal losses learns last.
+    # Half of its losses are of the teacher; with equal weights, phones and pitches are learnt last.
     "tiny": DistilRecipe(student="tiny", steps=4000, weights=(("phones", 3.0), ("pitches", 2.0))),
     # Seven minutes of a card beside two other runs; words are this network's weak side.
     "mast_mini": DistilRecipe(
