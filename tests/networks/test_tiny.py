@@ -114,5 +114,5 @@ def test_scene_of_a_short_clip_is_mean_and_deviation_of_the_features(embedded):
 
 def test_timestamps_follow_the_network_at_50_ms(embedded):
     embeddings, timestamps = hear.get_timestamp_embeddings(torch.zeros(1, 32_000), embedded)
-    assert embeddings.shape == (1, 21, 192)
+    assert embeddings.shape == (1, 21, 128 + 192 + 192)
     assert timestamps[0, :3].tolist() == [0.0, 50.0, 100.0]
