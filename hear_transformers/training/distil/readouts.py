@@ -67,21 +67,20 @@ def scores(trunk: Trunk, batches: Iterable[Batch]) -> list[Score]:
     trunk : the network, in evaluation mode
     batches : of held-out clips, see `SEED`
     """
-    layers = [name for name, axis in trunk.layers.items() if axis is not None and name != MEL]
     statistics: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in KINDS}
     labels: dict[str, list[NDArray[np.bool_]]] = {kind: [] for kind in KINDS}
     for batch in batches:
         for kind in KINDS:
             mels, present = LABELS[kind](batch)
             labels[kind].append(present)
-            for name, rows in _statistics(trunk, torch.from_numpy(mels).float(), layers).items():
+            for name, rows in _statistics(_grids(trunk, mels)).items():
                 statistics[kind].setdefault(name, []).append(rows)
     tables = {kind: {name: torch.cat(rows).numpy() for name, rows in statistics[kind].items()} for kind in KINDS}
     truths = {kind: np.concatenate(labels[kind]) for kind in KINDS}
     sizes = {name: rows.shape[1] for name, rows in tables[KINDS[0]].items()}
     found = [
         Score(candidate, size, {kind: _precision(tables[kind], candidate, truths[kind]) for kind in KINDS})
-        for candidate in candidates([*layers, MEL])
+        for candidate in candidates(list(sizes))
         if (size := sum(sizes[layer] for layer in candidate)) <= LARGEST_SIZE
     ]
     return sorted(found, key=lambda score: -score.mean)
@@ -89,7 +88,6 @@ def scores(trunk: Trunk, batches: Iterable[Batch]) -> list[Score]:
 
 def scores_of_moments(trunk: Trunk, batches: Iterable[Batch]) -> list[Score]:
     """Score all candidates for embeddings along time, the best first; parameters are those of `scores`."""
-    layers = [name for name, axis in trunk.layers.items() if axis is not None and name != MEL]
     rows: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
     truths: dict[str, list[NDArray[np.bool_]]] = {kind: [] for kind in KINDS}
     widths: dict[str, int] = {}
@@ -97,17 +95,21 @@ def scores_of_moments(trunk: Trunk, batches: Iterable[Batch]) -> list[Score]:
         for kind in KINDS:
             mels, present = MOMENTS[kind](batch)
             truths[kind].append(present[:, STEP_FRAMES // 2 :: STEP_FRAMES].reshape(-1, present.shape[2]))
-            moments = _moments(trunk, torch.from_numpy(mels).float(), layers)
+            moments = _moments(_grids(trunk, mels), mels.shape[2] // STEP_FRAMES)
             widths = {name: each.shape[1] for name, each in moments.items()}
             rows[kind].append(torch.cat(list(moments.values()), 1))
-    firsts = dict(zip(widths, np.cumsum([0, *widths.values()]).tolist(), strict=False))
-    places = {name: np.arange(first, first + widths[name]) for name, first in firsts.items()}
-    wanted = [each for each in candidates([*layers, MEL]) if sum(map(widths.__getitem__, each)) <= LARGEST_SIZE]
-    columns = [np.concatenate([places[layer] for layer in each]) for each in wanted]
-    by_kind = {
-        kind: _precisions(torch.cat(rows[kind]).numpy(), np.concatenate(truths[kind]), columns) for kind in KINDS
-    }
-    found = [Score(each, len(columns[i]), {kind: by_kind[kind][i] for kind in KINDS}) for i, each in enumerate(wanted)]
+    ends = np.cumsum(list(widths.values()))
+    places = {name: np.arange(end - widths[name], end) for name, end in zip(widths, ends, strict=True)}
+    columns = {each: np.concatenate([places[layer] for layer in each]) for each in candidates(list(widths))}
+    columns = {each: at for each, at in columns.items() if len(at) <= LARGEST_SIZE}
+    precisions = [
+        _precisions(torch.cat(rows[kind]).numpy(), np.concatenate(truths[kind]), list(columns.values()))
+        for kind in KINDS
+    ]
+    found = [
+        Score(each, len(at), dict(zip(KINDS, of_kinds, strict=True)))
+        for (each, at), *of_kinds in zip(columns.items(), *precisions, strict=True)
+    ]
     return sorted(found, key=lambda score: -score.mean)
 
 
@@ -122,19 +124,24 @@ def candidates(layers: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 @torch.no_grad()
-def _statistics(trunk: Trunk, mels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+def _grids(trunk: Trunk, mels: NDArray[np.float16]) -> dict[str, Tensor]:
+    """Return every layer with a time axis, and the mel: (clips, time, freq, features) float32 by layer."""
+    inputs = torch.from_numpy(mels).float()
+    layers = {name for name, axis in trunk.layers.items() if axis is not None and name != MEL}
+    taps = trunk(inputs, layers)
+    ordered = {name: taps[name].float() for name in trunk.layers if name in layers}
+    return {**ordered, MEL: inputs.transpose(1, 2).unsqueeze(2)}
+
+
+def _statistics(grids: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return mean and standard deviation over time of each layer: (clips, 2 * features) by layer."""
-    taps = {**trunk(mels, set(layers)), MEL: mels.transpose(1, 2).unsqueeze(2)}  # (clips, time, 1, n_mels)
-    return {name: POOLS["meanstd"].function(grid.float()) for name, grid in taps.items()}
+    return {name: POOLS["meanstd"].function(grid) for name, grid in grids.items()}
 
 
-@torch.no_grad()
-def _moments(trunk: Trunk, mels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+def _moments(grids: Mapping[str, Tensor], n_moments: int) -> dict[str, Tensor]:
     """Return the mean over frequency of each layer at each moment: (clips * moments, features) by layer."""
-    taps = {**trunk(mels, set(layers)), MEL: mels.transpose(1, 2).unsqueeze(2)}  # (clips, time, 1, n_mels)
-    n_steps = mels.shape[2] // STEP_FRAMES
-    of_time = {name: grid.float().mean(2).transpose(1, 2) for name, grid in taps.items()}
-    steps = {name: nn.functional.adaptive_avg_pool1d(each, n_steps) for name, each in of_time.items()}
+    of_time = {name: grid.mean(2).transpose(1, 2) for name, grid in grids.items()}
+    steps = {name: nn.functional.adaptive_avg_pool1d(each, n_moments) for name, each in of_time.items()}
     return {name: each.transpose(1, 2).flatten(0, 1) for name, each in steps.items()}
 
 

@@ -98,7 +98,7 @@ class DistilRecipe:
 
 
 RECIPES = {
-    # Half of its losses are of the teacher; with equal weights, phones and pitches are learnt last.
+    # The weights of the last run of the embedded network, weights/tiny.md.
     "tiny": DistilRecipe(student="tiny", steps=4000, weights=(("phones", 3.0), ("pitches", 2.0))),
     # Seven minutes of a card beside two other runs; words are this network's weak side.
     "mast_mini": DistilRecipe(

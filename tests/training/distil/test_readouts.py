@@ -25,11 +25,15 @@ def batch(step: int) -> Batch:
 
 
 @pytest.fixture(scope="module")
-def found():
+def trunk():
     student = small(STUDENTS["mast_mini"], SIZES["mast_mini"])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        trunk = student.family.network(**student.variant.network).eval()
+        return student.family.network(**student.variant.network).eval()
+
+
+@pytest.fixture(scope="module")
+def found(trunk):
     return readouts.scores(trunk, map(batch, range(12)))
 
 
@@ -56,11 +60,7 @@ def test_candidates_are_single_layers_and_pairs_with_the_mel_and_without():
 
 
 @pytest.fixture(scope="module")
-def of_moments():
-    student = small(STUDENTS["mast_mini"], SIZES["mast_mini"])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        trunk = student.family.network(**student.variant.network).eval()
+def of_moments(trunk):
     return readouts.scores_of_moments(trunk, map(batch, range(12)))
 
 
