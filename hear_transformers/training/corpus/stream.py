@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from ...errors import OptionError
-from . import notes, scenes, speech
+from . import notes, scenes, speech, words
 from .mels import FRAMES, N_MELS, compute_log_mels, frontend
 from .processes import Bytes, computed
 from .signals import LENGTH, Signal
@@ -45,6 +45,7 @@ class CorpusOptions:
     ----------
     seed : of everything that is drawn
     scenes, speech, notes : clips of two seconds of each kind
+    words : whether speech has the label "words", too, which needs the extra `teachers`
     waveforms : whether the samples are kept beside the log-mels
     """
 
@@ -52,6 +53,7 @@ class CorpusOptions:
     scenes: int = 16
     speech: int = 16
     notes: int = 0
+    words: bool = False
     waveforms: bool = False
 
     def __post_init__(self) -> None:
@@ -73,7 +75,7 @@ class Part(NamedTuple):
 
     waveforms: NDArray[np.int16] | None
     mels: NDArray[np.float16]
-    labels: dict[str, NDArray[np.uint8]]
+    labels: dict[str, NDArray[Any]]
 
 
 class Batch(NamedTuple):
@@ -83,7 +85,7 @@ class Batch(NamedTuple):
     ----------
     step : the number of the batch
     scenes : labels "events" (clips, frames, families), 1 where a family of `FAMILIES` sounds
-    speech : labels "phones" (clips, frames), indices into `PHONES`
+    speech : labels "phones" (clips, frames), indices into `PHONES`, and "words" (clips, frames, 96), see `words.hear`
     notes : labels "pitches" (clips, frames, 88), 1 where a key of a piano sounds, A0 first
     """
 
@@ -106,12 +108,14 @@ def stream(options: CorpusOptions, steps: Sequence[int], workers: int) -> Genera
     Raises
     ------
     OptionError : a negative number of processes
-    HearTransformersError : eSpeak NG is missing, or the processes that make a batch died
+    HearTransformersError : eSpeak NG or the package of words is missing, or the processes that make a batch died
     """
     if workers < 0:
         raise OptionError(f"workers={workers} is too few; choose 0 or more")
     if options.speech:
         speech.check()  # fails here, rather than in every process
+        if options.words:
+            words.check()
         workers = max(1, workers)
     results = (
         _made_here(options, steps)
@@ -136,6 +140,8 @@ def prepare(options: CorpusOptions) -> None:
     frontend()
     if options.speech:
         speech.espeak()
+        if options.words:
+            words.networks()
 
 
 def fill(options: CorpusOptions, memory: Bytes, step: int, attempt: int) -> None:
@@ -154,13 +160,15 @@ def fill(options: CorpusOptions, memory: Bytes, step: int, attempt: int) -> None
         "notes": lambda i: notes.clip_of_notes(options.seed, step, i),
     }
     for kind, part in _parts(options, memory).items():
-        (labels,) = part.labels.values()
+        labels = part.labels[LABELS[kind][0]]
         for start in range(0, len(labels), CHUNK):
             chunk = slice(start, min(start + CHUNK, len(labels)))
             clips = np.empty((chunk.stop - start, LENGTH), np.float32)
             for i in range(start, chunk.stop):
                 clips[i - start], labels[i] = makers[kind](i)
             part.mels[chunk] = compute_log_mels(clips)
+            if "words" in part.labels:
+                part.labels["words"][chunk] = np.stack([words.hear(clip) for clip in clips])
             if part.waveforms is not None:
                 part.waveforms[chunk] = np.round(clips * (2**15 - 1))
 
@@ -173,6 +181,8 @@ def _fields(options: CorpusOptions) -> Iterator[tuple[str, str, tuple[int, ...],
             yield kind, "waveforms", (n, LENGTH), np.int16
         yield kind, "mels", (n, N_MELS, FRAMES), np.float16
         yield kind, label, (n, *shape), np.uint8
+        if options.words and kind == "speech":
+            yield kind, "words", (n, FRAMES, words.SIZE), np.float16
 
 
 def _padded(shape: tuple[int, ...], dtype: DTypeLike) -> int:

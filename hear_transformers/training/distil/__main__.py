@@ -48,7 +48,8 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     }
     for name, kind in kinds.items():
         command = click.option(f"--{name}", type=kind, help="[default: the recipe's]")(command)
-    return command
+    words = "Learn Google's speech embedding, too (needs the extra teachers).  [default: the recipe's]"
+    return click.option("--words/--no-words", default=None, help=words)(command)
 
 
 @click.group(help=__doc__.partition("\n")[0])

@@ -14,7 +14,8 @@ from ..corpus.mels import SILENCE
 
 TILT_POINTS, TILT_SPREAD = 4, 0.15  # in units of the log-mel, 1 being 21.7 dB of power
 GAIN_SPREAD = 0.25
-MEL_SHIFT = 3  # bands up or down, for other vocal tracts and pitches
+SPEECH_SHIFT = 3  # bands up or down, for other vocal tracts and pitches
+SCENE_SHIFT = 8  # bands up or down, for things of other sizes; the teacher says what they are then
 BACKGROUND_SHARE = 0.6  # fraction of the batches of speech and notes that get scenes as background
 BACKGROUND_DB = (-45.0, -3.0)  # level of its loudest point, relative to that of the speech
 BAND_MASK, BAND_MASK_SHARE = 16, 0.5
@@ -28,19 +29,19 @@ Backgrounds = Callable[[], Tensor]
 def augment_scenes(rng: Rng, mels: Tensor, backgrounds: Backgrounds) -> Tensor:
     """Change scenes (clips, n_mels, frames)."""
     del backgrounds
-    return mask(rng, colour(rng, mels))
+    return colour(rng, shift_bands(rng, mels, SCENE_SHIFT))
 
 
 def augment_speech(rng: Rng, mels: Tensor, backgrounds: Backgrounds) -> Tensor:
     """Change speech (clips, n_mels, frames)."""
-    return augment_notes(rng, shift_bands(rng, mels), backgrounds)
+    return augment_notes(rng, shift_bands(rng, mels, SPEECH_SHIFT), backgrounds)
 
 
 def augment_notes(rng: Rng, mels: Tensor, backgrounds: Backgrounds) -> Tensor:
     """Change notes (clips, n_mels, frames), but not their pitch."""
     if rng.random() < BACKGROUND_SHARE:
-        mels = add_backgrounds(rng, mels, backgrounds())
-    return mask(rng, colour(rng, mels))
+        mels = add_backgrounds(rng, mels, backgrounds(), BACKGROUND_DB)
+    return colour(rng, mels)
 
 
 AUGMENT: dict[str, Callable[[Rng, Tensor, Backgrounds], Tensor]] = {
@@ -50,18 +51,18 @@ AUGMENT: dict[str, Callable[[Rng, Tensor, Backgrounds], Tensor]] = {
 }
 
 
-def add_backgrounds(rng: Rng, mels: Tensor, backgrounds: Tensor) -> Tensor:
-    """Add the power of backgrounds to log-mels, at random levels."""
-    gains = rng.uniform(*BACKGROUND_DB, len(mels)) * np.log(10) / 10 / CPJKU_MEL.scale
+def add_backgrounds(rng: Rng, mels: Tensor, backgrounds: Tensor, decibels: tuple[float, float]) -> Tensor:
+    """Add the power of backgrounds to log-mels; their loudest points lie some decibels from those of the log-mels."""
+    gains = rng.uniform(*decibels, len(mels)) * np.log(10) / 10 / CPJKU_MEL.scale
     levels = mels.amax((1, 2)) - backgrounds.amax((1, 2)) + _beside(mels, gains.astype(np.float32))
     backgrounds = backgrounds + levels[:, None, None]
     return torch.logaddexp(mels * CPJKU_MEL.scale, backgrounds * CPJKU_MEL.scale) / CPJKU_MEL.scale
 
 
-def shift_bands(rng: Rng, mels: Tensor) -> Tensor:
-    """Shift each log-mel up or down by a few bands, repeating the band at the edge."""
+def shift_bands(rng: Rng, mels: Tensor, furthest: int) -> Tensor:
+    """Shift each log-mel up or down by at most `furthest` bands, repeating the band at the edge."""
     n_mels = mels.shape[1]
-    shifts = rng.integers(-MEL_SHIFT, MEL_SHIFT, (len(mels), 1), endpoint=True)
+    shifts = rng.integers(-furthest, furthest, (len(mels), 1), endpoint=True)
     bands = np.clip(np.arange(n_mels) + shifts, 0, n_mels - 1)  # (clips, n_mels)
     return mels.gather(1, _beside(mels, bands).unsqueeze(2).expand_as(mels))
 

@@ -1,7 +1,8 @@
 """From streamed clips to the batches of training: targets, a pool in memory, random crops and augmentation.
 
 Step i draws from the streamed batches i to i + pool - 1, at random by seed and step alone: a resumed run ends as if it
-had never stopped.
+had never stopped. Teachers are asked about each crop as it is heard, mixed and recoloured; only its masks are the
+student's alone (Beyer et al.: Knowledge distillation: A good teacher is patient and consistent, arXiv 2106.05237).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from .recipe import KINDS, DistilRecipe
 from .teachers import Teacher
 
 HELD_OUT = 1_000_003  # added to the seed: clips that are never trained on
+MIXED_SHARE = 0.5  # of scenes
+MIXED_DB = (-15.0, 0.0)  # level of the loudest point of the other scene: both are heard
 
 Source = Callable[[int, range], Iterable[Batch]]
 """(seed, numbers of batches) -> the batches."""
@@ -33,7 +36,7 @@ class Clips:
     Attributes
     ----------
     mels : (clips, n_mels, frames)
-    by_frame : targets of every mel frame: (clips, frames) classes, or (clips, frames, size) of 0 and 1
+    by_frame : targets of every mel frame: (clips, frames) classes, or (clips, frames, size) of 0 and 1 or of numbers
     by_clip : targets of the clip: (clips, size)
     """
 
@@ -80,23 +83,28 @@ def corpus(recipe: DistilRecipe, workers: int) -> Source:
     """Return the source of a recipe's clips, synthesised in worker processes."""
     scenes, speech, notes = (recipe.fresh(kind) for kind in KINDS)
     return lambda seed, steps: stream(
-        CorpusOptions(seed=seed, scenes=scenes, speech=speech, notes=notes), steps, workers
+        CorpusOptions(seed=seed, scenes=scenes, speech=speech, notes=notes, words=recipe.words), steps, workers
     )
 
 
 def with_targets(batch: Batch, teachers: Sequence[Teacher], device: torch.device) -> dict[str, Clips]:
-    """Move a streamed batch to the device of training, and ask the teachers about it."""
+    """Move a streamed batch to the device of training, and ask the teachers about its clips as they are."""
     return {kind: _with_targets(kind, getattr(batch, kind), teachers, device) for kind in KINDS}
 
 
 def _with_targets(kind: str, part: Part, teachers: Sequence[Teacher], device: torch.device) -> Clips:
     mels = torch.from_numpy(part.mels).to(device)
     by_frame = {name: torch.from_numpy(label).to(device) for name, label in part.labels.items()}
-    by_clip: dict[str, Tensor] = {}
+    return Clips(mels, by_frame, answers(kind, mels, teachers))
+
+
+def answers(kind: str, mels: Tensor, teachers: Sequence[Teacher]) -> dict[str, Tensor]:
+    """Ask the teachers that hear clips of a kind about log-mels (clips, n_mels, frames)."""
+    found: dict[str, Tensor] = {}
     for teacher in teachers:
         if kind in teacher.hears:
-            by_clip |= teacher.targets(mels)
-    return Clips(mels, by_frame, by_clip)
+            found |= teacher.targets(mels)
+    return found
 
 
 def held_out(
@@ -131,22 +139,36 @@ def batches(
     recent: deque[dict[str, Clips]] = deque(maxlen=recipe.pool)
     numbers = range(steps.start, steps.stop + recipe.pool - 1)
     for number, batch in zip(numbers, source(recipe.seed, numbers), strict=True):
-        recent.append(with_targets(batch, teachers, device))
+        recent.append(with_targets(batch, (), device))
         if len(recent) == recipe.pool:
-            yield draw(recipe, _joined_kinds(recent), number - recipe.pool + 1)
+            yield draw(recipe, _joined_kinds(recent), teachers, number - recipe.pool + 1)
 
 
-def draw(recipe: DistilRecipe, pool: Mapping[str, Clips], step: int) -> dict[str, Clips]:
-    """Draw the batch of a step: crops of every kind, augmented."""
+def draw(recipe: DistilRecipe, pool: Mapping[str, Clips], teachers: Sequence[Teacher], step: int) -> dict[str, Clips]:
+    """Draw the batch of a step: crops of every kind, augmented, and the answers of teachers before they are masked."""
     rng = np.random.default_rng((recipe.seed, step))
     drawn = {}
     for kind in KINDS:
         length = int(rng.choice(recipe.crops(kind)))
         clips = draw_crops(rng, pool[kind], recipe.frames(kind) // length, length)
+        if kind == "scenes":
+            clips = mix(rng, clips, draw_crops(rng, pool[kind], len(clips.mels), length))
         backgrounds = partial(_draw_mels, rng, pool["scenes"], len(clips.mels), length)
         mels = augmentation.AUGMENT[kind](rng, clips.mels.float(), backgrounds)
-        drawn[kind] = Clips(mels, clips.by_frame, clips.by_clip)
+        drawn[kind] = Clips(augmentation.mask(rng, mels), clips.by_frame, answers(kind, mels, teachers))
     return drawn
+
+
+def mix(rng: np.random.Generator, clips: Clips, others: Clips) -> Clips:
+    """Add the power of other scenes to a share of scenes, which have the labels of both then."""
+    is_mixed = torch.from_numpy(rng.random(len(clips.mels)) < MIXED_SHARE).to(clips.mels.device)[:, None, None]
+    mels = clips.mels.float()
+    both = augmentation.add_backgrounds(rng, mels, others.mels.float(), MIXED_DB)
+    labels = {
+        name: torch.where(is_mixed, torch.maximum(ours, others.by_frame[name]), ours)
+        for name, ours in clips.by_frame.items()
+    }
+    return Clips(torch.where(is_mixed, both, mels), labels, clips.by_clip)
 
 
 def draw_crops(rng: np.random.Generator, clips: Clips, n: int, length: int) -> Clips:

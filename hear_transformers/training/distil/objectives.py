@@ -70,7 +70,7 @@ def targets_of(clips: Mapping[str, Clips]) -> list[Target]:
 def _target(name: str, values: Tensor, by_frame: bool) -> Target:
     if name in N_CLASSES:
         return Target(name, "classes", N_CLASSES[name], by_frame)
-    return Target(name, "truths" if by_frame else "numbers", values.shape[-1], by_frame)
+    return Target(name, "numbers" if values.is_floating_point() else "truths", values.shape[-1], by_frame)
 
 
 class Head(nn.Module):

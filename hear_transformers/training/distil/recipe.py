@@ -34,6 +34,7 @@ class DistilRecipe:
     learning_rate : peak, after `warm_up` steps; a half cosine then leads to 0
     betas, weight_decay : of AdamW
     gradient_norm : gradients are clipped to this norm
+    words : whether a network that learnt from people says what it hears in speech, see `corpus.words`
     weights : of losses by the name of their target, where not 1
     start : SHA-256 of the weights that training begins with; empty for random ones
     """
@@ -57,6 +58,7 @@ class DistilRecipe:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.05
     gradient_norm: float = 1.0
+    words: bool = False
     weights: tuple[tuple[str, float], ...] = ()
     start: str = ""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ... import hear
 from ...files import atomic, sha256_of
 from .. import loop
+from ..corpus import words
 from ..loop import Processes, TrainingRun
 from ..pieces import Pieces
 from . import clips, objectives
@@ -67,7 +68,10 @@ def train(
     TrainingError : see `loop.fit`; other weights to begin with are another setting
     """
     if log is not None:
-        log("; ".join(f"{each.name} ({each.licence}) hears {', '.join(each.hears)}" for each in teachers))
+        heard = [f"{each.name} ({each.licence}) hears {', '.join(each.hears)}" for each in teachers]
+        if recipe.words:
+            heard.append(f"{words.NAME} ({words.LICENCE}) hears speech")
+        log("; ".join(heard))
     weights = {} if start is None else _network_of(STUDENTS[recipe.student], start)
     if start is not None:
         recipe = replace(recipe, start=sha256_of(start))

@@ -11,6 +11,11 @@ from hear_transformers.training.distil.clips import Clips
 from tests.helpers.distilling import CPU, SMALL, Loudness, corpus
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
 def batches(steps: range, recipe=SMALL):
     return list(clips.batches(recipe, corpus, [Loudness()], CPU, steps))
 
@@ -52,6 +57,29 @@ def test_teachers_are_asked_about_what_they_hear():
     }
 
 
+def test_teachers_hear_what_the_student_hears_but_for_its_masks(monkeypatch):
+    def unmasked(rng, mels):
+        return mels
+
+    monkeypatch.setattr(augmentation, "mask", unmasked)
+    for batch in batches(range(3)):
+        assert batch["scenes"].by_clip.keys() == {"logits", "penultimate"}
+        for name, answer in Loudness().targets(batch["scenes"].mels).items():
+            assert torch.equal(batch["scenes"].by_clip[name], answer)
+
+
+def test_mixed_scenes_have_the_labels_and_the_power_of_both(rng):
+    labels = torch.eye(2, dtype=torch.uint8)[:, None, None].expand(2, 50, 8, 2)  # (which, clips, frames, families)
+    mels = torch.from_numpy(rng.normal(0, 0.3, (2, 50, 128, 8)).astype(np.float32))
+    ours, others = (Clips(mels[i], {"events": labels[i]}, {}) for i in (0, 1))
+    mixed = clips.mix(rng, ours, others)
+    is_mixed = (mixed.mels != ours.mels).flatten(1).any(1)
+    assert 10 < is_mixed.sum() < 40
+    assert (mixed.mels >= ours.mels - 1e-5).all()
+    assert mixed.by_frame["events"][is_mixed].all()
+    assert torch.equal(mixed.by_frame["events"][~is_mixed], ours.by_frame["events"][~is_mixed])
+
+
 def test_crops_of_mels_and_labels_are_of_the_same_time():
     labels = torch.arange(200).reshape(5, 40)
     told = Clips(labels.unsqueeze(1).expand(5, 128, 40), {"number": labels}, {"clip": torch.arange(5)})
@@ -64,21 +92,16 @@ def test_crops_of_mels_and_labels_are_of_the_same_time():
 # Augmentation
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def test_background_adds_power_below_the_speech(rng):
     mels, backgrounds = torch.from_numpy(rng.normal(0, 0.3, (2, 50, 128, 10)).astype(np.float32))
-    noisy = augmentation.add_backgrounds(rng, mels, backgrounds)
+    noisy = augmentation.add_backgrounds(rng, mels, backgrounds, (-45, 0))
     assert (noisy >= mels - 1e-5).all()
     assert (noisy.amax((1, 2)) <= mels.amax((1, 2)) + np.log(2) / 5).all()
 
 
-def test_shift_moves_by_three_bands_at_most(rng):
+def test_shift_moves_by_so_many_bands_at_most(rng):
     bands = torch.arange(128.0)[:, None].repeat(40, 1, 2)
-    shifts = augmentation.shift_bands(rng, bands)[:, 64, 0] - 64
+    shifts = augmentation.shift_bands(rng, bands, 3)[:, 64, 0] - 64
     assert set(shifts.tolist()) == {-3, -2, -1, 0, 1, 2, 3}
 
 

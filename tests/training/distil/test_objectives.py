@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hear_transformers.networks.trunk import TimeAxis
+from hear_transformers.training.corpus.stream import PHONES
 from hear_transformers.training.distil import clips, objectives, run
 from hear_transformers.training.distil.objectives import Head, Target, predicted_frames
 from tests.helpers.distilling import CPU, SIZES, SMALL, Loudness, corpus
@@ -37,6 +38,7 @@ def test_frames_before_and_after_a_clip_are_not_compared():
     ("target", "values"),
     [
         (Target("numbers", "numbers", 3, False), torch.randn(500, 3) * torch.tensor([1.0, 5.0, 9.0]) + 4),
+        (Target("numbers of frames", "numbers", 3, True), torch.randn(50, 10, 3) * 4 + 2),
         (Target("truths", "truths", 4, True), torch.rand(50, 10, 4) < torch.tensor([0.5, 0.1, 0.02, 0.0])),
         (Target("classes", "classes", 4, True), torch.randint(0, 3, (50, 10))),
     ],
@@ -63,6 +65,21 @@ def new_run(student: str):
     training = run.new_run(recipe, held_out, CPU)
     training.objective.observe(held_out)
     return training, held_out
+
+
+def test_labels_of_frames_are_numbers_truths_or_classes_by_their_type():
+    frames = {
+        "words": torch.zeros(2, 8, 96, dtype=torch.float16),
+        "events": torch.zeros(2, 8, 5, dtype=torch.uint8),
+        "phones": torch.zeros(2, 8, dtype=torch.uint8),
+    }
+    clips_of_all = {"speech": clips.Clips(torch.zeros(2, 128, 8), frames, {"logits": torch.zeros(2, 7)})}
+    assert objectives.targets_of(clips_of_all) == [
+        Target("words", "numbers", 96, True),
+        Target("events", "truths", 5, True),
+        Target("phones", "classes", len(PHONES), True),
+        Target("logits", "numbers", 7, False),
+    ]
 
 
 @pytest.mark.parametrize("student", SIZES)

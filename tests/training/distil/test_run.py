@@ -40,6 +40,20 @@ def test_slices_end_bit_by_bit_like_a_run_without_them(tmp_path, student):
         assert (tmp_path / "sliced" / table).read_text() == (tmp_path / "whole" / table).read_text()
 
 
+def test_the_run_names_its_teachers_and_their_licences(tmp_path):
+    lines = []
+    run.train(replace(SMALL, words=True), tmp_path, corpus, [Loudness()], CPU, stop_seconds=0, log=lines.append)
+    assert lines[0] == "loudness (Apache-2.0) hears scenes; speech_embedding (Apache-2.0) hears speech"
+
+
+def test_words_are_learnt_where_the_recipe_says_so(monkeypatch):
+    asked = []
+    monkeypatch.setattr(clips, "stream", lambda options, steps, workers: asked.append(options.words))
+    for learns in (False, True):
+        clips.corpus(replace(SMALL, words=learns), workers=1)(0, range(1))
+    assert asked == [False, True]
+
+
 def test_a_run_of_another_student_is_refused(tmp_path):
     train(tmp_path)
     with pytest.raises(TrainingError, match=r"other settings \(steps\)"):
