@@ -7,7 +7,7 @@ SHARED ?= ../shared
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-feed bench-cuda sizes measure study sweep train hear bench-hear hear-results docs links picture clean
+.PHONY: help demo quick quick-newest quick-oldest test test-oldest check format release-check bench bench-bulk bench-feed bench-cuda sizes measure study claims sweep train hear bench-hear hear-results docs links picture clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -153,6 +153,11 @@ measure: $(VENV)/.stamp-test  ## score the embedded models on ESC-10, spoken dig
 
 STUDY ?= ../study-run
 TEACHER ?= $(SHARED)/weights/mn04_as_mAP_432.pt
+
+CLAIMS ?= ../claims-run
+
+claims: $(VENV)/.stamp-test  ## MAST beside AST, ATGNN with and without label graphs, on synthetic scenes, five seeds: hours on a CPU (CLAIMS=folder)
+	$(BIN)/python -m hear_transformers.benchmarks.claims --data $(SHARED)/data --out $(CLAIMS) --threads $(WORKERS)
 
 study: $(VENV)/.stamp-test  ## small networks of all families on ESC-10, from scratch: hours on a CPU (STUDY=folder TEACHER=checkpoint)
 	$(BIN)/python -m hear_transformers.benchmarks.study --data $(SHARED)/data/esc10 --out $(STUDY) --weights $(TEACHER)
