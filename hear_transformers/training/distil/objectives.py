@@ -6,9 +6,9 @@ nothing was learnt but how frequent things are. So losses of different targets c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from ..loop import Objective, TrainingRun
 from .clips import Clips
 from .recipe import DistilRecipe
 from .students import STUDENTS, Student
+
+T = TypeVar("T")
 
 FRAME_STEP = 4  # mel frames between two predictions: 40 ms, about half a phone
 LARGEST_NUMBER = 6.0  # standard deviations; teachers' outputs have rare outliers
@@ -59,12 +61,12 @@ class Target:
 
 
 def targets_of(clips: Mapping[str, Clips]) -> list[Target]:
-    """Return the targets of clips of all kinds."""
-    found = []
+    """Return the targets of clips of all kinds; several kinds may share one."""
+    found: dict[str, Target] = {}
     for part in clips.values():
         for by_frame, values in ((True, part.by_frame), (False, part.by_clip)):
-            found += [_target(name, tensor, by_frame) for name, tensor in values.items()]
-    return found
+            found |= {name: _target(name, tensor, by_frame) for name, tensor in values.items()}
+    return list(found.values())
 
 
 def _target(name: str, values: Tensor, by_frame: bool) -> Target:
@@ -186,12 +188,11 @@ class Distillation(Objective):
     @torch.no_grad()
     def observe(self, clips: Mapping[str, Clips]) -> None:
         """Take the statistics of the targets of typical clips, and begin with a guess."""
-        for part in clips.values():
-            for name, values in {**part.by_frame, **part.by_clip}.items():
-                head = self._head(name)
-                head.observe(values)
-                if head.linear is None:
-                    self.trunk.get_parameter(self.student.family.classifier[0]).copy_(head.mean)
+        for name, values in _by_name({**part.by_frame, **part.by_clip} for part in clips.values()).items():
+            head = self._head(name)
+            head.observe(torch.cat(values))
+            if head.linear is None:
+                self.trunk.get_parameter(self.student.family.classifier[0]).copy_(head.mean)
 
     def fit_heads(self, clips: Mapping[str, Clips], seed: int) -> None:
         """Fit the heads to the network as it is, so that trained weights are not undone while the heads are random.
@@ -201,7 +202,8 @@ class Distillation(Objective):
         clips : typical ones of every kind; the network hears each once
         seed : of the clips of each step
         """
-        read = {name: values for part in clips.values() for name, values in self._read_in_batches(part).items()}
+        parts = _by_name(self._read_in_batches(part) for part in clips.values())
+        read = {name: _rows(pairs) for name, pairs in parts.items()}
         optimiser = torch.optim.Adam(self.heads.parameters(), HEAD_LEARNING_RATE)
         generator = torch.Generator().manual_seed(seed)
         for _ in range(HEAD_STEPS):
@@ -218,9 +220,9 @@ class Distillation(Objective):
         return {name: self._loss(name, *pair) for name, pair in self._read(clips).items()}
 
     def forward(self, batch: Mapping[str, Clips]) -> dict[str, Tensor]:
-        """Compute the weighted losses of a batch of each kind."""
-        found = {name: loss for clips in batch.values() for name, loss in self.losses(clips).items()}
-        return {name: self.weights.get(name, 1.0) * loss for name, loss in found.items()}
+        """Compute the weighted losses of a batch of each kind; of a target of several kinds their mean."""
+        found = _by_name(self.losses(clips) for clips in batch.values())
+        return {name: self.weights.get(name, 1.0) * torch.stack(losses).mean() for name, losses in found.items()}
 
     def _read(self, clips: Clips) -> dict[str, tuple[Tensor, Tensor]]:
         """Return what the head of every target reads of clips of one kind, beside the target's values."""
@@ -265,6 +267,15 @@ class Distillation(Objective):
         second = frontend.example(frontend.n_frames(frontend.sample_rate))
         taps = self.trunk.eval()(second, {student.frames, student.grid, *student.vectors})
         return taps[student.frames].shape[3], summarise(student, taps).shape[1]
+
+
+def _by_name(parts: Iterable[Mapping[str, T]]) -> dict[str, list[T]]:
+    """Collect what several parts have under the same name."""
+    found: dict[str, list[T]] = {}
+    for part in parts:
+        for name, value in part.items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def _rows(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

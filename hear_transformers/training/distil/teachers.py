@@ -11,6 +11,7 @@ from torch import Tensor
 from ... import efficientat
 from ...embedding.precision import resolve, running
 from ...embedding.preparation import ready
+from .recipe import KINDS
 
 
 class Teacher(Protocol):
@@ -45,7 +46,7 @@ class AudioSetTagger:
 
     name = "mn04_as"
     licence = "MIT"
-    hears: tuple[str, ...] = ("scenes",)
+    hears: tuple[str, ...] = KINDS
 
     def __init__(self, path: str | os.PathLike[str], device: torch.device) -> None:
         self._precision = resolve("auto", device)

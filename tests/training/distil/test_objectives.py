@@ -132,6 +132,18 @@ def test_a_weight_multiplies_its_loss():
     torch.testing.assert_close(weighted(batch)["logits"], plain(batch)["logits"])
 
 
+def test_a_target_of_several_kinds_has_one_head_and_the_mean_of_their_losses():
+    teacher = Loudness()
+    teacher.hears = ("scenes", "notes")
+    held_out = clips.held_out(SMALL, corpus, [teacher], CPU)
+    objective = run.new_run(SMALL, held_out, CPU).objective.eval()
+    objective.observe(held_out)
+    answers = torch.cat([held_out[kind].by_clip["penultimate"] for kind in teacher.hears])
+    torch.testing.assert_close(objective.heads["penultimate"].mean, answers.mean(0))
+    of_kinds = [objective.losses(held_out[kind])["penultimate"] for kind in teacher.hears]
+    torch.testing.assert_close(objective(held_out)["penultimate"], torch.stack(of_kinds).mean())
+
+
 def test_score_is_the_share_of_the_targets_that_is_explained():
     training, held_out = new_run("tiny")
     scores = objectives.score(training, held_out)
