@@ -32,7 +32,7 @@ LIBRARIES = ("torch", "numpy", "soundfile", "soxr", "safetensors")
 
 INSTALL = "python -m pip install"
 
-DEVELOPERS = ("check", "test", "dev")
+DEVELOPERS = ("bench", "check", "dev", "docs", "hear", "quick", "teachers", "test")
 """Extras that users do not need."""
 
 SAMPLE_RATE = 48_000

@@ -9,7 +9,7 @@ import click
 import pytest
 from hear_transformers.cli import official
 
-DEVELOPERS = ("bulk", "cluster", "heareval", "pages", "peers", "sizes", "study")
+DEVELOPERS = ("bulk", "claims", "cluster", "heareval", "pages", "peers", "sizes", "study")
 
 
 def walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hear_transformers.doctor import DEVELOPERS
 from tests.helpers.markdown import PAGES, ROOT, SHELL, blocks, name_of
 
 README = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
@@ -27,9 +28,8 @@ def test_the_picture_is_a_light_png() -> None:
 def test_every_extra_of_users_is_in_the_readme() -> None:
     from tests.docs.test_commands import EXTRAS
 
-    of_developers = {"bench", "hear", "check", "quick", "test", "dev", "docs", "teachers"}
     table = "\n".join(line for line in README if line.startswith("| `"))
-    assert [name for name in EXTRAS.keys() - of_developers if f"`{name}`" not in table] == []
+    assert [name for name in EXTRAS.keys() - DEVELOPERS if f"`{name}`" not in table] == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent in (ROOT, ROOT / "docs")], ids=name_of)
