@@ -51,6 +51,7 @@ PRECISION = "mean_average_precision"
 """Names of results."""
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
+WORKERS = "Concurrent processes that synthesise."
 
 CLIP_SECONDS = 2.0
 BATCH = 32
@@ -323,14 +324,14 @@ def differences(results: Sequence[Result], one: str, other: str, name: str) -> l
 @click.option("--data", type=FOLDER, required=True, help="Folder with esc10/, for the clusters.")
 @click.option("--steps", type=click.IntRange(1), default=STEPS, show_default=True, help="Of every network.")
 @click.option("--seeds", type=click.IntRange(1), default=SEEDS, show_default=True, help="From 0 on.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that make clips.")
+@click.option("--num-workers", type=click.IntRange(1), default=1, show_default=True, help=WORKERS)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of PyTorch.")
 @guarded
-def main(out: Path, data: Path, steps: int, seeds: int, workers: int, threads: int) -> None:
+def main(out: Path, data: Path, steps: int, seeds: int, num_workers: int, threads: int) -> None:
     """Compare MAST with AST, and ATGNN with itself without label graphs, on synthetic scenes; seeds go on in OUT."""
     torch.set_num_threads(threads)
     device = pick_device("auto")
-    claims = Claims(steps, Batches(device, workers), device, data)
+    claims = Claims(steps, Batches(device, num_workers), device, data)
     path = out / "results.csv"
     results = read(path)
     if other := {result.steps for result in results} - {steps}:
