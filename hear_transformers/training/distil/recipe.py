@@ -101,7 +101,9 @@ class DistilRecipe:
 
 RECIPES = {
     # The weights of the last run of the embedded network, weights/tiny.md.
-    "tiny": DistilRecipe(student="tiny", steps=4000, weights=(("phones", 3.0), ("pitches", 2.0))),
+    "tiny": DistilRecipe(
+        student="tiny", steps=4000, words=True, weights=(("words", 3.0), ("phones", 3.0), ("pitches", 2.0))
+    ),
     # Seven minutes of a card beside two other runs; words are this network's weak side.
     "mast_mini": DistilRecipe(
         student="mast_mini",
