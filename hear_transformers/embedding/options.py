@@ -68,6 +68,17 @@ def lengthened(variant: Variant, trunk: Trunk, usual_frames: int | None) -> Vari
     return replace(variant, scene=replace(scene, window_ms=window_ms), scene_hop_ms=scene_hop_ms)
 
 
+def named(variant: Variant, trunk: Trunk) -> Variant:
+    """Name the blocks that readouts count from the last one, "-5"; a shallow custom network has its first for it."""
+    blocks = [layer for layer in trunk.layers if layer.isdecimal()]
+
+    def by_name(readout: Readout) -> Readout:
+        names = (blocks[max(int(layer), -len(blocks))] if layer[0] == "-" else layer for layer in readout.layers)
+        return replace(readout, layers=tuple(names))
+
+    return replace(variant, scene=by_name(variant.scene), timestamps=tuple(map(by_name, variant.timestamps)))
+
+
 def choose(
     variant: Variant,
     trunk: Trunk,
@@ -92,6 +103,7 @@ def choose(
         raise OptionError(f"overlap={overlap!r} is that of segments; give segment, their length in s, too")
     if framing == SEGMENTS:
         raise OptionError(f"framing={framing!r} goes by another name; give segment, their length in s")
+    variant = named(variant, trunk)
     changes: dict[str, Any] = {}
     if layer is not None:
         changes["layers"] = parse_layers(

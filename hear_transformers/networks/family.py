@@ -27,7 +27,8 @@ class Readout:
     Attributes
     ----------
     window_ms : length of the window; for scenes the longest clip that is read in one pass
-    layers : keys of `Trunk.layers` or "mel", concatenated in this order
+    layers : keys of `Trunk.layers` or "mel", concatenated in this order; a variant may count blocks from the last one,
+        "-1", as a custom network may be of another depth
     pool : a key of `pooling.POOLS`, or "cls", or several joined by commas, "mean,cls", which are concatenated for each
         layer in this order; vectors pass unchanged, once
     fill_frames : shorter clips are padded to this many frames with `FrameSpec.padding`, as the network was trained

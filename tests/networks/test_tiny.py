@@ -116,3 +116,9 @@ def test_timestamps_follow_the_network_at_50_ms(embedded):
     embeddings, timestamps = hear.get_timestamp_embeddings(torch.zeros(1, 32_000), embedded)
     assert embeddings.shape == (1, 21, 128 + 192 + 192)
     assert timestamps[0, :3].tolist() == [0.0, 50.0, 100.0]
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(12, ("8", "12")), (6, ("2", "6")), (2, ("0", "2"))])
+def test_blocks_of_timestamps_are_counted_from_the_last(depth, blocks):
+    model = tiny.load_model(pretrained=False, network={"depth": depth})
+    assert model.variant.timestamps[0].layers == ("mel", *blocks)
