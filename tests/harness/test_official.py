@@ -145,8 +145,9 @@ def test_scenes_are_told_apart(source: str, system: str, request: pytest.Fixture
 
 
 N_SEEDS = 4
-# Beside the spread of seeds, since heareval's score is that of one. Measured: 0.979 there, here 0.960 with a standard
-# deviation of 0.016 (144 synthesised clips); 0.819, and 0.823 with 0.019 (160 clips of ESC-10).
+SCENE_SEEDS = 16  # the mean of four was 0.02 off
+# Beside the spread of seeds, since heareval's score is that of one. Measured: 0.965 there, here 0.936 with a standard
+# deviation of 0.024 (144 synthesised clips); 0.806, and 0.806 with 0.021 (160 clips of ESC-10).
 MLP_TOLERANCE = 0.02
 
 
@@ -162,7 +163,7 @@ def test_the_mlp_of_probes_scores_what_heareval_does(
     settings = {**{name: values[0] for name, values in SCENE_GRID.items()}, "grid_points": 1}
     found = [
         evaluation.evaluate(embedded.embeddings, task, "mlp", seed=seed, settings=settings).scores["accuracy"].value
-        for seed in range(N_SEEDS)
+        for seed in range(SCENE_SEEDS)
     ]
     official = run.score(TINY, SCENES, "top1_acc")
     assert abs(np.mean(found) - official) <= MLP_TOLERANCE + np.std(found, ddof=1)

@@ -105,8 +105,9 @@ def test_a_clip_is_embedded_as_if_it_were_alone(encoder) -> None:
     together = encoder(padded(clips))
     for clip, frames in zip(clips, together, strict=True):
         alone = encoder(clip)[0]
-        torch.testing.assert_close(frames[: len(alone)], alone, atol=1e-5, rtol=0)
-        torch.testing.assert_close(frames.mean(0), alone.mean(0), atol=1e-5, rtol=0)
+        # What blocks put out before the last normalisation is as large as 70.
+        torch.testing.assert_close(frames[: len(alone)], alone, atol=1e-5, rtol=1e-6)
+        torch.testing.assert_close(frames.mean(0), alone.mean(0), atol=1e-5, rtol=1e-6)
 
 
 def test_silence_does_not_depend_on_others(encoder) -> None:
