@@ -1,6 +1,7 @@
 """Models saved as folders, and in repositories of Hugging Face; tests/networks/test_contract.py saves every variant."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,6 +163,7 @@ def test_weights_may_be_a_repository_at_a_revision(tmp_path: Path, monkeypatch: 
         asked.append((name, revision))
         return hub.Snapshot(folder, name)
 
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace())  # the extra hf may not be installed
     monkeypatch.setattr(hub, "find", find)
     for name in ("someone/birds", "someone/birds@v2"):
         again = hear_transformers.load_model(weights=name, device="cpu")
@@ -197,7 +199,7 @@ class Api:
 
 
 def test_a_model_is_uploaded_as_it_would_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", SimpleNamespace(HfApi=Api))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Api))
     model = small(layer=3)
     url = model.push_to_hub("someone/birds", private=True, token="secret")
     folder = saved(model, tmp_path)
@@ -207,7 +209,7 @@ def test_a_model_is_uploaded_as_it_would_be_saved(tmp_path: Path, monkeypatch: p
 
 
 def test_an_upload_that_is_refused_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", SimpleNamespace(HfApi=Api))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Api))
     with pytest.raises(WeightsError, match=r"someone/birds cannot be written \(401 Unauthorized\); .* hf auth login"):
         small().push_to_hub("someone/birds")
 
