@@ -255,7 +255,8 @@ class Claims:
 def _means(trunk: Trunk, mels: Tensor, stages: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """Return the mean of every stage over windows of 2 s of a clip (1, n_mels, frames), which fills the last one."""
     n = -(-mels.shape[2] // FRAMES)
-    repeated = mels.repeat(1, 1, FRAMES)[:, :, : n * FRAMES]  # a clip goes on from its beginning
+    times = -(-n * FRAMES // mels.shape[2])
+    repeated = mels.repeat(1, 1, times)[:, :, : n * FRAMES]  # a clip goes on from its beginning
     windows = repeated.unflatten(2, (n, FRAMES)).transpose(1, 2).flatten(0, 1)
     taps = trunk(windows, set(stages))
     return {stage: taps[stage].mean((0, 1, 2)).double().cpu().numpy() for stage in stages}
